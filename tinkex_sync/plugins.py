@@ -14,7 +14,7 @@ from typing import Any, Dict, Iterable, List, Optional
 import pluggy
 
 from . import hookspecs
-from .clock import Clock, remaining
+from .clock import Clock
 from .errors import PluginError
 from .hookspecs import PREFIX, PROJECT, SPECS, argument_names
 from .plugin_calls import Hook, Implementation, Plugin, PluginStatus, caller
@@ -146,41 +146,36 @@ class Observers:
             plugins = list(self._plugins)
         return [plugin.report() for plugin in plugins]
 
-    def close(self, deadline: Optional[float] = None) -> bool:
-        """Call ``close()`` of every active plugin that has it; False if not all were done in time.
+    def close(self, timeout: float = CLOSE_TIMEOUT) -> bool:
+        """Call ``close()`` of every active plugin that has it; False if ``timeout`` seconds were not enough.
 
-        Modules have none: it might be any function they imported.
-
-        One after the other, each isolated, on a thread of their own, so that none can hold the client up for
-        longer than ``deadline`` (seconds on the client's monotonic clock; default 5 s from now). A ``close``
-        with a parameter ``deadline`` is given it, as seconds on ``time.monotonic()``. Registered plugins stay
-        registered.
+        Modules are passed over: their ``close`` might be any function they imported. It is called one after
+        the other, each isolated, on a thread of its own, so that none can hold the client up for longer than
+        that. A ``close`` with a parameter ``deadline`` is given the end of the time, as seconds on
+        ``time.monotonic()``. Plugins stay registered.
         """
-        limit = self._clock.time() + CLOSE_TIMEOUT if deadline is None else deadline
-        left = remaining(self._clock, limit)
-        real_limit = Clock().time() + self._clock.real(left or 0.0)
+        deadline = Clock().time() + self._clock.real(timeout)
         with self._lock:
             closing = [row for row in self._plugins if row.status == "active" and _has_close(row.object)]
         if not closing:
             return True
         done = threading.Event()
-        progress: List[Plugin] = []
+        begun: List[Plugin] = []
 
         def close_all() -> None:
             for row in closing:
-                progress.append(row)
-                _close(row, real_limit)
+                begun.append(row)
+                _close(row, deadline)
             done.set()
 
         try:
             threading.Thread(target=close_all, name="tinkex-plugins-close", daemon=True).start()
         except RuntimeError:
             close_all()  # the interpreter is going and starts no more threads
-        if self._clock.wait(done, left):
+        if self._clock.wait(done, timeout):
             return True
-        logger.warning(
-            "plugin %s was still closing when time ran out", progress[-1].name if progress else "?"
-        )
+        late = begun[-1].name if begun else closing[0].name
+        logger.warning("plugin %s was still closing after %.1f s", late, timeout)
         return False
 
     def _add(self, candidate: Candidate, blocked: bool = False) -> Plugin:
