@@ -1,0 +1,214 @@
+"""Reading one JSON value, or one long list of numbers, as a Python type.
+
+The rules are those the official SDK's models follow (PROTOCOL: "Types and conversions"): spellings that lose
+nothing are taken (``1`` and ``"1.5"`` for a float, ``2.0`` and ``"2"`` for an int, ``"false"`` for a bool),
+anything else is refused. Lists of numbers of one type pass through as they are, after one check in C.
+"""
+
+import operator
+import re
+from collections.abc import Sequence
+from datetime import datetime, timedelta, timezone
+from typing import Any, Callable, List, Optional
+
+__all__ = [
+    "FieldError",
+    "boolean",
+    "floats",
+    "instant",
+    "instant_text",
+    "integer",
+    "ints",
+    "number",
+    "numbers",
+    "optional_floats",
+    "shown",
+    "text",
+]
+
+_INTEGER = re.compile(r"[+-]?\d+(_\d+)*(\.0+)?", re.ASCII)
+_FLOAT = re.compile(
+    r"[+-]?(\d[\d_]*\.?[\d_]*|\.\d[\d_]*)(e[+-]?\d+)?|[+-]?(inf(inity)?|nan)", re.ASCII | re.IGNORECASE
+)
+_TRUE = ("1", "true", "t", "yes", "y", "on")
+_FALSE = ("0", "false", "f", "no", "n", "off")
+_INSTANT = re.compile(
+    r"(\d{4}-\d\d-\d\d)(?:[T ](\d\d:\d\d)(:\d\d)?(?:[.,](\d{1,6})\d*)?\s*(Z|[+-]\d\d:?\d\d)?)?",
+    re.ASCII | re.IGNORECASE,
+)
+
+
+class FieldError(ValueError):
+    """A value that its field cannot hold.
+
+    Passes outwards through the objects that contain it, each adding its step to ``path``.
+    """
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(problem)
+        self.problem = problem
+        self.path = ""
+        self.owner = ""
+
+    def inside(self, step: str, owner: str = "") -> "FieldError":
+        """Note that the trouble lies below ``step`` (a key, or ``[index]``) of an ``owner``."""
+        joint = "." if self.path and not self.path.startswith("[") else ""
+        self.path = f"{step}{joint}{self.path}"
+        self.owner = owner or self.owner
+        return self
+
+    def __str__(self) -> str:
+        where = ".".join(part for part in (self.owner, self.path) if part)
+        return f"{where}: {self.problem}" if where else self.problem
+
+
+def shown(value: Any) -> str:
+    """A value for an error text: short, and with its type where that is what is wrong."""
+    known = value is None or isinstance(value, (bool, int, float, str))
+    words = repr(value) if known else f"{type(value).__name__} {value!r}"
+    return words if len(words) <= 80 else words[:77] + "..."
+
+
+def text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise FieldError(f"must be a string, not {shown(value)}")
+    return value
+
+
+def boolean(value: Any) -> bool:
+    if value is True or value is False:
+        return bool(value)
+    spelled = value.lower() if isinstance(value, str) else value
+    if spelled in _TRUE or (isinstance(value, (int, float)) and value == 1):
+        return True
+    if spelled in _FALSE or (isinstance(value, (int, float)) and value == 0):
+        return False
+    raise FieldError(f"must be true or false, not {shown(value)}")
+
+
+def number(value: Any) -> float:
+    if type(value) is float:
+        return value
+    try:
+        if isinstance(value, (str, bytes)):
+            spelled = value.decode("ascii") if isinstance(value, bytes) else value
+            if _FLOAT.fullmatch(spelled.strip()):
+                return float(spelled)
+        elif hasattr(type(value), "__float__") and not getattr(value, "shape", ()):
+            return float(value)
+    except (TypeError, ValueError, OverflowError):
+        pass
+    raise FieldError(f"must be a number, not {shown(value)}")
+
+
+def integer(value: Any) -> int:
+    if type(value) is int:
+        return value
+    try:
+        if isinstance(value, (str, bytes)):
+            spelled = (value.decode("ascii") if isinstance(value, bytes) else value).strip()
+            if _INTEGER.fullmatch(spelled):
+                return int(spelled.partition(".")[0])
+        elif getattr(value, "shape", ()):
+            pass
+        elif hasattr(type(value), "__index__"):
+            return operator.index(value)
+        elif hasattr(type(value), "__float__"):
+            exact = float(value)
+            if exact.is_integer() and -(2.0**63) <= exact < 2.0**63:
+                return int(exact)
+    except (TypeError, ValueError, OverflowError):
+        pass
+    raise FieldError(f"must be a whole number, not {shown(value)}")
+
+
+def _each(convert: Callable[[Any], Any], values: Sequence[Any]) -> List[Any]:
+    converted = []
+    for index, value in enumerate(values):
+        try:
+            converted.append(convert(value))
+        except FieldError as error:
+            raise FieldError(f"element {index} {error.problem}") from None
+    return converted
+
+
+def _sequence(values: Any) -> "Sequence[Any]":
+    if isinstance(values, (list, tuple)):
+        return values
+    if isinstance(values, Sequence) and not isinstance(values, (str, bytes, bytearray, memoryview)):
+        return list(values)
+    remedy = "; give it .tolist()" if hasattr(values, "tolist") else ""
+    raise FieldError(f"must be a list of numbers, not {shown(values)}{remedy}")
+
+
+def ints(values: Any) -> Any:
+    """A list or tuple of ints: itself if all are ints, else a list of what they mean."""
+    values = _sequence(values)
+    return values if set(map(type, values)) <= {int} else _each(integer, values)
+
+
+def floats(values: Any) -> Any:
+    """A list or tuple of floats: itself if all are floats, else a list of what they mean."""
+    values = _sequence(values)
+    return values if set(map(type, values)) <= {float} else _each(number, values)
+
+
+def optional_floats(values: Any) -> Any:
+    """As :func:`floats`, with None allowed among them."""
+    values = _sequence(values)
+    if set(map(type, values)) <= {float, type(None)}:
+        return values
+    return _each(lambda value: None if value is None else number(value), values)
+
+
+def numbers(values: Any) -> Any:
+    """Ints if all are ints, floats if any is a float: itself where nothing need change.
+
+    Strings and bools among them are read as ints if all of the list can be, else as floats.
+    """
+    values = _sequence(values)
+    kinds = set(map(type, values))
+    if kinds <= {int} or kinds == {float}:
+        return values
+    if kinds <= {int, float}:
+        return _each(number, values)
+    if any(issubclass(kind, (bool, str, bytes)) for kind in kinds):
+        try:
+            return _each(integer, values)
+        except FieldError:
+            pass
+    return _each(number, values)
+
+
+def instant(value: Any) -> datetime:
+    """A point in time: ISO 8601 text, or seconds since 1970. Without a zone it is UTC."""
+    if isinstance(value, datetime):
+        return value if value.tzinfo else value.replace(tzinfo=timezone.utc)
+    try:
+        if isinstance(value, str):
+            match = _INSTANT.fullmatch(value.strip())
+            if match is None:
+                return datetime.fromtimestamp(float(value), timezone.utc)
+            day, minutes, seconds, fraction, zone = match.groups()
+            naive = datetime.fromisoformat(
+                f"{day}T{minutes or '00:00'}{seconds or ':00'}.{(fraction or '').ljust(6, '0')}"
+            )
+            return naive.replace(tzinfo=_zone(zone))
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            return datetime.fromtimestamp(value, timezone.utc)
+    except (ValueError, OverflowError, OSError):
+        pass
+    raise FieldError(f"must be a date and time such as 2025-01-02T03:04:05Z, not {shown(value)}")
+
+
+def _zone(spelled: Optional[str]) -> timezone:
+    if spelled is None or spelled in "Zz":
+        return timezone.utc
+    sign = -1 if spelled[0] == "-" else 1
+    minutes = int(spelled[1:3]) * 60 + int(spelled[-2:])
+    return timezone.utc if minutes == 0 else timezone(timedelta(minutes=sign * minutes))
+
+
+def instant_text(value: datetime) -> str:
+    """ISO 8601, UTC written as Z."""
+    return value.isoformat().replace("+00:00", "Z")

@@ -1,0 +1,176 @@
+"""Flat tensors, as they travel inside datums and results."""
+
+import array
+import math
+import sys
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, List, Literal, Optional, Sequence
+
+from ..errors import MissingExtraError
+from .scalars import FieldError, numbers
+from .wire import OMITTED, Wire, coded
+
+if TYPE_CHECKING:
+    import numpy
+    import torch
+
+__all__ = ["TensorData", "TensorDtype"]
+
+TensorDtype = Literal["int64", "float32"]
+
+_INT64_MAX = 2**63 - 1
+
+
+def _loaded(module: str, name: str) -> Any:
+    """A class of a package the caller uses already; () if it is not loaded, so that isinstance is False."""
+    return getattr(sys.modules.get(module), name, ())
+
+
+def is_array(value: Any) -> bool:
+    """True for a numpy array, without importing numpy."""
+    return isinstance(value, _loaded("numpy", "ndarray"))
+
+
+def is_tensor(value: Any) -> bool:
+    """True for a torch tensor, without importing torch."""
+    return isinstance(value, _loaded("torch", "Tensor"))
+
+
+def _flat(source: Any) -> Any:
+    """A copy of a numpy array, one-dimensional in row-major order, as float32, float64, int64 or uint64.
+
+    float16 becomes float32 (which holds it exactly), float64 keeps its digits, unsigned integers and bools
+    become int64; uint64 stays only where a value would not fit.
+    """
+    kind, width = source.dtype.kind, source.dtype.itemsize
+    if getattr(source, "mask", False) is not False and source.mask.any():
+        raise FieldError("a masked array has no values where it is masked; fill it first")
+    if kind == "f":
+        wanted = "float32" if width <= 4 else "float64"
+    elif kind in "iub":
+        wanted = "uint64" if kind == "u" and source.size and int(source.max()) > _INT64_MAX else "int64"
+    else:
+        raise FieldError(f"cannot send an array of dtype {source.dtype}; make it float32 or int64")
+    numpy = sys.modules["numpy"]
+    return numpy.array(source, dtype=wanted, order="C", copy=True, subok=False).reshape(-1)
+
+
+def _data(values: Any) -> Any:
+    return _flat(values) if is_array(values) else numbers(values)
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class TensorData(Wire):
+    """A tensor flattened in row-major order.
+
+    ``data`` is a list of ints or of floats, kept by reference, or a numpy array of this object's own;
+    ``dtype`` says what the server takes it for. ``shape`` is None for one dimension. Values are rounded to
+    ``dtype`` only when read by ``to_numpy``, ``to_torch`` or ``tolist``.
+    """
+
+    data: Sequence[Any] = field(metadata=coded(_data))
+    dtype: TensorDtype
+    shape: Optional[List[int]] = OMITTED
+
+    @classmethod
+    def from_numpy(cls, array: "numpy.ndarray[Any, Any]") -> "TensorData":
+        """Copy an array of any shape: floats become float32; integers and bools int64.
+
+        Raises:
+            ValueError: its elements are neither (complex, objects, strings).
+        """
+        dtype: TensorDtype = "float32" if array.dtype.kind == "f" else "int64"
+        return cls(data=array, dtype=dtype, shape=list(array.shape))  # type: ignore[arg-type]
+
+    @classmethod
+    def from_torch(cls, tensor: "torch.Tensor") -> "TensorData":
+        """Copy a tensor of any shape and device, detached: floats become float32; integers and bools int64.
+
+        Raises:
+            ValueError: it is complex.
+        """
+        if tensor.is_complex():
+            raise FieldError(f"cannot send a tensor of dtype {tensor.dtype}; make it float32 or int64")
+        torch = sys.modules["torch"]
+        floating = tensor.is_floating_point()
+        flat = tensor.detach().cpu().flatten()
+        if floating and flat.dtype not in (torch.float32, torch.float64):
+            flat = flat.float()
+        elif not floating and flat.dtype != getattr(torch, "uint64", None):
+            flat = flat.long()
+        try:
+            data: Any = flat.numpy()
+        except RuntimeError:  # torch without numpy
+            data = flat.tolist()
+        return cls(data=data, dtype="float32" if floating else "int64", shape=list(tensor.shape))
+
+    def to_numpy(self) -> "numpy.ndarray[Any, Any]":
+        """A new array of ``dtype`` and ``shape``; fractions are cut off where ``dtype`` is int64.
+
+        Raises:
+            ValueError: the number of elements does not fit ``shape``.
+            OverflowError: an element does not fit int64.
+        """
+        try:
+            import numpy
+        except ImportError:
+            raise MissingExtraError("to_numpy() needs numpy: pip install numpy") from None
+        data = self.data
+        if is_array(data) and data.dtype.kind == "u":  # type: ignore[attr-defined]
+            data = data.tolist()  # type: ignore[attr-defined]
+        values = numpy.array(data, dtype=self.dtype)
+        return values if self.shape is None else values.reshape(self.shape)
+
+    def to_torch(self) -> "torch.Tensor":
+        """A new tensor of ``dtype`` and ``shape``; errors as :meth:`to_numpy`."""
+        try:
+            import torch
+        except ImportError:
+            raise MissingExtraError("to_torch() needs torch: pip install torch") from None
+        data = self.data.tolist() if is_array(self.data) else self.data  # type: ignore[attr-defined]
+        values = torch.tensor(data, dtype=getattr(torch, self.dtype))
+        return values if self.shape is None else values.reshape(self.shape)
+
+    def tolist(self) -> Any:
+        """Nested lists of ``shape``, rounded to ``dtype``; a bare number where ``shape`` is empty.
+
+        Raises:
+            ValueError, OverflowError: as :meth:`to_numpy`.
+        """
+        data = self.data.tolist() if is_array(self.data) else self.data  # type: ignore[attr-defined]
+        flat: List[Any]
+        if self.dtype == "float32":
+            flat = array.array("f", map(float, data)).tolist()
+        else:
+            flat = array.array("q", map(int, data)).tolist()
+        return flat if self.shape is None else _nested(flat, self.shape)
+
+    def __len__(self) -> int:
+        """How many elements there are, over all dimensions."""
+        return len(self.data)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, TensorData):
+            return NotImplemented
+        same_form = (self.dtype, self.shape, len(self)) == (other.dtype, other.shape, len(other))
+        return same_form and all(mine == theirs for mine, theirs in zip(self.data, other.data))
+
+
+def _nested(flat: List[Any], shape: Sequence[int]) -> Any:
+    size = math.prod(extent for extent in shape if extent != -1)
+    guessed = sum(extent == -1 for extent in shape)
+    divides = size > 0 and len(flat) % size == 0 if guessed else size == len(flat)
+    if guessed > 1 or min(shape, default=0) < -1 or not divides:
+        raise ValueError(f"cannot reshape {len(flat)} elements into shape {list(shape)}")
+    extents = [len(flat) // size if extent == -1 else extent for extent in shape]
+    if not extents:
+        return flat[0]
+    if 0 in extents:
+        return _empty(extents)
+    for extent in reversed(extents[1:]):
+        flat = [flat[start : start + extent] for start in range(0, len(flat), extent)]
+    return flat
+
+
+def _empty(extents: List[int]) -> List[Any]:
+    return [_empty(extents[1:]) if len(extents) > 1 else None for _ in range(extents[0])]
