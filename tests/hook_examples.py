@@ -1,0 +1,58 @@
+"""Valid arguments for every hook, for tests that only need some event."""
+
+from __future__ import annotations
+
+from typing import Any, Dict
+
+from tinkex_sync.hookspecs import SPECS, Boundary, Source, argument_names
+
+SOURCE = Source("training", "model-1", "session-1")
+
+_EXAMPLES: Dict[str, Any] = {
+    "source": SOURCE,
+    "call_id": "c1",
+    "operation": "forward_backward",
+    "items": 3,
+    "method": "POST",
+    "path": "/api/v1/forward_backward",
+    "attempt": 1,
+    "status": 200,
+    "elapsed": 0.25,
+    "sent_bytes": 100,
+    "received_bytes": 50,
+    "error": None,
+    "policy": "submit",
+    "delay": 1.0,
+    "cause": ConnectionError("gone"),
+    "state": "paused_capacity",
+    "previous": None,
+    "reason": "busy",
+    "reason_source": "server",
+    "waited": 2.0,
+    "request_id": "r1",
+    "boundaries": (Boundary(0, 0, 2, 80), Boundary(1, 2, 3, 40)),
+    "limits": {"items": 2, "bytes": 5_000_000},
+    "boundary": Boundary(0, 0, 2, 80),
+    "body_bytes": 90,
+    "params": object(),
+    "payload": {"learning_rate": 1e-4},
+    "estimated_bytes": 80,
+    "charged_bytes": 80,
+    "throttled": False,
+    "in_flight": 1,
+    "bytes_left": 1000,
+    "duration": 1.0,
+    "until": 12.5,
+    "everyone": True,
+    "outcome": "ok",
+    "polls": 1,
+    "cli": object(),
+}
+
+#: Names of all event hooks, as attributes of Observers.
+EVENTS = [name[len("tinkex_") :] for name in SPECS if argument_names(name)[0] == "source"]
+
+
+def facts(hook: str, **changed: Any) -> Dict[str, Any]:
+    """Arguments for ``hook`` (an attribute of Observers)."""
+    return {name: changed.get(name, _EXAMPLES[name]) for name in argument_names("tinkex_" + hook)}
