@@ -109,6 +109,8 @@ class Faults:
     pause_kind: str = "both"
     pause_state: str = "paused_capacity"
     pause_reason: Optional[str] = None
+    #: For how long a poll is held at most during the pause.
+    pause_hold: float = 1.0
     #: Delay before a request is looked at.
     latency: Mapping[str, float] = field(default_factory=dict)
     #: Share of requests answered with ``error_status`` instead of being handled.
@@ -145,6 +147,7 @@ class Faults:
         self._require("admit_burst", _is_count(self.admit_burst) and self.admit_burst >= 1, "1 or more")
         self._require("retry_after", self.retry_after is None or _is_duration(self.retry_after), "0 or more")
         self._require("pause", _is_duration(self.pause), "seconds, 0 or more")
+        self._require("pause_hold", _is_duration(self.pause_hold), "seconds, 0 or more")
         self._require("pause_kind", self.pause_kind in _KINDS, f"one of {', '.join(_KINDS)}")
         self._require("pause_state", self.pause_state in _STATES, f"one of {', '.join(_STATES)}")
         self._require("error_status", _is_status(self.error_status), "from 400 to 599")

@@ -64,7 +64,7 @@ class Models:
         self.engine_name(body, base_model)
         metadata = body.optional_inner("user_metadata").raw
         rank = lora.optional_integer("rank", 1)
-        record = {
+        record: Record = {
             "id": uuid.uuid4().hex,
             "session_id": session_id,
             "base_model": base_model,
@@ -172,7 +172,8 @@ class Models:
             engine.arrays(optimizer=folder == "weights"),
         )
         self._store.put("runs", model.record)
-        return {"path": tinker_path(record), "type": "save_weights"}
+        operation = "save_weights" if folder == "weights" else "save_weights_for_sampler"
+        return {"path": tinker_path(record), "type": operation}
 
     def save_sampler(self, model: TrainedModel, sampler: Record) -> Dict[str, Any]:
         """The weights as they are now, behind a sampling session and nothing else."""

@@ -21,8 +21,6 @@ _log = logging.getLogger(__name__)
 
 #: Bytes of results that were delivered and are kept in case the answer was lost; then the oldest go.
 KEPT_BYTES = 64 * 1024 * 1024
-#: While its kind is paused a poll is held no longer than this (seconds), so that the client hears of it.
-PAUSED_HOLD = 1.0
 #: Idempotency keys remembered.
 KEPT_KEYS = 10_000
 
@@ -171,7 +169,7 @@ class Promises:
                 if first and promise.kind == "sampling":
                     self._stats.add("samples_delivered")
                 return body
-            limit = min(hold, PAUSED_HOLD) if self._gate.paused(promise.kind) else hold
+            limit = min(hold, self._gate.faults.pause_hold) if self._gate.paused(promise.kind) else hold
             left = started + limit - self._clock.time()
             if left > 0:
                 self._clock.wait(woken, left)

@@ -80,7 +80,7 @@ def serve(
     try:
         with socket.create_server((host, port), family=family, backlog=1024) as listening:
             server = Server(host, port, app, stats, listening.fileno())
-        threading.Thread(target=server.serve_forever, name="accept", daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.1,), name="accept", daemon=True).start()
         try:
             _until(stop or threading.Event(), lambda: ready(f"http://{_quoted(host)}:{server.port}"))
         finally:

@@ -245,7 +245,7 @@ class Store:
 
     def _files(self, record: Record) -> Path:
         return (
-            self.root / "runs" / quote(record["run_id"], safe="") / record["folder"] / f"{record['id']}.json"
+            self.root / "runs" / quote(str(record["run_id"]), safe="") / record["folder"] / f"{record['id']}.json"
         )
 
     def _remove_files(self, record: Record) -> None:
