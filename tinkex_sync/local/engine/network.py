@@ -22,6 +22,19 @@ def _bias(config: ModelConfig, time: int) -> Any:
     return bias
 
 
+def with_echoes(config: ModelConfig, embeddings: Any) -> Any:
+    """``embeddings`` (..., time, dim) plus those of the preceding positions, each turned by its own angle.
+
+    The turn is a rotation of the components, which makes random vectors nearly orthogonal to themselves and so
+    keeps the order of the positions legible.
+    """
+    total = embeddings.copy()
+    for back in range(1, config.echoes + 1):
+        turned = np.roll(embeddings, back * config.dim // (config.echoes + 1), axis=-1)
+        total[..., back:, :] += turned[..., :-back, :]
+    return total
+
+
 def hidden_states(
     config: ModelConfig,
     weights: Mapping[str, Array],
@@ -30,12 +43,13 @@ def hidden_states(
 ) -> Array:
     """The normalised last hidden states, (batch * time, dim), of ``embeddings`` (batch, time, dim).
 
+    Echoes are added here; ``embeddings`` are a constant, gradients flow to ``weights``.
     Positions see themselves and earlier ones only, so padding at the end of a row changes nothing before it.
     ``cache`` collects each layer's keys and values, (batch, heads, time, size).
     """
     batch, time, dim = embeddings.shape
     bias = _bias(config, time)
-    x = embeddings.reshape(batch * time, dim)  # matmuls stay 2-D: one BLAS call each
+    x = with_echoes(config, embeddings).reshape(batch * time, dim)  # matmuls stay 2-D: one BLAS call each
     for layer in range(config.layers):
         qkv = anp.dot(rms_norm(x), weights[f"layers.{layer}.qkv"])
         parts = anp.reshape(qkv, (batch, time, 3, config.heads, dim // config.heads))

@@ -1,0 +1,232 @@
+"""From the JSON of a request to checked arrays."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import math
+from dataclasses import dataclass
+from typing import Any, Dict, List, Mapping, Optional, Sequence
+
+import numpy as np
+
+from .architecture import BaseModel
+from .errors import EngineError
+from .losses import LOSSES, OPTIONAL_INPUTS
+
+#: Positions an image takes when the request does not say (``expected_tokens`` null).
+IMAGE_TOKENS = 16
+
+_TOKEN_REMEDY = "encode text with tinkex_sync.byte_tokenizer.ByteTokenizer"  # noqa: S105
+_KNOWN_INPUTS = {"target_tokens", "weights", "logprobs", "advantages", *OPTIONAL_INPUTS}
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A model input: its ``embeddings``, (time, dim), and its ``tokens``, None where a position is an image's."""
+
+    tokens: List[Optional[int]]
+    embeddings: Any
+
+    @property
+    def length(self) -> int:
+        return len(self.tokens)
+
+
+@dataclass(frozen=True)
+class Datum:
+    """One training example: ``targets`` int64 (time,), ``inputs`` the float32 (time,) arrays of its loss."""
+
+    prompt: Prompt
+    targets: Any
+    inputs: Dict[str, Any]
+
+
+def prompt(base: BaseModel, chunks: Any, where: str) -> Prompt:
+    """Embed the chunks of a ModelInput. Chunk kinds are told apart by their keys, as ``type`` is not sent.
+
+    An image becomes ``expected_tokens`` pseudo-tokens: vectors of the size of a token's embedding, drawn from a
+    hash of its bytes (or of its location), so equal images look equal and different ones different.
+
+    Raises:
+        EngineError: no chunk, a token outside the vocabulary, an image that cannot be read, too long an input.
+    """
+    if not isinstance(chunks, (list, tuple)):
+        raise EngineError(f"{where}: chunks must be a list, not {chunks!r:.80}")
+    tokens: List[Optional[int]] = []
+    parts: List[Any] = []
+    for number, chunk in enumerate(chunks):
+        place = f"{where}, chunk {number}"
+        if not isinstance(chunk, Mapping):
+            raise EngineError(
+                f"{place}: {chunk!r:.80} is no chunk: send an object with tokens, data or location"
+            )
+        if "tokens" in chunk:
+            ids = integers(chunk["tokens"], f"{place}, tokens", base.config.vocab)
+            tokens.extend(ids.tolist())
+            parts.append(base.weights["embed"][ids])
+        elif "data" in chunk or "location" in chunk:
+            vectors = _image(base, chunk, place)
+            tokens.extend([None] * len(vectors))
+            parts.append(vectors)
+        else:
+            raise EngineError(
+                f"{place}: keys {sorted(chunk)} are no chunk: it needs tokens, data or location"
+            )
+    if not tokens:
+        raise EngineError(f"{where} has no tokens: give at least one, e.g. ByteTokenizer.bos_token_id")
+    if len(tokens) > base.config.context:
+        raise EngineError(
+            f"{where} has {len(tokens)} tokens, {base.name} takes at most {base.config.context}: split or cut it"
+        )
+    return Prompt(tokens, np.concatenate(parts))
+
+
+def datum(base: BaseModel, item: Any, index: int, loss_fn: str) -> Datum:
+    """Check one datum against what ``loss_fn`` needs.
+
+    Raises:
+        EngineError: naming datum ``index``, the key, the value and the remedy.
+    """
+    where = f"datum {index}"
+    if not isinstance(item, Mapping) or not isinstance(item.get("model_input"), Mapping):
+        raise EngineError(f"{where} has no model_input object")
+    given = item.get("loss_fn_inputs")
+    if not isinstance(given, Mapping):
+        raise EngineError(f"{where} has no loss_fn_inputs object")
+    for key in given:
+        if key not in _KNOWN_INPUTS:
+            raise EngineError(
+                f"{where}: loss_fn_inputs has the unknown key {key!r}: {loss_fn} takes {_takes(loss_fn)}"
+            )
+    required, defaults = LOSSES[loss_fn].required, LOSSES[loss_fn].defaults
+    missing = [key for key in ("target_tokens", *required) if key not in given]
+    if missing:
+        raise EngineError(
+            f"{where}: loss_fn_inputs lacks {', '.join(missing)}: {loss_fn} takes {_takes(loss_fn)}"
+        )
+    embedded = prompt(base, item["model_input"].get("chunks"), f"{where}, model_input")
+    time = embedded.length
+    targets = integers(
+        _flat(given["target_tokens"], time, f"{where}, target_tokens"),
+        f"{where}, target_tokens",
+        base.config.vocab,
+    )
+    arrays: Dict[str, Any] = {}
+    for key in (*required, *defaults, *LOSSES[loss_fn].per_token):
+        if key in given:
+            arrays[key] = floats(_flat(given[key], time, f"{where}, {key}"), f"{where}, {key}")
+        elif key in defaults:
+            arrays[key] = np.full(time, defaults[key], np.float32)
+    return Datum(embedded, targets, arrays)
+
+
+def integers(values: Any, where: str, vocab: int) -> Any:
+    """Token ids as int64.
+
+    Raises:
+        EngineError: one is no whole number, or outside 0 to ``vocab`` - 1.
+    """
+    try:
+        array = np.asarray(values)
+        if array.size == 0:
+            return np.zeros(0, np.int64)
+        if array.ndim != 1 or array.dtype.kind not in "iuf":
+            raise ValueError
+    except ValueError:
+        raise EngineError(f"{where} must be a flat list of token ids, not {values!r:.80}") from None
+    wrong = np.flatnonzero(~((array >= 0) & (array < vocab) & (array == np.floor(array))))
+    if wrong.size:
+        raise EngineError(
+            f"{where}[{wrong[0]}] is {array[wrong[0]].item()!r}: tokens of this model are 0 to {vocab - 1};"
+            f" {_TOKEN_REMEDY}"
+        )
+    return array.astype(np.int64)
+
+
+def floats(values: Any, where: str) -> Any:
+    """Numbers as float32.
+
+    Raises:
+        EngineError: one is no number, NaN or infinite.
+    """
+    try:
+        array = np.asarray(values, np.float64)
+    except (TypeError, ValueError):
+        raise EngineError(f"{where} must be a flat list of numbers, not {values!r:.80}") from None
+    wrong = np.flatnonzero(~(np.abs(array) <= np.finfo(np.float32).max))
+    if wrong.size:
+        raise EngineError(
+            f"{where}[{wrong[0]}] is {array[wrong[0]].item()!r}, which is no finite float32: mask the position with"
+            " a zero weight or advantage instead"
+        )
+    return array.astype(np.float32)
+
+
+def _flat(tensor: Any, time: int, where: str) -> Any:
+    """The data of a TensorData whose shape, if given, is (time,)."""
+    data = tensor.get("data") if isinstance(tensor, Mapping) else None
+    if not isinstance(data, (list, tuple, np.ndarray)):
+        raise EngineError(f"{where} must be an object with data, dtype and shape, not {tensor!r:.80}")
+    shape = tensor.get("shape")
+    if shape is not None and list(shape) not in ([len(data)], [-1]):
+        raise EngineError(
+            f"{where} has shape {list(shape)} for {len(data)} numbers: send one number per position"
+        )
+    if len(data) != time:
+        raise EngineError(
+            f"{where} has {len(data)} numbers but the model input has {time} positions: they must agree (for next-token"
+            " training, inputs are tokens[:-1] and targets tokens[1:])"
+        )
+    return data
+
+
+def _takes(loss_fn: str) -> str:
+    loss = LOSSES[loss_fn]
+    optional = (*loss.defaults, *loss.per_token)
+    return ", ".join(["target_tokens", *loss.required, *(f"{key} (optional)" for key in optional)])
+
+
+def _image(base: BaseModel, chunk: Mapping[str, Any], where: str) -> Any:
+    count = chunk.get("expected_tokens")
+    if count is None:
+        count = IMAGE_TOKENS
+    if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= base.config.context:
+        raise EngineError(f"{where}: expected_tokens is {count!r}: use 1 to {base.config.context}, or null")
+    content = _image_bytes(chunk, where)
+    stream = np.random.RandomState(_words(hashlib.sha256(content).digest()))
+    return stream.standard_normal((count, base.config.dim)).astype(np.float32)
+
+
+def _image_bytes(chunk: Mapping[str, Any], where: str) -> bytes:
+    key = "data" if "data" in chunk else "location"
+    value = chunk[key]
+    if not isinstance(value, str) or not value:
+        raise EngineError(f"{where}: {key} is {value!r:.80}: send a non-empty string")
+    if key == "location":
+        return b"location:" + value.encode("utf-8", "surrogatepass")
+    try:
+        return base64.b64decode(value, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise EngineError(
+            f"{where}: data {value!r:.40} is no base64 ({error}): encode the image's bytes"
+        ) from None
+
+
+def _words(digest: bytes) -> Sequence[int]:
+    return np.frombuffer(digest, dtype="<u4").tolist()  # type: ignore[no-any-return]
+
+
+def number(value: Any, where: str, low: float = -math.inf, high: float = math.inf) -> float:
+    """A finite float in [low, high].
+
+    Raises:
+        EngineError: it is not.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise EngineError(f"{where} is {value!r}: use a finite number")
+    if not low <= value <= high:
+        bounds = f"at least {low:g}" if high == math.inf else f"from {low:g} to {high:g}"
+        raise EngineError(f"{where} is {value!r}: use a number {bounds}")
+    return float(value)
