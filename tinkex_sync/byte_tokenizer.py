@@ -8,8 +8,8 @@ from typing import ClassVar, Iterable, List
 class ByteTokenizer:
     """Text as UTF-8 bytes: tokens 0 to 255 are the bytes, then come the special tokens.
 
-    It needs no files and no network. It has the methods a training script uses of a Hugging Face tokenizer, and no
-    state, so threads may share it.
+    It needs no files and no network. It has the methods a training script uses of a Hugging Face tokenizer,
+    and no state, so threads may share it.
     """
 
     bos_token_id: ClassVar[int] = 256
@@ -29,8 +29,8 @@ class ByteTokenizer:
             return list(text.encode("utf-8"))
         except UnicodeEncodeError as error:
             raise ValueError(
-                f"text holds the lone surrogate {text[error.start]!r} at index {error.start}, which has no UTF-8 form:"
-                " replace it first"
+                f"text holds the lone surrogate {text[error.start]!r} at index {error.start}, which has no"
+                " UTF-8 form: replace it first"
             ) from error
 
     def decode(self, tokens: Iterable[int]) -> str:

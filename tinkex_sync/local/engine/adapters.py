@@ -1,4 +1,4 @@
-"""LoRA adapters (Hu et al. 2021, arXiv:2106.09685): which maps have one, how they start, how they are merged."""
+"""LoRA adapters (Hu et al. 2021, arXiv:2106.09685): which maps have one, their start, their merging."""
 
 from __future__ import annotations
 
@@ -33,13 +33,14 @@ def targets(config: ModelConfig, *, train_attn: bool, train_mlp: bool, train_une
     names = [name for name in config.shapes() if wanted[name.rsplit(".", 1)[-1]]]
     if not names:
         raise EngineError(
-            "train_attn, train_mlp and train_unembed are all false, so nothing would be trained: set one to true"
+            "train_attn, train_mlp and train_unembed are all false, so nothing would train: set one to true"
         )
     return names
 
 
 def initial(config: ModelConfig, names: List[str], rank: int, seed: int) -> Dict[str, Any]:
-    """Fresh adapters: A (inputs, rank) normal with variance 1/inputs, B (rank, outputs) zero, so they change nothing.
+    """Fresh adapters: A (inputs, rank) normal with variance 1/inputs, B (rank, outputs) zero, so they
+    change nothing.
 
     Raises:
         EngineError: the rank is out of range.

@@ -2,8 +2,9 @@
 
 The network is a pre-norm decoder-only transformer over bytes. Positions enter as a linear penalty on distance
 (ALiBi, Press, Smith and Lewis 2022, arXiv:2108.12409), so nothing has to be learnt about positions that
-training never reached. A position's input also holds an echo of the few before it, a fixed function of the embeddings, so
-that even random base weights offer features of short byte sequences and adapters learn a text in seconds. RMSNorm (Zhang and Sennrich 2019, arXiv:1910.07467) has no gain, linear maps have no bias.
+training never reached. A position's input also holds an echo of the few before it, a fixed function of the
+embeddings, so that even random base weights offer features of short byte sequences and adapters learn a
+text in seconds. RMSNorm (Zhang and Sennrich 2019, arXiv:1910.07467) has no gain, linear maps have no bias.
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ class ModelConfig:
 
     ``context`` is the most positions a training input, or a prompt with its completion, may have. ``seed``
     fixes the base weights. ``nearest`` and ``farthest`` are the smallest and largest reach of an attention
-    head, in positions: the distance at which ALiBi has cut its weight to 1/e. ``echoes`` is how many preceding
-    positions sound in a position's input.
+    head, in positions: the distance at which ALiBi has cut its weight to 1/e. ``echoes`` is how many
+    preceding positions sound in a position's input.
     """
 
     vocab: int = ByteTokenizer.vocab_size

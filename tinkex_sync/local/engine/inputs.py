@@ -24,7 +24,7 @@ _KNOWN_INPUTS = {"target_tokens", "weights", "logprobs", "advantages", *OPTIONAL
 
 @dataclass(frozen=True)
 class Prompt:
-    """A model input: its ``embeddings``, (time, dim), and its ``tokens``, None where a position is an image's."""
+    """A model input: ``embeddings``, (time, dim), and ``tokens``, None where a position is an image's."""
 
     tokens: List[Optional[int]]
     embeddings: Any
@@ -46,11 +46,12 @@ class Datum:
 def prompt(base: BaseModel, chunks: Any, where: str) -> Prompt:
     """Embed the chunks of a ModelInput. Chunk kinds are told apart by their keys, as ``type`` is not sent.
 
-    An image becomes ``expected_tokens`` pseudo-tokens: vectors of the size of a token's embedding, drawn from a
-    hash of its bytes (or of its location), so equal images look equal and different ones different.
+    An image becomes ``expected_tokens`` pseudo-tokens: vectors of the size of a token's embedding, drawn
+    from a hash of its bytes (or of its location), so equal images look equal and different ones different.
 
     Raises:
-        EngineError: no chunk, a token outside the vocabulary, an image that cannot be read, too long an input.
+        EngineError: no chunk, a token outside the vocabulary, an image that cannot be read, too long an
+        input.
     """
     if not isinstance(chunks, (list, tuple)):
         raise EngineError(f"{where}: chunks must be a list, not {chunks!r:.80}")
@@ -78,7 +79,7 @@ def prompt(base: BaseModel, chunks: Any, where: str) -> Prompt:
         raise EngineError(f"{where} has no tokens: give at least one, e.g. ByteTokenizer.bos_token_id")
     if len(tokens) > base.config.context:
         raise EngineError(
-            f"{where} has {len(tokens)} tokens, {base.name} takes at most {base.config.context}: split or cut it"
+            f"{where} has {len(tokens)} tokens, {base.name} takes at most {base.config.context}: cut it"
         )
     return Prompt(tokens, np.concatenate(parts))
 
@@ -158,8 +159,8 @@ def floats(values: Any, where: str) -> Any:
     wrong = np.flatnonzero(~(np.abs(array) <= np.finfo(np.float32).max))
     if wrong.size:
         raise EngineError(
-            f"{where}[{wrong[0]}] is {array[wrong[0]].item()!r}, which is no finite float32: mask the position with"
-            " a zero weight or advantage instead"
+            f"{where}[{wrong[0]}] is {array[wrong[0]].item()!r}, which is no finite float32: mask the"
+            " position with a zero weight or advantage instead"
         )
     return array.astype(np.float32)
 
@@ -176,8 +177,8 @@ def _flat(tensor: Any, time: int, where: str) -> Any:
         )
     if len(data) != time:
         raise EngineError(
-            f"{where} has {len(data)} numbers but the model input has {time} positions: they must agree (for next-token"
-            " training, inputs are tokens[:-1] and targets tokens[1:])"
+            f"{where} has {len(data)} numbers but the model input has {time} positions: they must agree (for"
+            " next-token training, inputs are tokens[:-1] and targets tokens[1:])"
         )
     return data
 

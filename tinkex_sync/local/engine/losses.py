@@ -1,11 +1,12 @@
 r"""The loss functions, by name, as functions of the target tokens' log probabilities.
 
 All are sums over tokens, and follow Tinker's published definitions. In these, per token, ``lp`` is the log
-probability under the model being trained, ``q`` the one the token was sampled with (``logprobs``), ``A`` the advantage,
-``w`` the weight and ``r = exp(lp - q)``:
+probability under the model being trained, ``q`` the one the token was sampled with (``logprobs``), ``A``
+the advantage, ``w`` the weight and ``r = exp(lp - q)``:
 
 - ``cross_entropy``: ``-w lp``.
-- ``importance_sampling``: ``-r A`` (policy gradient with an off-policy correction: Sutton and Barto 2018, section 5.5).
+- ``importance_sampling``: ``-r A`` (policy gradient with an off-policy correction: Sutton and Barto 2018,
+  section 5.5).
 - ``ppo``: ``-min(r A, clip(r, low, high) A)`` (Schulman et al. 2017, arXiv:1707.06347, equation 7).
 - ``cispo``: ``-stop(clip(r, low, high)) A lp``, no gradient through the clipped ratio (MiniMax 2025,
   arXiv:2506.13585, equation 4).
@@ -37,9 +38,9 @@ LossInputs = Mapping[str, Any]
 class Loss:
     """A loss function and what it takes.
 
-    ``per_token`` maps (logprobs, inputs) to the loss of each token; ``inputs`` holds the settings too, as arrays
-    where the datum has its own. ``required`` are inputs a datum must have, ``defaults`` those it may leave out,
-    ``settings`` the keys of ``loss_fn_config`` with their defaults.
+    ``per_token`` maps (logprobs, inputs) to the loss of each token; ``inputs`` holds the settings too, as
+    arrays where the datum has its own. ``required`` are inputs a datum must have, ``defaults`` those it may
+    leave out, ``settings`` the keys of ``loss_fn_config`` with their defaults.
     """
 
     elementwise: Callable[[Array, LossInputs], Array]
@@ -79,8 +80,8 @@ def _importance_sampling(lp: Array, inputs: LossInputs) -> Array:
 
 def _ppo(lp: Array, inputs: LossInputs) -> Array:
     ratio = _ratio(lp, inputs)
-    # where, not minimum: inside the bounds both sides are equal, and autograd would halve the gradient of a tie
-    # between ratio and bound, not of this one; the unclipped side must carry all of it.
+    # where, not minimum: inside the bounds both sides are equal, and autograd would halve the gradient of a
+    # tie between ratio and bound, not of this one; the unclipped side must carry all of it.
     unclipped, clipped = ratio * inputs["advantages"], _clip(ratio, inputs) * inputs["advantages"]
     return -anp.where(unclipped <= clipped, unclipped, clipped)
 

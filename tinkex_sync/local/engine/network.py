@@ -25,8 +25,8 @@ def _bias(config: ModelConfig, time: int) -> Any:
 def with_echoes(config: ModelConfig, embeddings: Any) -> Any:
     """``embeddings`` (..., time, dim) plus those of the preceding positions, each turned by its own angle.
 
-    The turn is a rotation of the components, which makes random vectors nearly orthogonal to themselves and so
-    keeps the order of the positions legible.
+    The turn is a rotation of the components, which makes random vectors nearly orthogonal to themselves and
+    so keeps the order of the positions legible.
     """
     total = embeddings.copy()
     for back in range(1, config.echoes + 1):

@@ -15,8 +15,8 @@ from .errors import EngineError
 class AdamSettings:
     """AdamParams as the wire has them, with its defaults.
 
-    ``weight_decay`` is decoupled: a weight without gradient shrinks by ``learning_rate * weight_decay`` of itself.
-    ``grad_clip_norm`` is the most the gradient's norm over all adapters may be; 0 is no limit.
+    ``weight_decay`` is decoupled: a weight without gradient shrinks by ``learning_rate * weight_decay`` of
+    itself. ``grad_clip_norm`` is the most the gradient's norm over all adapters may be; 0 is no limit.
     """
 
     learning_rate: float = 1e-4
@@ -54,7 +54,7 @@ class AdamSettings:
 
 
 class AdamW:
-    """The moments of the adapters' gradients. ``first``, ``second``: float32, shaped as the adapters; ``steps`` taken."""
+    """The gradients' moments ``first`` and ``second``, float32, shaped as the adapters; ``steps`` taken."""
 
     def __init__(self, adapters: Mapping[str, Any]) -> None:
         self.first: Dict[str, Any] = {name: np.zeros_like(array) for name, array in adapters.items()}

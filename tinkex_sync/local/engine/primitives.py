@@ -1,8 +1,8 @@
 """The network's building blocks as autograd primitives.
 
-Each is one fused operation with its own vector-Jacobian product: an autograd graph of elementary numpy calls gives
-the same numbers at two to three times the cost. They work in whatever floating type they are given, so that the tests
-can hold them against finite differences in double precision.
+Each is one fused operation with its own vector-Jacobian product: an autograd graph of elementary numpy
+calls gives the same numbers at two to three times the cost. They work in whatever floating type they are
+given, so that the tests can hold them against finite differences in double precision.
 """
 
 from __future__ import annotations
@@ -49,7 +49,8 @@ defvjp(relu_squared, lambda ans, x: lambda g: g * 2 * np.maximum(x, 0))
 def attention_weights(q: Array, k: Array, bias: Array) -> Array:
     """Softmax over keys of scaled scores plus ``bias``.
 
-    ``q`` and ``k`` are (batch, heads, time, size), ``bias`` (heads, time, time) with -inf where a key is hidden.
+    ``q`` and ``k`` are (batch, heads, time, size), ``bias`` (heads, time, time) with -inf where a key is
+    hidden.
     """
     scores = np.matmul(q, k.swapaxes(-1, -2))
     scores *= q.shape[-1] ** -0.5

@@ -35,7 +35,8 @@ class SamplingRules:
 
     @classmethod
     def checked(cls, params: Mapping[str, Any], config: ModelConfig, prompt_length: int) -> SamplingRules:
-        """From a request's ``sampling_params``; missing keys take the wire's defaults, unknown ones are ignored.
+        """From a request's ``sampling_params``; missing keys take the wire's defaults, unknown ones are
+        ignored.
 
         Raises:
             EngineError: a value is out of range.
@@ -111,9 +112,9 @@ class SamplingModel:
         """Draw ``num_samples`` completions of one prompt; a SampleResponse as the wire has it.
 
         A completion ends with the end-of-text token or a stop sequence, which it includes ("stop"), or
-        when ``max_tokens`` or the context is used up ("length"). Log probabilities are the model's own: temperature,
-        top_k and top_p change what is drawn, not what is reported. With a seed, the same request gives the same
-        tokens, and sample number i does not depend on ``num_samples``.
+        when ``max_tokens`` or the context is used up ("length"). Log probabilities are the model's own:
+        temperature, top_k and top_p change what is drawn, not what is reported. With a seed, the same
+        request gives the same tokens, and sample number i does not depend on ``num_samples``.
 
         Prompt log probabilities are None at the first position and at images.
 
@@ -161,6 +162,7 @@ class _Completions:
             self._cache.append(tuple(np.empty(shape, np.float32) for _ in parts))
             for room, part in zip(self._cache[-1], parts):
                 room[:, :, : start.length] = part
+        self._penalty = config.slopes()[:, None] * np.arange(1 - shape[2], 1, dtype=np.float32)
         self._recent = np.repeat(start.embeddings[None, -config.echoes - 1 :], len(rows), axis=0)
         self._streams = [
             np.random.default_rng(None if rules.seed is None else [rules.seed, row]) for row in rows
@@ -200,7 +202,7 @@ class _Completions:
             [self._recent[:, -config.echoes :], weights["embed"][drawn][:, None]], axis=1
         )
         x = with_echoes(config, self._recent)[:, -1]
-        penalty = config.slopes()[:, None] * np.arange(-now, 1, dtype=np.float32)
+        penalty = self._penalty[:, -now - 1 :]
         for layer, (keys, values) in enumerate(self._cache):
             qkv = rms_norm(x) @ weights[f"layers.{layer}.qkv"]
             q, keys[:, :, now], values[:, :, now] = qkv.reshape(rows, 3, config.heads, -1).swapaxes(0, 1)
@@ -221,8 +223,8 @@ def choose(scores: Any, rules: SamplingRules, streams: Sequence[np.random.Genera
     """One token per row of ``scores`` (rows, vocab), log probabilities; row i draws from ``streams[i]``.
 
     Temperature first, then ``top_k``, then ``top_p``: the fewest most likely tokens whose probabilities reach
-    it (nucleus sampling, Holtzman et al. 2020, arXiv:1904.09751). Temperature 0 takes the most likely token, the lowest
-    id among equals.
+    it (nucleus sampling, Holtzman et al. 2020, arXiv:1904.09751). Temperature 0 takes the most likely
+    token, the lowest id among equals.
     """
     if rules.temperature == 0.0:
         return scores.argmax(axis=1)

@@ -26,13 +26,13 @@ Model = TypeVar("Model", bound="TrainingModel")
 class TrainingModel:
     """LoRA adapters on a base model, trained by ``forward_backward`` and ``optim_step``.
 
-    The same calls in the same order give the same bits, as long as BLAS runs on one thread: set OMP_NUM_THREADS,
-    OPENBLAS_NUM_THREADS and MKL_NUM_THREADS to 1 before numpy is first imported.
+    The same calls in the same order give the same bits, as long as BLAS runs on one thread: set
+    OMP_NUM_THREADS, OPENBLAS_NUM_THREADS and MKL_NUM_THREADS to 1 before numpy is first imported.
 
     Threads: one operation at a time on one model; different models may run in different threads.
 
-    ``rank`` is that of every adapter, 1 to 256. ``seed`` fixes how they start; None is seed 0. A call that raises
-    EngineError has changed nothing.
+    ``rank`` is that of every adapter, 1 to 256. ``seed`` fixes how they start; None is seed 0. A call that
+    raises EngineError has changed nothing.
     """
 
     def __init__(
@@ -105,7 +105,7 @@ class TrainingModel:
         }
 
     def arrays(self, optimizer: bool) -> Dict[str, Any]:
-        """Copies of the adapters, and of the optimizer's moments if asked. Pending gradients are not in a checkpoint."""
+        """Copies of the adapters, and of the optimizer's moments if asked; pending gradients are not."""
         groups = {"lora": self.adapters}
         if optimizer:
             groups.update(first=self.optimizer.first, second=self.optimizer.second)
@@ -131,7 +131,8 @@ class TrainingModel:
         return model
 
     def load(self, meta: Mapping[str, Any], arrays: Mapping[str, Any], optimizer: bool) -> None:
-        """Take a checkpoint's adapters, and its optimizer state or a fresh one. Pending gradients are dropped.
+        """Take a checkpoint's adapters, and its optimizer state or a fresh one. Pending gradients are
+        dropped.
 
         Raises:
             EngineError: it is of another base model, rank or set of trained parts, or has no optimizer state.
@@ -140,8 +141,8 @@ class TrainingModel:
         for key in ("base_model", "rank", "train_attn", "train_mlp", "train_unembed"):
             if meta.get(key) != mine[key]:
                 raise EngineError(
-                    f"the checkpoint has {key} {meta.get(key)!r}, this model {mine[key]!r}: create a model like the"
-                    " checkpoint's"
+                    f"the checkpoint has {key} {meta.get(key)!r}, this model {mine[key]!r}: create a model"
+                    " like the checkpoint's"
                 )
         loaded = adapters_from(arrays, "lora", self.adapters)
         fresh = AdamW(loaded)
@@ -180,8 +181,8 @@ class TrainingModel:
                 if not (np.isfinite(losses[part]).all() and np.isfinite(derivative[part]).all()):
                     raise EngineError(
                         f"datum {index}: the {loss_fn} loss is not finite; the model's log probabilities are"
-                        f" {logprobs[part].min():.3g} to {logprobs[part].max():.3g}: check the datum's logprobs (natural"
-                        " logs, as sampled) and the size of its advantages or weights"
+                        f" {logprobs[part].min():.3g} to {logprobs[part].max():.3g}: check the datum's"
+                        " logprobs (natural logs, as sampled) and the size of its advantages or weights"
                     )
                 outputs[index] = {
                     "logprobs": _tensor(logprobs[part]),
@@ -228,7 +229,7 @@ class TrainingModel:
 
 
 def _batches(config: ModelConfig, lengths: List[int]) -> List[List[int]]:
-    """Indices of datums to compute together: alike in length, so that little is padding, and bounded in memory."""
+    """Indices of datums to compute together: of like length, so that little is padding; bounded in memory."""
     batches: List[List[int]] = []
     for index in sorted(range(len(lengths)), key=lengths.__getitem__):
         time = lengths[index]  # the longest of its batch, as lengths ascend
@@ -240,7 +241,7 @@ def _batches(config: ModelConfig, lengths: List[int]) -> List[List[int]]:
 
 
 def _gathered(datums: List[Datum], batch: List[int], configured: Mapping[str, float]) -> Dict[str, Any]:
-    """The loss inputs of a batch, one flat array per key; a datum's own thresholds go before the configured ones."""
+    """The loss inputs of a batch, one flat array per key; a datum's own thresholds go first."""
     keys = {*configured, *(key for index in batch for key in datums[index].inputs)}
     return {
         key: np.concatenate(
