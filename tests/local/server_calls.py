@@ -74,7 +74,9 @@ class Wire:
         return answer.json()
 
     def session(self):
-        return self.ok("create_session", {"tags": [], "user_metadata": {}, "sdk_version": "0.7.0"})["session_id"]
+        return self.ok("create_session", {"tags": [], "user_metadata": {}, "sdk_version": "0.7.0"})[
+            "session_id"
+        ]
 
     def model(self, session=None, number=0, rank=4, seed=7, **more):
         """The id of a new training model."""
@@ -116,7 +118,12 @@ class Wire:
         return self.result(self.send(path, model, {"path": name}))["path"]
 
     def sampler(self, session, number=0, **source):
-        body = {"session_id": session, "sampling_session_seq_id": number, "base_model": None, "model_path": None}
+        body = {
+            "session_id": session,
+            "sampling_session_seq_id": number,
+            "base_model": None,
+            "model_path": None,
+        }
         return self.ok("create_sampling_session", {**body, **(source or {"base_model": "tinkex/tiny"})})[
             "sampling_session_id"
         ]

@@ -35,7 +35,13 @@ def test_a_bucket_admits_its_size_and_then_the_rate(server, wire):
     sampler = wire.sampler(wire.session())
     before = server.stats()
     server.set_faults(
-        Faults(admit_per_second=20, admit_burst=4, retry_after=0.5, refusal_state="paused_capacity", refusal_reason="full")
+        Faults(
+            admit_per_second=20,
+            admit_burst=4,
+            retry_after=0.5,
+            refusal_state="paused_capacity",
+            refusal_reason="full",
+        )
     )
     answers = [wire.sample(sampler, seq) for seq in range(6)]
     assert [answer.status_code for answer in answers][:5] == [200, 200, 200, 200, 429]
@@ -70,7 +76,9 @@ def test_a_repetition_of_an_admitted_sample_takes_no_token(server, wire):
 def test_a_pause_stops_its_kind_and_is_told_to_polls(server, wire, kind):
     model, sampler = wire.model(), wire.sampler(wire.session())
     server.set_faults(
-        Faults(pause=300, pause_kind=kind, pause_state="paused_rate_limit", pause_reason="lunch", pause_hold=0.05)
+        Faults(
+            pause=300, pause_kind=kind, pause_state="paused_rate_limit", pause_reason="lunch", pause_hold=0.05
+        )
     )
     promises = {"training": wire.backward(model), "sampling": wire.sample(sampler, 0).json()}
     paused = promises.pop(kind)

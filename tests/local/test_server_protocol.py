@@ -48,7 +48,9 @@ def test_the_same_inputs_give_the_same_bytes(wire):
 
 def test_operations_of_a_model_run_in_order_of_arrival(wire):
     model = wire.model()
-    promises = [step for _ in range(10) for step in (wire.backward(model), wire.step(model, learning_rate=3e-3))]
+    promises = [
+        step for _ in range(10) for step in (wire.backward(model), wire.step(model, learning_rate=3e-3))
+    ]
     losses = [wire.result(promise)["metrics"]["loss:sum"] for promise in promises[::2]]
     assert losses == sorted(losses, reverse=True)
     assert len(set(losses)) == 10
@@ -56,7 +58,11 @@ def test_operations_of_a_model_run_in_order_of_arrival(wire):
 
 def test_get_info_names_model_rank_and_tokenizer(wire):
     info = wire.ok("get_info", {"model_id": wire.model(rank=3)})
-    assert info["model_data"] == {"arch": "tinkex", "model_name": "tinkex/tiny", "tokenizer_id": "tinkex/tiny"}
+    assert info["model_data"] == {
+        "arch": "tinkex",
+        "model_name": "tinkex/tiny",
+        "tokenizer_id": "tinkex/tiny",
+    }
     assert (info["is_lora"], info["lora_rank"]) == (True, 3)
 
 
@@ -97,7 +103,10 @@ def test_a_sample_has_tokens_logprobs_and_prompt_logprobs(wire):
 
 def test_an_unloaded_model_is_gone(wire):
     model = wire.model()
-    assert wire.result(wire.ok("unload_model", {"model_id": model})) == {"model_id": model, "type": "unload_model"}
+    assert wire.result(wire.ok("unload_model", {"model_id": model})) == {
+        "model_id": model,
+        "type": "unload_model",
+    }
     answer = wire.post("optim_step", {"model_id": model, "adam_params": {}, "seq_id": 9})
     assert answer.status_code == 404
     assert model in answer.json()["detail"]
@@ -216,10 +225,16 @@ def test_an_operation_that_fails_is_the_users_fault_and_says_why(wire):
 def test_a_model_that_cannot_be_made_fails_and_stays_failed(wire):
     promise = wire.ok(
         "create_model",
-        {"session_id": wire.session(), "base_model": "tinkex/tiny", "lora_config": {"rank": 10**9, "seed": 1}},
+        {
+            "session_id": wire.session(),
+            "base_model": "tinkex/tiny",
+            "lora_config": {"rank": 10**9, "seed": 1},
+        },
     )
     assert wire.result(promise)["category"] == "user"
-    failed = wire.result(wire.ok("optim_step", {"model_id": promise["model_id"], "adam_params": {}, "seq_id": 1}))
+    failed = wire.result(
+        wire.ok("optim_step", {"model_id": promise["model_id"], "adam_params": {}, "seq_id": 1})
+    )
     assert failed["category"] == "user"
     assert "not loaded" in failed["error"]
 
@@ -259,7 +274,11 @@ def test_an_unknown_base_model_is_named_beside_those_there_are(wire, path):
 BAD = [
     ("create_model", {"base_model": "tinkex/tiny"}, "session_id"),
     ("create_model", {"session_id": "S", "base_model": 3}, "base_model"),
-    ("create_model", {"session_id": "S", "base_model": "tinkex/tiny", "lora_config": {"rank": 0}}, "lora_config.rank"),
+    (
+        "create_model",
+        {"session_id": "S", "base_model": "tinkex/tiny", "lora_config": {"rank": 0}},
+        "lora_config.rank",
+    ),
     ("create_model", {"session_id": "S", "base_model": "tinkex/tiny", "lora_config": 7}, "lora_config"),
     ("create_session", {"tags": "x"}, "tags"),
     ("create_sampling_session", {"session_id": "S", "base_model": "tinkex/tiny"}, "sampling_session_seq_id"),
@@ -291,13 +310,17 @@ BAD = [
 @pytest.mark.parametrize(("path", "body", "named"), BAD)
 def test_a_bad_body_is_refused_with_the_name_of_the_field(wire, path, body, named):
     ids = {"S": wire.session, "M": wire.model}
-    real = {key: ids[value]() if isinstance(value, str) and value in ids else value for key, value in body.items()}
+    real = {
+        key: ids[value]() if isinstance(value, str) and value in ids else value for key, value in body.items()
+    }
     answer = wire.post(path, real)
     assert answer.status_code in (400, 422), answer.text
     assert named in answer.json()["detail"]
 
 
-@pytest.mark.parametrize("data", [b"", b"{", b'{"request_id": NaN}', b'{"request_id": 1e999}', b'{"a": Infinity}', b"\xff"])
+@pytest.mark.parametrize(
+    "data", [b"", b"{", b'{"request_id": NaN}', b'{"request_id": 1e999}', b'{"a": Infinity}', b"\xff"]
+)
 def test_what_is_not_json_is_refused(wire, data):
     answer = wire.http.post(f"{wire.root}/api/v1/retrieve_future", data=data, timeout=10)
     assert answer.status_code == 400
@@ -333,7 +356,9 @@ def test_a_connection_is_kept_through_answers_and_errors(server):
         wire.get("nonsense")
         wire.post("create_session", [1])
         wire.http.post(f"{server.base_url}/nowhere", data=b"x" * 100_000, timeout=10)
-        wire.http.post(f"{server.base_url}/api/v1/create_session", data=iter([b'{"tags"', b": []}"]), timeout=10)
+        wire.http.post(
+            f"{server.base_url}/api/v1/create_session", data=iter([b'{"tags"', b": []}"]), timeout=10
+        )
         wire.get("healthz")
         # The reader of the statistics makes a connection of its own each time.
         assert server.stats()["connections"] - before == 1

@@ -172,6 +172,7 @@ class LocalServer:
             return
         self._base_url = None
         if os.getpid() != self._owner:
+            process.returncode = 0  # Not our child, so nothing to warn of when the object goes.
             return
         self._stop(process)
 
