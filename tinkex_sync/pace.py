@@ -84,7 +84,7 @@ class Pace:
         self._base = 0.0  # the rate after the last cut
         self._age = 0.0  # active seconds since the last cut
         self._active = 0.0  # active seconds, and
-        self._accepted = 0  # acceptances, of the present measurement
+        self._accepted = 0.0  # acceptances, of the present measurement
         self._seen_at = -math.inf
 
     def is_recent(self, now: float) -> bool:
@@ -120,7 +120,11 @@ class Pace:
         if ticket.rate is None or ticket.sent_at < self._cut_at:
             return
         if self._ramp:
-            grown = self.rate * 2.0 ** (step / self._limits.pace_doubling)
+            growth = 2.0 ** (step / self._limits.pace_doubling)
+            grown = self.rate * growth
+            # What was accepted at a fraction of this rate says little about the limit: forget it.
+            self._accepted /= growth
+            self._active /= growth
         else:
             self._age += step
             # A cube in the exponent: flat near the rate that was right, steep when that is long ago.
@@ -143,7 +147,7 @@ class Pace:
         self.rate = self._limits.pace_start
         self.stopped_until = self._next = self._held_at = self._cut_at = self._seen_at = until
         self._ramp = True
-        self._accepted, self._active = 0, 0.0
+        self._accepted = self._active = 0.0
 
     def _cut(self, now: float, rate: float) -> None:
         limits = self._limits
@@ -156,7 +160,7 @@ class Pace:
         elif self._accepted >= _SOUND:
             self._growth = limits.pace_growth
         if self._ramp or self._accepted >= _SOUND:
-            self._accepted, self._active = 0, 0.0
+            self._accepted = self._active = 0.0
         self._ramp = False
         self._age = 0.0
         self._cut_at = now

@@ -1,0 +1,159 @@
+"""Real threads and real HTTP through the throttle, against a server that admits by token bucket.
+
+    python benchmarks/backpressure.py                  # the two named tasks
+    python benchmarks/backpressure.py --all            # other rates, buckets and response times
+    python benchmarks/backpressure.py --rate 50 --bucket 5 --samples 200 --response 0.1 --callers 64
+
+Prints one line per run: seconds over the ideal `(samples - bucket) / rate + response`, and refused sends per
+sample.
+"""
+
+from __future__ import annotations
+
+import argparse
+import http.client
+import itertools
+import json
+import os
+import socket
+import sys
+import threading
+import time
+from typing import Callable, Iterator, List, NamedTuple
+
+from token_bucket_stub import TokenBucketServer
+
+from tinkex_sync.clock import Clock
+from tinkex_sync.throttle import Throttle, ThrottleLimits
+
+PROMPT_TOKENS = 512
+NAMED = [(50, 50, 500, 0.0), (50, 5, 200, 0.0)]
+OTHER = [
+    (5, 1, 30, 0.0),
+    (5, 5, 50, 0.1),
+    (50, 1, 300, 0.0),
+    (50, 50, 500, 0.1),
+    (50, 5, 200, 1.0),
+    (200, 5, 1000, 0.001),
+    (200, 50, 1500, 0.01),
+    (500, 1, 2000, 0.0),
+    (500, 50, 3000, 0.001),
+    (500, 500, 4000, 0.01),
+]
+
+
+class ThrottledPosts:
+    """Stands where a sampling client will: `sample` blocks until one sample is accepted."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._own = threading.local()
+        self._throttle = Throttle(ThrottleLimits(), Clock(), threading.Event())
+        tokens = list(range(100_000, 100_000 + PROMPT_TOKENS))
+        self._body = json.dumps({"num_samples": 1, "prompt": {"chunks": [{"tokens": tokens}]}}).encode()
+
+    def sample(self) -> None:
+        with self._throttle.permit(10 * PROMPT_TOKENS) as permit:
+            while True:
+                permit.await_turn()
+                answer = self._post()
+                if answer.status == 200:
+                    permit.accepted()
+                    return
+                retry_after = answer.headers.get("retry-after")
+                permit.refused(None if retry_after is None else float(retry_after))
+
+    def _post(self) -> http.client.HTTPResponse:
+        connection = getattr(self._own, "connection", None)
+        if connection is None:
+            connection = self._own.connection = http.client.HTTPConnection(
+                "127.0.0.1", self._port, timeout=60
+            )
+            connection.connect()
+            connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        connection.request("POST", "/api/v1/asample", self._body, {"Content-Type": "application/json"})
+        answer: http.client.HTTPResponse = connection.getresponse()
+        answer.read()
+        if answer.status not in (200, 429):
+            raise RuntimeError(f"the stub answered {answer.status}")
+        return answer
+
+
+class Result(NamedTuple):
+    seconds: float
+    ideal: float
+    refused: float
+    finished: int
+
+
+def run_threads(work: Callable[[], None], samples: int, callers: int) -> int:
+    """Call `work` `samples` times from `callers` threads; how many calls returned."""
+    tickets: Iterator[int] = iter(range(samples))
+    lock = threading.Lock()
+    finished: List[int] = []
+
+    def caller() -> None:
+        while True:
+            with lock:
+                ticket = next(tickets, None)
+            if ticket is None:
+                return
+            work()
+            finished.append(ticket)
+
+    threads = [threading.Thread(target=caller) for _ in range(min(callers, samples))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return len(finished)
+
+
+def measure(
+    server: TokenBucketServer, rate: float, bucket: int, samples: int, response: float, callers: int
+) -> Result:
+    server.set(rate=rate, bucket=bucket, response=response)
+    client = ThrottledPosts(server.port)
+    begun = time.perf_counter()
+    finished = run_threads(client.sample, samples, callers)
+    seconds = time.perf_counter() - begun
+    ideal = max(0.0, (samples - bucket) / rate) + response
+    return Result(seconds, ideal, server.counts()["refused"] / samples, finished)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--all", action="store_true", help="also other rates, buckets and response times")
+    parser.add_argument("--rate", type=float)
+    parser.add_argument("--bucket", type=int, default=1)
+    parser.add_argument("--samples", type=int, default=200)
+    parser.add_argument("--response", type=float, default=0.0, help="seconds until an asample is answered")
+    parser.add_argument(
+        "--callers", type=int, action="append", help="threads; default 64, and one per sample"
+    )
+    parser.add_argument("--repeat", type=int, default=1)
+    args = parser.parse_args()
+    if args.rate is not None:
+        tasks = [(args.rate, args.bucket, args.samples, args.response)]
+    else:
+        tasks = NAMED + (OTHER if args.all else [])
+    print("rate/s  bucket  samples  response  callers  seconds    ideal  x ideal  refused/sample   load")
+    with TokenBucketServer() as server:
+        for (rate, bucket, samples, response), callers, _ in itertools.product(
+            tasks, args.callers or [64, 500], range(args.repeat)
+        ):
+            result = measure(server, rate, bucket, samples, response, callers)
+            print(
+                f"{rate:6g}  {bucket:6d}  {samples:7d}  {response:8g}  {callers:7d}  {result.seconds:7.2f}"
+                f"  {result.ideal:7.2f}  {result.seconds / result.ideal:7.2f}  {result.refused:14.3f}"
+                f"  {os.getloadavg()[0]:5.2f}",
+                flush=True,
+            )
+            if result.finished != samples:
+                sys.exit(f"only {result.finished} of {samples} samples finished")
+
+
+if __name__ == "__main__":
+    main()
