@@ -107,7 +107,9 @@ def test_every_event_reaches_a_plugin_with_all_its_facts(hook: str) -> None:
     assert recorder.events == [(hook, facts(hook))]
 
 
-def test_a_plugin_takes_the_arguments_it_wants_and_defaults_are_filled_where_there_is_such_an_argument() -> None:
+def test_a_plugin_takes_the_arguments_it_wants_and_defaults_are_filled_where_there_is_such_an_argument() -> (
+    None
+):
     heard = []
 
     class Some:
@@ -428,7 +430,9 @@ def test_in_strict_mode_a_site_that_forgets_a_fact_is_found() -> None:
 # Registering while it runs
 
 
-def test_registering_while_sixteen_threads_run_loses_and_doubles_nothing(caplog: pytest.LogCaptureFixture) -> None:
+def test_registering_while_sixteen_threads_run_loses_and_doubles_nothing(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     rounds, threads = 200, 16
     counted = threading.local()
     totals: List[int] = []
@@ -588,7 +592,9 @@ maker = Maker()
 
 def only_ours(told: Observers) -> Dict[str, PluginStatus]:
     """Rows of the plugins these tests install, by name; the environment may have others."""
-    return {status.name: status for status in told.report() if (status.distribution or "").startswith("test-")}
+    return {
+        status.name: status for status in told.report() if (status.distribution or "").startswith("test-")
+    }
 
 
 @pytest.fixture
@@ -654,7 +660,10 @@ def test_plugins_are_blocked_by_entry_point_or_distribution_name(
     rows = only_ours(Observers())
     assert [status.status for status in rows.values()] == ["blocked", "blocked"]
     assert not caplog.records
-    assert [status.status for status in only_ours(Observers(disabled=["first"])).values()] == ["blocked", "failed"]
+    assert [status.status for status in only_ours(Observers(disabled=["first"])).values()] == [
+        "blocked",
+        "failed",
+    ]
     with pytest.raises(TypeError, match="disabled"):
         Observers(disabled="first")
 

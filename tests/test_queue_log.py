@@ -58,7 +58,9 @@ def log(caplog: pytest.LogCaptureFixture) -> Log:
 
 def cases() -> List[Dict[str, Any]]:
     # Wherever the project keeps its copy.
-    return [case for path in VECTORS.rglob("queue_state.json") for case in json.loads(path.read_text())["cases"]]
+    return [
+        case for path in VECTORS.rglob("queue_state.json") for case in json.loads(path.read_text())["cases"]
+    ]
 
 
 def source_of(case: Dict[str, Any], kind: str) -> Source:
