@@ -1,4 +1,4 @@
-"""Every operation of the official SDK 0.7.0, against the server in TINKER_BASE_URL; run where it is installed.
+"""Every operation of the official SDK 0.7.0, against the server in TINKER_BASE_URL; needs that SDK.
 
 Prints one JSON object with what came back, for test_official_sdk.py to judge.
 """
