@@ -281,7 +281,7 @@ class WithdrawnError(TinkexError):
 # In Python 3.11 concurrent.futures.TimeoutError became the built-in one; before, code catches either.
 _Timeouts: Tuple[Type[BaseException], ...] = (
     (TimeoutError,)
-    if concurrent.futures.TimeoutError is TimeoutError
+    if issubclass(concurrent.futures.TimeoutError, TimeoutError)
     else (TimeoutError, concurrent.futures.TimeoutError)
 )
 

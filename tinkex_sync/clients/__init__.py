@@ -1,0 +1,8 @@
+"""The clients: one to open a session, the others made by it."""
+
+from .client import Client
+from .sampling import SamplingClient
+from .service import ServiceClient
+from .training import TrainingClient, TrainStepOutput
+
+__all__ = ["Client", "SamplingClient", "ServiceClient", "TrainStepOutput", "TrainingClient"]

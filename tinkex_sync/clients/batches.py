@@ -1,0 +1,173 @@
+"""One forward or forward_backward: chunks sent in order by the lane, results put together again."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any, Callable, Dict, List, Optional
+
+from .. import codec, types
+from ..byte_estimates import datum_bytes
+from ..chunking import plan
+from ..errors import PartialBatchError, TinkexError
+from ..futures import Future
+from ..hookspecs import Boundary
+from ..metrics import merge
+from ..session import OpenCall, Session
+from .client import settle
+from .sequence import Sent, Sequence
+
+__all__ = ["Batch"]
+
+
+class Batch:
+    """A batch on its way. The lane's thread sends the chunks; pollers bring the results in any order.
+
+    Invariant: ``_outputs`` holds the results fetched so far by chunk; the future is resolved once, by the
+    first failure or by the last result.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        operation: str,
+        model_id: str,
+        data: List[types.Datum],
+        loss_fn: types.LossFnType,
+        loss_fn_config: Optional[Dict[str, float]],
+        future: Future[types.ForwardBackwardOutput],
+        fetch: Callable[[Sent, OpenCall], Any],
+    ) -> None:
+        self._session = session
+        self._operation = operation
+        self._model_id = model_id
+        self._data = data
+        self._loss_fn = loss_fn
+        self._loss_fn_config = loss_fn_config
+        self._fetch = fetch
+        self.future = future
+        #: Every chunk was accepted by the server.
+        self.accepted = False
+        self.error: Optional[BaseException] = None
+        self._lock = threading.Lock()
+        self._outputs: Dict[int, types.ForwardBackwardOutput] = {}  # guarded by _lock
+        self._expected: Optional[int] = None  # guarded by _lock
+        self._failed = False  # guarded by _lock
+
+    def send(self, sequence: Sequence) -> None:
+        """Send every chunk; called by the lane."""
+        if not self.future.begin():
+            self._session.end(self.future.call)
+            return
+        done = 0
+        count = 0
+        try:
+            for boundary in self._boundaries():
+                sent = self._send_chunk(sequence, boundary)
+                done, count = boundary.stop, count + 1
+                self._await(boundary, sent)
+        except BaseException as error:
+            self.error = error
+            self._fail(self._partial(error, done) if done else error)
+            return
+        self.accepted = True
+        with self._lock:
+            self._expected = count
+            complete = len(self._outputs) == count
+        if complete:
+            self._finish()
+
+    def _boundaries(self) -> Any:
+        config = self._session.config
+        boundaries = plan(
+            map(datum_bytes, self._data), max_items=config.max_chunk_datums, max_bytes=config.max_chunk_bytes
+        )
+        hook = self._session.observers.chunks_planned
+        if hook is None:
+            return boundaries
+        planned = list(boundaries)
+        hook(
+            source=self.future.call.source,
+            call_id=self.future.call.call_id,
+            operation=self._operation,
+            boundaries=tuple(planned),
+            limits={"items": config.max_chunk_datums, "bytes": config.max_chunk_bytes},
+        )
+        return planned
+
+    def _send_chunk(self, sequence: Sequence, boundary: Boundary) -> Sent:
+        call = self.future.call
+
+        def encode(number: int) -> bytes:
+            return codec.encode_forward_backward(
+                self._operation,
+                self._data[boundary.start : boundary.stop],
+                self._loss_fn,
+                self._loss_fn_config,
+                self._model_id,
+                number,
+                first_index=boundary.start,
+            )
+
+        sent = sequence.dispatch(self._session, self._operation, encode, call)
+        call.request_id = sent.promise.request_id
+        hook = self._session.observers.chunk_sent
+        if hook is not None:
+            hook(
+                source=call.source,
+                call_id=call.call_id,
+                boundary=boundary,
+                body_bytes=sent.body_bytes,
+                request_id=sent.promise.request_id,
+                elapsed=self._session.clock.time() - sent.began,
+            )
+        return sent
+
+    def _await(self, boundary: Boundary, sent: Sent) -> None:
+        def fetch() -> None:
+            try:
+                output = self._fetch(sent, self.future.call)
+            except BaseException as error:
+                if error.args and isinstance(error.args[0], str):
+                    where = f"datums {boundary.start} to {boundary.stop - 1}"
+                    error.args = (f"{error.args[0]} ({where})", *error.args[1:])
+                self._fail(error)
+                return
+            with self._lock:
+                self._outputs[boundary.index] = output
+                complete = len(self._outputs) == self._expected
+            if complete:
+                self._finish()
+
+        self._session.helpers.submit(fetch)
+
+    def _finish(self) -> None:
+        outputs = [self._outputs[index] for index in sorted(self._outputs)]
+        try:
+            merged = merge(outputs)
+        except TinkexError as error:
+            self._fail(error)
+        else:
+            settle(self._session, self.future, merged)
+
+    def _fail(self, error: BaseException) -> None:
+        with self._lock:
+            first, self._failed = not self._failed, True
+        if first:
+            settle(self._session, self.future, error=error)
+
+    def _partial(self, error: BaseException, done: int) -> PartialBatchError:
+        total = len(self._data)
+        partial = PartialBatchError(
+            f"{self._operation}: datums 0 to {done - 1} were accepted, datums {done} to {total - 1} were not:"
+            f" {error}."
+            + (
+                " The gradients of the accepted ones stay accumulated on the server and will be part of the"
+                " next optimizer step."
+                if self._operation == "forward_backward"
+                else ""
+            ),
+            accepted=(0, done),
+            refused=(done, total),
+        )
+        partial.__cause__ = error
+        return partial

@@ -1,0 +1,82 @@
+"""What all clients have in common: running an operation in the caller's thread, or submitting it."""
+
+from __future__ import annotations
+
+from typing import Any, Callable, Optional, TypeVar
+
+from ..errors import ClosedError
+from ..futures import Future
+from ..hookspecs import Source
+from ..session import OpenCall, Session
+
+__all__ = ["Client", "settle"]
+
+T = TypeVar("T")
+
+#: An operation: given its open call and its deadline, it returns the result.
+Operation = Callable[[OpenCall, Optional[float]], T]
+
+
+class Client:
+    """One of the clients that share a session."""
+
+    def __init__(self, session: Session, source: Source) -> None:
+        self._own_session = session
+        self._own_source = source
+
+    @property
+    def _session(self) -> Session:
+        return self._own_session
+
+    @property
+    def _source(self) -> Source:
+        return self._own_source
+
+    def _run(self, operation: str, function: Operation[T], timeout: Optional[float], items: int = 1) -> T:
+        """Run an operation in this thread."""
+        session = self._session
+        deadline = session.deadline(timeout)
+        with session.calling(self._source, operation, items) as call:
+            return function(call, deadline)
+
+    def _submit(self, operation: str, function: Operation[T], timeout: Optional[float] = None) -> Future[T]:
+        """Run an operation in a worker; never waits."""
+        session = self._session
+        deadline = session.deadline(timeout)
+        call = session.begin(self._source, operation)
+        future: Future[T] = Future(call)
+
+        def job() -> None:
+            if not future.begin():
+                session.end(call)
+                return
+            try:
+                result = function(call, deadline)
+            except BaseException as error:
+                session.end(call)
+                future.set_exception(error)
+            else:
+                session.end(call)
+                future.set_result(result)
+
+        if not session.helpers.submit(job):
+            session.end(call)
+            future.set_exception(ClosedError("the client is closed"))
+        return future
+
+
+def settle(
+    session: Session, future: Future[Any], result: Any = None, error: Optional[BaseException] = None
+) -> None:
+    """Resolve a future from a thread that must not run the caller's callbacks, which may block."""
+
+    def resolve() -> None:
+        session.end(future.call)
+        if error is not None:
+            future.set_exception(error)
+        else:
+            future.set_result(result)
+
+    # Once closed there are no workers; then the thread that is left does it.
+    if not session.helpers.submit(resolve):
+        resolve()

@@ -1,0 +1,463 @@
+"""Sampling: one prompt, blocking or submitted."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import uuid
+from typing import Any, Callable, Dict, List, Optional
+
+from .. import codec, types
+from ..byte_estimates import model_input_bytes
+from ..errors import (
+    APIConnectionError,
+    ClosedError,
+    DeadlineExceeded,
+    PromiseExpiredError,
+    RateLimitError,
+)
+from ..futures import Future, Promise, poll
+from ..hookspecs import Source
+from ..queue_states import QueueStates
+from ..retry import RetryConfig
+from ..session import OpenCall, Session
+from ..throttle import Permit
+from .client import Client, settle
+from .sample_many import SampleMany
+
+__all__ = ["SamplingClient"]
+
+#: A sample whose promise the server has lost is drawn anew at most this often.
+_MOST_RESAMPLES = 2
+
+
+class Progress:
+    """When a sampling session last had a success, to tell a stuck server from a slow one."""
+
+    def __init__(self, now: Callable[[], float], limit: float) -> None:
+        self._now = now
+        self.limit = limit
+        self._lock = threading.Lock()
+        self._running = 0  # guarded by _lock
+        self._last = now()  # guarded by _lock
+
+    def begin(self) -> None:
+        """A call starts; if none was running, the watch starts with it."""
+        with self._lock:
+            if self._running == 0:
+                self._last = self._now()
+            self._running += 1
+
+    def end(self, success: bool) -> None:
+        with self._lock:
+            self._running -= 1
+            if success:
+                self._last = self._now()
+
+    def gives_up_at(self) -> float:
+        with self._lock:
+            return self._last + self.limit
+
+
+class _Sample:
+    """One logical sample on its way: one ``seq_id`` and one idempotency key through all its retries."""
+
+    def __init__(
+        self,
+        client: SamplingClient,
+        call: OpenCall,
+        body: Dict[str, Any],
+        size: int,
+        deadline: Optional[float],
+    ) -> None:
+        self.client = client
+        self.session = client._session
+        self.call = call
+        self.body = body
+        self.size = size
+        self.deadline = deadline
+        self.resamples = 0
+        self.permit: Optional[Permit] = None
+        self.promise: Optional[Promise] = None
+        self._number()
+
+    def _number(self) -> None:
+        self.content = codec.encode({**self.body, "seq_id": self.client._next_seq_id()})
+        self.key = f"tinkex-sync-{uuid.uuid4()}"
+
+    def run(self) -> types.SampleResponse:
+        """All of it, in this thread."""
+        while True:
+            self.dispatch()
+            try:
+                return self.fetch()
+            except PromiseExpiredError as error:
+                self.session.sleep(self.renew(error), self.deadline, self.call)
+
+    def dispatch(self) -> None:
+        """Wait at the throttle, send, and keep the promise."""
+        session = self.session
+        attempts = session.attempts("submit", self.deadline)
+        began = session.clock.time()
+        try:
+            answer = session.retrying(
+                attempts, lambda made: self._admitted_send(made.number), self.call, self.deadline
+            )
+        finally:
+            self._release()
+        self.promise = Promise(answer.request_id, "asample", session.clock.time() - began)
+
+    def _admitted_send(self, attempt: int) -> types.UntypedAPIFuture:
+        """One attempt; a 429 is waited out with the permit held, any other retry gives it back."""
+        session, call = self.session, self.call
+        permit = self._acquire()
+        try:
+            while True:
+                call.phase = "throttled"
+                own_delay = permit.not_before - session.clock.time()
+                if own_delay > 0:
+                    with session.dispatchers.waiting():
+                        session.sleep(own_delay, self.deadline, call)
+                call.phase = "throttled"
+                permit.await_turn(self.deadline)
+                try:
+                    with session.dispatchers.waiting():
+                        answer: types.UntypedAPIFuture = session.call(
+                            "asample",
+                            self.content,
+                            headers={"X-Tinker-Sampling-Backpressure": "1"},
+                            call=call,
+                            deadline=self.deadline,
+                            policy="none",
+                            idempotency_key=self.key,
+                        )
+                except RateLimitError as error:
+                    self.client._states.read(call, error.body)
+                    backoff = permit.refused(error.retry_after)
+                    hook = session.observers.backoff_started
+                    if hook is not None:
+                        hook(
+                            source=call.source,
+                            call_id=call.call_id,
+                            duration=backoff.duration,
+                            until=backoff.until,
+                            everyone=backoff.everyone,
+                        )
+                else:
+                    permit.accepted()
+                    return answer
+        finally:
+            self._release()
+
+    def _acquire(self) -> Permit:
+        session, call = self.session, self.call
+        call.phase = "throttled"
+        try:
+            permit = session.throttle.permit(self.size, self.deadline)
+        except DeadlineExceeded as error:
+            raise call.deadline_exceeded() from error
+        self.permit = permit
+        hook = session.observers.dispatch_acquired
+        if hook is not None:
+            facts = permit.facts
+            hook(
+                source=call.source,
+                call_id=call.call_id,
+                estimated_bytes=facts.estimated_bytes,
+                charged_bytes=facts.charged_bytes,
+                throttled=facts.throttled,
+                waited=facts.waited,
+                in_flight=facts.in_flight,
+                bytes_left=facts.bytes_left,
+            )
+        return permit
+
+    def _release(self) -> None:
+        permit, self.permit = self.permit, None
+        if permit is None:
+            return
+        permit.release()
+        hook = self.session.observers.dispatch_released
+        if hook is not None:
+            hook(source=self.call.source, call_id=self.call.call_id)
+
+    def fetch(self) -> types.SampleResponse:
+        """Poll the promise."""
+        assert self.promise is not None
+        progress = self.client._progress
+        while True:
+            limit = progress.gives_up_at()
+            if self.deadline is not None:
+                limit = min(limit, self.deadline)
+            try:
+                result: types.SampleResponse = poll(
+                    self.session, self.promise, self.call, states=self.client._states, deadline=limit
+                )
+                return result
+            except DeadlineExceeded:
+                now = self.session.clock.time()
+                if self.deadline is not None and now >= self.deadline:
+                    raise
+                if now >= progress.gives_up_at():
+                    raise APIConnectionError(
+                        f"No progress made in {progress.limit}s. Requests appear to be stuck."
+                    ) from None
+
+    def renew(self, error: PromiseExpiredError) -> float:
+        """After a lost promise: a new number; returns the seconds to wait, or raises ``error``."""
+        if self.resamples >= _MOST_RESAMPLES or not self.client._retry_config.enable_retry_logic:
+            raise error
+        self.resamples += 1
+        self._number()
+        self.call.request_id, self.call.sent = None, "no"
+        return self.client._retry_config.policy().wait(self.resamples - 1)
+
+
+class SamplingClient(Client):
+    """Draws completions from one set of weights. Thread-safe; made by the other clients.
+
+    All samples of one service client, from all its threads and sampling clients, share one throttle.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        sampling_session_id: str,
+        *,
+        retry_config: Optional[RetryConfig] = None,
+        first_seq_id: int = 0,
+    ) -> None:
+        super().__init__(session, Source("sampling", sampling_session_id, session.session_id))
+        self.sampling_session_id = sampling_session_id
+        self._retry_config = retry_config or RetryConfig(progress_timeout=session.config.progress_timeout)
+        self._seq_ids = itertools.count(first_seq_id)
+        self._states = QueueStates(session.observers, session.clock)
+        self._progress = Progress(session.clock.time, self._retry_config.progress_timeout)
+
+    def __repr__(self) -> str:
+        return f"<SamplingClient {self.sampling_session_id!r}>"
+
+    def _next_seq_id(self) -> int:
+        return next(self._seq_ids)
+
+    def sample(
+        self,
+        prompt: types.ModelInput,
+        num_samples: int,
+        sampling_params: types.SamplingParams,
+        include_prompt_logprobs: bool = False,
+        topk_prompt_logprobs: int = 0,
+        *,
+        timeout: Optional[float] = None,
+    ) -> types.SampleResponse:
+        """Draw completions of a prompt, and wait for them. POST /api/v1/asample.
+
+        Args:
+            num_samples: How many completions, at least 1.
+            include_prompt_logprobs: Also return the natural log probability of each prompt token.
+            topk_prompt_logprobs: Also return this many most likely tokens at each prompt position; 0: none.
+            timeout: Seconds for all of it, waiting at the throttle included; default ``Config.timeout``.
+
+        Raises:
+            ValueError: an argument is wrong; nothing was sent.
+            RequestFailedError: the server could not carry it out.
+            APIStatusError, APIConnectionError: it was refused, or could not be sent for five minutes.
+            DeadlineExceeded: ``timeout`` ran out; its ``sent`` tells whether the sample was withdrawn.
+            ClosedError: the client was closed.
+        """
+        body = self._body(prompt, num_samples, sampling_params, include_prompt_logprobs, topk_prompt_logprobs)
+        return self._sample(body, prompt, timeout)
+
+    def submit_sample(
+        self,
+        prompt: types.ModelInput,
+        num_samples: int,
+        sampling_params: types.SamplingParams,
+        include_prompt_logprobs: bool = False,
+        topk_prompt_logprobs: int = 0,
+        *,
+        timeout: Optional[float] = None,
+    ) -> Future[types.SampleResponse]:
+        """:meth:`sample`, without waiting: the future has the result."""
+        body = self._body(prompt, num_samples, sampling_params, include_prompt_logprobs, topk_prompt_logprobs)
+        return self._submit_sample("sample", body, prompt, timeout, lambda reply: reply)
+
+    def compute_logprobs(
+        self, prompt: types.ModelInput, *, timeout: Optional[float] = None
+    ) -> List[Optional[float]]:
+        """Natural log probability of each prompt token given those before it; None for the first.
+
+        Sampled as one token with prompt log probabilities. Raises as :meth:`sample` does.
+        """
+        body = self._body(prompt, 1, types.SamplingParams(max_tokens=1), True, 0)
+        return _aligned(self._sample(body, prompt, timeout, "compute_logprobs"), prompt)
+
+    def submit_compute_logprobs(
+        self, prompt: types.ModelInput, *, timeout: Optional[float] = None
+    ) -> Future[List[Optional[float]]]:
+        """:meth:`compute_logprobs`, without waiting."""
+        body = self._body(prompt, 1, types.SamplingParams(max_tokens=1), True, 0)
+        return self._submit_sample(
+            "compute_logprobs", body, prompt, timeout, lambda reply: _aligned(reply, prompt)
+        )
+
+    def sample_many(
+        self,
+        prompts: Any,
+        num_samples: int = 1,
+        sampling_params: Optional[types.SamplingParams] = None,
+        include_prompt_logprobs: bool = False,
+        topk_prompt_logprobs: int = 0,
+        *,
+        max_in_flight: int = 256,
+        ordered: bool = True,
+        on_error: str = "raise",
+        timeout: Optional[float] = None,
+    ) -> SampleMany:
+        """Draw completions of many prompts from one thread; an iterator over the replies.
+
+        The prompts are drawn from their iterable as it goes on, in the thread that iterates; at most
+        ``max_in_flight`` are held. Leaving the iterator stops sending.
+
+        Args:
+            prompts: Iterable of ModelInput; may be endless.
+            sampling_params: Default ``SamplingParams()``.
+            ordered: True: replies in the order of the prompts. False: ``(index, reply)`` as they come.
+            on_error: "raise" ends the iteration with the first error; "yield" gives the exception in the place of
+                the reply.
+            timeout: Seconds for each sample.
+
+        Raises:
+            ValueError: an argument is wrong.
+        """
+        params = types.SamplingParams() if sampling_params is None else sampling_params
+        return SampleMany(
+            lambda prompt: self.submit_sample(
+                prompt, num_samples, params, include_prompt_logprobs, topk_prompt_logprobs, timeout=timeout
+            ),
+            prompts,
+            max_in_flight=max_in_flight,
+            ordered=ordered,
+            on_error=on_error,
+        )
+
+    def _body(
+        self,
+        prompt: types.ModelInput,
+        num_samples: int,
+        sampling_params: types.SamplingParams,
+        include_prompt_logprobs: bool,
+        topk_prompt_logprobs: int,
+    ) -> Dict[str, Any]:
+        if not isinstance(prompt, types.ModelInput):
+            raise TypeError(
+                f"prompt must be a ModelInput, not {type(prompt).__name__}: use ModelInput.from_ints(tokens)"
+            )
+        if not isinstance(sampling_params, types.SamplingParams):
+            raise TypeError(f"sampling_params must be SamplingParams, not {type(sampling_params).__name__}")
+        if not isinstance(num_samples, int) or num_samples < 1:
+            raise ValueError(f"num_samples must be a whole number of at least 1, not {num_samples!r}")
+        if not isinstance(topk_prompt_logprobs, int) or topk_prompt_logprobs < 0:
+            raise ValueError(
+                f"topk_prompt_logprobs must be a whole number of at least 0, not {topk_prompt_logprobs!r}"
+            )
+        if not prompt.chunks:
+            raise ValueError("the prompt is empty: give it at least one token")
+        return {
+            "num_samples": num_samples,
+            "prompt": prompt.to_wire(),
+            "sampling_params": sampling_params.to_wire(),
+            "sampling_session_id": self.sampling_session_id,
+            "prompt_logprobs": bool(include_prompt_logprobs),
+            "topk_prompt_logprobs": topk_prompt_logprobs,
+        }
+
+    def _sample(
+        self,
+        body: Dict[str, Any],
+        prompt: types.ModelInput,
+        timeout: Optional[float],
+        operation: str = "sample",
+    ) -> types.SampleResponse:
+        size = model_input_bytes(prompt)
+
+        def operate(call: OpenCall, deadline: Optional[float]) -> types.SampleResponse:
+            self._progress.begin()
+            success = False
+            try:
+                reply = _Sample(self, call, body, size, deadline).run()
+                success = True
+                return reply
+            finally:
+                self._progress.end(success)
+
+        return self._run(operation, operate, timeout)
+
+    def _submit_sample(
+        self,
+        operation: str,
+        body: Dict[str, Any],
+        prompt: types.ModelInput,
+        timeout: Optional[float],
+        finish: Callable[[types.SampleResponse], Any],
+    ) -> Future[Any]:
+        session = self._session
+        deadline = session.deadline(timeout)
+        call = session.begin(self._source, operation)
+        future: Future[Any] = Future(call)
+        sample = _Sample(self, call, body, model_input_bytes(prompt), deadline)
+        progress = self._progress
+
+        def fail(error: BaseException) -> None:
+            progress.end(False)
+            settle(session, future, error=error)
+
+        def begin() -> None:
+            if not future.begin():
+                session.end(call)
+                return
+            progress.begin()
+            dispatch()
+
+        def dispatch() -> None:
+            try:
+                sample.dispatch()
+            except BaseException as error:
+                fail(error)
+            else:
+                if not session.pollers.submit(fetch):
+                    fail(ClosedError("the client was closed before the result was fetched"))
+
+        def again() -> None:
+            if not session.dispatchers.submit(dispatch):
+                fail(ClosedError("the client was closed before the sample was drawn anew"))
+
+        def fetch() -> None:
+            try:
+                reply = finish(sample.fetch())
+            except PromiseExpiredError as error:
+                try:
+                    delay = sample.renew(error)
+                except PromiseExpiredError as final:
+                    fail(final)
+                else:
+                    session.timer.at(session.clock.time() + delay, again)
+            except BaseException as error:
+                fail(error)
+            else:
+                progress.end(True)
+                session.end(call)
+                future.set_result(reply)
+
+        if not session.dispatchers.submit(begin):
+            session.end(call)
+            future.set_exception(ClosedError("the client is closed"))
+        return future
+
+
+def _aligned(reply: types.SampleResponse, prompt: types.ModelInput) -> List[Optional[float]]:
+    """One entry per prompt token: some servers leave out the first, which has no probability."""
+    logprobs = list(reply.prompt_logprobs or [])
+    if len(logprobs) == prompt.length - 1:
+        return [None, *logprobs]
+    return logprobs

@@ -1,0 +1,119 @@
+"""Numbers of training operations: dense, in order, and honest about what may have been applied.
+
+Rule 4 of SERVERS: a number is taken at dispatch and kept through all retries of the same body. An operation that is
+refused for good without doubt gives its number to the next. Where an earlier attempt may have arrived, the next
+operation takes the following number, and falls back once if the server says that leaves a gap.
+"""
+
+from __future__ import annotations
+
+import uuid
+from typing import Callable, Optional
+
+from ..errors import (
+    APIConnectionError,
+    APIError,
+    APIResponseValidationError,
+    APIStatusError,
+    ClosedError,
+    ConflictError,
+    OutcomeUnknownError,
+)
+from ..futures import Promise
+from ..session import OpenCall, Session
+
+__all__ = ["Sent", "Sequence"]
+
+Encode = Callable[[int], bytes]
+
+
+class Sent:
+    """An accepted operation: its promise, and how to send the very same once more."""
+
+    def __init__(
+        self, session: Session, endpoint: str, encode: Encode, number: int, key: str, call: OpenCall
+    ) -> None:
+        self._session = session
+        self._endpoint = endpoint
+        self._encode = encode
+        self._key = key
+        self._call = call
+        self.number = number
+        self.body_bytes = 0
+        self.began = session.clock.time()
+        self.promise = Promise("", endpoint)
+
+    def send(self, attempts_made: Optional[Callable[[bool], None]] = None) -> None:
+        """POST it under its number; fills in the promise. ``attempts_made`` is told whether any attempt is in doubt."""
+        session = self._session
+        body = self._encode(self.number)
+        self.body_bytes = len(body)
+        attempts = session.attempts("submit")
+        try:
+            answer = session.call(
+                self._endpoint, body, call=self._call, idempotency_key=self._key, attempts=attempts
+            )
+        finally:
+            if attempts_made is not None:
+                attempts_made(attempts.in_doubt)
+        self.promise = Promise(answer.request_id, self._endpoint, session.clock.time() - self.began)
+
+
+class Sequence:
+    """The numbers of one model. Used by the thread of the model's lane only.
+
+    Invariant: every number below ``_next`` was accepted, or may have been (``_doubtful``, which is
+    ``_next - 1`` or None).
+    """
+
+    def __init__(self, first: int = 1) -> None:
+        self._next = first
+        self._doubtful: Optional[int] = None
+
+    def dispatch(self, session: Session, endpoint: str, encode: Encode, call: OpenCall) -> Sent:
+        """Send the next operation and wait for its promise, retries included.
+
+        Raises:
+            OutcomeUnknownError: a reply was lost and it cannot be found out whether the operation was applied.
+            APIStatusError, APIConnectionError, ClosedError: it was not applied.
+        """
+        try:
+            return self._dispatch(session, endpoint, encode, call, self._next)
+        except ConflictError:
+            if self._doubtful is None:
+                raise
+            # The doubtful one did not arrive, or this server would not see a gap: its number is free.
+            number, self._doubtful = self._doubtful, None
+            return self._dispatch(session, endpoint, encode, call, number)
+
+    def _dispatch(self, session: Session, endpoint: str, encode: Encode, call: OpenCall, number: int) -> Sent:
+        sent = Sent(session, endpoint, encode, number, f"tinkex-sync-{uuid.uuid4()}", call)
+        doubt = [False]
+
+        def note(in_doubt: bool) -> None:
+            doubt[0] = in_doubt
+
+        try:
+            sent.send(note)
+        except (APIError, ClosedError) as error:
+            if not (doubt[0] or _accepted_unreadably(error)):
+                raise
+            self._next, self._doubtful = number + 1, number
+            if isinstance(error, ClosedError):
+                raise
+            raise OutcomeUnknownError(
+                f"{endpoint} (number {number}) may or may not have been applied: a reply was lost, and then:"
+                f" {error}. Check the model before repeating it.",
+                seq_id=number,
+            ) from error
+        self._next, self._doubtful = number + 1, None
+        return sent
+
+
+def _accepted_unreadably(error: Exception) -> bool:
+    """A 2xx without a promise in it, or no answer: the server may have begun."""
+    if isinstance(error, APIResponseValidationError):
+        return True
+    return (
+        isinstance(error, APIConnectionError) and not error.unsent and not isinstance(error, APIStatusError)
+    )

@@ -1,0 +1,339 @@
+"""The service client: opens a session and makes the other clients."""
+
+from __future__ import annotations
+
+from typing import Any, Dict, Iterable, List, Mapping, Optional
+
+from .. import types
+from ..config import Config
+from ..errors import ConfigError, MissingExtraError
+from ..futures import Future, Promise, poll
+from ..plugins import Observers
+from ..queue_log import QueueLog
+from ..queue_states import QueueStates
+from ..retry import RetryConfig
+from ..session import OpenCall, Session, Unfinished
+from .client import Client
+from .sampling import SamplingClient
+from .training import TrainingClient, check_model_path, open_sampling_client
+
+__all__ = ["ServiceClient"]
+
+
+class ServiceClient(Client):
+    """A session on a server, and the way to everything else. Use it in a ``with`` statement.
+
+    Args:
+        user_metadata: Labels stored with the session.
+        api_key: Default: TINKER_API_KEY.
+        base_url: Default: TINKER_BASE_URL, else the hosted service; "local" starts the embedded server.
+        config: All settings at once; arguments given beside it win.
+        plugins: Observers beside those found by entry point: modules, instances or classes.
+        settings: Fields of :class:`Config` by name.
+
+    Raises:
+        ConfigError: a setting is wrong or missing; the text names it.
+        APIConnectionError: the server cannot be reached (after 15 s).
+        AuthenticationError, APIStatusError: the server refuses us; the text says what to do.
+    """
+
+    def __init__(
+        self,
+        user_metadata: Optional[Mapping[str, Any]] = None,
+        *,
+        api_key: Optional[str] = None,
+        base_url: Optional[str] = None,
+        config: Optional[Config] = None,
+        plugins: Iterable[object] = (),
+        strict_plugins: Optional[bool] = None,
+        load_plugins: Optional[bool] = None,
+        **settings: Any,
+    ) -> None:
+        given = {"api_key": api_key, "base_url": base_url, **settings}
+        if config is None:
+            config = Config.from_env(**given)
+        else:
+            changes = {name: value for name, value in given.items() if value is not None}
+            config = config.replace(**changes) if changes else config
+        self.config = _ready(config)
+        observers = Observers(
+            plugins,
+            autoload=load_plugins,
+            strict=strict_plugins,
+            builtin=(QueueLog(self.config.clock),),
+            clock=self.config.clock,
+        )
+        session = Session(self.config, observers)
+        try:
+            session.open(user_metadata)
+        except BaseException:
+            session.close()
+            raise
+        super().__init__(session, session.source)
+        #: The plugins, and a way to add more while it runs.
+        self.plugins = observers
+
+    @property
+    def session_id(self) -> str:
+        """The server's id of the session."""
+        return self._session.session_id
+
+    def __repr__(self) -> str:
+        return f"<ServiceClient {self._session.session_id!r} at {self._session.transport.base_url}>"
+
+    def __enter__(self) -> ServiceClient:
+        return self
+
+    def __exit__(self, exc_type: Any, exc: Any, traceback: Any) -> None:
+        session = self._session
+        if exc_type is None and not session.forked:
+            session.drain(self.config.drain)
+        session.close()
+
+    def close(self) -> List[Unfinished]:
+        """End the session and every wait, within a second; idempotent, from any thread.
+
+        Returns:
+            The calls that had no result yet, with their request ids; they are also counted in one WARNING.
+        """
+        return self._session.close()
+
+    def get_server_capabilities(
+        self, *, timeout: Optional[float] = None
+    ) -> types.GetServerCapabilitiesResponse:
+        """Which base models there are. GET /api/v1/get_server_capabilities."""
+        return self._run("get_server_capabilities", self._capabilities, timeout)
+
+    def submit_get_server_capabilities(self) -> Future[types.GetServerCapabilitiesResponse]:
+        """:meth:`get_server_capabilities`, without waiting."""
+        return self._submit("get_server_capabilities", self._capabilities)
+
+    def _capabilities(self, call: OpenCall, deadline: Optional[float]) -> types.GetServerCapabilitiesResponse:
+        found: types.GetServerCapabilitiesResponse = self._session.call(
+            "get_server_capabilities", call=call, deadline=deadline
+        )
+        return found
+
+    # Training clients
+
+    def create_lora_training_client(
+        self,
+        base_model: str,
+        rank: int = 32,
+        seed: Optional[int] = None,
+        train_mlp: bool = True,
+        train_attn: bool = True,
+        train_unembed: bool = True,
+        user_metadata: Optional[Mapping[str, str]] = None,
+        *,
+        timeout: Optional[float] = None,
+    ) -> TrainingClient:
+        """Make a new LoRA adapter on a base model. POST /api/v1/create_model.
+
+        Args:
+            rank: Of the adapter's matrices, at least 1.
+            seed: Of the adapter's first values; None leaves it to the server.
+            train_mlp, train_attn, train_unembed: Which layers get adapters; at least one.
+            user_metadata: Labels stored with the run.
+
+        Raises:
+            ValueError: an argument is wrong; nothing was sent.
+            BadRequestError, NotFoundError, RequestFailedError: for instance, the base model is not known.
+        """
+        body = _model_body(base_model, rank, seed, train_mlp, train_attn, train_unembed, user_metadata)
+        return self._run(
+            "create_lora_training_client",
+            lambda call, deadline: self._create_model(body, call, deadline),
+            timeout,
+        )
+
+    def submit_create_lora_training_client(
+        self,
+        base_model: str,
+        rank: int = 32,
+        seed: Optional[int] = None,
+        train_mlp: bool = True,
+        train_attn: bool = True,
+        train_unembed: bool = True,
+        user_metadata: Optional[Mapping[str, str]] = None,
+    ) -> Future[TrainingClient]:
+        """:meth:`create_lora_training_client`, without waiting."""
+        body = _model_body(base_model, rank, seed, train_mlp, train_attn, train_unembed, user_metadata)
+        return self._submit(
+            "create_lora_training_client", lambda call, deadline: self._create_model(body, call, deadline)
+        )
+
+    def create_training_client_from_state(
+        self, path: str, user_metadata: Optional[Mapping[str, str]] = None, *, timeout: Optional[float] = None
+    ) -> TrainingClient:
+        """A new adapter with the weights of a checkpoint and a fresh optimizer.
+
+        POST /api/v1/weights_info, create_model, load_weights.
+
+        Args:
+            path: ``tinker://RUN/weights/NAME``.
+        """
+        check_model_path(path)
+        return self._run(
+            "create_training_client_from_state",
+            lambda call, deadline: self._from_state(path, user_metadata, False, call, deadline),
+            timeout,
+        )
+
+    def submit_create_training_client_from_state(
+        self, path: str, user_metadata: Optional[Mapping[str, str]] = None
+    ) -> Future[TrainingClient]:
+        """:meth:`create_training_client_from_state`, without waiting."""
+        check_model_path(path)
+        return self._submit(
+            "create_training_client_from_state",
+            lambda call, deadline: self._from_state(path, user_metadata, False, call, deadline),
+        )
+
+    def create_training_client_from_state_with_optimizer(
+        self, path: str, user_metadata: Optional[Mapping[str, str]] = None, *, timeout: Optional[float] = None
+    ) -> TrainingClient:
+        """As :meth:`create_training_client_from_state`, with the optimizer's state too: training goes on as it was."""
+        check_model_path(path)
+        return self._run(
+            "create_training_client_from_state_with_optimizer",
+            lambda call, deadline: self._from_state(path, user_metadata, True, call, deadline),
+            timeout,
+        )
+
+    def submit_create_training_client_from_state_with_optimizer(
+        self, path: str, user_metadata: Optional[Mapping[str, str]] = None
+    ) -> Future[TrainingClient]:
+        """:meth:`create_training_client_from_state_with_optimizer`, without waiting."""
+        check_model_path(path)
+        return self._submit(
+            "create_training_client_from_state_with_optimizer",
+            lambda call, deadline: self._from_state(path, user_metadata, True, call, deadline),
+        )
+
+    def _create_model(
+        self, body: Dict[str, Any], call: OpenCall, deadline: Optional[float]
+    ) -> TrainingClient:
+        session = self._session
+        began = session.clock.time()
+        content = {
+            "session_id": session.session_id,
+            "model_seq_id": session.next_number("model_seq_id"),
+            **body,
+        }
+        answer = session.call("create_model", content, call=call, deadline=deadline)
+        promise = Promise(answer.request_id, "create_model", session.clock.time() - began)
+        states = QueueStates(session.observers, session.clock)
+        made = poll(session, promise, call, states=states, deadline=deadline)
+        return TrainingClient(session, made.model_id)
+
+    def _from_state(
+        self,
+        path: str,
+        user_metadata: Optional[Mapping[str, str]],
+        optimizer: bool,
+        call: OpenCall,
+        deadline: Optional[float],
+    ) -> TrainingClient:
+        session = self._session
+        info = session.call("weights_info", {"tinker_path": path}, call=call, deadline=deadline)
+        if not info.is_lora or info.lora_rank is None:
+            raise ValueError(
+                f"{path} is not a LoRA checkpoint (is_lora {info.is_lora}, lora_rank {info.lora_rank}),"
+                " and only those can be trained on"
+            )
+        body = _model_body(info.base_model, info.lora_rank, None, True, True, True, user_metadata)
+        training = self._create_model(body, call, deadline)
+        left = None if deadline is None else max(0.001, deadline - session.clock.time())
+        if optimizer:
+            training.load_state_with_optimizer(path, timeout=left)
+        else:
+            training.load_state(path, timeout=left)
+        return training
+
+    # Sampling and REST clients
+
+    def create_sampling_client(
+        self,
+        model_path: Optional[str] = None,
+        base_model: Optional[str] = None,
+        retry_config: Optional[RetryConfig] = None,
+        *,
+        timeout: Optional[float] = None,
+    ) -> SamplingClient:
+        """Sample from saved weights or from a base model. POST /api/v1/create_sampling_session.
+
+        Raises:
+            ValueError: neither is given, or ``model_path`` does not start with ``tinker://``.
+        """
+        return self._run(
+            "create_sampling_client",
+            lambda call, deadline: open_sampling_client(
+                self._session,
+                model_path=model_path,
+                base_model=base_model,
+                retry_config=retry_config,
+                call=call,
+                deadline=deadline,
+            ),
+            timeout,
+        )
+
+    def submit_create_sampling_client(
+        self,
+        model_path: Optional[str] = None,
+        base_model: Optional[str] = None,
+        retry_config: Optional[RetryConfig] = None,
+    ) -> Future[SamplingClient]:
+        """:meth:`create_sampling_client`, without waiting."""
+        return self._submit(
+            "create_sampling_client",
+            lambda call, deadline: open_sampling_client(
+                self._session,
+                model_path=model_path,
+                base_model=base_model,
+                retry_config=retry_config,
+                call=call,
+                deadline=deadline,
+            ),
+        )
+
+
+def _model_body(
+    base_model: str,
+    rank: int,
+    seed: Optional[int],
+    train_mlp: bool,
+    train_attn: bool,
+    train_unembed: bool,
+    user_metadata: Optional[Mapping[str, str]],
+) -> Dict[str, Any]:
+    if not isinstance(base_model, str) or not base_model:
+        raise ValueError(f"base_model must be the name of a model, not {base_model!r}")
+    if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
+        raise ValueError(f"rank must be a whole number of at least 1, not {rank!r}")
+    if not (train_mlp or train_attn or train_unembed):
+        raise ValueError("at least one of train_mlp, train_attn and train_unembed must be True")
+    config = types.LoraConfig(
+        rank=rank, seed=seed, train_unembed=train_unembed, train_mlp=train_mlp, train_attn=train_attn
+    )
+    return {
+        "base_model": base_model,
+        "user_metadata": dict(user_metadata or {}),
+        "lora_config": config.to_wire(),
+    }
+
+
+def _ready(config: Config) -> Config:
+    """Settings complete enough to connect: a key, and the address of the embedded server."""
+    if config.base_url == "local":
+        try:
+            from ..local import local_base_url
+        except ImportError as error:
+            raise MissingExtraError(
+                f'base_url="local" needs the embedded server: pip install "tinkex-sync[local]" ({error})'
+            ) from error
+        return config.replace(base_url=local_base_url(), api_key=config.api_key or "local")
+    if config.api_key is None:
+        raise ConfigError('no API key: give api_key= or set TINKER_API_KEY (base_url="local" needs none)')
+    return config

@@ -1,0 +1,242 @@
+"""Settings: arguments over environment over defaults, frozen once made."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Callable, Dict, Mapping, Optional, Tuple, Union
+from urllib.parse import urlsplit
+
+from .clock import Clock
+from .errors import ConfigError
+
+__all__ = ["DEFAULT_BASE_URL", "Config"]
+
+DEFAULT_BASE_URL = "https://tinker.thinkingmachines.dev/services/tinker-prod"
+
+_TRUE = frozenset({"1", "true", "yes", "on"})
+_FALSE = frozenset({"0", "false", "no", "off", ""})
+
+
+def _secret(default: Any = None) -> Any:
+    return field(default=default, repr=False)
+
+
+@dataclass(frozen=True)
+class Config:
+    """Every setting of a client. Times are seconds, sizes are bytes.
+
+    Build it with :meth:`from_env`, which reads the environment too; the constructor alone reads nothing.
+    ``repr`` shows no key, cookie or proxy password.
+
+    Raises:
+        ConfigError: a value is out of range; the text names the setting and the value.
+    """
+
+    #: Sent as ``X-API-Key``. Environment: TINKER_API_KEY.
+    api_key: Optional[str] = _secret()
+    #: Where the server is; "local" starts the embedded one. Environment: TINKER_BASE_URL.
+    base_url: str = DEFAULT_BASE_URL
+    #: Labels of the session, sorted. Environment: TINKER_TAGS, comma separated.
+    tags: Tuple[str, ...] = ()
+    #: Announced at session creation; hosted servers refuse versions they no longer support.
+    sdk_version: str = "0.7.0"
+
+    #: Deadline of every blocking call that is given no ``timeout=``; None waits for as long as it takes.
+    timeout: Optional[float] = None
+    connect_timeout: float = 5.0
+    #: Longest silence while an answer is awaited; some servers do the work inside the POST.
+    read_timeout: float = 300.0
+    #: The same for polls: longer than any server holds one, so that none is abandoned.
+    poll_timeout: float = 660.0
+    #: First contact gives up after this long on refused connections, DNS and TLS errors.
+    first_contact_timeout: float = 15.0
+    #: How long leaving ``with`` waits for submissions to be sent.
+    drain: float = 30.0
+    heartbeat_interval: float = 10.0
+    heartbeat_timeout: float = 10.0
+    #: Retries of session and model creation, after the first attempt.
+    max_retries: int = 10
+    #: Other calls are retried for this long.
+    retry_for: float = 300.0
+    #: A poll gives up after this long without one good answer.
+    poll_retry_for: float = 900.0
+    #: A sample fails when no sample of its client has succeeded for this long.
+    progress_timeout: float = 7200.0
+
+    max_chunk_datums: int = 1024
+    max_chunk_bytes: int = 5_000_000
+    max_dispatches: int = 400
+    throttled_dispatches: int = 10
+    dispatch_bytes: int = 5 * 1024 * 1024
+    throttled_bytes_factor: int = 20
+    #: How long after the end of a requested backoff the throttled limits still apply.
+    throttle_memory: float = 10.0
+    #: Threads that send submitted samples.
+    dispatchers: int = 4
+    #: Most long polls of submitted calls at once, each in a thread of its own.
+    max_polls: int = 1000
+    #: Connections kept open.
+    pool_size: int = 1400
+
+    #: Proxy URL by scheme; None takes HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY.
+    proxies: Optional[Mapping[str, str]] = _secret()
+    #: True: the certificate bundle that comes with requests (or REQUESTS_CA_BUNDLE, SSL_CERT_FILE);
+    #: "system": the operating system's store; a path: that bundle; False: no check.
+    verify: Union[bool, str] = True
+    #: A file with certificate and key, or a pair of files.
+    client_certificate: Union[None, str, Tuple[str, str]] = _secret()
+    #: Sent with every request.
+    headers: Mapping[str, str] = _secret(default=())
+    cloudflare_access_client_id: Optional[str] = _secret()
+    cloudflare_access_client_secret: Optional[str] = _secret()
+    #: Makes the ``requests.Session`` to use; its auth, hooks and adapters are kept.
+    session_factory: Optional[Callable[[], Any]] = field(default=None, repr=False)
+    #: Send usage events to the server. Environment: TINKER_TELEMETRY.
+    telemetry: bool = False
+    clock: Clock = field(default_factory=Clock, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "headers", dict(self.headers))
+        object.__setattr__(self, "tags", tuple(sorted(set(self.tags))))
+        for name in _POSITIVE:
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
+                raise ConfigError(f"{name} must be a positive number, not {value!r}")
+        for name in _NOT_NEGATIVE:
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 0:
+                raise ConfigError(f"{name} must be a number of at least 0, not {value!r}")
+        for name in _COUNTS:
+            if not isinstance(getattr(self, name), int):
+                raise ConfigError(f"{name} must be a whole number, not {getattr(self, name)!r}")
+        if self.timeout is not None and not (isinstance(self.timeout, (int, float)) and self.timeout > 0):
+            raise ConfigError(f"timeout must be a positive number of seconds or None, not {self.timeout!r}")
+        if isinstance(self.verify, str) and self.verify != "system" and not Path(self.verify).exists():
+            raise ConfigError(
+                f"verify={self.verify!r}: no such file; give a CA bundle, 'system', True or False"
+            )
+        if not isinstance(self.base_url, str) or (
+            self.base_url != "local"
+            and (
+                urlsplit(self.base_url).scheme not in ("http", "https")
+                or not urlsplit(self.base_url).hostname
+            )
+        ):
+            raise ConfigError(
+                f"base_url={self.base_url!r} is not a URL: give one such as https://host/prefix, or 'local'"
+                " for the embedded server (argument base_url or environment variable TINKER_BASE_URL)"
+            )
+        if self.api_key is not None and (
+            not isinstance(self.api_key, str) or not self.api_key.isprintable() or not self.api_key.isascii()
+        ):
+            raise ConfigError(
+                "api_key must be printable ASCII text without line breaks (argument api_key or"
+                " environment variable TINKER_API_KEY)"
+            )
+
+    @classmethod
+    def from_env(cls, **settings: Any) -> Config:
+        """Settings given here, else those of the environment, else the defaults.
+
+        An argument of None counts as not given.
+
+        Raises:
+            ConfigError: an unknown setting, or a wrong value; the text names it.
+        """
+        known = {f.name for f in fields(cls)}
+        unknown = sorted(set(settings) - known)
+        if unknown:
+            raise ConfigError(f"unknown setting {unknown[0]!r}; the settings are {', '.join(sorted(known))}")
+        values: Dict[str, Any] = {}
+        for name, (variable, read) in _ENVIRONMENT.items():
+            text = os.environ.get(variable)
+            if text is not None and settings.get(name) is None:
+                try:
+                    value = read(text)
+                except ValueError as error:
+                    raise ConfigError(f"environment variable {variable}={text!r}: {error}") from None
+                if value is not None:
+                    values[name] = value
+        values.update((name, value) for name, value in settings.items() if value is not None)
+        return cls(**values)
+
+    def replace(self, **changes: Any) -> Config:
+        """A copy with some settings changed."""
+        return replace(self, **changes)
+
+
+_POSITIVE = (
+    "connect_timeout",
+    "read_timeout",
+    "poll_timeout",
+    "first_contact_timeout",
+    "heartbeat_interval",
+    "heartbeat_timeout",
+    "retry_for",
+    "poll_retry_for",
+    "progress_timeout",
+    "max_chunk_datums",
+    "max_chunk_bytes",
+    "max_dispatches",
+    "throttled_dispatches",
+    "dispatch_bytes",
+    "throttled_bytes_factor",
+    "dispatchers",
+    "max_polls",
+    "pool_size",
+)
+_NOT_NEGATIVE = ("drain", "max_retries", "throttle_memory")
+_COUNTS = (
+    "max_retries",
+    "max_chunk_datums",
+    "max_chunk_bytes",
+    "max_dispatches",
+    "throttled_dispatches",
+    "dispatch_bytes",
+    "throttled_bytes_factor",
+    "dispatchers",
+    "max_polls",
+    "pool_size",
+)
+
+
+def _text(text: str) -> Optional[str]:
+    return text or None
+
+
+def _tags(text: str) -> Tuple[str, ...]:
+    return tuple(tag.strip() for tag in text.split(",") if tag.strip())
+
+
+def _flag(text: str) -> bool:
+    lowered = text.strip().lower()
+    if lowered in _TRUE:
+        return True
+    if lowered in _FALSE:
+        return False
+    raise ValueError("give 1 or 0")
+
+
+def _seconds(text: str) -> Optional[float]:
+    if not text:
+        return None
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not value > 0:
+        raise ValueError("give a positive number of seconds")
+    return value
+
+
+_ENVIRONMENT: Dict[str, Tuple[str, Callable[[str], Any]]] = {
+    "api_key": ("TINKER_API_KEY", _text),
+    "base_url": ("TINKER_BASE_URL", _text),
+    "tags": ("TINKER_TAGS", _tags),
+    "telemetry": ("TINKER_TELEMETRY", _flag),
+    "timeout": ("TINKEX_SYNC_TIMEOUT", _seconds),
+    "cloudflare_access_client_id": ("CLOUDFLARE_ACCESS_CLIENT_ID", _text),
+    "cloudflare_access_client_secret": ("CLOUDFLARE_ACCESS_CLIENT_SECRET", _text),
+}

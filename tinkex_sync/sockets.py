@@ -1,0 +1,241 @@
+"""Sockets that can be cut from another thread: at a deadline, and when a client closes.
+
+A read on a socket ends only when data comes, a timeout without any data passes, or the socket is shut down. A
+body that drips never times out, and closing a ``requests.Session`` aborts nothing; so our connections register
+their socket before they connect, and whoever must end a call shuts that socket down.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import threading
+import weakref
+from typing import Any, Dict, List, Optional, Tuple
+
+import requests.adapters
+import urllib3
+from urllib3 import connection as urllib3_connection
+from urllib3.exceptions import ConnectTimeoutError, NewConnectionError
+from urllib3.util.connection import allowed_gai_family
+
+__all__ = ["Adapter", "Exchange", "SocketRegistry"]
+
+#: Keeps a peer that vanished from holding a long poll: probes after 30 s, every 10 s, three of them.
+_KEEPALIVE = (("TCP_KEEPIDLE", 30), ("TCP_KEEPALIVE", 30), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3))
+
+_running = threading.local()
+
+
+def _shut(sock: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        # The base class's method: SSLSocket.shutdown would also drop the TLS state under the reader.
+        socket.socket.shutdown(sock, socket.SHUT_RDWR)
+
+
+class Exchange:
+    """One HTTP attempt, as far as it can be cut from outside.
+
+    Invariant: after :meth:`finish`, no :meth:`cut` touches the socket, which may serve another call by then.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._socket: Optional[socket.socket] = None  # guarded by _lock
+        self._finished = False  # guarded by _lock
+        #: Why it was cut ("deadline", "closed"), or None.
+        self.cut_by: Optional[str] = None
+        #: Whether a connection was made, so that bytes may have reached the server.
+        self.connected = False
+        #: Whether the connection had served an earlier request.
+        self.reused = False
+
+    def __enter__(self) -> Exchange:
+        _running.exchange = self
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        _running.exchange = None
+        with self._lock:
+            self._finished = True
+            self._socket = None
+
+    def attach(self, sock: Optional[socket.socket]) -> None:
+        """From here on, this is the socket to cut."""
+        with self._lock:
+            self._socket = sock
+            cut = self.cut_by is not None
+        if cut and sock is not None:
+            _shut(sock)
+
+    def cut(self, reason: str) -> None:
+        """End the attempt; does nothing after it has ended."""
+        with self._lock:
+            if self._finished or self.cut_by is not None:
+                return
+            self.cut_by = reason
+            if self._socket is not None:
+                # Under the lock, so that the socket cannot have gone back to the pool.
+                _shut(self._socket)
+
+
+class SocketRegistry:
+    """Every open socket of one transport, so that closing reaches all of them.
+
+    Invariant: once :meth:`shut_down` has run, no socket added earlier or later stays open for traffic.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._sockets: weakref.WeakSet[socket.socket] = weakref.WeakSet()  # guarded by _lock
+        self._closed = False  # guarded by _lock
+        self._pid = os.getpid()
+        #: Sockets ever added.
+        self.opened = 0
+
+    def add(self, sock: socket.socket) -> None:
+        with self._lock:
+            self._sockets.add(sock)
+            self.opened += 1
+            closed = self._closed
+        if closed:
+            _shut(sock)
+
+    def shut_down(self) -> None:
+        """Cut every socket. In a forked child it does nothing: the parent still uses them."""
+        if os.getpid() != self._pid:
+            return
+        with self._lock:
+            self._closed = True
+            sockets = list(self._sockets)
+        for sock in sockets:
+            _shut(sock)
+
+
+class _Tracked:
+    """Mixed into urllib3's connections: tells the running exchange and the registry about the socket."""
+
+    registry: SocketRegistry
+    sock: Any
+    _served = 0
+
+    def _new_conn(self) -> socket.socket:
+        host = getattr(self, "_dns_host", None) or self.host  # type: ignore[attr-defined]
+        port = self.port  # type: ignore[attr-defined]
+        timeout = self.timeout  # type: ignore[attr-defined]
+        connection: Any = self
+        exchange: Optional[Exchange] = getattr(_running, "exchange", None)
+        self._served = 0
+        try:
+            found = socket.getaddrinfo(host.strip("[]"), port, allowed_gai_family(), socket.SOCK_STREAM)
+        except (OSError, UnicodeError) as error:
+            raise NewConnectionError(connection, f"Failed to resolve '{host}': {error}") from error
+        failure: Optional[OSError] = None
+        for family, kind, protocol, _, address in found:
+            sock = socket.socket(family, kind, protocol)
+            try:
+                for option in self.socket_options or ():  # type: ignore[attr-defined]
+                    sock.setsockopt(*option)
+                if isinstance(timeout, (int, float)):
+                    sock.settimeout(timeout)
+                self.registry.add(sock)
+                if exchange is not None:
+                    exchange.attach(sock)
+                sock.connect(address)
+            except OSError as error:
+                failure = error
+                sock.close()
+            else:
+                if exchange is not None:
+                    exchange.connected = True
+                return sock
+        if isinstance(failure, socket.timeout):
+            raise ConnectTimeoutError(
+                connection, f"Connection to {host} timed out. (connect timeout={timeout})"
+            ) from failure
+        raise NewConnectionError(
+            connection, f"Failed to establish a new connection: {failure or 'no address'}"
+        ) from failure
+
+    def request(self, *args: Any, **kwargs: Any) -> Any:
+        exchange: Optional[Exchange] = getattr(_running, "exchange", None)
+        if exchange is not None:
+            exchange.reused = self.sock is not None and self._served > 0
+            if self.sock is not None:
+                exchange.connected = True
+                exchange.attach(self.sock)
+        self._served += 1
+        return super().request(*args, **kwargs)  # type: ignore[misc]
+
+
+class _PlainConnection(_Tracked, urllib3_connection.HTTPConnection):
+    pass
+
+
+class _SecureConnection(_Tracked, urllib3_connection.HTTPSConnection):
+    _raw: Optional[socket.socket] = None
+
+    def _new_conn(self) -> socket.socket:
+        sock = super()._new_conn()
+        # TLS takes the descriptor away from ``sock`` and shows the new object only after the handshake; a
+        # duplicate can be shut down meanwhile.
+        self._raw = sock.dup()
+        exchange: Optional[Exchange] = getattr(_running, "exchange", None)
+        self.registry.add(self._raw)
+        if exchange is not None:
+            exchange.connected = False
+            exchange.attach(self._raw)
+        return sock
+
+    def connect(self) -> None:
+        try:
+            super().connect()
+            exchange: Optional[Exchange] = getattr(_running, "exchange", None)
+            self.registry.add(self.sock)
+            if exchange is not None:
+                exchange.attach(self.sock)
+                exchange.connected = True
+        finally:
+            if self._raw is not None:
+                self._raw.close()
+                self._raw = None
+
+
+def _keepalive_options() -> List[Tuple[int, int, int]]:
+    options = [(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1), (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)]
+    options.extend(
+        (socket.IPPROTO_TCP, getattr(socket, name), value)
+        for name, value in _KEEPALIVE
+        if hasattr(socket, name)
+    )
+    return options
+
+
+class Adapter(requests.adapters.HTTPAdapter):
+    """A requests adapter whose sockets are in a :class:`SocketRegistry` and belong to the running exchange."""
+
+    def __init__(self, registry: SocketRegistry, pool_size: int, ssl_context: Any = None) -> None:
+        plain = type("PlainConnection", (_PlainConnection,), {"registry": registry})
+        secure = type("SecureConnection", (_SecureConnection,), {"registry": registry})
+        self._pools = {
+            "http": type("PlainPool", (urllib3.HTTPConnectionPool,), {"ConnectionCls": plain}),
+            "https": type("SecurePool", (urllib3.HTTPSConnectionPool,), {"ConnectionCls": secure}),
+        }
+        self._ssl_context = ssl_context
+        super().__init__(pool_connections=4, pool_maxsize=pool_size)
+
+    def _options(self) -> Dict[str, Any]:
+        options: Dict[str, Any] = {"socket_options": _keepalive_options()}
+        if self._ssl_context is not None:
+            options["ssl_context"] = self._ssl_context
+        return options
+
+    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
+        super().init_poolmanager(*args, **{**kwargs, **self._options()})
+        self.poolmanager.pool_classes_by_scheme = self._pools
+
+    def proxy_manager_for(self, proxy: str, **kwargs: Any) -> Any:
+        manager = super().proxy_manager_for(proxy, **{**kwargs, **self._options()})
+        manager.pool_classes_by_scheme = self._pools
+        return manager

@@ -1,0 +1,216 @@
+"""Daemon threads: pools that grow on demand, and lanes that keep order."""
+
+from __future__ import annotations
+
+import collections
+import logging
+import threading
+from contextlib import contextmanager
+from typing import Callable, Deque, Iterator, List
+
+from .clock import Clock
+from .timer import Timer
+
+__all__ = ["Lane", "Workers"]
+
+_log = logging.getLogger(__name__)
+
+Job = Callable[[], None]
+
+#: How long an idle thread stays; a burst that follows soon finds it warm.
+_LINGER = 5.0
+
+
+def _run_safely(job: Job) -> None:
+    try:
+        job()
+    except Exception:
+        # Jobs settle their own futures; anything that gets here is a defect, and the thread must survive it.
+        _log.exception("A background job failed")
+
+
+class _Idle:
+    """One waiting thread, and the job it is handed."""
+
+    __slots__ = ("event", "job")
+
+    def __init__(self) -> None:
+        self.event = threading.Event()
+        self.job: List[Job] = []
+
+
+class Workers:
+    """Runs jobs on daemon threads, at most ``limit`` at once, in order of arrival.
+
+    Up to ``active`` threads are started as jobs come. Beyond that a thread is added only when all of them sit
+    in :meth:`waiting` sections and nothing has been taken for a moment: more threads than that only fight for
+    the interpreter's lock.
+
+    Invariants: a queued job implies that no thread is idle; a thread is idle, running a job, or gone.
+    """
+
+    _tick = 0.01
+
+    def __init__(self, name: str, clock: Clock, timer: Timer, *, active: int, limit: int) -> None:
+        self._name = name
+        self._clock = clock
+        self._timer = timer
+        self._active = min(active, limit)
+        self._limit = limit
+        self._lock = threading.Lock()
+        self._jobs: Deque[Job] = collections.deque()  # guarded by _lock
+        self._idle: List[_Idle] = []  # guarded by _lock
+        self._threads = 0  # guarded by _lock
+        self._taken = 0  # guarded by _lock
+        self._waiting = 0  # guarded by _lock
+        self._watching = False  # guarded by _lock
+        self._closed = False  # guarded by _lock
+        self._started = 0  # guarded by _lock
+
+    def submit(self, job: Job) -> bool:
+        """Run ``job`` soon, in some thread; False, and it is not run, once closed. Never blocks."""
+        with self._lock:
+            if self._closed:
+                return False
+            if self._idle:
+                # Last in, first out: the thread that ran last is warm, the others may retire.
+                idle = self._idle.pop()
+                idle.job.append(job)
+                idle.event.set()
+                return True
+            self._jobs.append(job)
+            if self._threads < self._active:
+                self._start()
+            elif not self._watching and self._threads < self._limit:
+                self._watch()
+        return True
+
+    def _start(self) -> None:
+        """Call with ``_lock`` held."""
+        self._threads += 1
+        self._started += 1
+        threading.Thread(target=self._work, name=f"tinkex-{self._name}-{self._started}", daemon=True).start()
+
+    def _watch(self) -> None:
+        """Call with ``_lock`` held."""
+        self._watching = True
+        taken = self._taken
+        self._timer.at(self._clock.time() + self._tick, lambda: self._grow(taken))
+
+    def _grow(self, taken: int) -> None:
+        with self._lock:
+            self._watching = False
+            if self._closed or not self._jobs or self._threads >= self._limit:
+                return
+            if taken == self._taken and self._waiting >= self._threads:
+                for _ in range(min(len(self._jobs), self._threads, self._limit - self._threads)):
+                    self._start()
+            self._watch()
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Around the part of a job in which its thread only waits for the network."""
+        with self._lock:
+            self._waiting += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._waiting -= 1
+
+    def _work(self) -> None:
+        idle = _Idle()
+        while True:
+            with self._lock:
+                if self._jobs:
+                    job = self._jobs.popleft()
+                    self._taken += 1
+                elif self._closed:
+                    self._threads -= 1
+                    return
+                else:
+                    self._idle.append(idle)
+                    job = None
+            if job is None:
+                idle.event.wait(_LINGER)
+                with self._lock:
+                    if idle.job:
+                        job = idle.job.pop()
+                        idle.event.clear()
+                        self._taken += 1
+                    else:
+                        # Nobody handed it a job: either its time is up, or the pool closed.
+                        if idle in self._idle:
+                            self._idle.remove(idle)
+                        self._threads -= 1
+                        return
+            _run_safely(job)
+            # A finished job's closure must not stay alive in an idle thread's frame.
+            del job
+
+    def close(self) -> List[Job]:
+        """Take no more jobs, and return those not begun; threads end with what they are at. Idempotent."""
+        with self._lock:
+            self._closed = True
+            jobs = list(self._jobs)
+            self._jobs.clear()
+            idle, self._idle = self._idle, []
+            for one in idle:
+                one.event.set()
+        return jobs
+
+
+class Lane:
+    """Runs jobs one after another, in order of submission, on one daemon thread that ends when it is idle.
+
+    Invariant: at most one thread runs jobs of a lane, and it runs while jobs are queued.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._lock = threading.Lock()
+        self._jobs: Deque[Job] = collections.deque()  # guarded by _lock
+        self._running = False  # guarded by _lock
+        self._closed = False  # guarded by _lock
+        self._more = threading.Event()
+
+    def submit(self, *jobs: Job) -> bool:
+        """Queue jobs next to each other; False, and none is run, once closed. Never blocks."""
+        with self._lock:
+            if self._closed:
+                return False
+            self._jobs.extend(jobs)
+            start = not self._running
+            self._running = True
+            self._more.set()
+        if start:
+            threading.Thread(target=self._work, name=f"tinkex-{self._name}", daemon=True).start()
+        return True
+
+    def _work(self) -> None:
+        while True:
+            with self._lock:
+                job = self._jobs.popleft() if self._jobs else None
+                if job is None:
+                    if self._closed:
+                        self._running = False
+                        return
+                    self._more.clear()
+            if job is not None:
+                _run_safely(job)
+                del job
+                continue
+            if not self._more.wait(_LINGER):
+                with self._lock:
+                    if not self._jobs:
+                        self._running = False
+                        return
+
+    def close(self) -> List[Job]:
+        """Take no more jobs, and return those not begun. Idempotent."""
+        with self._lock:
+            self._closed = True
+            jobs = list(self._jobs)
+            self._jobs.clear()
+            self._more.set()
+        return jobs
