@@ -63,7 +63,7 @@ class Boundary(NamedTuple):
     """One chunk of a batch: the datums ``data[start:stop]``."""
 
     #: Place of the chunk in the call, from 0.
-    index: int
+    index: int  # type: ignore[assignment]  # tuple.index gives way
     start: int
     stop: int
     #: What the chunk counts as under the limits, in bytes; an estimate, see ``byte_estimates``.

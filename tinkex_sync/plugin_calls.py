@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import operator
 import threading
+import time
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, Callable, Dict, Mapping, Optional, Set, Tuple
+from typing import Any, Callable, Dict, Iterable, Mapping, Optional, Set, Tuple
 
 import pluggy
 
@@ -116,15 +118,22 @@ class Plugin:
 class Implementation:
     """One hook of one plugin, ready to be called."""
 
-    __slots__ = ("arguments", "function", "key", "plugin")
+    __slots__ = ("function", "key", "pick", "plugin")
 
     def __init__(self, plugin: Plugin, hookimpl: pluggy.HookImpl, known: Tuple[str, ...]) -> None:
         self.plugin = plugin
         self.function = hookimpl.function
         # pluggy never passes arguments that have a default; they let a plugin span versions of ours.
-        self.arguments = (*hookimpl.argnames, *(name for name in hookimpl.kwargnames if name in known))
+        self.pick = _picker((*hookimpl.argnames, *(name for name in hookimpl.kwargnames if name in known)))
         # A class is made anew for each client, and is still one plugin.
         self.key = id(plugin.candidate.identity(plugin.object))
+
+
+def _picker(names: Tuple[str, ...]) -> Callable[[Dict[str, Any]], Iterable[Any]]:
+    """A function that takes the arguments ``names`` out of the facts of an event."""
+    if len(names) > 1:
+        return operator.itemgetter(*names)  # in C, half the cost of a loop
+    return lambda facts: [facts[name] for name in names]
 
 
 def read_only(value: Any) -> Any:
@@ -144,7 +153,9 @@ def caller(hook: str, implementations: Tuple[Implementation, ...], clock: Clock,
     """The function that tells ``implementations`` of one event."""
     expected = frozenset(argument_names(PREFIX + hook))
     mappings = tuple(name for name, hint in SPECS[PREFIX + hook].__annotations__.items() if "Mapping" in hint)
-    time = clock.time
+    # The plain clock's method would be a quarter of the cost of an event.
+    tick = time.monotonic if type(clock) is Clock else clock.time
+    calls = tuple((one.key, one.function, one.pick, one.plugin) for one in implementations)
 
     def call(**facts: Any) -> None:
         try:
@@ -155,25 +166,22 @@ def caller(hook: str, implementations: Tuple[Implementation, ...], clock: Clock,
             raise TypeError(f"{hook} takes {sorted(expected)}, not {sorted(facts)}")
         for name in mappings:
             facts[name] = read_only(facts.get(name))
-        ended = time()
-        for implementation in implementations:
-            key = implementation.key
+        ended = tick()
+        for key, function, pick, plugin in calls:
             if key in inside:
                 continue
             inside.add(key)
             began = ended
             try:
-                implementation.function(*[facts[name] for name in implementation.arguments])
+                function(*pick(facts))
             except Exception as error:
-                implementation.plugin.failed(hook, error)
+                plugin.failed(hook, error)
                 if strict:
-                    raise PluginError(
-                        f"plugin {implementation.plugin.name} failed in {hook}: {error}"
-                    ) from error
+                    raise PluginError(f"plugin {plugin.name} failed in {hook}: {error}") from error
             finally:
                 inside.discard(key)
-            ended = time()
+            ended = tick()
             if ended - began > SLOW:
-                implementation.plugin.slow(hook, ended - began)
+                plugin.slow(hook, ended - began)
 
     return call
