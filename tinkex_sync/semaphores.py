@@ -6,8 +6,8 @@ import threading
 from collections import deque
 from typing import Deque, List, Optional
 
-from tinkex_sync.clock import Clock, remaining
-from tinkex_sync.errors import ClosedError, DeadlineExceeded
+from .clock import Clock, remaining
+from .errors import ClosedError, DeadlineExceeded
 
 __all__ = ["BytesSemaphore", "CountingSemaphore"]
 

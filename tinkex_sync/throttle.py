@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Dict, List, Optional, Type
 
-from tinkex_sync.clock import Clock, remaining
-from tinkex_sync.errors import ClosedError, DeadlineExceeded
-from tinkex_sync.pace import Pace, ThrottleLimits, Ticket
-from tinkex_sync.semaphores import BytesSemaphore, CountingSemaphore
+from .clock import Clock, remaining
+from .errors import ClosedError, DeadlineExceeded
+from .pace import Pace, ThrottleLimits, Ticket
+from .semaphores import BytesSemaphore, CountingSemaphore
 
 __all__ = ["Backoff", "Permit", "PermitFacts", "Throttle", "ThrottleLimits"]
 
