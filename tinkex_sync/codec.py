@@ -1,8 +1,8 @@
 """Bodies to bytes and back: the one place that knows how they are written (JSON, by orjson).
 
 Callers see four functions: :func:`encode` for any body, :func:`encode_forward_backward` for a batch,
-:func:`check_finite` before a batch is taken on, :func:`decode` for answers. Another wire format goes behind the same
-four; :data:`CONTENT_TYPE` says which one was written.
+:func:`check_finite` before a batch is taken on, :func:`decode` for answers. Another wire format goes behind
+the same four; :data:`CONTENT_TYPE` says which one was written.
 
 orjson writes NaN and infinities as null instead of refusing them. They are looked for only in bodies in
 which a ``null`` occurs, so finding them costs other bodies one search for four letters.

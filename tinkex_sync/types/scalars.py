@@ -112,7 +112,7 @@ def integer(value: Any) -> int:
         elif getattr(value, "shape", ()):
             pass
         elif hasattr(type(value), "__index__"):
-            return operator.index(value)
+            return int(operator.index(value))  # on 3.9 the index of True is True
         elif hasattr(type(value), "__float__"):
             exact = float(value)
             if exact.is_integer() and -(2.0**63) <= exact < 2.0**63:

@@ -1,0 +1,412 @@
+"""Replays of the files about values: parameters, tensors, datums and paths."""
+
+import array
+import base64
+import json
+import math
+import operator
+from typing import Any, Callable, Dict, List, Optional
+
+import numpy
+import pytest
+
+from tinkex_sync import codec, types
+from tinkex_sync.errors import APIResponseValidationError
+
+from .registry import check_raised, no_excuse, not_understood, only, replay, revive, same
+
+ADAM_DEFAULTS = {
+    "learning_rate": 1e-4,
+    "beta1": 0.9,
+    "beta2": 0.95,
+    "eps": 1e-12,
+    "weight_decay": 0.0,
+    "grad_clip_norm": 0.0,
+}
+ADAM_RULES: Dict[str, Callable[[float], bool]] = {
+    "learning_rate": lambda value: value >= 0,
+    "beta1": lambda value: 0 <= value < 1,
+    "beta2": lambda value: 0 <= value < 1,
+    "eps": lambda value: value > 0,
+    "weight_decay": lambda value: value >= 0,
+    "grad_clip_norm": lambda value: value >= 0,
+}
+
+
+def respelled(content: bytes) -> str:
+    """A body with each number spelled as Python spells it; keys, their order and the layout are as they were."""
+    return json.dumps(json.loads(content), separators=(",", ":"), ensure_ascii=False)
+
+
+def raised_by(action: Callable[[], Any]) -> Optional[BaseException]:
+    try:
+        action()
+    except Exception as error:
+        return error
+    return None
+
+
+def expect_raised(action: Callable[[], Any], expected: Dict[str, Any]) -> None:
+    error = raised_by(action)
+    assert error is not None, f"expected {expected['exception']}"
+    check_raised(error, expected)
+
+
+@replay("adam_params")
+def adam_params(case: Dict[str, Any], document: Dict[str, Any], row: Optional[int]) -> None:
+    given = case["input"]
+    expected = only(
+        case["expected"],
+        "attributes",
+        "adam_params_json",
+        "body_text",
+        "body",
+        "stage",
+        "exception",
+        "mro",
+        "message",
+    )
+    no_excuse(row, 1, 11)
+    if row == 11:
+        numbers = {name: float(value) for name, value in given.items()}
+        wrong = [n for n, value in numbers.items() if not (ADAM_RULES[n](value) and math.isfinite(value))]
+        assert wrong, "row 11 is about values out of range, and there is none"
+        with pytest.raises(ValueError) as caught:
+            types.AdamParams(**given)
+        assert any(name in str(caught.value) and repr(numbers[name]) in str(caught.value) for name in wrong)
+        return
+    if "exception" in expected:
+        expect_raised(lambda: codec.encode(types.AdamParams(**given)), expected)
+        return
+    params = types.AdamParams(**given)
+    for name, value in expected["attributes"].items():
+        assert same(getattr(params, name), value), name
+    sent = expected["adam_params_json"] if row is None else {**ADAM_DEFAULTS, **expected["adam_params_json"]}
+    assert same(params.to_wire(), sent)
+    recorded = expected["body"]
+    request = types.OptimStepRequest(params, recorded["model_id"], recorded["seq_id"])
+    assert same(request.to_wire(), {**recorded, "adam_params": sent})
+    text = (
+        expected["body_text"]
+        if row is None
+        else json.dumps({**recorded, "adam_params": sent}, separators=(",", ":"))
+    )
+    assert respelled(codec.encode(request)) == text
+
+
+def plain(tensor: types.TensorData) -> Dict[str, Any]:
+    """What a tensor sends, with its data as a list."""
+    body = tensor.to_wire()
+    data = body["data"]
+    return {**body, "data": data.tolist() if hasattr(data, "tolist") else list(data)}
+
+
+def nested(value: Any) -> bool:
+    return any(isinstance(item, (list, tuple, dict)) or item is None for item in value)
+
+
+def make_value(spec: Dict[str, Any]) -> Any:
+    """The value a tensor_data case puts under its key."""
+    only(spec, "from", "values", "value", "dtype", "kwargs")
+    kind, values = spec["from"], spec.get("values")
+    if kind == "list":
+        return values
+    if kind == "tuple":
+        return tuple(values)
+    if kind == "scalar":
+        return spec.get("value", values)
+    if kind in ("numpy", "numpy_T"):
+        made = numpy.array(values, dtype=spec["dtype"])
+        return made.T if kind == "numpy_T" else made
+    if kind in ("torch", "torch_T", "torch_grad"):
+        torch = pytest.importorskip("torch", reason="torch is not in this environment")
+        tensor = torch.tensor(values, dtype=getattr(torch, spec["dtype"]), requires_grad=kind == "torch_grad")
+        return tensor.T if kind == "torch_T" else tensor
+    if kind == "model_input":
+        return types.ModelInput.from_ints(values)
+    if kind == "dict":
+        return spec["value"]
+    if kind == "tensor_data":
+        return types.TensorData(**spec["kwargs"])
+    return not_understood(f"a value from {kind!r}")
+
+
+def single(value: float) -> float:
+    return array.array("f", [value])[0]
+
+
+def check_tensor(tensor: types.TensorData, expected: Dict[str, Any], singles: bool) -> None:
+    """``singles``: the source held float32 or less, which is sent in its shortest form and compared as float32."""
+    wanted = expected["json"]
+    ours = plain(tensor)
+    if singles:
+        assert [single(x) for x in ours["data"]] == [single(x) for x in wanted["data"]] or any(
+            not math.isfinite(x) for x in wanted["data"]
+        )
+        ours = {
+            **ours,
+            "data": [w if single(w) == single(o) else o for w, o in zip(wanted["data"], ours["data"])],
+        }
+    assert same(ours, wanted)
+    assert json.dumps(ours, separators=(",", ":")) == expected.get(
+        "json_text", json.dumps(ours, separators=(",", ":"))
+    )
+    datum = types.Datum(loss_fn_inputs={"x": tensor}, model_input=types.ModelInput.empty())
+    finite = all(math.isfinite(x) for x in wanted["data"])
+    if finite:
+        sent = json.loads(codec.encode(datum))["loss_fn_inputs"]["x"]
+        if singles:
+            sent["data"] = [w if single(w) == single(o) else o for w, o in zip(wanted["data"], sent["data"])]
+        assert same(sent, wanted)
+    else:
+        with pytest.raises(ValueError, match=r"datum 0: .*'x'.*finite"):
+            codec.encode_forward_backward("forward", [datum], "cross_entropy", None, "m", 1)
+    check_readings(tensor, expected)
+
+
+def check_readings(tensor: types.TensorData, expected: Dict[str, Any]) -> None:
+    if "tolist" in expected:
+        assert same(tensor.tolist(), expected["tolist"])
+        assert same(tensor.to_numpy().tolist(), expected["tolist"])
+    if "numpy_dtype" in expected:
+        assert str(tensor.to_numpy().dtype) == expected["numpy_dtype"]
+    if "numpy_shape" in expected:
+        assert list(tensor.to_numpy().shape) == expected["numpy_shape"]
+    if "to_numpy" in expected:
+        expect_raised(tensor.to_numpy, only(expected["to_numpy"], "exception", "mro", "message"))
+        expect_raised(tensor.tolist, expected["to_numpy"])
+
+
+TENSOR_KEYS = ("json", "json_text", "tolist", "numpy_dtype", "numpy_shape", "to_numpy")
+REFUSAL_KEYS = ("stage", "exception", "mro", "message")
+
+
+@replay("tensor_data")
+def tensor_data(case: Dict[str, Any], document: Dict[str, Any], row: Optional[int]) -> None:
+    given = only(case["input"], "key", "value")
+    expected = only(case["expected"], *TENSOR_KEYS, *REFUSAL_KEYS)
+    no_excuse(row, 8, 9)
+    key, spec = given["key"], given["value"]
+
+    def make() -> types.TensorData:
+        datum = types.Datum(
+            loss_fn_inputs={key: make_value(spec)}, model_input=types.ModelInput.from_ints([1])
+        )
+        return datum.loss_fn_inputs[key]
+
+    if row == 8:
+        known = {name: value for name, value in spec["value"].items() if name in ("data", "dtype", "shape")}
+        assert known != spec["value"], "row 8 is about unknown keys, and there is none"
+        assert make() == types.TensorData(**known)
+    elif row == 9:
+        check_row_9(key, spec, make)
+    elif "exception" in expected:
+        value = make_value(spec)  # what is refused is the datum, not the value itself
+        expect_raised(
+            lambda: types.Datum(loss_fn_inputs={key: value}, model_input=types.ModelInput.from_ints([1])),
+            expected,
+        )
+    else:
+        check_tensor(make(), expected, spec.get("dtype") in ("float16", "bfloat16", "float32"))
+
+
+def check_row_9(key: str, spec: Dict[str, Any], make: Callable[[], types.TensorData]) -> None:
+    """Tuples, unsigned and bool arrays are taken like their twins; a list under an unknown key is a ValueError."""
+    kind = spec["from"]
+    if kind in ("list", "tuple") and key not in types.inputs._DTYPE_BY_KEY:
+        with pytest.raises(ValueError, match="TensorData") as caught:
+            make()
+        assert repr(key) in str(caught.value)
+    elif kind == "tuple":
+        twin = {**spec, "from": "list"}
+        error = raised_by(lambda: types.Datum({key: make_value(twin)}, types.ModelInput.empty()))
+        if error is not None:
+            with pytest.raises(type(error)):
+                make()
+        else:
+            assert plain(make()) == plain(
+                types.Datum({key: make_value(twin)}, types.ModelInput.empty()).loss_fn_inputs[key]
+            )
+    elif kind in ("numpy", "numpy_T") and numpy.dtype(spec["dtype"]).kind in "ub":
+        source = make_value(spec)
+        flat = [int(value) for value in source.flatten().tolist()]
+        assert same(plain(make()), {"data": flat, "dtype": "int64", "shape": list(source.shape)})
+        assert same(json.loads(codec.encode(make()))["data"], flat)
+    else:
+        not_understood(f"row 9 for {spec}")
+
+
+@replay("tensor_decode")
+def tensor_decode(case: Dict[str, Any], document: Dict[str, Any], row: Optional[int]) -> None:
+    given = only(case["input"], "json_text")
+    decoded_keys = (
+        "data",
+        "data_element_types",
+        "dtype",
+        "shape",
+        "tolist",
+        "numpy_dtype",
+        "numpy_shape",
+        "to_numpy",
+    )
+    torch_keys = ("torch_dtype", "torch_shape", "to_torch")
+    expected = only(case["expected"], *decoded_keys, *torch_keys, *REFUSAL_KEYS)
+    no_excuse(row, 8)
+    if row == 8:
+        check_row_8(given["json_text"])
+    elif "exception" in expected:
+        with pytest.raises(APIResponseValidationError) as caught:
+            decode_tensor(given["json_text"])
+        assert caught.value.path.startswith("loss_fn_outputs[0].x")
+    else:
+        tensor = decode_tensor(given["json_text"])
+        assert same(list(tensor.data), expected["data"])
+        assert sorted({type(value).__name__ for value in tensor.data}) == sorted(
+            expected["data_element_types"]
+        )
+        assert tensor.dtype == expected["dtype"]
+        assert tensor.shape == expected["shape"]
+        check_readings(tensor, expected)
+
+
+def decode_tensor(text: str) -> types.TensorData:
+    answer = '{"loss_fn_output_type":"t","loss_fn_outputs":[{"x":' + text + '}],"metrics":{}}'
+    output = types.ForwardBackwardOutput.from_wire(codec.decode(answer.encode()))
+    return output.loss_fn_outputs[0]["x"]
+
+
+def check_row_8(text: str) -> None:
+    """Unknown keys are ignored; what is not JSON, or null, is an APIResponseValidationError."""
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = None
+    if isinstance(value, dict):
+        known = {name: inner for name, inner in value.items() if name in ("data", "dtype", "shape")}
+        assert known != value, "row 8 is about unknown keys, and there is none"
+        assert decode_tensor(text) == decode_tensor(json.dumps(known))
+    else:
+        with pytest.raises(APIResponseValidationError):
+            decode_tensor(text)
+
+
+def make_chunk(spec: Dict[str, Any]) -> Any:
+    data = {
+        "image_data_string": lambda value: value,
+        "image_bytes_b64": base64.b64decode,
+        "image_bytes_hex": bytes.fromhex,
+    }
+    tokens: Dict[str, Callable[[Any], Any]] = {"tokens": list, "tokens_tuple": tuple}
+    rest = {}
+    fields: List[str] = []
+    for name, value in spec.items():
+        if name in data:
+            rest["data"] = data[name](value)
+            fields.append("image")
+        elif name in tokens:
+            rest["tokens"] = tokens[name](value)
+            fields.append("text")
+        elif name.startswith("tokens_numpy_"):
+            rest["tokens"] = numpy.array(value, dtype=name[len("tokens_numpy_") :])
+            fields.append("text")
+        elif name in ("format", "expected_tokens", "type", "location"):
+            rest[name] = value
+            fields += ["pointer"] if name == "location" else []
+        else:
+            not_understood(f"{name!r} in a chunk")
+    kinds = {
+        "image": types.ImageChunk,
+        "text": types.EncodedTextChunk,
+        "pointer": types.ImageAssetPointerChunk,
+    }
+    if len(fields) != 1:
+        not_understood(f"a chunk of {sorted(spec)}")
+    return kinds[fields[0]](**rest)
+
+
+def make_input(spec: Dict[str, Any]) -> types.ModelInput:
+    only(spec, "from_ints", "empty", "append_int", "chunks")
+    if "chunks" in spec:
+        made = types.ModelInput(chunks=[make_chunk(chunk) for chunk in spec["chunks"]])
+    else:
+        made = (
+            types.ModelInput.empty() if spec.get("empty") else types.ModelInput.from_ints(spec["from_ints"])
+        )
+    for token in spec.get("append_int", []):
+        made = made.append_int(token)
+    return made
+
+
+def make_datum(spec: Dict[str, Any]) -> types.Datum:
+    only(spec, "from_ints", "chunks", "loss_fn_inputs")
+    prompt = make_input({name: value for name, value in spec.items() if name != "loss_fn_inputs"})
+    inputs = {"loss_fn_inputs": spec["loss_fn_inputs"]} if "loss_fn_inputs" in spec else {}
+    return types.Datum(model_input=prompt, **inputs)
+
+
+def subject(given: Dict[str, Any]) -> Callable[[], Any]:
+    """What a datum case makes, as a function to call."""
+    only(given, "model_input", "chunks", "chunks_as_dicts", "datum", "tinker_path", "property")
+    if "property" in given:
+        if given["property"] == "assign chunks":
+            return lambda: setattr(types.ModelInput.from_ints([1]), "chunks", [])
+        read = {"length": operator.attrgetter("length"), "to_ints": operator.methodcaller("to_ints")}
+        if given["property"] not in read:
+            not_understood(f"property {given['property']!r}")
+        return lambda: read[given["property"]](make_input({"chunks": given["chunks"]}))
+    makers: Dict[str, Callable[[Any], Any]] = {
+        "model_input": make_input,
+        "chunks": lambda chunks: make_input({"chunks": chunks}),
+        "chunks_as_dicts": lambda chunks: types.ModelInput(chunks=chunks),
+        "datum": make_datum,
+        "tinker_path": types.ParsedCheckpointTinkerPath.from_tinker_path,
+    }
+    (name, value) = next(iter(given.items()))
+    if len(given) != 1:
+        not_understood(f"a case of {sorted(given)}")
+    return lambda: makers[name](value)
+
+
+@replay("datum")
+def datum(case: Dict[str, Any], document: Dict[str, Any], row: Optional[int]) -> None:
+    expected = only(case["expected"], "json", "value", "exception", "mro", "message")
+    no_excuse(row, 1, 8)
+    make = subject(case["input"])
+    if row == 8:
+        chunks = case["input"].get("chunks_as_dicts")
+        if chunks is None:
+            not_understood("row 8 for a case without dicts")
+        fields = ("tokens", "data", "format", "expected_tokens", "location", "type")
+        known = [{name: value for name, value in chunk.items() if name in fields} for chunk in chunks]
+        assert known != chunks, "row 8 is about unknown keys, and there is none"
+        assert make() == types.ModelInput(chunks=known)
+    elif "exception" in expected:
+        expect_raised(make, expected)
+    elif "value" in expected:
+        assert same(make(), expected["value"])
+    else:
+        ours = json.loads(codec.encode(make()))
+        if row == 1:
+            assert same(without(ours, None), without(without(expected["json"], "type"), None))
+            assert same(ours, without(ours, "type"))
+        else:
+            assert same(ours, expected["json"])
+
+
+def without(value: Any, dropped: Optional[str]) -> Any:
+    """``value`` without the key ``dropped``; with None, without keys whose value is null."""
+    if isinstance(value, dict):
+        kept = {
+            key: inner
+            for key, inner in value.items()
+            if (inner is not None if dropped is None else key != dropped)
+        }
+        return {key: without(inner, dropped) for key, inner in kept.items()}
+    return [without(inner, dropped) for inner in value] if isinstance(value, list) else value
+
+
+def torch_cases() -> List[Any]:
+    from .test_vectors import DOCUMENTS
+
+    cases = DOCUMENTS.get("tensor_decode", {"cases": []})["cases"]
+    return [pytest.param(revive(case), id=case["name"]) for case in cases if "data" in case["expected"]]
