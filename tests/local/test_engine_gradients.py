@@ -96,7 +96,9 @@ def test_single_entries_of_the_gradient_are_right(loss_fn):
             place = tuple(stream.randint(0, n) for n in array.shape)
             direction = np.zeros(array.shape)
             direction[place] = 1.0
-            assert double.slope(name, direction) == pytest.approx(float(model.gradients[name][place]), abs=3e-4 * scale)
+            assert double.slope(name, direction) == pytest.approx(
+                float(model.gradients[name][place]), abs=3e-4 * scale
+            )
 
 
 BIAS = np.where(np.tri(4) > 0, -0.3 * np.subtract.outer(np.arange(4), np.arange(4)), -np.inf)[None]
@@ -107,7 +109,10 @@ PLAIN = {
     "relu_squared": (primitives.relu_squared, [STREAM.standard_normal((5, 6))]),
     "weights of q": (lambda q: primitives.attention_weights(q, K, BIAS), [Q]),
     "weights of k": (lambda k: primitives.attention_weights(Q, k, BIAS), [K]),
-    "mix of weights": (lambda w: primitives.attention_mix(w, V), [np.tri(4)[None, None] / 4 + np.zeros((2, 1, 4, 4))]),
+    "mix of weights": (
+        lambda w: primitives.attention_mix(w, V),
+        [np.tri(4)[None, None] / 4 + np.zeros((2, 1, 4, 4))],
+    ),
     "mix of values": (lambda v: primitives.attention_mix(primitives.attention_weights(Q, K, BIAS), v), [V]),
     "log_probability": (
         lambda x: primitives.log_probability(x, np.array([1, 0, 5, 5, 2])),

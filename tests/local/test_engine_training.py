@@ -56,7 +56,9 @@ def test_any_integer_is_a_seed(seed):
 
 def test_an_untrained_model_is_its_base_and_nearly_uniform():
     model = TrainingModel(DEFAULT_MODEL, rank=8, seed=3)
-    metrics = model.forward([text_datum("Anything at all, as long as it is text.")], "cross_entropy", None)["metrics"]
+    metrics = model.forward([text_datum("Anything at all, as long as it is text.")], "cross_entropy", None)[
+        "metrics"
+    ]
     assert metrics["loss:sum"] / metrics["tokens:sum"] == pytest.approx(math.log(258), abs=0.1)
     base = SamplingModel.base(DEFAULT_MODEL).sample([{"tokens": [1, 2]}], 1, {"max_tokens": 5, "seed": 1})
     assert model.snapshot().sample([{"tokens": [1, 2]}], 1, {"max_tokens": 5, "seed": 1}) == base
@@ -117,7 +119,9 @@ def test_only_what_is_asked_for_is_trained(options, maps):
     for _ in range(10):
         model.forward_backward([text_datum("learn this")], "cross_entropy", None)
         model.optim_step({"learning_rate": 0.01})
-    assert model.forward([text_datum("learn this")], "cross_entropy", None)["metrics"]["loss:sum"] < before - 1
+    assert (
+        model.forward([text_datum("learn this")], "cross_entropy", None)["metrics"]["loss:sum"] < before - 1
+    )
 
 
 def test_an_adapter_starts_alike_whatever_else_is_trained():
@@ -166,7 +170,9 @@ def test_a_sampler_from_a_checkpoint_is_the_snapshot():
     model = stirred()
     sampler = SamplingModel.from_checkpoint(model.meta(), model.arrays(False))
     request = {"max_tokens": 8, "seed": 4}
-    assert sampler.sample([{"tokens": [65]}], 2, request) == model.snapshot().sample([{"tokens": [65]}], 2, request)
+    assert sampler.sample([{"tokens": [65]}], 2, request) == model.snapshot().sample(
+        [{"tokens": [65]}], 2, request
+    )
 
 
 @pytest.mark.parametrize(
@@ -216,7 +222,9 @@ def test_a_model_that_cannot_be_is_refused(options, words):
 
 
 def test_it_learns_a_text_by_heart():
-    text = ByteTokenizer().encode("The quick brown fox jumps over the lazy dog. Pack my box with five dozen liquor jugs. " * 2)
+    text = ByteTokenizer().encode(
+        "The quick brown fox jumps over the lazy dog. Pack my box with five dozen liquor jugs. " * 2
+    )
     model, choice, losses = TrainingModel(DEFAULT_MODEL, rank=32, seed=0), random.Random(0), []
     for _ in range(60):
         starts = [choice.randrange(len(text) - 48) for _ in range(8)]

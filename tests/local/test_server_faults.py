@@ -122,6 +122,15 @@ def test_the_first_requests_fail_with_the_given_statuses(server, wire):
     assert wire.get("healthz").status_code == 200
 
 
+def test_an_injected_error_looks_like_a_gateway_unless_it_is_given_a_detail(server, wire):
+    server.set_faults(Faults(fail_first={"healthz": [502, 500]}, retry_after=3))
+    first = wire.get("healthz")
+    assert first.headers["Retry-After"] == "3"
+    assert first.headers["Content-Type"].startswith("text/plain")
+    server.set_faults(Faults(fail_first={"healthz": [500]}, error_detail="out of memory"))
+    assert wire.get("healthz").json() == {"detail": "out of memory"}
+
+
 def test_a_share_of_requests_fails_and_the_same_seed_fails_the_same(server, wire):
     def run(seed):
         server.set_faults(Faults(error_rate={"*": 0.4}, error_status=503, seed=seed))

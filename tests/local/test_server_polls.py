@@ -8,7 +8,11 @@ import time
 import pytest
 from server_calls import Wire, until
 
-from tinkex_sync.local import Faults, LocalServer
+from tinkex_sync.clock import Clock
+from tinkex_sync.local import Faults, LocalServer, operations
+from tinkex_sync.local.bodies import Refusal
+from tinkex_sync.local.faults import FaultGate
+from tinkex_sync.local.stats import Stats
 
 STALLED = Faults(pause=600, pause_hold=600)
 
@@ -123,6 +127,21 @@ def test_a_pause_that_begins_is_told_to_polls_that_are_held():
 def test_a_result_may_be_fetched_again_when_its_answer_was_lost(wire):
     promise = wire.sample(wire.sampler(wire.session()), 0).json()
     assert wire.result(promise) == wire.result(promise)
+
+
+def test_delivered_results_are_forgotten_when_they_take_too_much_memory(monkeypatch):
+    monkeypatch.setattr(operations, "KEPT_BYTES", 100)
+    gate = FaultGate(Faults(), Clock())
+    promises = operations.Promises(gate, Stats(), Clock())
+    first, second, unread = (promises.accept("sampling", None, ("s", number), b"")[0] for number in range(3))
+    for promise in (first, second, unread):
+        promises.resolve(promise, b"x" * 90)
+    assert promises.wait(first, 0) == promises.wait(first, 0) == b"x" * 90
+    assert promises.wait(second, 0) == b"x" * 90
+    with pytest.raises(Refusal) as refusal:
+        promises.wait(first, 0)
+    assert refusal.value.status == 410
+    assert promises.wait(unread, 0) == b"x" * 90
 
 
 def test_polls_wait_for_no_packet_of_the_other_side(wire):

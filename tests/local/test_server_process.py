@@ -162,7 +162,7 @@ if os.fork() == 0:
 assert os.wait()[1] == 0
 import urllib.request
 urllib.request.urlopen(urls[0] + "/api/v1/healthz").read()
-print(urls[0], process._shared._server.pid, flush=True)
+print(urls[0], process._shared._starting.result().pid, flush=True)
 """
 
 
@@ -172,6 +172,23 @@ def test_a_process_has_one_shared_server_until_it_exits():
     url, pid = output.decode().split()
     assert not is_alive(int(pid))
     assert not answers(url)
+
+
+def test_a_shared_server_that_died_is_replaced():
+    first = local_base_url()
+    os.kill(process._shared._starting.result().pid, signal.SIGKILL)
+    until(lambda: not process._shared._starting.result().is_running)
+    assert local_base_url() != first
+    assert answers(local_base_url())
+
+
+def test_what_the_server_wrote_to_stderr_is_logged_when_it_is_closed(monkeypatch, caplog):
+    # Its own interpreter says so when an import takes place: output of the real process.
+    monkeypatch.setenv("PYTHONVERBOSE", "1")
+    with LocalServer():
+        monkeypatch.delenv("PYTHONVERBOSE")
+    assert "the embedded server wrote" in caplog.text
+    assert "import 'tinkex_sync.local" in caplog.text
 
 
 def test_the_lock_of_the_shared_server_is_free_in_a_forked_child():
@@ -261,6 +278,8 @@ def test_its_flags_do_what_they_say(tmp_path):
         (["--fault-pause", "soon"], "pause"),
         (["--fault-latency", '{"nowhere": 1}'], "nowhere"),
         (["--port", "x"], "--port"),
+        (["--port", "99999"], "port must be"),
+        (["--hold", "-1"], "hold must be"),
     ],
 )
 def test_a_wrong_flag_is_a_usage_error(arguments, said):

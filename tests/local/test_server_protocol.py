@@ -1,5 +1,6 @@
 """The operations of the protocol, over real HTTP."""
 
+import socket
 import threading
 
 import pytest
@@ -194,6 +195,31 @@ def test_a_repeated_idempotency_key_gives_the_same_answer(server, wire, path):
     assert key["X-Idempotency-Key"] in other.json()["detail"]
 
 
+def test_copies_of_one_request_at_the_same_time_get_one_answer(server):
+    answers, start = [], threading.Barrier(12)
+
+    def send():
+        with Wire(server) as mine:
+            start.wait()
+            answers.append(
+                mine.ok("create_session", {"tags": []}, **{"X-Idempotency-Key": "twelve"})["session_id"]
+            )
+
+    threads = [threading.Thread(target=send) for _ in range(12)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(answers) == 12
+    assert len(set(answers)) == 1
+
+
+def test_a_key_whose_request_was_refused_can_be_used_again(wire):
+    key = {"X-Idempotency-Key": "second-chance"}
+    assert wire.post("create_session", {"tags": 1}, **key).status_code == 422
+    assert wire.post("create_session", {"tags": []}, **key).status_code == 200
+
+
 def test_without_a_key_each_session_is_a_new_one(wire):
     assert wire.session() != wire.session()
 
@@ -362,6 +388,21 @@ def test_a_connection_is_kept_through_answers_and_errors(server):
         wire.get("healthz")
         # The reader of the statistics makes a connection of its own each time.
         assert server.stats()["connections"] - before == 1
+
+
+@pytest.mark.parametrize(("length", "status"), [("x", 400), ("99999999999", 413)])
+def test_a_body_that_cannot_be_read_is_refused(server, length, status):
+    host, port = server.base_url[len("http://") :].split(":")
+    with (
+        socket.create_connection((host, int(port)), timeout=10) as connection,
+        connection.makefile("rb") as reader,
+    ):
+        connection.sendall(
+            f"POST /api/v1/asample HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n".encode()
+        )
+        answer = reader.read().decode()
+    assert answer.startswith(f"HTTP/1.1 {status} ")
+    assert '"detail"' in answer
 
 
 def test_a_body_of_five_megabytes_is_taken(wire):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import logging
 import os
 import signal
 import sys
@@ -66,6 +67,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
     """Serve until Ctrl-C; the exit status."""
     parser = _parser()
     given = parser.parse_args(arguments)
+    logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
     try:
         if given.supervised:
             return _supervised()

@@ -41,6 +41,13 @@ def _json(answer: Any, status: int = 200, headers: Optional[Dict[str, str]] = No
     return Response(body, status, headers, mimetype="application/json")
 
 
+def _injected(status: int, faults: Faults) -> Response:
+    headers = {} if faults.retry_after is None else {"Retry-After": f"{faults.retry_after:g}"}
+    if faults.error_detail is None:
+        return Response(f"injected fault {status}\n", status, headers, mimetype="text/plain")
+    return _json({"detail": faults.error_detail}, status, headers)
+
+
 def _endpoint() -> str:
     """The name by which faults know what was asked for; "" for what they do not touch."""
     parts = request.path.split("/")
@@ -101,7 +108,7 @@ def create_app(
         if verdict.delay:
             clock.wait(closing, verdict.delay)
         if verdict.status is not None:
-            return _json({"detail": f"injected fault: {verdict.status}"}, verdict.status)
+            return _injected(verdict.status, gate.faults)
         if verdict.drop_before:
             request.environ[OUTCOME].drop = True
             return _json({})
@@ -125,7 +132,8 @@ def create_app(
     def http_error(error: HTTPException) -> Response:
         if error.code == 404:
             return _json({"detail": f"no such endpoint: {request.method} {request.path}"}, 404)
-        return _json({"detail": error.description or error.name}, error.code or 500)
+        headers = {name: value for name, value in error.get_headers() if name != "Content-Type"}
+        return _json({"detail": error.description or error.name}, error.code or 500, headers)
 
     @app.errorhandler(Exception)
     def crash(error: Exception) -> Response:

@@ -98,7 +98,7 @@ class Faults:
     admit_per_second: Optional[float] = None
     #: How many samples may be admitted at once after a quiet time (the size of the bucket).
     admit_burst: int = 1
-    #: ``Retry-After`` of the 429. None: no such header.
+    #: ``Retry-After`` of the 429 and of injected errors. None: no such header.
     retry_after: Optional[float] = None
     #: ``queue_state`` and ``queue_state_reason`` in the body of the 429. None: absent.
     refusal_state: Optional[str] = None
@@ -116,6 +116,8 @@ class Faults:
     #: Share of requests answered with ``error_status`` instead of being handled.
     error_rate: Mapping[str, float] = field(default_factory=dict)
     error_status: int = 500
+    #: ``detail`` of the injected errors, in JSON. None: a line of plain text, like that of a gateway.
+    error_detail: Optional[str] = None
     #: Seed of the draws for ``error_rate``.
     seed: int = 0
     #: Statuses with which the first requests are answered, one each, instead of being handled.

@@ -248,9 +248,8 @@ class Models:
                 checkpoint = self.checkpoint(sampler["model_path"])
             except Refusal as refusal:
                 raise EngineError(refusal.detail) from None
-        key = (
-            checkpoint["id"] if checkpoint else sampler["id"] if "meta" in sampler else sampler["base_model"]
-        )
+        base_model: str = sampler["base_model"]
+        key = checkpoint["id"] if checkpoint else sampler["id"] if "meta" in sampler else base_model
         with self._lock:
             if key in self._samplers:
                 self._samplers.move_to_end(key)
@@ -260,7 +259,7 @@ class Models:
         elif "meta" in sampler:
             model = SamplingModel.from_checkpoint(sampler["meta"], self._store.sampler_arrays(sampler["id"]))
         else:
-            model = SamplingModel.base(self.names.get(sampler["base_model"], sampler["base_model"]))
+            model = SamplingModel.base(self.names.get(base_model, base_model))
         return self._remember(key, model)
 
     def _remember(self, key: str, model: SamplingModel) -> SamplingModel:

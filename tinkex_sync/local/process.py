@@ -5,13 +5,16 @@ from __future__ import annotations
 import atexit
 import contextlib
 import importlib.util
+import io
 import json
+import logging
 import os
 import subprocess
 import sys
 import tempfile
 import threading
 import urllib.request
+from concurrent.futures import Future
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Dict, Optional, Sequence, Type
@@ -20,6 +23,8 @@ from ..errors import MissingExtraError
 from .faults import Faults
 
 __all__ = ["BLAS_THREADS", "LocalServer", "check_extra", "local_base_url"]
+
+_log = logging.getLogger(__name__)
 
 #: Environment variables by which the BLAS libraries numpy may come with learn how many threads to use.
 BLAS_THREADS = (
@@ -85,6 +90,7 @@ class LocalServer:
         self._api_key = api_key
         self._start_timeout = start_timeout
         self._process: Optional[subprocess.Popen[bytes]] = None
+        self._stderr: IO[bytes] = io.BytesIO()
         self._owner = os.getpid()
         self._base_url: Optional[str] = None
 
@@ -98,6 +104,13 @@ class LocalServer:
         if self._base_url is None:
             raise RuntimeError("the server is not running; call start() or use it in a with statement")
         return self._base_url
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it was started and has not ended. In a forked child: whether the parent had it running."""
+        if self._process is None:
+            return False
+        return os.getpid() != self._owner or self._process.poll() is None
 
     @property
     def pid(self) -> Optional[int]:
@@ -130,40 +143,42 @@ class LocalServer:
         if "PYTHONPATH" in environment:
             entries = environment["PYTHONPATH"].split(os.pathsep)
             environment["PYTHONPATH"] = os.pathsep.join(str(Path(entry).resolve()) for entry in entries)
-        with tempfile.TemporaryFile() as stderr:
-            # From the directory of the package: "-m" puts the current one first on the path, and a user's
-            # own may hold a types.py.
-            process = subprocess.Popen(
-                [sys.executable, "-m", f"{__package__}", "--supervised"],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=stderr,
-                cwd=str(package.parent),
-                env=environment,
+        stderr = tempfile.TemporaryFile()  # noqa: SIM115 - it is closed with the server
+        # From the directory of the package: "-m" puts the current one first on the path, and a user's own
+        # may hold a types.py.
+        process = subprocess.Popen(
+            [sys.executable, "-m", f"{__package__}", "--supervised"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            cwd=str(package.parent),
+            env=environment,
+        )
+        line = self._hand_over(process)
+        if not line:
+            self._stop(process)
+            raise RuntimeError(
+                f"the embedded server did not start (exit status {process.returncode}):\n{_written(stderr)}"
             )
-            self._process, self._owner = process, os.getpid()
-            line = b""
-            giving_up = threading.Timer(self._start_timeout, process.kill)
-            giving_up.start()
-            try:
-                assert process.stdin is not None
-                assert process.stdout is not None
-                # The settings go through the pipe and not the command line, which others can read.
-                process.stdin.write(json.dumps({**self._settings, "parent": os.getpid()}).encode() + b"\n")
-                process.stdin.flush()
-                line = process.stdout.readline()
-            except BrokenPipeError:
-                pass
-            finally:
-                giving_up.cancel()
-                if not line:
-                    self._stop(process)
-                    self._process = None
-            if not line:
-                raise RuntimeError(f"the embedded server did not start (exit status {process.returncode}):\n"
-                                   f"{_written(stderr)}")  # fmt: skip
+        self._process, self._stderr, self._owner = process, stderr, os.getpid()
         self._base_url = json.loads(line)["base_url"]
         return self
+
+    def _hand_over(self, process: subprocess.Popen[bytes]) -> bytes:
+        """Give the child its settings; its answer, or b"" if it ends without one."""
+        assert process.stdin is not None
+        assert process.stdout is not None
+        giving_up = threading.Timer(self._start_timeout, process.kill)
+        giving_up.start()
+        try:
+            # The settings go through the pipe and not the command line, which others can read.
+            process.stdin.write(json.dumps({**self._settings, "parent": os.getpid()}).encode() + b"\n")
+            process.stdin.flush()
+            return process.stdout.readline()
+        except BrokenPipeError:
+            return b""
+        finally:
+            giving_up.cancel()
 
     def close(self) -> None:
         """End the child. May be called again, and before :meth:`start`."""
@@ -175,6 +190,9 @@ class LocalServer:
             process.returncode = 0  # Not our child, so nothing to warn of when the object goes.
             return
         self._stop(process)
+        complaints = _written(self._stderr)
+        if complaints:
+            _log.warning("the embedded server wrote:\n%s", complaints)
 
     @staticmethod
     def _stop(process: subprocess.Popen[bytes]) -> None:
@@ -209,32 +227,57 @@ class LocalServer:
 
 
 def _written(file: IO[bytes]) -> str:
-    file.seek(0)
-    return file.read().decode(errors="replace").strip()
+    """What a child wrote to its stderr; the file is closed."""
+    with file:
+        file.seek(0)
+        return file.read().decode(errors="replace").strip()
 
 
 class _Shared:
     """The one server of this process behind ``base_url="local"``.
 
-    Invariant: ``_server`` is None or was started; it is closed at exit by the process that started it.
+    Invariant: ``_starting`` is None, or whoever put it there starts the server and resolves it; a server that
+    failed to start, or has died, is forgotten by whoever finds out.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._server: Optional[LocalServer] = None  # guarded by _lock
+        self._starting: Optional[Future[LocalServer]] = None  # guarded by _lock
 
     def base_url(self) -> str:
-        # The lock covers the start: whoever else asks in the meantime needs this very server.
+        while True:
+            with self._lock:
+                starting, mine = self._starting, Future[LocalServer]()
+                if starting is None:
+                    self._starting = mine
+            if starting is None:
+                return self._start(mine).base_url
+            server = starting.result()
+            if server.is_running:
+                return server.base_url
+            self._forget(starting)
+
+    def _start(self, promise: Future[LocalServer]) -> LocalServer:
+        try:
+            server = LocalServer().start()
+        except BaseException as error:
+            self._forget(promise)
+            promise.set_exception(error)
+            raise
+        atexit.register(server.close)
+        promise.set_result(server)
+        return server
+
+    def _forget(self, promise: Future[LocalServer]) -> None:
         with self._lock:
-            if self._server is None:
-                server = LocalServer().start()
-                atexit.register(server.close)
-                self._server = server
-            return self._server.base_url
+            if self._starting is promise:
+                self._starting = None
 
     def after_fork(self) -> None:
-        # Another thread may have held it. The server itself stays the parent's, and ours to use.
+        # Another thread may have held the lock, or been starting the server, and is not in this process.
         self._lock = threading.Lock()
+        if self._starting is not None and not self._starting.done():
+            self._starting = None
 
 
 _shared = _Shared()
@@ -245,7 +288,7 @@ if hasattr(os, "register_at_fork"):
 def local_base_url() -> str:
     """Base URL of the embedded server of this process, which is started at the first call and ends with it.
 
-    A forked child uses the server of its parent.
+    A forked child uses the server of its parent, which is there as long as the parent is.
 
     Raises:
         MissingExtraError: flask, numpy or autograd is not installed.

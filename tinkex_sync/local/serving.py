@@ -43,8 +43,13 @@ def serve(
 
     Raises:
         MissingExtraError: flask, numpy or autograd is not installed.
-        OSError: The port cannot be used.
+        OSError: The port or the directory cannot be used.
+        ValueError: ``port`` or ``hold`` is out of range.
     """
+    if not 0 <= port <= 65535:
+        raise ValueError(f"port must be from 0 to 65535, not {port}")
+    if not hold >= 0:
+        raise ValueError(f"hold must be seconds, 0 or more, not {hold}")
     check_extra()
     # One BLAS thread: the same inputs give the same bits. Only works before numpy is first imported.
     os.environ.update(dict.fromkeys(BLAS_THREADS, "1"))

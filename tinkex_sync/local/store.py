@@ -244,9 +244,8 @@ class Store:
         return path
 
     def _files(self, record: Record) -> Path:
-        return (
-            self.root / "runs" / quote(str(record["run_id"]), safe="") / record["folder"] / f"{record['id']}.json"
-        )
+        run, folder, save = (str(record[key]) for key in ("run_id", "folder", "id"))
+        return self.root / "runs" / quote(run, safe="") / folder / f"{save}.json"
 
     def _remove_files(self, record: Record) -> None:
         # The record first: a save without a record is only lost space, the reverse would be a lie.

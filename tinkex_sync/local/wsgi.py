@@ -7,14 +7,22 @@ because it reads each body whole before the application sees the request.
 from __future__ import annotations
 
 import io
+import logging
+import sys
 from typing import Any, Iterable, List, Tuple
 
 from werkzeug.serving import ThreadedWSGIServer, WSGIRequestHandler
 
 from .app import OUTCOME, Outcome
+from .bodies import encode
 from .stats import Stats
 
-__all__ = ["RequestHandler", "Server"]
+__all__ = ["MAX_BODY", "RequestHandler", "Server"]
+
+_log = logging.getLogger(__name__)
+
+#: Bytes a request body may have.
+MAX_BODY = 256 * 1024 * 1024
 
 
 class RequestHandler(WSGIRequestHandler):
@@ -33,13 +41,15 @@ class RequestHandler(WSGIRequestHandler):
         if environ.get("wsgi.input_terminated"):
             body = environ["wsgi.input"].read()
         elif length.isdigit():
+            if int(length) > MAX_BODY:
+                self._refuse(413, f"the body has more than {MAX_BODY} bytes")
+                return
             body = self.rfile.read(int(length))
             if len(body) < int(length):
                 self.close_connection = True
                 return
         else:
-            self.send_error(400, "bad Content-Length")
-            self.close_connection = True
+            self._refuse(400, f"bad Content-Length: {length!r}")
             return
         environ["wsgi.input"], environ["CONTENT_LENGTH"] = io.BytesIO(body), str(len(body))
         outcome = environ[OUTCOME] = Outcome()
@@ -58,6 +68,13 @@ class RequestHandler(WSGIRequestHandler):
             close = getattr(answer, "close", None)
             if close is not None:
                 close()
+
+    def _refuse(self, status: int, detail: str) -> None:
+        """Answer a request whose body cannot be read, after which nothing else on the connection can be."""
+        self.close_connection = True
+        body = encode({"detail": detail})
+        headers = [("Content-Type", "application/json"), ("Content-Length", str(len(body)))]
+        self._send(f"{status} Refused", headers, [body], truncate=False)
 
     def _send(
         self, status: str, headers: List[Tuple[str, str]], parts: Iterable[bytes], truncate: bool
@@ -99,4 +116,6 @@ class Server(ThreadedWSGIServer):
         return accepted
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Nothing: a client that goes away in the middle of a request is no event."""
+        # A client that goes away in the middle of a request is no event.
+        if not isinstance(sys.exc_info()[1], OSError):
+            _log.exception("a connection failed")
