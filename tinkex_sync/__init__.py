@@ -4,7 +4,7 @@ import logging
 
 from . import types
 from ._version import __version__
-from .clients import SamplingClient, ServiceClient, TrainingClient, TrainStepOutput
+from .clients import RestClient, SamplingClient, ServiceClient, TrainingClient, TrainStepOutput
 from .config import Config
 from .errors import (
     APIConnectionError,
@@ -63,6 +63,7 @@ __all__ = [
     "PromiseExpiredError",
     "RateLimitError",
     "RequestFailedError",
+    "RestClient",
     "ResultLostError",
     "RetryConfig",
     "SamplingClient",

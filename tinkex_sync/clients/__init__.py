@@ -1,8 +1,9 @@
 """The clients: one to open a session, the others made by it."""
 
 from .client import Client
+from .rest import RestClient
 from .sampling import SamplingClient
 from .service import ServiceClient
 from .training import TrainingClient, TrainStepOutput
 
-__all__ = ["Client", "SamplingClient", "ServiceClient", "TrainStepOutput", "TrainingClient"]
+__all__ = ["Client", "RestClient", "SamplingClient", "ServiceClient", "TrainStepOutput", "TrainingClient"]

@@ -14,6 +14,7 @@ from ..queue_states import QueueStates
 from ..retry import RetryConfig
 from ..session import OpenCall, Session, Unfinished
 from .client import Client
+from .rest import RestClient
 from .sampling import SamplingClient
 from .training import TrainingClient, check_model_path, open_sampling_client
 
@@ -297,6 +298,10 @@ class ServiceClient(Client):
                 deadline=deadline,
             ),
         )
+
+    def create_rest_client(self) -> RestClient:
+        """For runs, checkpoints, sessions and samplers; makes no request."""
+        return RestClient(self._session)
 
 
 def _model_body(
