@@ -123,8 +123,8 @@ class Pace:
             growth = 2.0 ** (step / self._limits.pace_doubling)
             grown = self.rate * growth
             # What was accepted at a fraction of this rate says little about the limit: forget it.
-            self._accepted /= growth
-            self._active /= growth
+            self._accepted /= growth * growth
+            self._active /= growth * growth
         else:
             self._age += step
             # A cube in the exponent: flat near the rate that was right, steep when that is long ago.
