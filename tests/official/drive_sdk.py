@@ -167,9 +167,22 @@ def rest(service, training, state, weights, seen):
         seen["deleted_twice"] = str(error)
 
 
-def main():
-    seen = {}
-    service = tinker.ServiceClient(user_metadata={"a": "b"})
+def endure(service, seen):
+    """What the SDK gets through while the server misbehaves (test_official_sdk.py tells it how)."""
+    base = service.create_sampling_client(base_model="tinkex/tiny")
+    prompt = types.ModelInput.from_ints([1, 2, 3])
+    futures = [base.sample(prompt, 1, types.SamplingParams(max_tokens=4, seed=i)) for i in range(40)]
+    seen["endured"] = sum(len(future.result().sequences[0].tokens) for future in futures)
+    training = service.create_lora_training_client("tinkex/tiny", rank=2, seed=1)
+    losses = []
+    for _ in range(3):
+        backward = training.forward_backward([datum("abcdef")], "cross_entropy")
+        training.optim_step(types.AdamParams(learning_rate=1e-2)).result()
+        losses.append(backward.result().metrics["loss:sum"])
+    seen["endured_losses"] = losses
+
+
+def everything(service, seen):
     training, batch = train(service, seen)
     state, weights = checkpoints(service, training, batch, seen)
     sample(service, training, weights, seen)
@@ -178,6 +191,12 @@ def main():
         service.create_lora_training_client("no/such-model", rank=4)
     except tinker.BadRequestError as error:
         seen["unknown_model"] = str(error)
+
+
+def main():
+    seen = {}
+    service = tinker.ServiceClient(user_metadata={"a": "b"})
+    {"everything": everything, "endure": endure}[sys.argv[1]](service, seen)
     json.dump(seen, sys.stdout)
     sys.stdout.flush()
     os._exit(0)  # its background threads would keep the process for a while

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tinkex_sync.local import LocalServer
+from tinkex_sync.local import Faults, LocalServer
 
 PYTHON = Path(os.environ["TINKEX_OFFICIAL_PYTHON"])
 HERE = Path(__file__).resolve().parent
@@ -40,7 +40,7 @@ def run(server):
 
 @pytest.fixture(scope="module")
 def seen(run):
-    return json.loads(run(str(HERE / "drive_sdk.py")))
+    return json.loads(run(str(HERE / "drive_sdk.py"), "everything"))
 
 
 def test_it_trains(seen):
@@ -113,3 +113,37 @@ def test_its_command_line_works(seen, run, tmp_path):
     assert sorted(file.name for file in folder.iterdir()) == ["arrays.npz", "checkpoint.json"]
     run(*cli, "checkpoint", "delete", "-y", state)
     assert "not found" in run(*cli, "run", "info", "nothing", status=1).lower()
+
+
+def test_it_gets_through_everything_the_server_can_do_wrong_for_a_while(server, run):
+    before = server.stats()
+    server.set_faults(
+        Faults(
+            admit_per_second=20,
+            admit_burst=10,
+            refusal_state="paused_capacity",
+            pause=2,
+            pause_reason="lunch",
+            fail_first={
+                "create_sampling_session": [503],
+                "retrieve_future": [500, 502, 503],
+                "optim_step": [500],
+            },
+            drop_before={"create_model": 1, "asample": 1},
+            drop_after={"forward_backward": 1, "asample": 1},
+            expire_promises=1,
+            try_again_polls=2,
+        )
+    )
+    try:
+        endured = json.loads(run(str(HERE / "drive_sdk.py"), "endure"))
+    finally:
+        server.set_faults(Faults())
+    assert endured["endured"] == 160
+    losses = endured["endured_losses"]
+    assert losses == sorted(losses, reverse=True)
+    after = server.stats()
+    assert after["samples_refused"] > before["samples_refused"]
+    # The lost answer of a forward_backward was asked for again, and its gradients were counted once.
+    assert after["optim_steps"] - before["optim_steps"] == 3
+    assert after["datums_done"] - before["datums_done"] == 3
