@@ -1,7 +1,7 @@
 """Discrete-event simulation of re-entry after 429s: the real `Pace`, slots and bytes, and a token bucket.
 
     python benchmarks/throttle_simulation.py                   # the table of docs/throttle.md
-    python benchmarks/throttle_simulation.py --plot docs/throttle.svg
+    python benchmarks/throttle_simulation.py --plot docs/throttle.png
     python benchmarks/throttle_simulation.py --set pace_start=10 --set pace_growth=10
 
 Every cell is `time over ideal / refused sends per sample`: the worst time, the mean of refusals over the
@@ -220,8 +220,7 @@ def table(seeds: int, limits: ThrottleLimits) -> None:
 def plot(path: str, limits: ThrottleLimits) -> None:
     import matplotlib
 
-    matplotlib.use("svg")
-    matplotlib.rcParams["svg.hashsalt"] = "throttle"
+    matplotlib.use("agg")
     import matplotlib.pyplot as plt
 
     cases = [(50, 50, 500), (50, 5, 200), (5, 5, 105), (500, 500, 3500)]
@@ -243,7 +242,7 @@ def plot(path: str, limits: ThrottleLimits) -> None:
         lower.set_xlabel("seconds")
     axes[0][0].set_ylabel("accepted")
     axes[1][0].set_ylabel("pace, sends per second")
-    figure.savefig(path, metadata={"Date": None})
+    figure.savefig(path, dpi=80)
 
 
 def main() -> None:
@@ -251,7 +250,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--plot", metavar="FILE.svg", help="draw instead of printing the table")
+    parser.add_argument("--plot", metavar="FILE.png", help="draw instead of printing the table")
     parser.add_argument(
         "--set", action="append", default=[], metavar="FIELD=VALUE", help="a field of ThrottleLimits"
     )

@@ -12,12 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from throttle_examples import MIB5, until
 
 from tinkex_sync.clock import Clock, ScaledClock
 from tinkex_sync.errors import ClosedError, DeadlineExceeded
 from tinkex_sync.semaphores import BytesSemaphore, CountingSemaphore
-
-MIB5 = 5 * 1024 * 1024
 
 
 class Caller(threading.Thread):
@@ -45,14 +44,6 @@ class Caller(threading.Thread):
         if self.error is not None:
             raise self.error
         return self.result
-
-
-def until(claim: Callable[[], bool]) -> None:
-    pause = threading.Event()
-    end = time.monotonic() + 10
-    while not claim():
-        assert time.monotonic() < end, "it did not become true"
-        pause.wait(0.0005)
 
 
 def queue_up(semaphore: Any, call: Callable[[], Any]) -> Caller:
