@@ -29,9 +29,10 @@ from .errors import (
     RequestFailedError,
     ResultLostError,
 )
+from .open_calls import OpenCall
 from .queue_states import QueueStates
 from .retry import Attempts
-from .session import OpenCall, Session
+from .session import Session
 from .types import RequestErrorCategory
 
 __all__ = ["Future", "Promise", "poll", "wait_until"]

@@ -6,9 +6,9 @@ import threading
 from typing import Any, Dict, Optional, Tuple
 
 from .clock import Clock
+from .open_calls import OpenCall
 from .plugins import Observers
 from .queue_log import default_reason
-from .session import OpenCall
 from .types import QueueState
 
 __all__ = ["QueueStates"]

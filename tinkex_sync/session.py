@@ -10,13 +10,14 @@ import threading
 import uuid
 import warnings
 import weakref
-from concurrent.futures import thread as _import_before_registering  # noqa: F401
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, TypeVar, Union
 from urllib.parse import urlencode
 
 from . import codec
+from .advice import advise
+from .background import beat, close_at_exit
 from .clock import remaining
 from .config import Config
 from .endpoints import ENDPOINTS, Endpoint
@@ -24,13 +25,12 @@ from .errors import (
     APIConnectionError,
     APIError,
     APIStatusError,
-    AuthenticationError,
     ClosedError,
     DeadlineExceeded,
     ForkedClientError,
-    TinkexError,
 )
 from .hookspecs import Source
+from .open_calls import OpenCall, Unfinished
 from .plugins import Observers
 from .retry import POLICIES, Attempts, RetryPolicy, run
 from .throttle import Throttle, ThrottleLimits
@@ -38,85 +38,11 @@ from .timer import Timer
 from .transport import Reply, Transport
 from .workers import Workers
 
-__all__ = ["OpenCall", "Session", "Unfinished"]
+__all__ = ["Session"]
 
 T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
-
-#: After this long without a good heartbeat each failed one is logged.
-_HEARTBEAT_SILENCE = 120.0
-
-
-class OpenCall:
-    """What is known of one call that has not ended; one thread at a time writes it."""
-
-    __slots__ = (
-        "__weakref__",
-        "call_id",
-        "future",
-        "items",
-        "operation",
-        "phase",
-        "polls",
-        "promised",
-        "queue_reason",
-        "queue_state",
-        "reconnects",
-        "request_id",
-        "sent",
-        "source",
-        "started",
-    )
-
-    def __init__(self, source: Source, call_id: str, operation: str, items: int, started: float) -> None:
-        self.source = source
-        self.call_id = call_id
-        self.operation = operation
-        self.items = items
-        self.started = started
-        #: "queued", "throttled", "sending", "retrying" or "polling".
-        self.phase = "queued"
-        #: "no", "unknown" or "yes".
-        self.sent = "no"
-        self.request_id: Optional[str] = None
-        #: When the server gave its promise.
-        self.promised: Optional[float] = None
-        self.queue_state: Optional[str] = None
-        self.queue_reason: Optional[str] = None
-        self.polls = 0
-        #: What its caller holds, weakly; None for a blocking call.
-        self.future: Optional[Callable[[], Any]] = None
-        #: Sends repeated at once because a kept-alive connection had been dropped.
-        self.reconnects = 0
-
-    def deadline_exceeded(self) -> DeadlineExceeded:
-        """The error for a timeout at this point."""
-        state = f", queue state {self.queue_state}" if self.queue_state else ""
-        request = f", request {self.request_id}" if self.request_id else ""
-        consequence = {
-            "no": "nothing was sent",
-            "unknown": "it may have reached the server",
-            "yes": "the server has accepted it",
-        }[self.sent]
-        return DeadlineExceeded(
-            f"{self.operation}: the timeout ran out while {self.phase} ({consequence}{request}{state})",
-            phase=self.phase,
-            sent=self.sent,
-            request_id=self.request_id,
-            queue_state=self.queue_state,
-        )
-
-
-@dataclass(frozen=True)
-class Unfinished:
-    """A call that had no result when its client was closed."""
-
-    operation: str
-    #: "no", "unknown" or "yes".
-    sent: str
-    #: Fetch the result later with ``ServiceClient.resume_future``; None if the server gave no promise yet.
-    request_id: Optional[str]
 
 
 class Session:
@@ -166,7 +92,7 @@ class Session:
         self._close_callbacks: List[Callable[[], None]] = []  # guarded by _lock
         self._counters: Dict[str, Iterator[int]] = {}  # guarded by _lock
         self._pid = os.getpid()
-        _close_at_exit(self)
+        close_at_exit(self)
 
     # Opening
 
@@ -202,7 +128,7 @@ class Session:
         self.last_heartbeat = self.clock.time()
         body = codec.encode({"session_id": session_id})
         threading.Thread(
-            target=_beat,
+            target=beat,
             args=(weakref.ref(self), body, self.closing, self.clock, self.config.heartbeat_interval),
             name=f"tinkex-heartbeat-{session_id}",
             daemon=True,
@@ -284,7 +210,7 @@ class Session:
                 return reply
             return endpoint.reply.from_wire(reply.json())
         except APIError as error:
-            _advise(error, self.config, first_contact)
+            advise(error, self.config, first_contact)
             raise
 
     def retrying(
@@ -559,91 +485,3 @@ def _may_have_arrived(failure: Optional[BaseException]) -> bool:
     if isinstance(failure, APIStatusError):
         return failure.status_code >= 500
     return not getattr(failure, "unsent", False) and getattr(failure, "sent", "unknown") != "no"
-
-
-def _advise(error: APIError, config: Config, first_contact: bool) -> None:
-    """Add to the text what the user can do about it."""
-    advice = ""
-    where = f"base_url is {config.base_url}"
-    detail = str(error.body).lower()
-    if isinstance(error, AuthenticationError):
-        what = "the API key was refused" if config.api_key else "the server wants an API key"
-        advice = f"{what}: give api_key= or set TINKER_API_KEY; {where}"
-    elif first_contact and getattr(error, "unsent", False):
-        advice = f"the server cannot be reached: check that it runs, the network and proxies; {where}"
-    elif first_contact and isinstance(error, APIStatusError):
-        if error.status_code in (404, 405) or 300 <= error.status_code < 400:
-            advice = f"there is no Tinker API at this address: check base_url= or TINKER_BASE_URL; {where}"
-        elif "version" in detail:
-            advice = (
-                f"the server refuses this protocol version: set sdk_version= (now {config.sdk_version!r})"
-            )
-    elif first_contact and not isinstance(error, APIStatusError) and hasattr(error, "path"):
-        advice = f"that is not what a Tinker server answers: check base_url= or TINKER_BASE_URL; {where}"
-    if advice and error.args:
-        error.args = (f"{error.args[0]} [{advice}]", *error.args[1:])
-
-
-def _beat(
-    ref: weakref.ref[Session], body: bytes, closing: threading.Event, clock: Any, interval: float
-) -> None:
-    misses = 0
-    while not clock.wait(closing, interval):
-        session = ref()
-        if session is None or session.forked:
-            return
-        try:
-            session.call("session_heartbeat", body)
-            session.last_heartbeat = clock.time()
-            misses = 0
-        except ClosedError:
-            return
-        except (TinkexError, OSError) as error:
-            misses += 1
-            silent = clock.time() - (session.last_heartbeat or 0.0)
-            hook = session.observers.heartbeat_missed
-            if hook is not None:
-                hook(source=session.source, call_id="", misses=misses, silent_for=silent, error=error)
-            if silent > _HEARTBEAT_SILENCE:
-                _log.warning(
-                    "Session heartbeat failed for %d seconds for session %s. Last exception: %s: %s.\n"
-                    "Your connection may be unreliable or Tinker is down. If this persists, the session will be"
-                    " terminated.",
-                    silent,
-                    session.session_id,
-                    type(error).__name__,
-                    error,
-                )
-        del session
-
-
-_sessions: weakref.WeakSet[Session] = weakref.WeakSet()
-_sessions_lock = threading.Lock()
-_registered = False
-
-
-def _close_at_exit(session: Session) -> None:
-    global _registered
-    with _sessions_lock:
-        _sessions.add(session)
-        if _registered:
-            return
-        _registered = True
-    register = getattr(threading, "_register_atexit", None)
-    if register is None:
-        import atexit
-
-        register = atexit.register
-    # Plain atexit runs after concurrent.futures has joined its workers, who may be waiting for us; callbacks
-    # registered here later than that module's run before it.
-    try:
-        register(_close_all)
-    except RuntimeError:
-        _log.debug("Made during interpreter shutdown: it is closed with the process")
-
-
-def _close_all() -> None:
-    with _sessions_lock:
-        sessions = list(_sessions)
-    for session in sessions:
-        session.close()

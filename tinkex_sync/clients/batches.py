@@ -12,7 +12,8 @@ from ..errors import PartialBatchError, TinkexError
 from ..futures import Future
 from ..hookspecs import Boundary
 from ..metrics import merge
-from ..session import OpenCall, Session
+from ..open_calls import OpenCall
+from ..session import Session
 from .client import settle
 from .sequence import Sent, Sequence
 

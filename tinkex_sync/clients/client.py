@@ -7,7 +7,8 @@ from typing import Any, Callable, Optional, TypeVar
 from ..errors import ClosedError
 from ..futures import Future
 from ..hookspecs import Source
-from ..session import OpenCall, Session
+from ..open_calls import OpenCall
+from ..session import Session
 
 __all__ = ["Client", "settle"]
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 import contextlib
 from datetime import datetime, timedelta, timezone
 from email.utils import parsedate_to_datetime
-from typing import Any, Callable, Dict, Iterator, Optional, Tuple, TypeVar
+from typing import Any, Callable, Dict, Iterator, Optional, Tuple, Type, TypeVar
 from urllib.parse import urlsplit
 
 from .. import types
 from ..errors import APIResponseValidationError, status_error
 from ..futures import Future
 from ..hookspecs import Source
-from ..session import OpenCall, Session
+from ..open_calls import OpenCall
+from ..session import Session
 from ..transport import Reply
 from .client import Client
 
@@ -66,13 +67,19 @@ class RestClient(Client):
         self, limit: int = 20, offset: int = 0, *, timeout: Optional[float] = None
     ) -> types.TrainingRunsResponse:
         """One page of runs, newest first. GET /api/v1/training_runs."""
-        return self._run("list_training_runs", self._page("training_runs", limit, offset), timeout)
+        return self._run(
+            "list_training_runs",
+            self._page("training_runs", limit, offset, types.TrainingRunsResponse),
+            timeout,
+        )
 
     def submit_list_training_runs(
         self, limit: int = 20, offset: int = 0
     ) -> Future[types.TrainingRunsResponse]:
         """:meth:`list_training_runs`, without waiting."""
-        return self._submit("list_training_runs", self._page("training_runs", limit, offset))
+        return self._submit(
+            "list_training_runs", self._page("training_runs", limit, offset, types.TrainingRunsResponse)
+        )
 
     def iter_training_runs(self, page_size: int = _PAGE) -> Iterator[types.TrainingRun]:
         """Every run, fetched a page at a time as the iteration goes on."""
@@ -122,13 +129,19 @@ class RestClient(Client):
         self, limit: int = 100, offset: int = 0, *, timeout: Optional[float] = None
     ) -> types.CheckpointsListResponse:
         """One page of the checkpoints of all runs, newest first. GET /api/v1/checkpoints."""
-        return self._run("list_user_checkpoints", self._page("checkpoints", limit, offset), timeout)
+        return self._run(
+            "list_user_checkpoints",
+            self._page("checkpoints", limit, offset, types.CheckpointsListResponse),
+            timeout,
+        )
 
     def submit_list_user_checkpoints(
         self, limit: int = 100, offset: int = 0
     ) -> Future[types.CheckpointsListResponse]:
         """:meth:`list_user_checkpoints`, without waiting."""
-        return self._submit("list_user_checkpoints", self._page("checkpoints", limit, offset))
+        return self._submit(
+            "list_user_checkpoints", self._page("checkpoints", limit, offset, types.CheckpointsListResponse)
+        )
 
     def iter_user_checkpoints(self, page_size: int = _PAGE) -> Iterator[types.Checkpoint]:
         """Every checkpoint, fetched a page at a time as the iteration goes on."""
@@ -212,21 +225,25 @@ class RestClient(Client):
 
     def get_session(self, session_id: str, *, timeout: Optional[float] = None) -> types.GetSessionResponse:
         """Runs and samplers of a session. GET /api/v1/sessions/{id}."""
-        return self._run("get_session", self._by_id("session", session_id), timeout)
+        return self._run("get_session", self._by_id("session", session_id, types.GetSessionResponse), timeout)
 
     def submit_get_session(self, session_id: str) -> Future[types.GetSessionResponse]:
         """:meth:`get_session`, without waiting."""
-        return self._submit("get_session", self._by_id("session", session_id))
+        return self._submit("get_session", self._by_id("session", session_id, types.GetSessionResponse))
 
     def list_sessions(
         self, limit: int = 20, offset: int = 0, *, timeout: Optional[float] = None
     ) -> types.ListSessionsResponse:
         """One page of session ids. GET /api/v1/sessions."""
-        return self._run("list_sessions", self._page("sessions", limit, offset), timeout)
+        return self._run(
+            "list_sessions", self._page("sessions", limit, offset, types.ListSessionsResponse), timeout
+        )
 
     def submit_list_sessions(self, limit: int = 20, offset: int = 0) -> Future[types.ListSessionsResponse]:
         """:meth:`list_sessions`, without waiting."""
-        return self._submit("list_sessions", self._page("sessions", limit, offset))
+        return self._submit(
+            "list_sessions", self._page("sessions", limit, offset, types.ListSessionsResponse)
+        )
 
     def iter_sessions(self, page_size: int = _PAGE) -> Iterator[str]:
         """Every session id, fetched a page at a time as the iteration goes on."""
@@ -234,42 +251,59 @@ class RestClient(Client):
 
     def get_sampler(self, sampler_id: str, *, timeout: Optional[float] = None) -> types.GetSamplerResponse:
         """What a sampling session samples from. GET /api/v1/samplers/{id}."""
-        return self._run("get_sampler", self._by_id("sampler", sampler_id), timeout)
+        return self._run("get_sampler", self._by_id("sampler", sampler_id, types.GetSamplerResponse), timeout)
 
     def submit_get_sampler(self, sampler_id: str) -> Future[types.GetSamplerResponse]:
         """:meth:`get_sampler`, without waiting."""
-        return self._submit("get_sampler", self._by_id("sampler", sampler_id))
+        return self._submit("get_sampler", self._by_id("sampler", sampler_id, types.GetSamplerResponse))
 
     # The operations
 
-    def _page(self, endpoint: str, limit: int, offset: int) -> Operation[Any]:
+    def _page(self, endpoint: str, limit: int, offset: int, reply: Type[T]) -> Operation[T]:
         for name, value in (("limit", limit), ("offset", offset)):
             if isinstance(value, bool) or not isinstance(value, int) or value < 0:
                 raise ValueError(f"{name} must be a whole number of at least 0, not {value!r}")
         query = {"limit": limit, "offset": offset}
-        return lambda call, deadline: self._session.call(endpoint, query=query, call=call, deadline=deadline)
 
-    def _get(self, endpoint: str, parts: Dict[str, str]) -> Operation[Any]:
+        def fetch(call: OpenCall, deadline: Optional[float]) -> T:
+            page: T = self._session.call(endpoint, query=query, call=call, deadline=deadline)
+            return page
+
+        return fetch
+
+    def _get(self, endpoint: str, parts: Dict[str, str], reply: Type[T]) -> Operation[T]:
         for name, value in parts.items():
             if not isinstance(value, str) or not value:
                 raise ValueError(f"{name} id must be a text that is not empty, not {value!r}")
-        return lambda call, deadline: self._session.call(endpoint, parts=parts, call=call, deadline=deadline)
+
+        def fetch(call: OpenCall, deadline: Optional[float]) -> T:
+            found: T = self._session.call(endpoint, parts=parts, call=call, deadline=deadline)
+            return found
+
+        return fetch
 
     def _training_run(self, training_run_id: str) -> Operation[types.TrainingRun]:
-        return self._get("training_run", {"run": training_run_id})
+        return self._get("training_run", {"run": training_run_id}, types.TrainingRun)
 
     def _run_checkpoints(self, training_run_id: str) -> Operation[types.CheckpointsListResponse]:
-        return self._get("run_checkpoints", {"run": training_run_id})
+        return self._get("run_checkpoints", {"run": training_run_id}, types.CheckpointsListResponse)
 
-    def _by_id(self, kind: str, value: str) -> Operation[Any]:
-        return self._get(kind, {kind: value})
+    def _by_id(self, kind: str, value: str, reply: Type[T]) -> Operation[T]:
+        return self._get(kind, {kind: value}, reply)
 
     def _weights_info(self, tinker_path: str) -> Operation[types.WeightsInfoResponse]:
         body = {"tinker_path": tinker_path}
-        return lambda call, deadline: self._session.call("weights_info", body, call=call, deadline=deadline)
+
+        def fetch(call: OpenCall, deadline: Optional[float]) -> types.WeightsInfoResponse:
+            info: types.WeightsInfoResponse = self._session.call(
+                "weights_info", body, call=call, deadline=deadline
+            )
+            return info
+
+        return fetch
 
     def _change(self, endpoint: str, training_run_id: str, checkpoint_id: str) -> Operation[None]:
-        send = self._get(endpoint, {"run": training_run_id, "checkpoint_path": checkpoint_id})
+        send = self._get(endpoint, {"run": training_run_id, "checkpoint_path": checkpoint_id}, Reply)
 
         def change(call: OpenCall, deadline: Optional[float]) -> None:
             send(call, deadline)
@@ -279,7 +313,9 @@ class RestClient(Client):
     def _archive_url(
         self, training_run_id: str, checkpoint_id: str
     ) -> Operation[types.CheckpointArchiveUrlResponse]:
-        send = self._get("checkpoint_archive", {"run": training_run_id, "checkpoint_path": checkpoint_id})
+        send = self._get(
+            "checkpoint_archive", {"run": training_run_id, "checkpoint_path": checkpoint_id}, Reply
+        )
 
         def fetch(call: OpenCall, deadline: Optional[float]) -> types.CheckpointArchiveUrlResponse:
             return _archive(send(call, deadline))

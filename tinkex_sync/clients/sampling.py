@@ -3,214 +3,25 @@
 from __future__ import annotations
 
 import itertools
-import threading
-import uuid
 from typing import Any, Callable, Dict, List, Optional
 
-from .. import codec, types
+from .. import types
 from ..byte_estimates import model_input_bytes
 from ..errors import (
-    APIConnectionError,
     ClosedError,
-    DeadlineExceeded,
     PromiseExpiredError,
-    RateLimitError,
 )
-from ..futures import Future, Promise, poll
+from ..futures import Future
 from ..hookspecs import Source
+from ..open_calls import OpenCall
 from ..queue_states import QueueStates
 from ..retry import RetryConfig
-from ..session import OpenCall, Session
-from ..throttle import Permit
+from ..session import Session
 from .client import Client, settle
+from .sample import Progress, Sample
 from .sample_many import SampleMany
 
 __all__ = ["SamplingClient"]
-
-#: A sample whose promise the server has lost is drawn anew at most this often.
-_MOST_RESAMPLES = 2
-
-
-class Progress:
-    """When a sampling session last had a success, to tell a stuck server from a slow one."""
-
-    def __init__(self, now: Callable[[], float], limit: float) -> None:
-        self._now = now
-        self.limit = limit
-        self._lock = threading.Lock()
-        self._running = 0  # guarded by _lock
-        self._last = now()  # guarded by _lock
-
-    def begin(self) -> None:
-        """A call starts; if none was running, the watch starts with it."""
-        with self._lock:
-            if self._running == 0:
-                self._last = self._now()
-            self._running += 1
-
-    def end(self, success: bool) -> None:
-        with self._lock:
-            self._running -= 1
-            if success:
-                self._last = self._now()
-
-    def gives_up_at(self) -> float:
-        with self._lock:
-            return self._last + self.limit
-
-
-class _Sample:
-    """One logical sample on its way: one ``seq_id`` and one idempotency key through all its retries."""
-
-    def __init__(
-        self,
-        client: SamplingClient,
-        call: OpenCall,
-        body: Dict[str, Any],
-        size: int,
-        deadline: Optional[float],
-    ) -> None:
-        self.client = client
-        self.session = client._session
-        self.call = call
-        self.body = body
-        self.size = size
-        self.deadline = deadline
-        self.resamples = 0
-        self.permit: Optional[Permit] = None
-        self.promise: Optional[Promise] = None
-        self._number()
-
-    def _number(self) -> None:
-        self.content = codec.encode({**self.body, "seq_id": self.client._next_seq_id()})
-        self.key = f"tinkex-sync-{uuid.uuid4()}"
-
-    def run(self) -> types.SampleResponse:
-        """All of it, in this thread."""
-        while True:
-            self.dispatch()
-            try:
-                return self.fetch()
-            except PromiseExpiredError as error:
-                self.session.sleep(self.renew(error), self.deadline, self.call)
-
-    def dispatch(self) -> None:
-        """Wait at the throttle, send, and keep the promise."""
-        session = self.session
-        attempts = session.attempts("submit", self.deadline)
-        began = session.clock.time()
-        try:
-            answer = session.retrying(
-                attempts, lambda made: self._admitted_send(made.number), self.call, self.deadline
-            )
-        finally:
-            self._release()
-        self.promise = Promise(answer.request_id, "asample", session.clock.time() - began)
-
-    def _admitted_send(self, attempt: int) -> types.UntypedAPIFuture:
-        """One attempt; a 429 is waited out with the permit held, any other retry gives it back."""
-        session, call = self.session, self.call
-        permit = self._acquire()
-        try:
-            while True:
-                call.phase = "throttled"
-                own_delay = permit.not_before - session.clock.time()
-                if own_delay > 0:
-                    with session.dispatchers.waiting():
-                        session.sleep(own_delay, self.deadline, call)
-                call.phase = "throttled"
-                permit.await_turn(self.deadline)
-                try:
-                    with session.dispatchers.waiting():
-                        answer: types.UntypedAPIFuture = session.call(
-                            "asample",
-                            self.content,
-                            headers={"X-Tinker-Sampling-Backpressure": "1"},
-                            call=call,
-                            deadline=self.deadline,
-                            policy="none",
-                            idempotency_key=self.key,
-                        )
-                except RateLimitError as error:
-                    self.client._states.read(call, error.body)
-                    backoff = permit.refused(error.retry_after)
-                    hook = session.observers.backoff_started
-                    if hook is not None:
-                        hook(
-                            source=call.source,
-                            call_id=call.call_id,
-                            duration=backoff.duration,
-                            until=backoff.until,
-                            everyone=backoff.everyone,
-                        )
-                else:
-                    permit.accepted()
-                    return answer
-        finally:
-            self._release()
-
-    def _acquire(self) -> Permit:
-        session, call = self.session, self.call
-        call.phase = "throttled"
-        try:
-            permit = session.throttle.permit(self.size, self.deadline)
-        except DeadlineExceeded as error:
-            raise call.deadline_exceeded() from error
-        self.permit = permit
-        hook = session.observers.dispatch_acquired
-        if hook is not None:
-            facts = permit.facts
-            hook(
-                source=call.source,
-                call_id=call.call_id,
-                estimated_bytes=facts.estimated_bytes,
-                charged_bytes=facts.charged_bytes,
-                throttled=facts.throttled,
-                waited=facts.waited,
-                in_flight=facts.in_flight,
-                bytes_left=facts.bytes_left,
-            )
-        return permit
-
-    def _release(self) -> None:
-        permit, self.permit = self.permit, None
-        if permit is None:
-            return
-        permit.release()
-        hook = self.session.observers.dispatch_released
-        if hook is not None:
-            hook(source=self.call.source, call_id=self.call.call_id)
-
-    def fetch(self) -> types.SampleResponse:
-        """Poll the promise."""
-        assert self.promise is not None
-        progress = self.client._progress
-        while True:
-            limit = progress.gives_up_at()
-            if self.deadline is not None:
-                limit = min(limit, self.deadline)
-            try:
-                result: types.SampleResponse = poll(
-                    self.session, self.promise, self.call, states=self.client._states, deadline=limit
-                )
-                return result
-            except DeadlineExceeded:
-                now = self.session.clock.time()
-                if self.deadline is not None and now >= self.deadline:
-                    raise
-                if now >= progress.gives_up_at():
-                    raise APIConnectionError(
-                        f"No progress made in {progress.limit}s. Requests appear to be stuck."
-                    ) from None
-
-    def renew(self, error: PromiseExpiredError) -> float:
-        """After a lost promise: a new number; returns the seconds to wait, or raises ``error``."""
-        if self.resamples >= _MOST_RESAMPLES or not self.client._retry_config.enable_retry_logic:
-            raise error
-        self.resamples += 1
-        self._number()
-        self.call.request_id, self.call.sent = None, "no"
-        return self.client._retry_config.policy().wait(self.resamples - 1)
 
 
 class SamplingClient(Client):
@@ -385,7 +196,7 @@ class SamplingClient(Client):
             self._progress.begin()
             success = False
             try:
-                reply = _Sample(self, call, body, size, deadline).run()
+                reply = Sample(self, call, body, size, deadline).run()
                 success = True
                 return reply
             finally:
@@ -405,7 +216,7 @@ class SamplingClient(Client):
         deadline = session.deadline(timeout)
         call = session.begin(self._source, operation)
         future: Future[Any] = Future(call)
-        sample = _Sample(self, call, body, model_input_bytes(prompt), deadline)
+        sample = Sample(self, call, body, model_input_bytes(prompt), deadline)
         progress = self._progress
 
         def fail(error: BaseException) -> None:

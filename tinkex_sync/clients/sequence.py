@@ -20,7 +20,8 @@ from ..errors import (
     OutcomeUnknownError,
 )
 from ..futures import Promise
-from ..session import OpenCall, Session
+from ..open_calls import OpenCall
+from ..session import Session
 
 __all__ = ["Sent", "Sequence"]
 

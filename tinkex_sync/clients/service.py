@@ -8,15 +8,17 @@ from .. import types
 from ..config import Config
 from ..errors import ConfigError, MissingExtraError
 from ..futures import Future, Promise, poll
+from ..open_calls import OpenCall, Unfinished
 from ..plugins import Observers
 from ..queue_log import QueueLog
 from ..queue_states import QueueStates
 from ..retry import RetryConfig
-from ..session import OpenCall, Session, Unfinished
+from ..session import Session
 from .client import Client
 from .rest import RestClient
 from .sampling import SamplingClient
-from .training import TrainingClient, check_model_path, open_sampling_client
+from .sampling_sessions import check_model_path, open_sampling_client
+from .training import TrainingClient
 
 __all__ = ["ServiceClient"]
 

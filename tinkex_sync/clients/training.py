@@ -16,13 +16,15 @@ from ..errors import (
 )
 from ..futures import Future, poll, wait_until
 from ..hookspecs import Source
+from ..open_calls import OpenCall
 from ..queue_states import QueueStates
 from ..retry import RetryConfig
-from ..session import OpenCall, Session
+from ..session import Session
 from ..workers import Lane
 from .batches import Batch
 from .client import Client, settle
 from .sampling import SamplingClient
+from .sampling_sessions import check_model_path, open_sampling_client
 from .sequence import Sent, Sequence
 
 __all__ = ["TrainStepOutput", "TrainingClient"]
@@ -501,37 +503,3 @@ def _checked(
     if loss_fn_config is not None and not isinstance(loss_fn_config, dict):
         raise TypeError(f"loss_fn_config must be a dict of numbers or None, not {loss_fn_config!r}")
     return datums
-
-
-def check_model_path(model_path: str) -> None:
-    """Raise ValueError unless it begins with ``tinker://``."""
-    if not isinstance(model_path, str) or not model_path.startswith("tinker://"):
-        raise ValueError(f"model_path must start with 'tinker://', and {model_path!r} does not")
-
-
-def open_sampling_client(
-    session: Session,
-    *,
-    model_path: Optional[str],
-    base_model: Optional[str],
-    retry_config: Optional[RetryConfig] = None,
-    call: Optional[OpenCall] = None,
-    deadline: Optional[float] = None,
-) -> SamplingClient:
-    """Open a sampling session on saved weights or a base model. POST /api/v1/create_sampling_session."""
-    if model_path is None and base_model is None:
-        raise ValueError("Either model_path or base_model must be provided")
-    if model_path is not None:
-        check_model_path(model_path)
-    answer = session.call(
-        "create_sampling_session",
-        {
-            "session_id": session.session_id,
-            "sampling_session_seq_id": session.next_number("sampling_session_seq_id"),
-            "base_model": base_model,
-            "model_path": model_path,
-        },
-        call=call,
-        deadline=deadline,
-    )
-    return SamplingClient(session, answer.sampling_session_id, retry_config=retry_config)

@@ -1,0 +1,87 @@
+"""What runs beside the calls of a session: its heartbeat, and its end with the interpreter."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import weakref
+from concurrent.futures import thread as _import_before_registering  # noqa: F401
+from typing import TYPE_CHECKING
+
+from .clock import Clock
+from .errors import ClosedError, TinkexError
+
+if TYPE_CHECKING:
+    from .session import Session
+
+__all__ = ["beat", "close_at_exit"]
+
+_log = logging.getLogger(__name__)
+
+#: After this long without a good heartbeat each failed one is logged.
+_HEARTBEAT_SILENCE = 120.0
+
+
+def beat(
+    ref: weakref.ref[Session], body: bytes, closing: threading.Event, clock: Clock, interval: float
+) -> None:
+    misses = 0
+    while not clock.wait(closing, interval):
+        session = ref()
+        if session is None or session.forked:
+            return
+        try:
+            session.call("session_heartbeat", body)
+            session.last_heartbeat = clock.time()
+            misses = 0
+        except ClosedError:
+            return
+        except (TinkexError, OSError) as error:
+            misses += 1
+            silent = clock.time() - (session.last_heartbeat or 0.0)
+            hook = session.observers.heartbeat_missed
+            if hook is not None:
+                hook(source=session.source, call_id="", misses=misses, silent_for=silent, error=error)
+            if silent > _HEARTBEAT_SILENCE:
+                _log.warning(
+                    "Session heartbeat failed for %d seconds for session %s. Last exception: %s: %s.\n"
+                    "Your connection may be unreliable or Tinker is down. If this persists, the session will be"
+                    " terminated.",
+                    silent,
+                    session.session_id,
+                    type(error).__name__,
+                    error,
+                )
+        del session
+
+
+_sessions: weakref.WeakSet[Session] = weakref.WeakSet()
+_sessions_lock = threading.Lock()
+_registered = False
+
+
+def close_at_exit(session: Session) -> None:
+    global _registered
+    with _sessions_lock:
+        _sessions.add(session)
+        if _registered:
+            return
+        _registered = True
+    register = getattr(threading, "_register_atexit", None)
+    if register is None:
+        import atexit
+
+        register = atexit.register
+    # Plain atexit runs after concurrent.futures has joined its workers, who may be waiting for us; callbacks
+    # registered here later than that module's run before it.
+    try:
+        register(_close_all)
+    except RuntimeError:
+        _log.debug("Made during interpreter shutdown: it is closed with the process")
+
+
+def _close_all() -> None:
+    with _sessions_lock:
+        sessions = list(_sessions)
+    for session in sessions:
+        session.close()

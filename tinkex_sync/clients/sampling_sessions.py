@@ -1,0 +1,46 @@
+"""Opening a sampling session, for whichever client asks."""
+
+from __future__ import annotations
+
+from typing import Optional
+
+from ..open_calls import OpenCall
+from ..retry import RetryConfig
+from ..session import Session
+from .sampling import SamplingClient
+
+__all__ = ["check_model_path", "open_sampling_client"]
+
+
+def check_model_path(model_path: str) -> None:
+    """Raise ValueError unless it begins with ``tinker://``."""
+    if not isinstance(model_path, str) or not model_path.startswith("tinker://"):
+        raise ValueError(f"model_path must start with 'tinker://', and {model_path!r} does not")
+
+
+def open_sampling_client(
+    session: Session,
+    *,
+    model_path: Optional[str],
+    base_model: Optional[str],
+    retry_config: Optional[RetryConfig] = None,
+    call: Optional[OpenCall] = None,
+    deadline: Optional[float] = None,
+) -> SamplingClient:
+    """Open a sampling session on saved weights or a base model. POST /api/v1/create_sampling_session."""
+    if model_path is None and base_model is None:
+        raise ValueError("Either model_path or base_model must be provided")
+    if model_path is not None:
+        check_model_path(model_path)
+    answer = session.call(
+        "create_sampling_session",
+        {
+            "session_id": session.session_id,
+            "sampling_session_seq_id": session.next_number("sampling_session_seq_id"),
+            "base_model": base_model,
+            "model_path": model_path,
+        },
+        call=call,
+        deadline=deadline,
+    )
+    return SamplingClient(session, answer.sampling_session_id, retry_config=retry_config)
