@@ -12,6 +12,7 @@ from engine_data import CONFIG, SMALL, batch_for, datum, stirred, text_datum
 
 from tinkex_sync.byte_tokenizer import ByteTokenizer
 from tinkex_sync.local.engine import DEFAULT_MODEL, BaseModel, EngineError, SamplingModel, TrainingModel
+from tinkex_sync.local.engine import adapters as lora
 
 ADAM = {"learning_rate": 0.01, "weight_decay": 0.01, "grad_clip_norm": 5.0}
 
@@ -127,6 +128,20 @@ def test_only_what_is_asked_for_is_trained(options, maps):
 def test_an_adapter_starts_alike_whatever_else_is_trained():
     every, only = TrainingModel(SMALL, rank=2, seed=5), TrainingModel(SMALL, rank=2, seed=5, train_attn=False)
     assert same_bits(only.adapters, {name: every.adapters[name] for name in only.adapters})
+
+
+@pytest.mark.parametrize("rank", [2, 64])
+def test_an_adapter_counts_thirty_two_over_its_rank(rank):
+    model = TrainingModel(SMALL, rank=rank, seed=0)
+    weights = lora.merged(model.base.weights, model.adapters, ["unembed"], rank)
+    assert weights["unembed"].tobytes() == model.base.weights["unembed"].tobytes()
+    model.adapters["unembed.B"] += 1
+    weights = lora.merged(model.base.weights, model.adapters, ["unembed"], rank)
+    change = model.adapters["unembed.A"].sum(axis=1, keepdims=True) * 32 / rank
+    np.testing.assert_allclose(
+        weights["unembed"] - model.base.weights["unembed"], change + np.zeros(258), atol=1e-4
+    )
+    assert weights["unembed"].dtype == np.float32
 
 
 def test_a_checkpoint_continues_bit_for_bit():
