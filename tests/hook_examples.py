@@ -46,6 +46,8 @@ _EXAMPLES: Dict[str, Any] = {
     "everyone": True,
     "outcome": "ok",
     "polls": 1,
+    "misses": 2,
+    "silent_for": 20.0,
     "cli": object(),
 }
 

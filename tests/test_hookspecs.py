@@ -16,7 +16,7 @@ from tinkex_sync.plugins import Observers
 PROMISED = {
     "session_opened": "",
     "session_closed": "",
-    "heartbeat_missed": "",
+    "heartbeat_missed": "misses silent_for error",
     "call_started": "operation items",
     "request_finished": "method path attempt status elapsed sent_bytes received_bytes error",
     "retry_scheduled": "policy attempt delay cause",

@@ -73,6 +73,13 @@ class Newer:
         raise AssertionError("nobody can call this")
 
 
+class HandClock(Clock):
+    now = 0.0
+
+    def time(self) -> float:
+        return self.now
+
+
 def observers(*plugins: object, **settings: Any) -> Observers:
     return Observers(plugins, **{"autoload": False, **settings})
 
@@ -223,12 +230,6 @@ def test_a_plugin_that_blocks_holds_up_its_own_thread_only(caplog: pytest.LogCap
 
 
 def test_a_slow_hook_is_reported_once(caplog: pytest.LogCaptureFixture) -> None:
-    class HandClock(Clock):
-        now = 0.0
-
-        def time(self) -> float:
-            return self.now
-
     clock = HandClock()
 
     class Slow:
@@ -433,7 +434,7 @@ def test_in_strict_mode_a_site_that_forgets_a_fact_is_found() -> None:
 def test_registering_while_sixteen_threads_run_loses_and_doubles_nothing(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    rounds, threads = 200, 16
+    rounds, threads = 50, 16
     counted = threading.local()
     totals: List[int] = []
 
@@ -452,7 +453,8 @@ def test_registering_while_sixteen_threads_run_loses_and_doubles_nothing(
         def tinkex_session_opened(self, source: object) -> None:
             assert source == SOURCE
 
-    told = observers(Counter())
+    # A clock that stands still: on a busy machine a hook may be slow only because it was not its turn.
+    told = observers(Counter(), clock=HandClock())
     start, stop = threading.Barrier(threads + 1), threading.Event()
 
     def run() -> None:
@@ -462,7 +464,7 @@ def test_registering_while_sixteen_threads_run_loses_and_doubles_nothing(
             emit(told, "session_opened")
             emit(told)
             sent += 1
-        totals.append(sent - counted.value)
+        totals.append(sent - getattr(counted, "value", 0))
 
     workers = [threading.Thread(target=run) for _ in range(threads)]
     for worker in workers:

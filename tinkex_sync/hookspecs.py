@@ -102,13 +102,18 @@ def tinkex_session_closed(source: Source, call_id: str) -> None:
 
 
 @hookspec
-def tinkex_heartbeat_missed(source: Source, call_id: str) -> None:
+def tinkex_heartbeat_missed(
+    source: Source, call_id: str, misses: int, silent_for: float, error: Optional[BaseException]
+) -> None:
     """A heartbeat was not answered, or was refused; the session ends on the server if that goes on.
 
     Thread: the heartbeat's. Once for each beat that failed, so at most once in 10 s.
 
     :param source: The service client whose session it is.
     :param call_id: "".
+    :param misses: Beats missed in a row, this one included.
+    :param silent_for: Seconds since the last beat that was answered.
+    :param error: What this beat failed with.
 
     .. versionadded:: 0.7.0
     """
