@@ -4,38 +4,24 @@ from __future__ import annotations
 
 import itertools
 import logging
-import os
 import random
 import threading
-import uuid
 import warnings
 import weakref
 from contextlib import contextmanager
-from dataclasses import replace
-from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, TypeVar, Union
-from urllib.parse import urlencode
+from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, TypeVar
 
 from . import codec
-from .advice import advise
 from .background import beat, close_at_exit
-from .clock import remaining
+from .calls import Caller
 from .config import Config
-from .endpoints import ENDPOINTS, Endpoint
 from .errors import (
-    APIConnectionError,
-    APIError,
-    APIStatusError,
     ClosedError,
-    DeadlineExceeded,
-    ForkedClientError,
 )
 from .hookspecs import Source
 from .open_calls import OpenCall, Unfinished
 from .plugins import Observers
-from .retry import POLICIES, Attempts, RetryPolicy, run
 from .throttle import Throttle, ThrottleLimits
-from .timer import Timer
-from .transport import Reply, Transport
 from .workers import Workers
 
 __all__ = ["Session"]
@@ -45,7 +31,7 @@ T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
 
-class Session:
+class Session(Caller):
     """Everything the clients of one server session share.
 
     Threads of ours hold a session weakly unless they work for a call: dropping the last client closes it.
@@ -54,12 +40,7 @@ class Session:
     """
 
     def __init__(self, config: Config, observers: Observers) -> None:
-        self.config = config
-        self.clock = config.clock
-        self.observers = observers
-        self.closing = threading.Event()
-        self.timer = Timer(self.clock)
-        self.transport = Transport(config, self.timer)
+        super().__init__(config, observers)
         limits = ThrottleLimits(
             max_dispatches=config.max_dispatches,
             throttled_dispatches=config.throttled_dispatches,
@@ -77,21 +58,11 @@ class Session:
         # Apart from samples' polls, so that a thousand of those never hold up training.
         self.helpers = Workers("work", self.clock, self.timer, active=1000, limit=1000)
         self.session_id = ""
-        self.source = Source("service", "", "")
         self.last_heartbeat: Optional[float] = None
-        self._policies = {
-            **POLICIES,
-            "short": replace(POLICIES["short"], attempts=config.max_retries + 1),
-            "submit": replace(POLICIES["submit"], give_up_after=config.retry_for),
-            "poll": replace(POLICIES["poll"], give_up_after=config.poll_retry_for),
-        }
-        self._lock = threading.Lock()
         self._open: Dict[str, OpenCall] = {}  # guarded by _lock
-        self._retrying = 0  # guarded by _lock
         self._closed = False  # guarded by _lock
         self._close_callbacks: List[Callable[[], None]] = []  # guarded by _lock
         self._counters: Dict[str, Iterator[int]] = {}  # guarded by _lock
-        self._pid = os.getpid()
         close_at_exit(self)
 
     # Opening
@@ -139,220 +110,6 @@ class Session:
         with self._lock:
             return next(self._counters.setdefault(counter, itertools.count()))
 
-    # Calling
-
-    def call(
-        self,
-        name: str,
-        body: Union[None, Mapping[str, Any], bytes] = None,
-        *,
-        parts: Optional[Mapping[str, str]] = None,
-        query: Optional[Mapping[str, Any]] = None,
-        headers: Optional[Mapping[str, str]] = None,
-        source: Optional[Source] = None,
-        call: Optional[OpenCall] = None,
-        deadline: Optional[float] = None,
-        policy: Optional[str] = None,
-        idempotency_key: Optional[str] = None,
-        attempts: Optional[Attempts] = None,
-        first_contact: bool = False,
-        raw: bool = False,
-    ) -> Any:
-        """Send one call under its one retry policy, and decode the answer.
-
-        Args:
-            name: Row of ``endpoints.ENDPOINTS``.
-            parts: What fills the braces of its path.
-            call: The open call it belongs to; its phase and ``sent`` are kept up to date.
-            deadline: Time of the clock at which it ends with DeadlineExceeded.
-            attempts: Given by callers who want to see afterwards what happened.
-            raw: Return the :class:`~tinkex_sync.transport.Reply`.
-
-        Raises:
-            APIError: as the transport, after the policy has given up.
-            DeadlineExceeded, ClosedError, ForkedClientError: as named.
-        """
-        endpoint = ENDPOINTS[name]
-        path = endpoint.url(**(parts or {}))
-        if query:
-            path = f"{path}?{urlencode(query)}"
-        content = body if isinstance(body, bytes) or body is None else codec.encode(body)
-        sent_headers = dict(headers or {})
-        if endpoint.method != "GET":
-            sent_headers["X-Idempotency-Key"] = idempotency_key or f"tinkex-sync-{uuid.uuid4()}"
-        chosen = self._policies[policy or endpoint.policy]
-        if attempts is None:
-            attempts = self.attempts(chosen, deadline)
-        if first_contact:
-            attempts.unreachable_after = self.config.first_contact_timeout
-        who = source or (call.source if call is not None else self.source)
-
-        def send(made: Attempts) -> Reply:
-            try:
-                return self._send_once(
-                    endpoint, path, content, sent_headers, who, call, deadline, made.number
-                )
-            except APIConnectionError as error:
-                if not error.reused or isinstance(error, TimeoutError):
-                    raise
-                # A server that dropped a kept-alive connection has most likely not seen the request; and if it
-                # has, number and idempotency key are the same.
-                made.in_doubt = True
-                if call is not None:
-                    call.reconnects += 1
-                return self._send_once(
-                    endpoint, path, content, sent_headers, who, call, deadline, made.number
-                )
-
-        try:
-            reply = self.retrying(attempts, send, call, deadline, source=who, observed=endpoint.observed)
-            if raw or endpoint.reply is None:
-                return reply
-            return endpoint.reply.from_wire(reply.json())
-        except APIError as error:
-            advise(error, self.config, first_contact)
-            raise
-
-    def retrying(
-        self,
-        attempts: Attempts,
-        send: Callable[[Attempts], T],
-        call: Optional[OpenCall],
-        deadline: Optional[float],
-        *,
-        source: Optional[Source] = None,
-        observed: bool = True,
-    ) -> T:
-        """Run ``send`` under the policy of ``attempts``, telling observers of each retry."""
-
-        def scheduled(made: Attempts, delay: float, error: BaseException) -> None:
-            hook = self.observers.retry_scheduled if observed else None
-            if hook is not None:
-                hook(
-                    source=source or (call.source if call is not None else self.source),
-                    call_id=call.call_id if call else "",
-                    policy=made.policy.name,
-                    attempt=made.number,
-                    delay=delay,
-                    cause=error,
-                )
-
-        return run(attempts, send, lambda delay: self.sleep(delay, deadline, call), scheduled)
-
-    def attempts(self, policy: Union[str, RetryPolicy], deadline: Optional[float] = None) -> Attempts:
-        """A fresh record for one retried call."""
-        chosen = self._policies[policy] if isinstance(policy, str) else policy
-        made = Attempts(chosen, self.clock, deadline)
-        made.crowded = lambda: self._retrying > 1
-        return made
-
-    def _send_once(
-        self,
-        endpoint: Endpoint,
-        path: str,
-        content: Optional[bytes],
-        headers: Mapping[str, str],
-        source: Source,
-        call: Optional[OpenCall],
-        deadline: Optional[float],
-        attempt: int,
-    ) -> Reply:
-        self.check_usable()
-        if call is not None:
-            call.phase = "polling" if endpoint.name == "retrieve_future" else "sending"
-        started = self.clock.time()
-        status: Optional[int] = None
-        received = 0
-        failure: Optional[BaseException] = None
-        try:
-            reply = self._transport_send(endpoint, path, content, headers, deadline)
-        except APIStatusError as error:
-            status, failure = error.status_code, error
-            raise
-        except DeadlineExceeded as error:
-            failure = error
-            if call is None:
-                raise
-            if call.sent == "no":
-                call.sent = error.sent
-            raise call.deadline_exceeded() from error
-        except BaseException as error:
-            failure = error
-            raise
-        else:
-            status, received = reply.status, len(reply.content)
-            return reply
-        finally:
-            if call is not None and call.sent == "no" and _may_have_arrived(failure):
-                call.sent = "unknown"
-            hook = self.observers.request_finished if endpoint.observed else None
-            if hook is not None:
-                hook(
-                    source=source,
-                    call_id=call.call_id if call else "",
-                    method=endpoint.method,
-                    path="/" + path.partition("?")[0],
-                    attempt=attempt,
-                    status=status,
-                    elapsed=self.clock.time() - started,
-                    sent_bytes=len(content or b""),
-                    received_bytes=received,
-                    error=failure,
-                )
-
-    def _transport_send(
-        self,
-        endpoint: Endpoint,
-        path: str,
-        content: Optional[bytes],
-        headers: Mapping[str, str],
-        deadline: Optional[float],
-    ) -> Reply:
-        timeout = endpoint.read_timeout
-        if endpoint.name == "retrieve_future":
-            timeout = self.config.poll_timeout
-        elif endpoint.name == "session_heartbeat":
-            timeout = self.config.heartbeat_timeout
-
-        return self.transport.send(
-            endpoint.method,
-            path,
-            body=content,
-            headers=headers,
-            read_timeout=timeout,
-            deadline=deadline,
-            redirect_ok=endpoint.redirect_ok,
-        )
-
-    def sleep(
-        self, seconds: float, deadline: Optional[float] = None, call: Optional[OpenCall] = None
-    ) -> None:
-        """Wait between attempts; ends early with ClosedError or, at the deadline, DeadlineExceeded."""
-        if call is not None:
-            call.phase = "retrying"
-        left = remaining(self.clock, deadline)
-        with self._lock:
-            self._retrying += 1
-        try:
-            closed = self.clock.wait(self.closing, seconds if left is None else min(seconds, left))
-        finally:
-            with self._lock:
-                self._retrying -= 1
-        if closed:
-            raise ClosedError("the client was closed while a call waited for its next attempt")
-        if left is not None and left <= seconds:
-            if call is not None:
-                raise call.deadline_exceeded()
-            raise DeadlineExceeded("the timeout ran out while retrying", phase="retrying", sent="unknown")
-
-    def deadline(self, timeout: Optional[float]) -> Optional[float]:
-        """When a call that is given ``timeout`` seconds from now must end; None: ``Config.timeout`` decides."""
-        if timeout is None:
-            timeout = self.config.timeout
-        elif not (isinstance(timeout, (int, float)) and timeout > 0):
-            raise ValueError(f"timeout must be a positive number of seconds or None, not {timeout!r}")
-        return None if timeout is None else self.clock.time() + timeout
-
     # What is open
 
     def begin(self, source: Source, operation: str, items: int = 1) -> OpenCall:
@@ -384,21 +141,6 @@ class Session:
         """Every call that has not ended, oldest first."""
         with self._lock:
             return list(self._open.values())
-
-    def check_usable(self) -> None:
-        """Raise if it is closed, or was made before a fork."""
-        if os.getpid() != self._pid:
-            raise ForkedClientError(
-                "this client was made before the process forked, and connections cannot be shared:"
-                " make a new ServiceClient in the child (sampling and REST clients rebuild themselves)"
-            )
-        if self.closing.is_set():
-            raise ClosedError("the client is closed")
-
-    @property
-    def forked(self) -> bool:
-        """Whether this is a child of the process it was made in."""
-        return os.getpid() != self._pid
 
     # Closing
 
@@ -477,11 +219,3 @@ def _fail_all(futures: List[Any]) -> None:
     thread = threading.Thread(target=fail, name="tinkex-closing", daemon=True)
     thread.start()
     thread.join(0.5)
-
-
-def _may_have_arrived(failure: Optional[BaseException]) -> bool:
-    if failure is None:
-        return False
-    if isinstance(failure, APIStatusError):
-        return failure.status_code >= 500
-    return not getattr(failure, "unsent", False) and getattr(failure, "sent", "unknown") != "no"

@@ -2,36 +2,23 @@
 
 from __future__ import annotations
 
-import types as python_types
-import weakref
 from dataclasses import dataclass
-from typing import Any, Callable, Dict, Iterable, List, Optional, TypeVar
+from typing import Dict, Iterable, List, Optional, TypeVar
 
-from .. import codec, types
+from .. import types
 from ..errors import (
     APIResponseValidationError,
-    ClosedError,
-    PromiseExpiredError,
-    WithdrawnError,
 )
-from ..futures import Future, poll, wait_until
-from ..hookspecs import Source
+from ..futures import Future
 from ..open_calls import OpenCall
-from ..queue_states import QueueStates
 from ..retry import RetryConfig
-from ..session import Session
-from ..workers import Lane
-from .batches import Batch
-from .client import Client, settle
+from .operations import LaneClient
 from .sampling import SamplingClient
 from .sampling_sessions import check_model_path, open_sampling_client
-from .sequence import Sent, Sequence
 
 __all__ = ["TrainStepOutput", "TrainingClient"]
 
 T = TypeVar("T")
-
-_LOSSES = ("cross_entropy", "importance_sampling", "ppo", "cispo", "dro")
 
 
 @dataclass(frozen=True)
@@ -52,28 +39,13 @@ class TrainStepOutput:
         return self.forward_backward.loss_fn_outputs
 
 
-class TrainingClient(Client):
+class TrainingClient(LaneClient):
     """Trains one model. Thread-safe; made by :class:`ServiceClient`.
 
     Operations are sent by one daemon thread in the order they were asked for, whichever thread asks. Blocking
     forms submit, then wait: an interrupt or a timeout ends the wait, and an operation that was already sent
     goes on.
     """
-
-    def __init__(self, session: Session, model_id: str, *, first_seq_id: int = 1) -> None:
-        super().__init__(session, Source("training", model_id, session.session_id))
-        self.model_id = model_id
-        self._states = QueueStates(session.observers, session.clock)
-        self._sequence = Sequence(first_seq_id)
-        self._lane = Lane(f"lane-{model_id}")
-        lane = weakref.ref(self._lane)
-
-        def close_lane() -> None:
-            alive = lane()
-            if alive is not None:
-                alive.close()
-
-        session.on_close(close_lane)
 
     def __repr__(self) -> str:
         return f"<TrainingClient {self.model_id!r}>"
@@ -332,147 +304,6 @@ class TrainingClient(Client):
         )
         return info
 
-    # How operations go out
-
-    def _submit_batch(
-        self,
-        operation: str,
-        data: Iterable[types.Datum],
-        loss_fn: types.LossFnType,
-        loss_fn_config: Optional[Dict[str, float]],
-    ) -> tuple[Batch, None]:
-        batch, send = self._batch(operation, data, loss_fn, loss_fn_config)
-        self._enqueue([batch.future], send)
-        return batch, None
-
-    def _batch(
-        self,
-        operation: str,
-        data: Iterable[types.Datum],
-        loss_fn: types.LossFnType,
-        loss_fn_config: Optional[Dict[str, float]],
-    ) -> tuple[Batch, Callable[[], None]]:
-        datums = _checked(data, loss_fn, loss_fn_config)
-        session = self._session
-        call = session.begin(self._source, operation, len(datums))
-        future: Future[types.ForwardBackwardOutput] = Future(call)
-        batch = Batch(session, operation, self.model_id, datums, loss_fn, loss_fn_config, future, self._fetch)
-        return batch, lambda: batch.send(self._sequence)
-
-    def _optim_step(
-        self, adam_params: types.AdamParams, after: Optional[Batch]
-    ) -> tuple[Future[types.OptimStepResponse], Callable[[], None]]:
-        if not isinstance(adam_params, types.AdamParams):
-            raise TypeError(f"adam_params must be AdamParams, not {type(adam_params).__name__}")
-        payload = adam_params.to_wire()
-
-        def before(call: OpenCall) -> None:
-            if after is not None and not after.accepted:
-                raise WithdrawnError(
-                    "the optimizer step was withdrawn, because its backward pass was not accepted as a whole"
-                ) from after.error
-            hook = self._session.observers.adam_params_serialized
-            if hook is not None:
-                hook(
-                    source=self._source,
-                    call_id=call.call_id,
-                    params=adam_params,
-                    payload=python_types.MappingProxyType(payload),
-                )
-
-        return self._one("optim_step", "optim_step", {"adam_params": payload}, None, before)
-
-    def _submit_one(
-        self,
-        operation: str,
-        endpoint: str,
-        fields: Dict[str, Any],
-        finish: Optional[Callable[[Any], Any]] = None,
-    ) -> Future[Any]:
-        future, job = self._one(operation, endpoint, fields, finish)
-        self._enqueue([future], job)
-        return future
-
-    def _one(
-        self,
-        operation: str,
-        endpoint: str,
-        fields: Dict[str, Any],
-        finish: Optional[Callable[[Any], Any]] = None,
-        before: Optional[Callable[[OpenCall], None]] = None,
-    ) -> tuple[Future[Any], Callable[[], None]]:
-        """An operation of a single request: its future, and the job that sends it."""
-        session = self._session
-        call = session.begin(self._source, operation)
-        future: Future[Any] = Future(call)
-
-        def encode(number: int) -> bytes:
-            # Order on the wire: parameters, model, (path, flags,) number.
-            first = {"adam_params": fields["adam_params"]} if "adam_params" in fields else {}
-            rest = {name: value for name, value in fields.items() if name not in first}
-            return codec.encode({**first, "model_id": self.model_id, **rest, "seq_id": number})
-
-        def send() -> None:
-            if not future.begin():
-                session.end(call)
-                return
-            try:
-                if before is not None:
-                    before(call)
-                sent = self._sequence.dispatch(session, endpoint, encode, call)
-            except BaseException as error:
-                settle(session, future, error=error)
-                return
-            call.request_id = sent.promise.request_id
-            session.helpers.submit(lambda: fetch(sent))
-
-        def fetch(sent: Sent) -> None:
-            try:
-                result = self._fetch(sent, call)
-                if finish is not None:
-                    result = finish(result)
-            except BaseException as error:
-                session.end(call)
-                future.set_exception(error)
-            else:
-                session.end(call)
-                future.set_result(result)
-
-        return future, send
-
-    def _fetch(self, sent: Sent, call: OpenCall) -> Any:
-        """Poll an accepted operation; if the server has lost the promise, send the very same once more."""
-        try:
-            return poll(self._session, sent.promise, call, states=self._states)
-        except PromiseExpiredError:
-            sent.send()
-        try:
-            return poll(self._session, sent.promise, call, states=self._states)
-        except PromiseExpiredError as error:
-            raise PromiseExpiredError(
-                f"{call.operation} (number {sent.number}) was accepted, but the server has lost its result twice;"
-                " whatever it changed in the model stays",
-                request_id=sent.promise.request_id,
-            ) from error
-
-    def _enqueue(self, futures: List[Future[Any]], *jobs: Callable[[], None]) -> None:
-        if self._lane.submit(*jobs):
-            return
-        for future in futures:
-            self._session.end(future.call)
-            future.set_exception(ClosedError("the client is closed"))
-
-    def _wait(self, future: Future[T], timeout: Optional[float]) -> T:
-        try:
-            deadline = self._session.deadline(timeout)
-        except ValueError:
-            future.abandon()
-            raise
-        return self._wait_until(future, deadline)
-
-    def _wait_until(self, future: Future[T], deadline: Optional[float]) -> T:
-        return wait_until(self._session, future, deadline)
-
 
 def _named(what: str, value: str) -> str:
     if not isinstance(value, str) or not value:
@@ -486,20 +317,3 @@ def _saved(
     if not saved.path:
         raise APIResponseValidationError("the server saved the weights and named no path", path="path")
     return types.SaveWeightsForSamplerResponse(path=saved.path)
-
-
-def _checked(
-    data: Iterable[types.Datum], loss_fn: types.LossFnType, loss_fn_config: Optional[Dict[str, float]]
-) -> List[types.Datum]:
-    datums = list(data)
-    if not datums:
-        raise ValueError("data is empty: give at least one Datum")
-    for index, datum in enumerate(datums):
-        if not isinstance(datum, types.Datum):
-            raise TypeError(f"data[{index}] must be a Datum, not {type(datum).__name__}")
-    if loss_fn not in _LOSSES:
-        raise ValueError(f"loss_fn {loss_fn!r} is none of {', '.join(_LOSSES)}")
-    codec.check_finite(datums)
-    if loss_fn_config is not None and not isinstance(loss_fn_config, dict):
-        raise TypeError(f"loss_fn_config must be a dict of numbers or None, not {loss_fn_config!r}")
-    return datums
