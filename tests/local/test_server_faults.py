@@ -1,5 +1,7 @@
 """Each way in which the embedded server can be told to misbehave."""
 
+import contextlib
+import http.client
 import time
 
 import pytest
@@ -180,8 +182,14 @@ def test_a_lost_answer_is_repeated_by_idempotency_key(server, wire):
 
 def test_a_body_is_cut_off(server, wire):
     server.set_faults(Faults(truncate={"get_server_capabilities": 1}))
-    with pytest.raises(requests.exceptions.ChunkedEncodingError, match="IncompleteRead"):
-        wire.get("get_server_capabilities")
+    host, port = server.base_url[len("http://") :].split(":")
+    # Not through requests, which takes half a body for a whole one where urllib3 is older than 2.
+    with contextlib.closing(http.client.HTTPConnection(host, int(port), timeout=20)) as connection:
+        connection.request("GET", "/api/v1/get_server_capabilities")
+        answer = connection.getresponse()
+        assert answer.status == 200
+        with pytest.raises(http.client.IncompleteRead):
+            answer.read()
     assert wire.get("get_server_capabilities").json()["supported_models"]
 
 
