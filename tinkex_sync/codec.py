@@ -26,7 +26,7 @@ __all__ = ["CONTENT_TYPE", "check_finite", "decode", "encode", "encode_forward_b
 CONTENT_TYPE = "application/json"
 
 #: Wire types inside a body are written by their own rules, not as orjson writes dataclasses.
-_OPTIONS = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_PASSTHROUGH_DATACLASS
+_OPTIONS = orjson.OPT_PASSTHROUGH_DATACLASS
 
 #: The key of the request body that holds the batch.
 _INPUT_KEYS = {"forward": "forward_input", "forward_backward": "forward_backward_input"}
@@ -125,8 +125,10 @@ def _all_finite(tensor: TensorData) -> bool:
 
 
 def _dumps(body: Any) -> bytes:
+    # Told to write arrays, orjson imports numpy at the first value it does not know.
+    options = _OPTIONS | orjson.OPT_SERIALIZE_NUMPY if "numpy" in sys.modules else _OPTIONS
     try:
-        return orjson.dumps(body, default=_default, option=_OPTIONS)
+        return orjson.dumps(body, default=_default, option=options)
     except TypeError:
         # Beyond orjson: integers over 64 bits, keys that are not strings, lone surrogates, deep nesting.
         text = json.dumps(body, default=_default, ensure_ascii=False, separators=(",", ":"))

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any, List, Literal, Optional, Sequence, Tuple, Union
 
 from .inputs import ModelInput
-from .scalars import FieldError, integer, ints, number, optional_floats, shown
+from .scalars import FieldError, integer, ints, number, optional_floats, shown, text
 from .wire import UNSENT, Wire, coded
 
 __all__ = ["SampleRequest", "SampleResponse", "SampledSequence", "SamplingParams", "StopReason"]
@@ -13,11 +13,13 @@ StopReason = Literal["length", "stop"]
 
 
 def _stop(value: Any) -> Any:
-    if value is None or isinstance(value, str):
-        return value
-    if isinstance(value, (list, tuple)) and all(isinstance(item, str) for item in value):
-        return value
+    if value is None:
+        return None
     try:
+        if isinstance(value, (str, bytes)):
+            return text(value)
+        if isinstance(value, (list, tuple)) and all(isinstance(item, (str, bytes)) for item in value):
+            return list(map(text, value))
         return ints(value)
     except FieldError:
         raise FieldError(
@@ -78,11 +80,11 @@ def _topk(values: Any) -> Optional[List[Optional[List[Tuple[int, float]]]]]:
 
 def _pairs(index: int, pairs: Any) -> List[Tuple[int, float]]:
     try:
-        return [(integer(token), number(logprob)) for token, logprob in pairs]
-    except (FieldError, TypeError, ValueError):
-        raise FieldError(f"must be a list of [token, logprob] pairs, not {shown(pairs)}").inside(
-            f"[{index}]"
-        ) from None
+        if isinstance(pairs, (list, tuple)):
+            return [(integer(token), number(logprob)) for token, logprob in pairs]
+    except (TypeError, ValueError):
+        pass
+    raise FieldError(f"must be a list of [token, logprob] pairs, not {shown(pairs)}").inside(f"[{index}]")
 
 
 @dataclass(frozen=True, repr=False)

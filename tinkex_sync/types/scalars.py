@@ -70,9 +70,14 @@ def shown(value: Any) -> str:
 
 
 def text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise FieldError(f"must be a string, not {shown(value)}")
-    return value
+    if isinstance(value, (bytes, bytearray)):
+        try:
+            return value.decode()
+        except UnicodeDecodeError:
+            pass
+    elif isinstance(value, str):
+        return value
+    raise FieldError(f"must be a string, not {shown(value)}")
 
 
 def boolean(value: Any) -> bool:

@@ -157,12 +157,13 @@ class TensorData(Wire):
 
 
 def _nested(flat: List[Any], shape: Sequence[int]) -> Any:
-    size = math.prod(extent for extent in shape if extent != -1)
-    guessed = sum(extent == -1 for extent in shape)
+    """As numpy reshapes: one negative extent stands for whatever is left."""
+    size = math.prod(extent for extent in shape if extent >= 0)
+    guessed = sum(extent < 0 for extent in shape)
     divides = size > 0 and len(flat) % size == 0 if guessed else size == len(flat)
-    if guessed > 1 or min(shape, default=0) < -1 or not divides:
+    if guessed > 1 or not divides:
         raise ValueError(f"cannot reshape {len(flat)} elements into shape {list(shape)}")
-    extents = [len(flat) // size if extent == -1 else extent for extent in shape]
+    extents = [len(flat) // size if extent < 0 else extent for extent in shape]
     if not extents:
         return flat[0]
     if 0 in extents:

@@ -1,0 +1,271 @@
+"""Promises every wire type keeps, and the traps of dataclasses-json that they avoid."""
+
+import dataclasses
+import pickle
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+from typing import List, Literal, Optional, Union
+
+import pytest
+from dataclasses_json import DataClassJsonMixin
+
+from tinkex_sync import types
+from tinkex_sync.errors import APIResponseValidationError
+from tinkex_sync.types import wire
+
+PUBLIC = [getattr(types, name) for name in types.__all__]
+WIRE_TYPES = [kind for kind in PUBLIC if isinstance(kind, type) and issubclass(kind, wire.Wire)]
+
+RUN = {
+    "training_run_id": "r",
+    "base_model": "b",
+    "model_owner": "o",
+    "is_lora": True,
+    "last_request_time": "2025-01-02T03:04:05Z",
+}
+
+
+@pytest.mark.parametrize("kind", WIRE_TYPES, ids=lambda kind: kind.__name__)
+def test_every_type_is_a_frozen_mixin_dataclass_that_knows_how_each_field_is_read(kind) -> None:
+    assert issubclass(kind, DataClassJsonMixin)
+    assert kind.__dataclass_params__.frozen
+    assert kind.__doc__ and not kind.__doc__.startswith(f"{kind.__name__}("), "a docstring of its own"
+    assert {name for name, _codec, _sent in wire._plan(kind)} == {
+        field.name for field in dataclasses.fields(kind)
+    }
+
+
+def test_all_public_names_of_the_protocol_exist() -> None:
+    # PROTOCOL, "Public API", tinker.types, and the four that the official SDK keeps in submodules
+    names = """
+    AdamParams Checkpoint CheckpointArchiveUrlResponse CheckpointType CheckpointsListResponse
+    CreateModelRequest CreateModelResponse CreateSamplingSessionRequest CreateSamplingSessionResponse
+    CreateSessionRequest CreateSessionResponse Cursor Datum EncodedTextChunk EventType ForwardBackwardInput
+    ForwardBackwardOutput ForwardBackwardRequest ForwardRequest FutureRetrieveRequest FutureRetrieveResponse
+    GetInfoRequest GetInfoResponse GetSamplerResponse GetServerCapabilitiesResponse GetSessionResponse
+    HealthResponse ImageAssetPointerChunk ImageChunk ListSessionsResponse LoadWeightsRequest LoadWeightsResponse
+    LoraConfig LossFnInputs LossFnOutput LossFnType ModelData ModelID ModelInput ModelInputChunk OptimStepRequest
+    OptimStepResponse ParsedCheckpointTinkerPath RequestErrorCategory RequestFailedResponse RequestID
+    SampleRequest SampleResponse SampledSequence SamplingParams SaveWeightsForSamplerRequest
+    SaveWeightsForSamplerResponse SaveWeightsForSamplerResponseInternal SaveWeightsRequest SaveWeightsResponse
+    SessionEndEvent SessionHeartbeatRequest SessionHeartbeatResponse SessionStartEvent Severity StopReason
+    SupportedModel TelemetryBatch TelemetryEvent TelemetryResponse TelemetrySendRequest TensorData TensorDtype
+    TrainingRun TrainingRunsResponse UnhandledExceptionEvent UnloadModelRequest UnloadModelResponse
+    UntypedAPIFuture WeightsInfoResponse TryAgainResponse GenericEvent QueueState
+    """
+    assert set(names.split()) == set(types.__all__)
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "path"),
+    [
+        (
+            types.SampleResponse,
+            {"sequences": [{"stop_reason": "stop", "tokens": [1, "x"]}]},
+            "sequences[0].tokens",
+        ),
+        (
+            types.SampleResponse,
+            {"sequences": [{"stop_reason": "stop", "tokens": None}]},
+            "sequences[0].tokens",
+        ),
+        (
+            types.SampleResponse,
+            {"sequences": [{"stop_reason": "eos", "tokens": []}]},
+            "sequences[0].stop_reason",
+        ),
+        (types.SampleResponse, {"sequences": [{"stop_reason": "stop"}]}, "sequences[0].tokens"),
+        (types.SampleResponse, {"sequences": [{}, 5]}, "sequences[0].stop_reason"),
+        (types.SampleResponse, {"sequences": {}}, "sequences"),
+        (
+            types.SampleResponse,
+            {"sequences": [], "topk_prompt_logprobs": [None, [[1]]]},
+            "topk_prompt_logprobs[1]",
+        ),
+        (types.SampleResponse, {"sequences": [], "prompt_logprobs": [None, "x"]}, "prompt_logprobs"),
+        (types.ModelInput, {"chunks": [{"tokens": [1]}, {"format": "png"}]}, "chunks[1]"),
+        (types.ModelInput, {"chunks": [{"tokens": [1.5]}]}, "chunks[0].tokens"),
+        (types.TrainingRun, {**RUN, "last_request_time": "yesterday"}, "last_request_time"),
+        (
+            types.TrainingRun,
+            {**RUN, "last_checkpoint": {"checkpoint_id": "x"}},
+            "last_checkpoint.checkpoint_type",
+        ),
+        (types.TrainingRun, {**RUN, "is_lora": "maybe"}, "is_lora"),
+        (types.OptimStepResponse, {"metrics": {"a": "x"}}, "metrics.a"),
+        (types.OptimStepResponse, None, ""),
+        (types.OptimStepResponse, [1], ""),
+        (
+            types.ForwardBackwardOutput,
+            {
+                "loss_fn_output_type": "t",
+                "metrics": {},
+                "loss_fn_outputs": [{}, {"lp": {"data": [None], "dtype": "float32"}}],
+            },
+            "loss_fn_outputs[1].lp.data",
+        ),
+    ],
+)
+def test_what_does_not_fit_is_refused_with_its_path(kind, body, path) -> None:
+    with pytest.raises(APIResponseValidationError) as caught:
+        kind.from_wire(body)
+    assert caught.value.path == path
+    assert path in str(caught.value)
+    assert caught.value.body == body
+
+
+def test_the_path_starts_where_the_caller_says() -> None:
+    with pytest.raises(APIResponseValidationError) as caught:
+        types.OptimStepResponse.from_wire({"metrics": 5}, path="result")
+    assert caught.value.path == "result.metrics"
+
+
+def test_unknown_keys_are_ignored_at_every_depth() -> None:
+    checkpoint = {
+        "checkpoint_id": "c",
+        "checkpoint_type": "training",
+        "time": None,
+        "tinker_path": "p",
+        "new": [1],
+    }
+    run = types.TrainingRun.from_wire({**RUN, "new": {}, "last_checkpoint": checkpoint})
+    assert run.last_checkpoint is not None
+    assert run.last_checkpoint.time is None
+
+
+def test_long_lists_of_numbers_are_kept_by_reference() -> None:
+    tokens, logprobs = list(range(1000)), [0.5] * 1000
+    body = {"stop_reason": "stop", "tokens": tokens, "logprobs": logprobs}
+    sequence = types.SampledSequence.from_wire(body)
+    assert sequence.tokens is tokens
+    assert sequence.logprobs is logprobs
+    assert sequence.to_wire()["tokens"] is tokens
+
+
+def test_a_bool_among_numbers_is_not_handed_on_as_one() -> None:
+    sequence = types.SampledSequence(stop_reason="stop", tokens=[True, 2])
+    assert [type(token) for token in sequence.tokens] == [int, int]
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("2025-01-02T03:04:05Z", datetime(2025, 1, 2, 3, 4, 5, tzinfo=timezone.utc)),
+        ("2025-01-02 03:04:05.25", datetime(2025, 1, 2, 3, 4, 5, 250000, tzinfo=timezone.utc)),
+        ("2025-01-02T03:04:05.123456789+02:00", datetime(2025, 1, 2, 1, 4, 5, 123456, tzinfo=timezone.utc)),
+        ("2025-01-02", datetime(2025, 1, 2, tzinfo=timezone.utc)),
+        (1735787045, datetime(2025, 1, 2, 3, 4, 5, tzinfo=timezone.utc)),
+    ],
+)
+def test_times_are_read_in_every_common_spelling_and_are_utc_without_a_zone(written, meant) -> None:
+    run = types.TrainingRun.from_wire({**RUN, "last_request_time": written})
+    assert run.last_request_time == meant
+    assert run.last_request_time.tzinfo is not None
+
+
+def test_times_are_written_as_the_protocol_writes_them() -> None:
+    checkpoint = types.Checkpoint("c", "training", datetime(2025, 1, 2, tzinfo=timezone.utc), "p")
+    assert checkpoint.to_wire()["time"] == "2025-01-02T00:00:00Z"
+    east = datetime(2025, 1, 2, tzinfo=timezone(timedelta(hours=2)))
+    assert types.Checkpoint("c", "training", east, "p").to_wire()["time"] == "2025-01-02T00:00:00+02:00"
+
+
+def test_nothing_can_be_assigned() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        types.ModelInput.empty().chunks = []  # type: ignore[misc]
+
+
+def test_pickle_keeps_values_and_what_was_sent() -> None:
+    image = types.ImageChunk(data=b"x", format="png", expected_tokens=None)
+    again = pickle.loads(pickle.dumps(image))
+    assert again == image
+    assert again.to_wire() == image.to_wire()
+
+
+def test_a_repr_is_short_however_long_the_data() -> None:
+    response = types.SampleResponse(
+        sequences=[types.SampledSequence("stop", list(range(100_000)), [0.5] * 100_000)],
+        prompt_logprobs=[None] * 5000,
+    )
+    chunk = types.ImageChunk(data=bytes(100_000), format="png")
+    assert len(repr(response)) < 600
+    assert "100000 in all" in repr(response)
+    assert len(repr(chunk)) < 100
+    assert str(response) == repr(response)
+
+
+def test_json_by_the_mixin_obeys_the_same_rules() -> None:
+    params = types.SamplingParams(max_tokens=5, stop=["a"])
+    assert types.SamplingParams.from_json(params.to_json()) == params
+    image = types.ImageChunk(data=b"\xff\x00", format="png")
+    assert types.ImageChunk.from_json(image.to_json()) == image
+
+
+def test_to_dict_has_every_field_in_declared_order() -> None:
+    run = types.TrainingRun.from_wire(RUN).to_dict()
+    assert list(run)[:5] == ["training_run_id", "base_model", "model_owner", "is_lora", "corrupted"]
+    assert run["lora_rank"] is None
+    assert str(run["last_request_time"]) == "2025-01-02 03:04:05+00:00"
+
+
+# What dataclasses-json does by itself, so that a release that changes it is noticed, and what our types do instead.
+
+
+@dataclass
+class _Flag(DataClassJsonMixin):
+    on: bool
+
+
+@dataclass
+class _A(DataClassJsonMixin):
+    x: int
+
+
+@dataclass
+class _B(DataClassJsonMixin):
+    x: int
+
+
+@dataclass
+class _Either(DataClassJsonMixin):
+    one: Union[_A, _B]
+
+
+@dataclass
+class _Mode(DataClassJsonMixin):
+    mode: Literal["a", "b"]
+    note: Optional[str] = None
+    items: Optional[List[int]] = None
+
+
+def test_trap_a_string_false_is_true() -> None:
+    assert _Flag.from_dict({"on": "false"}).on is True
+    assert types.WeightsInfoResponse.from_wire({"base_model": "b", "is_lora": "false"}).is_lora is False
+
+
+def test_trap_a_union_is_matched_by_fields_in_order() -> None:
+    assert isinstance(_Either.from_dict({"one": {"x": 1, "type": "_B"}}).one, _A)
+    read = types.ModelInput.from_wire(
+        {"chunks": [{"format": "png", "location": "l"}, {"format": "png", "data": ""}]}
+    )
+    assert [type(chunk) for chunk in read.chunks] == [types.ImageAssetPointerChunk, types.ImageChunk]
+
+
+def test_trap_null_for_a_required_field_only_warns() -> None:
+    with pytest.warns(RuntimeWarning):
+        assert _Flag.from_dict({"on": None}).on is None
+    with pytest.raises(APIResponseValidationError):
+        types.WeightsInfoResponse.from_wire({"base_model": "b", "is_lora": None})
+
+
+def test_trap_a_wrong_literal_passes() -> None:
+    assert _Mode.from_dict({"mode": "c"}).mode == "c"
+    with pytest.raises(APIResponseValidationError):
+        types.HealthResponse.from_wire({"status": "sick"})
+
+
+def test_trap_a_missing_field_is_a_key_error() -> None:
+    with pytest.raises(KeyError):
+        _Flag.from_dict({})
+    with pytest.raises(APIResponseValidationError):
+        types.WeightsInfoResponse.from_wire({})
