@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .config import Config
-from .errors import APIError, APIStatusError, AuthenticationError
+from .errors import APIError, APIStatusError, AuthenticationError, PermissionDeniedError
 
 __all__ = ["advise"]
 
@@ -13,7 +13,7 @@ def advise(error: APIError, config: Config, first_contact: bool) -> None:
     advice = ""
     where = f"base_url is {config.base_url}"
     detail = str(error.body).lower()
-    if isinstance(error, AuthenticationError):
+    if isinstance(error, AuthenticationError) or (first_contact and isinstance(error, PermissionDeniedError)):
         what = "the API key was refused" if config.api_key else "the server wants an API key"
         advice = f"{what}: give api_key= or set TINKER_API_KEY; {where}"
     elif first_contact and getattr(error, "unsent", False):

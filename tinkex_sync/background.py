@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import weakref
 from concurrent.futures import thread as _import_before_registering  # noqa: F401
@@ -67,6 +68,8 @@ def close_at_exit(session: Session) -> None:
         if _registered:
             return
         _registered = True
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=_forget_sessions)
     register = getattr(threading, "_register_atexit", None)
     if register is None:
         import atexit
@@ -78,6 +81,13 @@ def close_at_exit(session: Session) -> None:
         register(_close_all)
     except RuntimeError:
         _log.debug("Made during interpreter shutdown: it is closed with the process")
+
+
+def _forget_sessions() -> None:
+    # In a forked child: the sessions are the parent's, and a thread that is not here may have held the lock.
+    global _sessions_lock
+    _sessions_lock = threading.Lock()
+    _sessions.clear()
 
 
 def _close_all() -> None:

@@ -33,6 +33,9 @@ __all__ = ["Caller"]
 
 T = TypeVar("T")
 
+#: Seconds that no wait can be asked to last; a century is no deadline.
+_FOR_EVER = 3e9
+
 
 class Caller:
     """Sends calls to one server, each under one retry policy, and tells observers.
@@ -199,6 +202,8 @@ class Caller:
             raise
         else:
             status, received = reply.status, len(reply.content)
+            if call is not None:
+                call.sent = "yes"
             return reply
         finally:
             if call is not None and call.sent == "no" and _may_have_arrived(failure):
@@ -243,11 +248,15 @@ class Caller:
         )
 
     def sleep(
-        self, seconds: float, deadline: Optional[float] = None, call: Optional[OpenCall] = None
+        self,
+        seconds: float,
+        deadline: Optional[float] = None,
+        call: Optional[OpenCall] = None,
+        phase: str = "retrying",
     ) -> None:
         """Wait between attempts; ends early with ClosedError or, at the deadline, DeadlineExceeded."""
         if call is not None:
-            call.phase = "retrying"
+            call.phase = phase
         left = remaining(self.clock, deadline)
         with self._lock:
             self._retrying += 1
@@ -264,12 +273,17 @@ class Caller:
             raise DeadlineExceeded("the timeout ran out while retrying", phase="retrying", sent="unknown")
 
     def deadline(self, timeout: Optional[float]) -> Optional[float]:
-        """When a call that is given ``timeout`` seconds from now must end; None: ``Config.timeout`` decides."""
+        """When a call that is given ``timeout`` seconds from now must end; None: ``Config.timeout`` decides.
+
+        Longer than any wait can be (such as infinity) means no deadline, whatever ``Config.timeout`` says.
+        """
         if timeout is None:
             timeout = self.config.timeout
         elif not (isinstance(timeout, (int, float)) and timeout > 0):
             raise ValueError(f"timeout must be a positive number of seconds or None, not {timeout!r}")
-        return None if timeout is None else self.clock.time() + timeout
+        if timeout is None or timeout >= _FOR_EVER:
+            return None
+        return self.clock.time() + timeout
 
     def check_usable(self) -> None:
         """Raise if it is closed, or was made before a fork."""

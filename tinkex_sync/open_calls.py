@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Callable, Optional
+from typing import Any, Callable, Dict, Optional
 
 from .errors import DeadlineExceeded
 from .hookspecs import Source
@@ -19,6 +19,7 @@ class OpenCall:
         "call_id",
         "future",
         "items",
+        "more_to_send",
         "operation",
         "phase",
         "polls",
@@ -30,6 +31,7 @@ class OpenCall:
         "sent",
         "source",
         "started",
+        "withdrawn",
     )
 
     def __init__(self, source: Source, call_id: str, operation: str, items: int, started: float) -> None:
@@ -42,6 +44,10 @@ class OpenCall:
         self.phase = "queued"
         #: "no", "unknown" or "yes".
         self.sent = "no"
+        #: Of its chunks, some are still to be sent.
+        self.more_to_send = False
+        #: It was cancelled before anything of it was sent.
+        self.withdrawn = False
         self.request_id: Optional[str] = None
         #: When the server gave its promise.
         self.promised: Optional[float] = None
@@ -52,6 +58,26 @@ class OpenCall:
         self.future: Optional[Callable[[], Any]] = None
         #: Sends repeated at once because a kept-alive connection had been dropped.
         self.reconnects = 0
+
+    def status(self, now: float) -> Dict[str, Any]:
+        """A row of ``ServiceClient.status()``; ``now`` is the time of the client's clock."""
+        return {
+            "operation": self.operation,
+            "client": self.source.kind,
+            "id": self.source.id,
+            "age": now - self.started,
+            "phase": self.phase,
+            "sent": self.sent,
+            "request_id": self.request_id,
+            "queue_state": self.queue_state,
+            "queue_state_reason": self.queue_reason,
+            "polls": self.polls,
+        }
+
+    @property
+    def waits_to_be_sent(self) -> bool:
+        """Whether sending it is not over: it was not accepted yet, or not all of it."""
+        return not self.withdrawn and (self.sent != "yes" or self.more_to_send)
 
     def deadline_exceeded(self) -> DeadlineExceeded:
         """The error for a timeout at this point."""

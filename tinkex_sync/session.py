@@ -107,6 +107,7 @@ class Session(Caller):
 
     def next_number(self, counter: str) -> int:
         """The next of a dense sequence from 0 (``model_seq_id``, ``sampling_session_seq_id``)."""
+        self.check_usable()
         with self._lock:
             return next(self._counters.setdefault(counter, itertools.count()))
 
@@ -117,7 +118,12 @@ class Session(Caller):
         self.check_usable()
         call = OpenCall(source, f"{random.getrandbits(48):012x}", operation, items, self.clock.time())
         with self._lock:
-            self._open[call.call_id] = call
+            # Closing looks at the calls once; one that came later would never be told.
+            closed = self._closed
+            if not closed:
+                self._open[call.call_id] = call
+        if closed:
+            raise ClosedError("the client is closed")
         hook = self.observers.call_started
         if hook is not None:
             hook(source=source, call_id=call.call_id, operation=operation, items=items)
@@ -153,8 +159,10 @@ class Session(Caller):
         """Wait until everything submitted was sent, for at most ``seconds``."""
         end = self.clock.time() + seconds
         nap = threading.Event()
-        while any(call.sent == "no" for call in self.open_calls()) and self.clock.time() < end:
+        while any(call.waits_to_be_sent for call in self.open_calls()) and self.clock.time() < end:
             # Sending is what other threads do; there is no single event that says all of it is done.
+            if self.closing.is_set():
+                return
             self.clock.wait(nap, 0.01)
 
     def close(self) -> List[Unfinished]:
@@ -168,12 +176,14 @@ class Session(Caller):
             if self._closed:
                 return []
             self._closed = True
-            calls = list(self._open.values())
+            calls = [call for call in self._open.values() if not call.withdrawn]
+            self._open.clear()
             callbacks, self._close_callbacks = self._close_callbacks, []
         left = [Unfinished(call.operation, call.sent, call.request_id) for call in calls]
         self.closing.set()
         self.throttle.close()
         self.transport.close()
+        self.timer.close()
         for callback in callbacks:
             callback()
         for workers in (self.dispatchers, self.pollers):
@@ -197,13 +207,16 @@ class Session(Caller):
     def __del__(self) -> None:
         if not hasattr(self, "_pid") or self.forked or self._closed:
             return
-        warnings.warn(
-            f"unclosed client of session {self.session_id!r}: use it in a with statement, or call close()",
-            ResourceWarning,
-            stacklevel=2,
-            source=self,
-        )
-        self.close()
+        try:
+            warnings.warn(
+                f"unclosed client of session {self.session_id!r}: use it in a with statement, or call close()",
+                ResourceWarning,
+                stacklevel=2,
+                source=self,
+            )
+        finally:
+            # Also where warnings are errors.
+            self.close()
 
 
 def _fail_all(futures: List[Any]) -> None:
@@ -217,5 +230,9 @@ def _fail_all(futures: List[Any]) -> None:
             future.set_exception(ClosedError("the client was closed before there was a result"))
 
     thread = threading.Thread(target=fail, name="tinkex-closing", daemon=True)
-    thread.start()
-    thread.join(0.5)
+    try:
+        thread.start()
+    except RuntimeError:
+        fail()  # the interpreter is going and starts no more threads
+    else:
+        thread.join(0.5)

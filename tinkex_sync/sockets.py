@@ -102,15 +102,16 @@ class SocketRegistry:
         if closed:
             _shut(sock)
 
-    def shut_down(self) -> None:
-        """Cut every socket. In a forked child it does nothing: the parent still uses them."""
+    def shut_down(self) -> bool:
+        """Cut every socket. In a forked child it does nothing, and is False: the parent still uses them."""
         if os.getpid() != self._pid:
-            return
+            return False
         with self._lock:
             self._closed = True
             sockets = list(self._sockets)
         for sock in sockets:
             _shut(sock)
+        return True
 
 
 class _Tracked:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import logging
 import threading
 from typing import Callable, List, Optional, Tuple
 
 from .clock import Clock
 
 __all__ = ["Timer", "TimerHandle"]
+
+_log = logging.getLogger(__name__)
 
 
 class TimerHandle:
@@ -44,13 +47,16 @@ class Timer:
         self._heap: List[Tuple[float, int, TimerHandle]] = []  # guarded by _lock
         self._cancelled = 0  # guarded by _lock
         self._alive = False  # guarded by _lock
+        self._closed = False  # guarded by _lock
         self._wake = threading.Event()
         self._count = itertools.count()
 
     def at(self, time: float, function: Callable[[], None]) -> TimerHandle:
-        """Call ``function`` at ``time`` of the clock."""
+        """Call ``function`` at ``time`` of the clock; never, once closed."""
         handle = TimerHandle(self, function)
         with self._lock:
+            if self._closed:
+                return handle
             earliest = not self._heap or time < self._heap[0][0]
             heapq.heappush(self._heap, (time, next(self._count), handle))
             start = not self._alive
@@ -74,6 +80,9 @@ class Timer:
             self._wake.clear()
             due: List[Callable[[], None]] = []
             with self._lock:
+                if self._closed:
+                    self._alive = False
+                    return
                 now = self._clock.time()
                 while self._heap and (self._heap[0][0] <= now or self._heap[0][2].function is None):
                     handle = heapq.heappop(self._heap)[2]
@@ -84,9 +93,20 @@ class Timer:
                         due.append(function)
                 wait = self._heap[0][0] - now if self._heap else self._linger
             while due:
-                due.pop(0)()
+                try:
+                    due.pop(0)()
+                except Exception:
+                    # A defect of one function must not take the others' deadlines with it.
+                    _log.exception("A timed function failed")
             if not self._clock.wait(self._wake, wait):
                 with self._lock:
                     if not self._heap:
                         self._alive = False
                         return
+
+    def close(self) -> None:
+        """Drop what is scheduled and end the thread. Idempotent, from any thread."""
+        with self._lock:
+            self._closed = True
+            self._heap.clear()
+        self._wake.set()

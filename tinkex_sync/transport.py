@@ -263,7 +263,9 @@ class Transport:
             exchanges = list(self._exchanges)
         for exchange in exchanges:
             exchange.cut("closed")
-        self.registry.shut_down()
+        if self.registry.shut_down():
+            # Gives up the descriptors of idle connections; those in use are closed by their threads.
+            self._session.close()
 
     def status(self) -> Dict[str, int]:
         """Calls in flight, and connections opened so far."""
