@@ -92,7 +92,12 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> Dict[str, str]:
         "no:cacheprovider",
         "tests/conformance/test_vectors.py",
     ]
-    environment = {**os.environ, "TINKEX_VECTORS": str(folder), "PYTHONPATH": str(ROOT), "COLUMNS": "200"}
+    environment = {
+        **os.environ,
+        "TINKEX_VECTORS": str(folder),
+        "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path]),
+        "COLUMNS": "200",
+    }
     run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
     found = re.findall(r"test_vector\[(\w+::[^\]]+)\] (PASSED|FAILED|SKIPPED|ERROR)", run.stdout)
     return dict(found)

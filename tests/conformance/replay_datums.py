@@ -1,0 +1,128 @@
+"""Replay of the file about datums, the chunks in them, and paths."""
+
+import base64
+import json
+import operator
+from typing import Any, Callable, Dict, List, Optional
+
+import numpy
+
+from tinkex_sync import codec, types
+
+from .registry import no_excuse, not_understood, only, replay, same
+from .replay_types import expect_raised
+
+
+def make_chunk(spec: Dict[str, Any]) -> Any:
+    data = {
+        "image_data_string": lambda value: value,
+        "image_bytes_b64": base64.b64decode,
+        "image_bytes_hex": bytes.fromhex,
+    }
+    tokens: Dict[str, Callable[[Any], Any]] = {"tokens": list, "tokens_tuple": tuple}
+    rest = {}
+    fields: List[str] = []
+    for name, value in spec.items():
+        if name in data:
+            rest["data"] = data[name](value)
+            fields.append("image")
+        elif name in tokens:
+            rest["tokens"] = tokens[name](value)
+            fields.append("text")
+        elif name.startswith("tokens_numpy_"):
+            rest["tokens"] = numpy.array(value, dtype=name[len("tokens_numpy_") :])
+            fields.append("text")
+        elif name in ("format", "expected_tokens", "type", "location"):
+            rest[name] = value
+            fields += ["pointer"] if name == "location" else []
+        else:
+            not_understood(f"{name!r} in a chunk")
+    kinds = {
+        "image": types.ImageChunk,
+        "text": types.EncodedTextChunk,
+        "pointer": types.ImageAssetPointerChunk,
+    }
+    if len(fields) != 1:
+        not_understood(f"a chunk of {sorted(spec)}")
+    return kinds[fields[0]](**rest)
+
+
+def make_input(spec: Dict[str, Any]) -> types.ModelInput:
+    only(spec, "from_ints", "empty", "append_int", "chunks")
+    if "chunks" in spec:
+        made = types.ModelInput(chunks=[make_chunk(chunk) for chunk in spec["chunks"]])
+    else:
+        made = (
+            types.ModelInput.empty() if spec.get("empty") else types.ModelInput.from_ints(spec["from_ints"])
+        )
+    for token in spec.get("append_int", []):
+        made = made.append_int(token)
+    return made
+
+
+def make_datum(spec: Dict[str, Any]) -> types.Datum:
+    only(spec, "from_ints", "chunks", "loss_fn_inputs")
+    prompt = make_input({name: value for name, value in spec.items() if name != "loss_fn_inputs"})
+    inputs = {"loss_fn_inputs": spec["loss_fn_inputs"]} if "loss_fn_inputs" in spec else {}
+    return types.Datum(model_input=prompt, **inputs)
+
+
+def subject(given: Dict[str, Any]) -> Callable[[], Any]:
+    """What a datum case makes, as a function to call."""
+    only(given, "model_input", "chunks", "chunks_as_dicts", "datum", "tinker_path", "property")
+    if "property" in given:
+        if given["property"] == "assign chunks":
+            return lambda: setattr(types.ModelInput.from_ints([1]), "chunks", [])
+        read = {"length": operator.attrgetter("length"), "to_ints": operator.methodcaller("to_ints")}
+        if given["property"] not in read:
+            not_understood(f"property {given['property']!r}")
+        return lambda: read[given["property"]](make_input({"chunks": given["chunks"]}))
+    makers: Dict[str, Callable[[Any], Any]] = {
+        "model_input": make_input,
+        "chunks": lambda chunks: make_input({"chunks": chunks}),
+        "chunks_as_dicts": lambda chunks: types.ModelInput(chunks=chunks),
+        "datum": make_datum,
+        "tinker_path": types.ParsedCheckpointTinkerPath.from_tinker_path,
+    }
+    (name, value) = next(iter(given.items()))
+    if len(given) != 1:
+        not_understood(f"a case of {sorted(given)}")
+    return lambda: makers[name](value)
+
+
+@replay("datum")
+def datum(case: Dict[str, Any], document: Dict[str, Any], row: Optional[int]) -> None:
+    expected = only(case["expected"], "json", "value", "exception", "mro", "message")
+    no_excuse(row, 1, 8)
+    make = subject(case["input"])
+    if row == 8:
+        chunks = case["input"].get("chunks_as_dicts")
+        if chunks is None:
+            not_understood("row 8 for a case without dicts")
+        fields = ("tokens", "data", "format", "expected_tokens", "location", "type")
+        known = [{name: value for name, value in chunk.items() if name in fields} for chunk in chunks]
+        assert known != chunks, "row 8 is about unknown keys, and there is none"
+        assert make() == types.ModelInput(chunks=known)
+    elif "exception" in expected:
+        expect_raised(make, expected)
+    elif "value" in expected:
+        assert same(make(), expected["value"])
+    else:
+        ours = json.loads(codec.encode(make()))
+        if row == 1:
+            assert same(without(ours, None), without(without(expected["json"], "type"), None))
+            assert same(ours, without(ours, "type"))
+        else:
+            assert same(ours, expected["json"])
+
+
+def without(value: Any, dropped: Optional[str]) -> Any:
+    """``value`` without the key ``dropped``; with None, without keys whose value is null."""
+    if isinstance(value, dict):
+        kept = {
+            key: inner
+            for key, inner in value.items()
+            if (inner is not None if dropped is None else key != dropped)
+        }
+        return {key: without(inner, dropped) for key, inner in kept.items()}
+    return [without(inner, dropped) for inner in value] if isinstance(value, list) else value
