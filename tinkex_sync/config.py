@@ -11,8 +11,10 @@ from urllib.parse import urlsplit
 from .clock import Clock
 from .errors import ConfigError
 
-__all__ = ["DEFAULT_BASE_URL", "Config"]
+__all__ = ["DEFAULT_BASE_URL", "LOCAL_KEY", "Config"]
 
+#: Stands in for a key towards the embedded server; no secret.
+LOCAL_KEY = "local"
 DEFAULT_BASE_URL = "https://tinker.thinkingmachines.dev/services/tinker-prod"
 
 _TRUE = frozenset({"1", "true", "yes", "on"})
@@ -93,6 +95,8 @@ class Config:
     cloudflare_access_client_secret: Optional[str] = _secret()
     #: Makes the ``requests.Session`` to use; its auth, hooks and adapters are kept.
     session_factory: Optional[Callable[[], Any]] = field(default=None, repr=False)
+    #: Whether pickled clients take API key and other secrets along; otherwise the other process's environment counts.
+    pickle_credentials: bool = False
     #: Send usage events to the server. Environment: TINKER_TELEMETRY.
     telemetry: bool = False
     clock: Clock = field(default_factory=Clock, repr=False)
@@ -161,6 +165,29 @@ class Config:
                     values[name] = value
         values.update((name, value) for name, value in settings.items() if value is not None)
         return cls(**values)
+
+    def for_pickle(self) -> Config:
+        """What may travel to another process: without secrets, unless ``pickle_credentials``."""
+        if self.pickle_credentials or self.api_key == LOCAL_KEY:
+            return self
+        return self.replace(
+            api_key=None,
+            proxies=None,
+            client_certificate=None,
+            headers={},
+            cloudflare_access_client_id=None,
+            cloudflare_access_client_secret=None,
+            session_factory=None,
+        )
+
+    def with_credentials_from_env(self) -> Config:
+        """With what :meth:`for_pickle` left out, as far as this process's environment has it."""
+        found = Config.from_env(base_url=self.base_url)
+        return self.replace(
+            api_key=found.api_key,
+            cloudflare_access_client_id=found.cloudflare_access_client_id,
+            cloudflare_access_client_secret=found.cloudflare_access_client_secret,
+        )
 
     def replace(self, **changes: Any) -> Config:
         """A copy with some settings changed."""

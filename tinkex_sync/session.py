@@ -39,8 +39,10 @@ class Session(Caller):
     ``_open`` from its start to its end.
     """
 
-    def __init__(self, config: Config, observers: Observers) -> None:
+    def __init__(self, config: Config, observers: Observers, *, owned: bool = True) -> None:
         super().__init__(config, observers)
+        #: Whether somebody holds a client that can close it; forgetting that is worth a warning.
+        self.owned = owned
         limits = ThrottleLimits(
             max_dispatches=config.max_dispatches,
             throttled_dispatches=config.throttled_dispatches,

@@ -8,7 +8,7 @@ from typing import Any, Callable, Dict, List, Optional
 from .. import codec, types
 from ..byte_estimates import datum_bytes
 from ..chunking import plan
-from ..errors import PartialBatchError, TinkexError
+from ..errors import OutcomeUnknownError, PartialBatchError, TinkexError
 from ..futures import Future
 from ..hookspecs import Boundary
 from ..metrics import merge
@@ -61,6 +61,7 @@ class Batch:
             return
         done = 0
         count = 0
+        self.future.call.more_to_send = True
         try:
             for boundary in self._boundaries():
                 sent = self._send_chunk(sequence, boundary)
@@ -70,6 +71,8 @@ class Batch:
             self.error = error
             self._fail(self._partial(error, done) if done else error)
             return
+        finally:
+            self.future.call.more_to_send = False
         self.accepted = True
         with self._lock:
             self._expected = count
@@ -159,8 +162,9 @@ class Batch:
     def _partial(self, error: BaseException, done: int) -> PartialBatchError:
         total = len(self._data)
         partial = PartialBatchError(
-            f"{self._operation}: datums 0 to {done - 1} were accepted, datums {done} to {total - 1} were not:"
-            f" {error}."
+            f"{self._operation}: datums 0 to {done - 1} were accepted, datums {done} to {total - 1} were not"
+            + (" or nobody knows" if isinstance(error, OutcomeUnknownError) else "")
+            + f": {error}."
             + (
                 " The gradients of the accepted ones stay accumulated on the server and will be part of the"
                 " next optimizer step."

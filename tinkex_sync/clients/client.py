@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable, Optional, TypeVar
+from typing import Any, Callable, Dict, Optional, TypeVar
 
 from ..errors import ClosedError
 from ..futures import Future
 from ..hookspecs import Source
 from ..open_calls import OpenCall
 from ..session import Session
+from .rebuilding import Recipe, rebuilt_session
 
-__all__ = ["Client", "settle"]
+__all__ = ["Client", "RebuildingClient", "settle"]
 
 T = TypeVar("T")
 
@@ -22,16 +23,13 @@ class Client:
     """One of the clients that share a session."""
 
     def __init__(self, session: Session, source: Source) -> None:
-        self._own_session = session
-        self._own_source = source
+        self._own_session: Optional[Session] = session
+        self._source = source
 
     @property
     def _session(self) -> Session:
+        assert self._own_session is not None
         return self._own_session
-
-    @property
-    def _source(self) -> Source:
-        return self._own_source
 
     def _run(self, operation: str, function: Operation[T], timeout: Optional[float], items: int = 1) -> T:
         """Run an operation in this thread."""
@@ -64,6 +62,37 @@ class Client:
             session.end(call)
             future.set_exception(ClosedError("the client is closed"))
         return future
+
+
+class RebuildingClient(Client):
+    """A client that needs no more than its session's id, so that it outlives a fork and a pickle.
+
+    In another process it makes its own connections at first use.
+    """
+
+    def __init__(self, session: Session, source: Source) -> None:
+        super().__init__(session, source)
+        self._recipe = Recipe(session.config, session.session_id)
+
+    @property
+    def _session(self) -> Session:
+        session = self._own_session
+        if session is None or session.forked:
+            session = rebuilt_session(self._recipe)
+            # First, so that no other thread sees the session without what belongs to it.
+            self._rebuilt(session)
+            self._own_session = session
+        return session
+
+    def _rebuilt(self, session: Session) -> None:
+        """Called in a new process, before anything else is done there."""
+
+    def __getstate__(self) -> Dict[str, Any]:
+        return {"recipe": self._recipe.for_pickle(), "source": self._source}
+
+    def __setstate__(self, state: Dict[str, Any]) -> None:
+        self._own_session = None
+        self._recipe, self._source = state["recipe"], state["source"]
 
 
 def settle(

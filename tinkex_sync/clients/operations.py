@@ -7,7 +7,7 @@ import weakref
 from typing import Any, Callable, Dict, Iterable, List, Optional, TypeVar
 
 from .. import codec, types
-from ..errors import ClosedError, PromiseExpiredError, WithdrawnError
+from ..errors import APIError, ClosedError, PromiseExpiredError, WithdrawnError
 from ..futures import Future, poll, wait_until
 from ..hookspecs import Source
 from ..open_calls import OpenCall
@@ -153,8 +153,8 @@ class LaneClient(Client):
         """Poll an accepted operation; if the server has lost the promise, send the very same once more."""
         try:
             return poll(self._session, sent.promise, call, states=self._states)
-        except PromiseExpiredError:
-            sent.send()
+        except PromiseExpiredError as expired:
+            self._send_again(sent, call, expired)
         try:
             return poll(self._session, sent.promise, call, states=self._states)
         except PromiseExpiredError as error:
@@ -164,6 +164,16 @@ class LaneClient(Client):
                 request_id=sent.promise.request_id,
             ) from error
 
+    def _send_again(self, sent: Sent, call: OpenCall, expired: PromiseExpiredError) -> None:
+        try:
+            sent.send()
+        except APIError as error:
+            raise PromiseExpiredError(
+                f"{call.operation} (number {sent.number}) was accepted, but the server has lost its result and"
+                f" does not take it a second time ({error}); whatever it changed in the model stays",
+                request_id=expired.request_id,
+            ) from error
+
     def _enqueue(self, futures: List[Future[Any]], *jobs: Callable[[], None]) -> None:
         if self._lane.submit(*jobs):
             return
@@ -171,13 +181,10 @@ class LaneClient(Client):
             self._session.end(future.call)
             future.set_exception(ClosedError("the client is closed"))
 
-    def _wait(self, future: Future[T], timeout: Optional[float]) -> T:
-        try:
-            deadline = self._session.deadline(timeout)
-        except ValueError:
-            future.abandon()
-            raise
-        return self._wait_until(future, deadline)
+    def _wait(self, submit: Callable[[], Future[T]], timeout: Optional[float]) -> T:
+        # First, so that a wrong timeout is refused before anything is sent.
+        deadline = self._session.deadline(timeout)
+        return self._wait_until(submit(), deadline)
 
     def _wait_until(self, future: Future[T], deadline: Optional[float]) -> T:
         return wait_until(self._session, future, deadline)
@@ -192,9 +199,22 @@ def _checked(
     for index, datum in enumerate(datums):
         if not isinstance(datum, types.Datum):
             raise TypeError(f"data[{index}] must be a Datum, not {type(datum).__name__}")
+        _check_lengths(index, datum)
     if loss_fn not in _LOSSES:
         raise ValueError(f"loss_fn {loss_fn!r} is none of {', '.join(_LOSSES)}")
     codec.check_finite(datums)
     if loss_fn_config is not None and not isinstance(loss_fn_config, dict):
         raise TypeError(f"loss_fn_config must be a dict of numbers or None, not {loss_fn_config!r}")
     return datums
+
+
+def _check_lengths(index: int, datum: types.Datum) -> None:
+    """What every server would refuse: targets and their weights differ in number."""
+    targets, weights = datum.loss_fn_inputs.get("target_tokens"), datum.loss_fn_inputs.get("weights")
+    if targets is None or weights is None or not targets.shape or not weights.shape:
+        return
+    if targets.shape[0] != weights.shape[0]:
+        raise ValueError(
+            f"data[{index}]: target_tokens has {targets.shape[0]} entries and weights has {weights.shape[0]};"
+            " give one weight per target (0.0 for a target that is not to be learned)"
+        )

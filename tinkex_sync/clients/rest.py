@@ -15,7 +15,7 @@ from ..hookspecs import Source
 from ..open_calls import OpenCall
 from ..session import Session
 from ..transport import Reply
-from .client import Client
+from .client import RebuildingClient
 
 __all__ = ["RestClient", "split_tinker_path"]
 
@@ -48,7 +48,7 @@ def split_tinker_path(tinker_path: str) -> Tuple[str, str]:
     return run, checkpoint
 
 
-class RestClient(Client):
+class RestClient(RebuildingClient):
     """Runs, checkpoints, sessions and samplers of an account. Thread-safe; made by :class:`ServiceClient`.
 
     Methods raise ValueError for an argument that cannot be right, NotFoundError and the other status errors for
@@ -59,7 +59,7 @@ class RestClient(Client):
         super().__init__(session, Source("rest", session.session_id, session.session_id))
 
     def __repr__(self) -> str:
-        return f"<RestClient of session {self._session.session_id!r}>"
+        return f"<RestClient of session {self._source.session_id!r}>"
 
     # Training runs
 

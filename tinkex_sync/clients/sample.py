@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import uuid
+from concurrent.futures import CancelledError
 from typing import TYPE_CHECKING, Any, Callable, Dict, Optional
 
 from .. import codec, types
@@ -59,6 +60,7 @@ class Sample:
         body: Dict[str, Any],
         size: int,
         deadline: Optional[float],
+        future: Optional[Future[Any]] = None,
     ) -> None:
         self.client = client
         self.session = client._session
@@ -69,11 +71,22 @@ class Sample:
         self.resamples = 0
         self.permit: Optional[Permit] = None
         self.promise: Optional[Promise] = None
-        self._number()
+        #: What its caller can withdraw until the first send.
+        self.future = future
+        self.content = b""
+        self.key = ""
 
     def _number(self) -> None:
         self.content = codec.encode({**self.body, "seq_id": self.client._next_seq_id()})
         self.key = f"tinkex-sync-{uuid.uuid4()}"
+
+    def _claim(self) -> None:
+        """Just before the first send: from here on it has a number, and cannot be withdrawn."""
+        if self.content:
+            return
+        if self.future is not None and not self.future.begin():
+            raise CancelledError
+        self._number()
 
     def run(self) -> types.SampleResponse:
         """All of it, in this thread."""
@@ -107,9 +120,12 @@ class Sample:
                 own_delay = permit.not_before - session.clock.time()
                 if own_delay > 0:
                     with session.dispatchers.waiting():
-                        session.sleep(own_delay, self.deadline, call)
-                call.phase = "throttled"
-                permit.await_turn(self.deadline)
+                        session.sleep(own_delay, self.deadline, call, "throttled")
+                try:
+                    permit.await_turn(self.deadline)
+                except DeadlineExceeded as error:
+                    raise call.deadline_exceeded() from error
+                self._claim()
                 try:
                     with session.dispatchers.waiting():
                         answer: types.UntypedAPIFuture = session.call(

@@ -17,14 +17,15 @@ from ..open_calls import OpenCall
 from ..queue_states import QueueStates
 from ..retry import RetryConfig
 from ..session import Session
-from .client import Client, settle
+from .client import RebuildingClient, settle
+from .rebuilding import first_seq_id
 from .sample import Progress, Sample
 from .sample_many import SampleMany
 
 __all__ = ["SamplingClient"]
 
 
-class SamplingClient(Client):
+class SamplingClient(RebuildingClient):
     """Draws completions from one set of weights. Thread-safe; made by the other clients.
 
     All samples of one service client, from all its threads and sampling clients, share one throttle.
@@ -36,14 +37,30 @@ class SamplingClient(Client):
         sampling_session_id: str,
         *,
         retry_config: Optional[RetryConfig] = None,
-        first_seq_id: int = 0,
     ) -> None:
         super().__init__(session, Source("sampling", sampling_session_id, session.session_id))
-        self.sampling_session_id = sampling_session_id
         self._retry_config = retry_config or RetryConfig(progress_timeout=session.config.progress_timeout)
-        self._seq_ids = itertools.count(first_seq_id)
+        self._begin(session, 0)
+
+    @property
+    def sampling_session_id(self) -> str:
+        """The server's id of what it samples from."""
+        return self._source.id
+
+    def _begin(self, session: Session, seq_id: int) -> None:
+        self._seq_ids = itertools.count(seq_id)
         self._states = QueueStates(session.observers, session.clock)
         self._progress = Progress(session.clock.time, self._retry_config.progress_timeout)
+
+    def _rebuilt(self, session: Session) -> None:
+        self._begin(session, first_seq_id())
+
+    def __getstate__(self) -> Dict[str, Any]:
+        return {**super().__getstate__(), "retry_config": self._retry_config}
+
+    def __setstate__(self, state: Dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._retry_config = state["retry_config"]
 
     def __repr__(self) -> str:
         return f"<SamplingClient {self.sampling_session_id!r}>"

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any, Dict, Iterable, List, Mapping, Optional
 
 from .. import types
-from ..config import Config
+from ..config import LOCAL_KEY, Config
+from ..endpoints import PROMISES
 from ..errors import ConfigError, MissingExtraError
 from ..futures import Future, Promise, poll
 from ..open_calls import OpenCall, Unfinished
@@ -254,6 +255,52 @@ class ServiceClient(Client):
             training.load_state(path, timeout=left)
         return training
 
+    # What goes on
+
+    def status(self) -> Dict[str, Any]:
+        """What the session is doing now; makes no request. Times in seconds.
+
+        Returns:
+            A dict: ``session_id``, ``base_url``, ``heartbeat_age``, ``open`` (a dict for each call without a
+            result: operation, client, age, phase, sent, request_id, queue_state, queue_state_reason, polls),
+            ``throttle`` (slots and bytes in use, backoff, pace), ``transport``, ``plugins``.
+        """
+        session = self._session
+        now = session.clock.time()
+        return {
+            "session_id": session.session_id,
+            "base_url": session.transport.base_url,
+            "heartbeat_age": None if session.last_heartbeat is None else now - session.last_heartbeat,
+            "open": [call.status(now) for call in session.open_calls()],
+            "throttle": session.throttle.status(),
+            "transport": session.transport.status(),
+            "plugins": session.observers.report(),
+        }
+
+    def resume_future(self, request_id: str, kind: str, *, timeout: Optional[float] = None) -> Any:
+        """Fetch the result of a promise made to an earlier process. POST /api/v1/retrieve_future.
+
+        Args:
+            request_id: As given by ``Future.request_id`` or by :meth:`close`.
+            kind: The operation: "forward", "forward_backward", "optim_step", "save_state", "load_state",
+                "save_weights_for_sampler", "sample" or "create_model".
+
+        Raises:
+            NotFoundError, PromiseExpiredError: the server no longer has it.
+        """
+        promise = _promise(request_id, kind)
+        return self._run("resume_future", lambda call, end: self._resume(promise, call, end), timeout)
+
+    def submit_resume_future(self, request_id: str, kind: str) -> Future[Any]:
+        """:meth:`resume_future`, without waiting."""
+        promise = _promise(request_id, kind)
+        return self._submit("resume_future", lambda call, end: self._resume(promise, call, end))
+
+    def _resume(self, promise: Promise, call: OpenCall, deadline: Optional[float]) -> Any:
+        session = self._session
+        states = QueueStates(session.observers, session.clock)
+        return poll(session, promise, call, states=states, deadline=deadline)
+
     # Sampling and REST clients
 
     def create_sampling_client(
@@ -306,6 +353,27 @@ class ServiceClient(Client):
         return RestClient(self._session)
 
 
+#: Rows of ``endpoints.PROMISES`` that methods call by other names.
+_PROMISE_NAMES = {
+    "sample": "asample",
+    "compute_logprobs": "asample",
+    "save_state": "save_weights",
+    "load_state": "load_weights",
+    "load_state_with_optimizer": "load_weights",
+    "create_lora_training_client": "create_model",
+}
+
+
+def _promise(request_id: str, kind: str) -> Promise:
+    name = _PROMISE_NAMES.get(kind, kind)
+    if name not in PROMISES:
+        known = sorted({*PROMISES, *_PROMISE_NAMES} - {"asample"})
+        raise ValueError(f"kind {kind!r} is none of {', '.join(known)}")
+    if not isinstance(request_id, str) or not request_id:
+        raise ValueError(f"request_id must be a text that is not empty, not {request_id!r}")
+    return Promise(request_id, name)
+
+
 def _model_body(
     base_model: str,
     rank: int,
@@ -340,7 +408,7 @@ def _ready(config: Config) -> Config:
             raise MissingExtraError(
                 f'base_url="local" needs the embedded server: pip install "tinkex-sync[local]" ({error})'
             ) from error
-        return config.replace(base_url=local_base_url(), api_key=config.api_key or "local")
+        return config.replace(base_url=local_base_url(), api_key=config.api_key or LOCAL_KEY)
     if config.api_key is None:
         raise ConfigError('no API key: give api_key= or set TINKER_API_KEY (base_url="local" needs none)')
     return config

@@ -64,7 +64,7 @@ class TrainingClient(LaneClient):
 
         Arguments and errors as :meth:`forward_backward`.
         """
-        return self._wait(self.submit_forward(data, loss_fn, loss_fn_config), timeout)
+        return self._wait(lambda: self.submit_forward(data, loss_fn, loss_fn_config), timeout)
 
     def submit_forward(
         self,
@@ -102,7 +102,7 @@ class TrainingClient(LaneClient):
             APIError: it was refused, or could not be sent for five minutes.
             DeadlineExceeded: ``timeout`` ran out; its ``sent`` is "no" if the operation was withdrawn.
         """
-        return self._wait(self.submit_forward_backward(data, loss_fn, loss_fn_config), timeout)
+        return self._wait(lambda: self.submit_forward_backward(data, loss_fn, loss_fn_config), timeout)
 
     def submit_forward_backward(
         self,
@@ -120,7 +120,7 @@ class TrainingClient(LaneClient):
 
         Errors as :meth:`forward_backward`.
         """
-        return self._wait(self.submit_optim_step(adam_params), timeout)
+        return self._wait(lambda: self.submit_optim_step(adam_params), timeout)
 
     def submit_optim_step(self, adam_params: types.AdamParams) -> Future[types.OptimStepResponse]:
         """:meth:`optim_step`, without waiting."""
@@ -171,7 +171,7 @@ class TrainingClient(LaneClient):
 
     def save_state(self, name: str, *, timeout: Optional[float] = None) -> types.SaveWeightsResponse:
         """Save weights and optimizer state under a name. POST /api/v1/save_weights."""
-        return self._wait(self.submit_save_state(name), timeout)
+        return self._wait(lambda: self.submit_save_state(name), timeout)
 
     def submit_save_state(self, name: str) -> Future[types.SaveWeightsResponse]:
         """:meth:`save_state`, without waiting."""
@@ -179,7 +179,7 @@ class TrainingClient(LaneClient):
 
     def load_state(self, path: str, *, timeout: Optional[float] = None) -> types.LoadWeightsResponse:
         """Load weights from a ``tinker://`` path, with a fresh optimizer. POST /api/v1/load_weights."""
-        return self._wait(self.submit_load_state(path), timeout)
+        return self._wait(lambda: self.submit_load_state(path), timeout)
 
     def submit_load_state(self, path: str) -> Future[types.LoadWeightsResponse]:
         """:meth:`load_state`, without waiting."""
@@ -191,7 +191,7 @@ class TrainingClient(LaneClient):
         self, path: str, *, timeout: Optional[float] = None
     ) -> types.LoadWeightsResponse:
         """Load weights and optimizer state from a ``tinker://`` path. POST /api/v1/load_weights."""
-        return self._wait(self.submit_load_state_with_optimizer(path), timeout)
+        return self._wait(lambda: self.submit_load_state_with_optimizer(path), timeout)
 
     def submit_load_state_with_optimizer(self, path: str) -> Future[types.LoadWeightsResponse]:
         """:meth:`load_state_with_optimizer`, without waiting."""
@@ -203,7 +203,7 @@ class TrainingClient(LaneClient):
         self, name: str, *, timeout: Optional[float] = None
     ) -> types.SaveWeightsForSamplerResponse:
         """Save the weights for sampling, under a name. POST /api/v1/save_weights_for_sampler."""
-        return self._wait(self.submit_save_weights_for_sampler(name), timeout)
+        return self._wait(lambda: self.submit_save_weights_for_sampler(name), timeout)
 
     def submit_save_weights_for_sampler(self, name: str) -> Future[types.SaveWeightsForSamplerResponse]:
         """:meth:`save_weights_for_sampler`, without waiting."""
@@ -219,7 +219,7 @@ class TrainingClient(LaneClient):
         timeout: Optional[float] = None,
     ) -> SamplingClient:
         """Save the weights and sample from them: under ``name`` if given, else for this session only."""
-        return self._wait(self.submit_save_weights_and_get_sampling_client(name, retry_config), timeout)
+        return self._wait(lambda: self.submit_save_weights_and_get_sampling_client(name, retry_config), timeout)
 
     def submit_save_weights_and_get_sampling_client(
         self, name: Optional[str] = None, retry_config: Optional[RetryConfig] = None
