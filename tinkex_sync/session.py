@@ -210,12 +210,13 @@ class Session(Caller):
         if not hasattr(self, "_pid") or self.forked or self._closed:
             return
         try:
-            warnings.warn(
-                f"unclosed client of session {self.session_id!r}: use it in a with statement, or call close()",
-                ResourceWarning,
-                stacklevel=2,
-                source=self,
-            )
+            if self.owned:
+                warnings.warn(
+                    f"unclosed client of session {self.session_id!r}: use it in a with statement, or call close()",
+                    ResourceWarning,
+                    stacklevel=2,
+                    source=self,
+                )
         finally:
             # Also where warnings are errors.
             self.close()
