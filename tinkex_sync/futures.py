@@ -10,6 +10,7 @@ import contextlib
 import logging
 import math
 import weakref
+from concurrent.futures._base import CANCELLED
 from dataclasses import dataclass
 from typing import Any, Callable, Generic, Optional, TypeVar
 
@@ -22,6 +23,7 @@ from .errors import (
     APIResponseValidationError,
     APIStatusError,
     APITimeoutError,
+    ClosedError,
     ConflictError,
     DeadlineExceeded,
     NotFoundError,
@@ -101,11 +103,21 @@ class Future(concurrent.futures.Future, Generic[T]):  # type: ignore[type-arg]
         self._read = True
         return value
 
+    def cancel(self) -> bool:
+        """Withdraw it if nothing of it was sent, so that it never is; False once it was sent or has ended."""
+        cancelled = super().cancel()
+        if cancelled:
+            self.call.withdrawn = True
+            with self._condition:
+                if self._state == CANCELLED:
+                    # Now, and not when its turn comes: ``wait`` and ``as_completed`` would sit there until then.
+                    super().set_running_or_notify_cancel()
+        return cancelled
+
     def begin(self) -> bool:
         """Take it in hand: False if it was withdrawn or has ended; afterwards it cannot be withdrawn."""
         with self._condition:
-            ended = self.done() and not self.cancelled()
-            return not ended and self.set_running_or_notify_cancel()
+            return not self.done() and self.set_running_or_notify_cancel()
 
     def set_result(self, result: T) -> None:
         """Resolve it; the first outcome stands, because closing may come first."""
@@ -124,7 +136,8 @@ class Future(concurrent.futures.Future, Generic[T]):  # type: ignore[type-arg]
 
     def __del__(self) -> None:
         error = getattr(self, "_exception", None)
-        if error is not None and not self._read:
+        # Of those that closing ended it has told already, all in one warning.
+        if error is not None and not self._read and not isinstance(error, ClosedError):
             _log.error(
                 "Nobody read the error of %s: %s: %s", self.call.operation, type(error).__name__, error
             )
@@ -150,6 +163,11 @@ def wait_until(session: Session, future: Future[T], deadline: Optional[float]) -
             error = future.call.deadline_exceeded()
             future.abandon()
             raise error from None
+        except BaseException:
+            if not future.done():
+                # Interrupted; nobody else can ask for it.
+                future.abandon()
+            raise
 
 
 @dataclass(frozen=True)
@@ -222,7 +240,9 @@ class _Poll:
                 answer = self._decoded(reply)
                 if not (isinstance(answer, dict) and answer.get("type") == "try_again"):
                     return self._result(answer)
-                self._report(answer)
+                self._answered()
+                if self.states is not None:
+                    self.states.read(self.call, answer)
                 pause = 0.0
             self.number += 1
             self.call.polls = self.number
@@ -231,7 +251,7 @@ class _Poll:
             if pause == 0.0:
                 pause = _BREATH - (self.session.clock.time() - began)
             if pause > 0:
-                self.session.sleep(pause, self.deadline, self.call)
+                self.session.sleep(pause, self.deadline, self.call, "polling")
 
     def _headers(self) -> dict[str, str]:
         headers = {
@@ -244,10 +264,8 @@ class _Poll:
 
     # What answers do; each returns the seconds to wait, 0.0 for a good answer.
 
-    def _report(self, body: Any) -> None:
+    def _answered(self) -> None:
         self.known, self.failing, self.said_why = True, None, 0
-        if self.states is not None:
-            self.states.read(self.call, body)
 
     def _tick(self) -> float:
         self.abandoned = True
@@ -261,7 +279,7 @@ class _Poll:
     def _refused(self, error: APIStatusError) -> float:
         status = error.status_code
         if status == 408:
-            self._report(error.body)
+            self._answered()
             return 0.0
         if status == 410:
             raise PromiseExpiredError(
@@ -397,6 +415,7 @@ def poll(
     running = _Poll(session, promise, call, states, deadline, stuck)
     error: Optional[BaseException] = None
     call.promised = session.clock.time()
+    call.heard = None if states is None else states.read
     try:
         return running.run()
     except BaseException as failure:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, Callable, Dict, Optional
 
 from .. import codec, types
 from ..errors import APIConnectionError, DeadlineExceeded, PromiseExpiredError, RateLimitError
-from ..futures import Promise, poll
+from ..futures import Future, Promise, poll
 from ..open_calls import OpenCall
+from ..retry import Attempts
 from ..throttle import Permit
 
 if TYPE_CHECKING:
@@ -71,6 +72,7 @@ class Sample:
         self.resamples = 0
         self.permit: Optional[Permit] = None
         self.promise: Optional[Promise] = None
+        call.heard = client._states.read
         #: What its caller can withdraw until the first send.
         self.future = future
         self.content = b""
@@ -103,16 +105,15 @@ class Sample:
         attempts = session.attempts("submit", self.deadline)
         began = session.clock.time()
         try:
-            answer = session.retrying(
-                attempts, lambda made: self._admitted_send(made.number), self.call, self.deadline
-            )
+            answer = session.retrying(attempts, self._admitted_send, self.call, self.deadline)
         finally:
             self._release()
         self.promise = Promise(answer.request_id, "asample", session.clock.time() - began)
 
-    def _admitted_send(self, attempt: int) -> types.UntypedAPIFuture:
+    def _admitted_send(self, attempts: Attempts) -> types.UntypedAPIFuture:
         """One attempt; a 429 is waited out with the permit held, any other retry gives it back."""
         session, call = self.session, self.call
+        entered = session.clock.time()
         permit = self._acquire()
         try:
             while True:
@@ -125,6 +126,8 @@ class Sample:
                     permit.await_turn(self.deadline)
                 except DeadlineExceeded as error:
                     raise call.deadline_exceeded() from error
+                # Waiting to be let in, however long, is not trying.
+                attempts.exclude(session.clock.time() - entered)
                 self._claim()
                 try:
                     with session.dispatchers.waiting():
@@ -138,7 +141,7 @@ class Sample:
                             idempotency_key=self.key,
                         )
                 except RateLimitError as error:
-                    self.client._states.read(call, error.body)
+                    entered = session.clock.time()
                     backoff = permit.refused(error.retry_after)
                     hook = session.observers.backoff_started
                     if hook is not None:

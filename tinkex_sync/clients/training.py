@@ -219,7 +219,9 @@ class TrainingClient(LaneClient):
         timeout: Optional[float] = None,
     ) -> SamplingClient:
         """Save the weights and sample from them: under ``name`` if given, else for this session only."""
-        return self._wait(lambda: self.submit_save_weights_and_get_sampling_client(name, retry_config), timeout)
+        return self._wait(
+            lambda: self.submit_save_weights_and_get_sampling_client(name, retry_config), timeout
+        )
 
     def submit_save_weights_and_get_sampling_client(
         self, name: Optional[str] = None, retry_config: Optional[RetryConfig] = None
