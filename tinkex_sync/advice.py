@@ -13,7 +13,8 @@ def advise(error: APIError, config: Config, first_contact: bool) -> None:
     advice = ""
     where = f"base_url is {config.base_url}"
     detail = str(error.body).lower()
-    if isinstance(error, AuthenticationError) or (first_contact and isinstance(error, PermissionDeniedError)):
+    # Later errors keep the texts callers know; the key and the address were right when the client was made.
+    if first_contact and isinstance(error, (AuthenticationError, PermissionDeniedError)):
         what = "the API key was refused" if config.api_key else "the server wants an API key"
         advice = f"{what}: give api_key= or set TINKER_API_KEY; {where}"
     elif first_contact and getattr(error, "unsent", False):

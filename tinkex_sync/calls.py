@@ -18,6 +18,7 @@ from .errors import (
     APIConnectionError,
     APIError,
     APIStatusError,
+    APITimeoutError,
     ClosedError,
     DeadlineExceeded,
     ForkedClientError,
@@ -108,11 +109,22 @@ class Caller:
             attempts.unreachable_after = self.config.first_contact_timeout
         who = source or (call.source if call is not None else self.source)
 
+        def attempt(made: Attempts) -> Reply:
+            limit = made.cut_at()
+            late = limit is not None and (deadline is None or limit < deadline)
+            ends = limit if late else deadline
+            try:
+                return self._send_once(endpoint, path, content, sent_headers, who, call, ends, made.number)
+            except DeadlineExceeded as error:
+                if not late:
+                    raise
+                # It was not the caller's time that ran out, but the policy's.
+                given = made.policy.give_up_after
+                raise APITimeoutError(f"Request timed out. No answer within {given:g} s in all.") from error
+
         def send(made: Attempts) -> Reply:
             try:
-                return self._send_once(
-                    endpoint, path, content, sent_headers, who, call, deadline, made.number
-                )
+                return attempt(made)
             except APIConnectionError as error:
                 if not error.reused or isinstance(error, TimeoutError):
                     raise
@@ -121,9 +133,7 @@ class Caller:
                 made.in_doubt = True
                 if call is not None:
                     call.reconnects += 1
-                return self._send_once(
-                    endpoint, path, content, sent_headers, who, call, deadline, made.number
-                )
+                return attempt(made)
 
         try:
             reply = self.retrying(attempts, send, call, deadline, source=who, observed=endpoint.observed)
@@ -164,7 +174,7 @@ class Caller:
         """A fresh record for one retried call."""
         chosen = self._policies[policy] if isinstance(policy, str) else policy
         made = Attempts(chosen, self.clock, deadline)
-        made.crowded = lambda: self._retrying > 1
+        made.crowded = lambda: self._retrying > 0
         return made
 
     def _send_once(
@@ -189,6 +199,8 @@ class Caller:
             reply = self._transport_send(endpoint, path, content, headers, deadline)
         except APIStatusError as error:
             status, failure = error.status_code, error
+            if status in (408, 429) and call is not None and call.heard is not None:
+                call.heard(call, error.body)
             raise
         except DeadlineExceeded as error:
             failure = error

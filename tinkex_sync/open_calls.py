@@ -18,6 +18,7 @@ class OpenCall:
         "__weakref__",
         "call_id",
         "future",
+        "heard",
         "items",
         "more_to_send",
         "operation",
@@ -56,6 +57,8 @@ class OpenCall:
         self.polls = 0
         #: What its caller holds, weakly; None for a blocking call.
         self.future: Optional[Callable[[], Any]] = None
+        #: Told the body of each 408 and 429, before observers hear that the request ended.
+        self.heard: Optional[Callable[[OpenCall, Any], None]] = None
         #: Sends repeated at once because a kept-alive connection had been dropped.
         self.reconnects = 0
 

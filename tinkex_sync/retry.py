@@ -28,6 +28,10 @@ _log = logging.getLogger(__name__)
 
 _TRANSIENT: FrozenSet[int] = frozenset({408, 409, 429})
 _WARN_AFTER = 10.0
+#: A retry that has less time left than this is not begun, if the attempt before took as long.
+_WORTH_TRYING = 30.0
+#: However little time is left, an attempt that was begun is given this much.
+_LEAST_ATTEMPT = 5.0
 #: Waits a server may ask for; longer or non-positive ones are ignored, as in the 0.7.0 client.
 _LONGEST_RETRY_AFTER = 60.0
 
@@ -77,6 +81,8 @@ class RetryPolicy:
     attempts: Optional[int] = None
     #: No retry later than this after the first send; None: no limit.
     give_up_after: Optional[float] = None
+    #: Of the statuses from 500 on, the last that is retried.
+    last_status: int = 599
     #: Exceptions retried beside error statuses.
     exceptions: Tuple[Type[BaseException], ...] = (APIConnectionError, TimeoutError)
     #: Statuses final after this many attempts, because they are permanent on servers we know.
@@ -100,7 +106,7 @@ class RetryPolicy:
             if told in ("true", "false"):
                 return told == "true"
             status = error.status_code
-            if not (status in _TRANSIENT or status >= 500):
+            if not (status in _TRANSIENT or 500 <= status <= self.last_status):
                 return False
             limit = self.short_statuses.get(status)
             return limit is None or attempt < limit or (status == 409 and not _says_why(error))
@@ -111,14 +117,24 @@ def _says_why(error: APIStatusError) -> bool:
     return isinstance(error.body, dict) and "detail" in error.body
 
 
+#: Servers answer 409 with a detail, and 501, for good.
+_PERMANENT = {409: 3, 501: 3}
+
 #: Every policy there is, by name; ``dataclasses.replace`` makes variants (``Config.max_retries``).
 POLICIES: Dict[str, RetryPolicy] = {
     policy.name: policy
     for policy in (
         RetryPolicy("none", attempts=1),
-        RetryPolicy("short", first_wait=0.5, max_wait=10.0, jitter_below=0.25, attempts=11),
-        # Servers answer 409 with a detail, and 501, for good.
-        RetryPolicy("submit", jitter_crowd=0.25, give_up_after=300.0, short_statuses={409: 3, 501: 3}),
+        RetryPolicy(
+            "short",
+            first_wait=0.5,
+            max_wait=10.0,
+            jitter_below=0.25,
+            attempts=11,
+            last_status=999,
+            short_statuses=_PERMANENT,
+        ),
+        RetryPolicy("submit", jitter_crowd=0.25, give_up_after=300.0, short_statuses=_PERMANENT),
         RetryPolicy("poll", first_wait=0.5, max_wait=30.0, jitter_below=0.25, give_up_after=900.0),
         # Around a whole sample; what limits it is the watch for progress.
         RetryPolicy("sampling", first_wait=0.5, max_wait=10.0, jitter_around=0.25),
@@ -177,6 +193,8 @@ class Attempts:
         self.warned = False
         #: Whether other calls wait for a retry at the same time.
         self.crowded: Callable[[], bool] = lambda: False
+        #: Where jitter comes from: numbers in [0, 1).
+        self.draw: Callable[[], float] = random.random
         #: First contact: give up once nothing reached the server for this long.
         self.unreachable_after: Optional[float] = None
         #: When the last attempt began.
@@ -193,6 +211,16 @@ class Attempts:
         """Seconds until the policy gives up, or None."""
         limit = self.policy.give_up_after
         return None if limit is None else limit - self.elapsed
+
+    def cut_at(self) -> Optional[float]:
+        """When the running attempt has to end so that the policy's limit holds, or None."""
+        limit = self.policy.give_up_after
+        return None if limit is None else max(self.started + limit, self.began + _LEAST_ATTEMPT)
+
+    def exclude(self, seconds: float) -> None:
+        """Do not count ``seconds`` that the running attempt spent on something else than trying."""
+        self.started += seconds
+        self.began += seconds
 
 
 def _attempts(state: tenacity.RetryCallState) -> Attempts:
@@ -222,15 +250,17 @@ def _should_stop(state: tenacity.RetryCallState) -> bool:
             return True
     left = attempts.left()
     limit = attempts.policy.attempts
-    return (limit is not None and attempts.number >= limit) or (left is not None and left <= 0)
+    took = attempts.clock.time() - attempts.began
+    return (limit is not None and attempts.number >= limit) or (
+        left is not None and (left <= 0 or left < min(took, _WORTH_TRYING))
+    )
 
 
 def _wait(state: tenacity.RetryCallState) -> float:
     attempts, error = _attempts(state), _failure(state)
-    asked = getattr(error, "retry_after", None)
-    delay: float = (
-        asked if asked is not None else attempts.policy.wait(attempts.number - 1, crowded=attempts.crowded())
-    )
+    delay: Optional[float] = getattr(error, "retry_after", None)
+    if delay is None:
+        delay = attempts.policy.wait(attempts.number - 1, attempts.draw, attempts.crowded())
     left = attempts.left()
     if attempts.unreachable_after is not None and getattr(error, "unsent", False):
         left = min(left if left is not None else math.inf, attempts.unreachable_after - attempts.elapsed)

@@ -1,0 +1,269 @@
+"""A real HTTP/1.1 server on loopback that answers as it is told, and a clock whose waits pass at once."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import threading
+import time
+from collections import defaultdict, deque
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, Callable, Deque, Dict, Iterator, List, Mapping, Optional, Tuple, Union
+from urllib.parse import parse_qsl, urlsplit
+
+from tinkex_sync.clock import Clock
+from tinkex_sync.config import Config
+from tinkex_sync.plugins import Observers
+from tinkex_sync.session import Session
+
+API = "/api/v1/"
+
+
+@dataclass
+class Answer:
+    """One answer. ``text`` goes out as it is, ``body`` as JSON."""
+
+    status: int = 200
+    body: Any = None
+    text: Optional[str] = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    #: Close the connection instead of answering.
+    drop: bool = False
+    #: Called before answering; whatever it waits for, the answer waits for.
+    hold: Optional[Callable[[], Any]] = None
+
+    def content(self) -> bytes:
+        if self.text is not None:
+            return self.text.encode()
+        return json.dumps(self.body).encode()
+
+
+@dataclass
+class Request:
+    """One request as it arrived."""
+
+    method: str
+    path: str
+    query: Dict[str, str]
+    #: Names in lower case; a name sent twice has both values in its list.
+    headers: Dict[str, Union[str, List[str]]]
+    #: Decoded JSON; None if there was no body.
+    body: Any
+    #: Time of the server's clock.
+    time: float
+    #: Which connection it came on, from 0.
+    connection: int
+    answer: Optional[Answer] = None
+
+    @property
+    def operation(self) -> str:
+        return self.path.partition(API)[2]
+
+
+Script = Union[Answer, Callable[[Request], Answer]]
+
+
+class SteppedClock(Clock):
+    """A clock that stands still, but for the waits of the thread that made it, which pass at once.
+
+    Other threads (heartbeat, timer) wait for their event alone.
+    """
+
+    def __init__(self) -> None:
+        self._now = 1000.0
+        self._thread = threading.get_ident()
+        #: Every wait of that thread, in seconds.
+        self.waits: List[float] = []
+
+    def time(self) -> float:
+        return self._now
+
+    def advance(self, seconds: float) -> None:
+        self._now += seconds
+
+    def wait(self, event: threading.Event, timeout: Optional[float] = None) -> bool:
+        if threading.get_ident() != self._thread:
+            return event.wait()
+        if event.is_set():
+            return True
+        if timeout is None:
+            return event.wait(20.0)
+        self.waits.append(timeout)
+        self.advance(timeout)
+        return False
+
+
+class ScriptedServer:
+    """Answers each operation (the path below ``/api/v1/``) with its list of answers, in order.
+
+    When a list is used up, ``defaults`` answers; where there is no default, 404 ``{"detail": "no route"}``.
+    """
+
+    def __init__(self, clock: Optional[Clock] = None) -> None:
+        self._clock = clock or Clock()
+        self._lock = threading.Lock()
+        self._connections = 0  # guarded by _lock
+        self._scripts: Dict[str, Deque[Script]] = defaultdict(deque)  # guarded by _lock
+        self.defaults: Dict[str, Script] = {"session_heartbeat": Answer(body={})}
+        #: Every request but heartbeats, in order of arrival.
+        self.requests: List[Request] = []  # guarded by _lock
+        #: Set at the end; whoever holds an answer back waits on it too.
+        self.stopping = threading.Event()
+        outer = self
+
+        class Handler(_Handler):
+            server_of = outer
+
+        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._http.daemon_threads = True
+        self._http.block_on_close = False
+        self.base_url = "http://127.0.0.1:%d" % self._http.server_address[1]
+        self._thread = threading.Thread(
+            target=lambda: self._http.serve_forever(poll_interval=0.02), name="scripted-server", daemon=True
+        )
+
+    def script(self, operation: str, *answers: Script) -> None:
+        """Answer the next requests of an operation with these."""
+        with self._lock:
+            self._scripts[operation].extend(answers)
+
+    def clear(self) -> None:
+        """Forget requests and scripts."""
+        with self._lock:
+            self.requests.clear()
+            self._scripts.clear()
+
+    def sent(self, operation: str) -> List[Request]:
+        """The requests of one operation so far."""
+        with self._lock:
+            return [request for request in self.requests if request.operation == operation]
+
+    def __enter__(self) -> ScriptedServer:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.stopping.set()
+        self._http.shutdown()
+        self._http.server_close()
+        self._thread.join(10.0)
+
+    def connection(self) -> int:
+        with self._lock:
+            self._connections += 1
+            return self._connections - 1
+
+    def choose(self, request: Request) -> Answer:
+        operation = request.operation
+        with self._lock:
+            if operation != "session_heartbeat":
+                self.requests.append(request)
+            script = self._scripts[operation]
+            chosen = script.popleft() if script else self.defaults.get(operation)
+        if chosen is None:
+            chosen = Answer(404, {"detail": "no route"})
+        request.answer = chosen if isinstance(chosen, Answer) else chosen(request)
+        return request.answer
+
+    def now(self) -> float:
+        return self._clock.time()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    server_of: ScriptedServer
+
+    def setup(self) -> None:
+        super().setup()
+        self._connection = self.server_of.connection()
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+    def handle(self) -> None:
+        with contextlib.suppress(ConnectionError):
+            super().handle()
+
+    def _answer(self) -> None:
+        length = int(self.headers.get("content-length") or 0)
+        content = self.rfile.read(length)
+        split = urlsplit(self.path)
+        headers: Dict[str, Union[str, List[str]]] = {}
+        for name in {name.lower() for name in self.headers}:
+            values = self.headers.get_all(name) or []
+            headers[name] = values[0] if len(values) == 1 else values
+        request = Request(
+            self.command,
+            split.path,
+            dict(parse_qsl(split.query, keep_blank_values=True)),
+            headers,
+            json.loads(content) if content else None,
+            self.server_of.now(),
+            self._connection,
+        )
+        answer = self.server_of.choose(request)
+        if answer.hold is not None:
+            answer.hold()
+        if answer.drop:
+            self.close_connection = True
+            return
+        body = b"" if answer.status == 204 else answer.content()
+        self.send_response_only(answer.status, "Scripted")
+        sent = {"Content-Type": "application/json", **answer.headers}
+        for name, value in sent.items():
+            self.send_header(name, value)
+        if answer.status != 204:
+            self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    do_GET = do_POST = do_DELETE = _answer
+
+
+@contextlib.contextmanager
+def bare_session(
+    clock: Optional[Clock] = None, plugins: Tuple[object, ...] = (), **settings: Any
+) -> Iterator[Tuple[ScriptedServer, Session]]:
+    """A session nobody has opened: no request was sent and no connection made."""
+    made = clock or Clock()
+    with ScriptedServer(made) as server:
+        config = Config(base_url=server.base_url, api_key="tml-test-key", clock=made, **settings)
+        observers = Observers(plugins, autoload=False, strict=True, clock=made)
+        session = Session(config, observers)
+        try:
+            yield server, session
+        finally:
+            session.close()
+
+
+class Quiet:
+    """Holds answers back until no further request has come for ``seconds``; then lets those it has go.
+
+    So it sees how many requests a client has in flight when nothing holds it up but itself.
+    """
+
+    def __init__(self, server: ScriptedServer, seconds: float) -> None:
+        self._stopping = server.stopping
+        self._seconds = seconds
+        self._lock = threading.Lock()
+        self._held: List[threading.Event] = []  # guarded by _lock
+        self._latest = 0.0  # guarded by _lock
+        #: How many were let go together, in order.
+        self.waves: List[int] = []  # guarded by _lock
+
+    def __call__(self) -> None:
+        free = threading.Event()
+        with self._lock:
+            self._held.append(free)
+            self._latest = time.monotonic()
+        while not free.is_set() and not self._stopping.is_set():
+            with self._lock:
+                left = self._latest + self._seconds - time.monotonic()
+                if left <= 0 and self._held:
+                    self.waves.append(len(self._held))
+                    for one in self._held:
+                        one.set()
+                    self._held.clear()
+            free.wait(max(left, 0.005))
