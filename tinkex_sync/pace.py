@@ -11,8 +11,6 @@ from typing import NamedTuple, Optional
 
 __all__ = ["Pace", "ThrottleLimits", "Ticket"]
 
-#: How late (seconds) a send may leave without the ones behind it being later too.
-_SLACK = 0.01
 #: The clock of growth and measurement stands still between acceptances further apart than this (seconds).
 _IDLE = 1.0
 #: Acceptances that make a measured rate usable, and good enough to start a new measurement.
@@ -64,7 +62,7 @@ class Pace:
     An episode begins with a refusal while there is no pace: everybody stops. Then sends leave at
     ``pace_start`` per second, doubling every ``pace_doubling`` while they are accepted. A refusal of a send
     that left after the last cut sets the rate to ``pace_cut`` of the rate accepted since; from there it grows
-    slowly at first and ever faster, until the next refusal. Refusals of sends that left before the cut tell
+    slowly at first and ever faster while it holds somebody back, until the next refusal. Refusals of sends that left before the cut tell
     nothing new. The rate never exceeds twice the rate at which an accepted send left, so slow answers cannot
     let it run away. The episode ends when the pace has held nobody back for ``pace_memory``.
     """
@@ -108,7 +106,8 @@ class Pace:
     def leave(self, now: float) -> Ticket:
         """A send leaves."""
         if self.rate is not None:
-            self._next = max(self._next, now - _SLACK) + 1.0 / self.rate
+            # A late send is not made up for: a bucket of one token has no room for two at once.
+            self._next = max(self._next, now) + 1.0 / self.rate
         return Ticket(now, self.rate)
 
     def accepted(self, now: float, ticket: Ticket) -> None:
@@ -117,8 +116,8 @@ class Pace:
             return
         step = self._tick(now)
         self._accepted += 1
-        if ticket.rate is None or ticket.sent_at < self._cut_at:
-            return
+        if ticket.rate is None or ticket.sent_at < self._cut_at or now - self._held_at > _IDLE:
+            return  # it does not show that a higher pace would be accepted too
         if self._ramp:
             growth = 2.0 ** (step / self._limits.pace_doubling)
             grown = self.rate * growth
