@@ -25,6 +25,9 @@ __all__ = ["Adapter", "Exchange", "SocketRegistry"]
 #: Keeps a peer that vanished from holding a long poll: probes after 30 s, every 10 s, three of them.
 _KEEPALIVE = (("TCP_KEEPIDLE", 30), ("TCP_KEEPALIVE", 30), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3))
 
+#: Pieces of a request up to this many bytes are sent as one; copying larger ones costs more than it saves.
+_SMALL = 64 * 1024
+
 _running = threading.local()
 
 
@@ -120,6 +123,7 @@ class _Tracked:
     registry: SocketRegistry
     sock: Any
     _served = 0
+    _held: Optional[List[bytes]] = None
 
     def _new_conn(self) -> socket.socket:
         host = getattr(self, "_dns_host", None) or self.host  # type: ignore[attr-defined]
@@ -167,7 +171,23 @@ class _Tracked:
                 exchange.connected = True
                 exchange.attach(self.sock)
         self._served += 1
-        return super().request(*args, **kwargs)  # type: ignore[misc]
+        # http.client sends head and body apart, which costs a small request a packet and a system call.
+        self._held = []
+        result = super().request(*args, **kwargs)  # type: ignore[misc]
+        self._flush()
+        return result
+
+    def send(self, data: Any) -> None:
+        if self._held is not None and isinstance(data, bytes) and len(data) <= _SMALL:
+            self._held.append(data)
+            return
+        self._flush()
+        super().send(data)  # type: ignore[misc]
+
+    def _flush(self) -> None:
+        held, self._held = self._held, None
+        if held:
+            super().send(b"".join(held))  # type: ignore[misc]
 
 
 class _PlainConnection(_Tracked, urllib3_connection.HTTPConnection):
