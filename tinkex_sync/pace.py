@@ -62,9 +62,10 @@ class Pace:
     An episode begins with a refusal while there is no pace: everybody stops. Then sends leave at
     ``pace_start`` per second, doubling every ``pace_doubling`` while they are accepted. A refusal of a send
     that left after the last cut sets the rate to ``pace_cut`` of the rate accepted since; from there it grows
-    slowly at first and ever faster while it holds somebody back, until the next refusal. Refusals of sends that left before the cut tell
-    nothing new. The rate never exceeds twice the rate at which an accepted send left, so slow answers cannot
-    let it run away. The episode ends when the pace has held nobody back for ``pace_memory``.
+    while it holds somebody back, slowly at first and ever faster, until the next refusal. Refusals of sends
+    that left before the cut tell nothing new. The rate never exceeds twice the rate at which an accepted send
+    left, so slow answers cannot let it run away. The episode ends when the pace has held nobody back for
+    ``pace_memory``.
     """
 
     def __init__(self, limits: ThrottleLimits) -> None:
