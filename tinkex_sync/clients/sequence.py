@@ -8,7 +8,7 @@ operation takes the following number, and falls back once if the server says tha
 from __future__ import annotations
 
 import uuid
-from typing import Callable, Optional
+from typing import Callable, List, Optional
 
 from ..errors import (
     APIConnectionError,
@@ -63,13 +63,13 @@ class Sent:
 class Sequence:
     """The numbers of one model. Used by the thread of the model's lane only.
 
-    Invariant: every number below ``_next`` was accepted, or may have been (``_doubtful``, which is
-    ``_next - 1`` or None).
+    Invariant: every number below ``_next`` was accepted, or may have been; the latter are in ``_doubtful``,
+    ascending, and end at ``_next - 1``.
     """
 
     def __init__(self, first: int = 1) -> None:
         self._next = first
-        self._doubtful: Optional[int] = None
+        self._doubtful: List[int] = []
 
     def dispatch(self, session: Session, endpoint: str, encode: Encode, call: OpenCall) -> Sent:
         """Send the next operation and wait for its promise, retries included.
@@ -80,12 +80,15 @@ class Sequence:
         """
         try:
             return self._dispatch(session, endpoint, encode, call, self._next)
-        except ConflictError:
-            if self._doubtful is None:
-                raise
-            # The doubtful one did not arrive, or this server would not see a gap: its number is free.
-            number, self._doubtful = self._doubtful, None
-            return self._dispatch(session, endpoint, encode, call, number)
+        except ConflictError as error:
+            conflict = error
+        for number in list(self._doubtful):
+            # If it did not arrive, this server sees a gap before ours, and wants its number first.
+            try:
+                return self._dispatch(session, endpoint, encode, call, number)
+            except ConflictError as error:
+                conflict = error
+        raise conflict
 
     def _dispatch(self, session: Session, endpoint: str, encode: Encode, call: OpenCall, number: int) -> Sent:
         sent = Sent(session, endpoint, encode, number, f"tinkex-sync-{uuid.uuid4()}", call)
@@ -99,7 +102,9 @@ class Sequence:
         except (APIError, ClosedError) as error:
             if not (doubt[0] or _accepted_unreadably(error)):
                 raise
-            self._next, self._doubtful = number + 1, number
+            if number not in self._doubtful:
+                self._next = number + 1
+                self._doubtful.append(number)
             if isinstance(error, ClosedError):
                 raise
             raise OutcomeUnknownError(
@@ -107,7 +112,7 @@ class Sequence:
                 f" {error}. Check the model before repeating it.",
                 seq_id=number,
             ) from error
-        self._next, self._doubtful = number + 1, None
+        self._next, self._doubtful = number + 1, []
         return sent
 
 
