@@ -1,6 +1,23 @@
 """Small real HTTP servers that imitate the servers of the field, for the tests of the client."""
 
 from .columns import COLUMNS, HATCHERY, NEITHER, SKYRL, TUFT, Column
+from .driving import ADAM, PARAMS, client, datum, datums, prompt, training
 from .server import TRAINING, Imitation
 
-__all__ = ["COLUMNS", "HATCHERY", "NEITHER", "SKYRL", "TRAINING", "TUFT", "Column", "Imitation"]
+__all__ = [
+    "ADAM",
+    "COLUMNS",
+    "HATCHERY",
+    "NEITHER",
+    "PARAMS",
+    "SKYRL",
+    "TRAINING",
+    "TUFT",
+    "Column",
+    "Imitation",
+    "client",
+    "datum",
+    "datums",
+    "prompt",
+    "training",
+]
