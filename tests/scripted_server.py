@@ -118,7 +118,7 @@ class ScriptedServer:
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._http.daemon_threads = True
         self._http.block_on_close = False
-        self.base_url = "http://127.0.0.1:%d" % self._http.server_address[1]
+        self.base_url = f"http://127.0.0.1:{self._http.server_address[1]}"
         self._thread = threading.Thread(
             target=lambda: self._http.serve_forever(poll_interval=0.02), name="scripted-server", daemon=True
         )

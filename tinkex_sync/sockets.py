@@ -163,19 +163,19 @@ class _Tracked:
             connection, f"Failed to establish a new connection: {failure or 'no address'}"
         ) from failure
 
-    def request(self, *args: Any, **kwargs: Any) -> Any:
+    def request(self, *args: Any, **kwargs: Any) -> None:
         exchange: Optional[Exchange] = getattr(_running, "exchange", None)
         if exchange is not None:
             exchange.reused = self.sock is not None and self._served > 0
             if self.sock is not None:
                 exchange.connected = True
                 exchange.attach(self.sock)
-        self._served += 1
         # http.client sends head and body apart, which costs a small request a packet and a system call.
         self._held = []
-        result = super().request(*args, **kwargs)  # type: ignore[misc]
+        super().request(*args, **kwargs)  # type: ignore[misc]
         self._flush()
-        return result
+        # Not before: connecting begins at 0.
+        self._served += 1
 
     def send(self, data: Any) -> None:
         if self._held is not None and isinstance(data, bytes) and len(data) <= _SMALL:

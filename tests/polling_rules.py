@@ -1,0 +1,116 @@
+"""What answers to polls lead to, by the table of rule 2 of SERVERS: read by the replays and the tests of futures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Dict, List, Optional, Tuple, Type
+
+from scripted_server import Answer
+
+from tinkex_sync.errors import (
+    APIResponseValidationError,
+    PromiseExpiredError,
+    RequestFailedError,
+    ResultLostError,
+    status_error,
+)
+from tinkex_sync.retry import retry_after
+
+_FINAL = (400, 401, 403, 422, 501)
+_WAITS = (408, 429)
+
+
+@dataclass
+class Outlook:
+    """What a promise comes to."""
+
+    #: Of the error; None: it is kept.
+    error: Optional[Type[BaseException]]
+    status: Optional[int]
+    #: Least and most seconds before each poll but the first.
+    gaps: List[Tuple[float, float]]
+    #: ``X-Tinker-Request-Iteration`` of each poll.
+    iterations: List[int]
+
+
+def outlook(answers: List[Answer], kept: Answer) -> Outlook:
+    """Follow a list of answers, the good one ``kept`` after them, from a connection nobody has used."""
+    gaps: List[Tuple[float, float]] = []
+    iterations: List[int] = []
+    number = failures = said_why = young = 0
+    known = abandoned = served = False
+    queue = [*answers, kept]
+
+    def end(error: Optional[Type[BaseException]], status: Optional[int] = None) -> Outlook:
+        return Outlook(error, status, gaps, iterations)
+
+    while True:
+        answer = queue.pop(0)
+        iterations.append(number)
+        if answer.drop and served:
+            # Repeated at once on a new connection; it may have been answered on the old one.
+            abandoned = True
+            answer = queue.pop(0)
+            iterations.append(number)
+            gaps.append((0.0, 0.0))
+        served = not answer.drop
+        number += 1
+        status, body = answer.status, _decoded(answer)
+        says_why = isinstance(body, dict) and "detail" in body
+        if answer.drop:
+            abandoned = True
+            failures += 1
+            gaps.append(_backed_off(failures, None))
+        elif 200 <= status < 300:
+            if not isinstance(body, dict):
+                return end(APIResponseValidationError)
+            if body.get("type") == "try_again":
+                known, failures, said_why = True, 0, 0
+                gaps.append((0.1, 0.1))
+            else:
+                return end(RequestFailedError if "error" in body else None)
+        elif status == 408:
+            known, failures, said_why = True, 0, 0
+            gaps.append((0.1, 0.1))
+        elif status == 410:
+            return end(PromiseExpiredError)
+        elif status == 404 and not known:
+            if abandoned:
+                return end(ResultLostError)
+            failures += 1
+            gaps.append(_backed_off(failures, answer))
+        elif status == 404:
+            return end(ResultLostError if abandoned else type(status_error(404, body={})), 404)
+        elif status == 425:
+            known = True
+            young += 1
+            gaps.append(_backed_off(young, None))
+        elif status == 500 and says_why:
+            said_why += 1
+            if said_why == 3:
+                return end(RequestFailedError)
+            gaps.append(((3.0, 3.0), (7.0, 7.0))[said_why - 1])
+        elif status in _FINAL or (status == 409 and says_why) or (status < 500 and status not in (409, 429)):
+            return end(type(status_error(status, body={})), status)
+        else:
+            failures += 1
+            gaps.append(_backed_off(failures, answer))
+
+
+def _backed_off(failures: int, answer: Optional[Answer]) -> Tuple[float, float]:
+    if answer is not None:
+        asked = retry_after({name.lower(): value for name, value in answer.headers.items()})
+        if asked is not None:
+            return asked, asked
+    most = min(0.5 * 2.0 ** (failures - 1), 30.0)
+    return 0.75 * most, most
+
+
+def _decoded(answer: Answer) -> Any:
+    import json
+
+    try:
+        decoded: Dict[str, Any] = json.loads(answer.content())
+    except ValueError:
+        return answer.text
+    return decoded
