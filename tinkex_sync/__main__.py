@@ -1,0 +1,5 @@
+"""``python -m tinkex_sync``: the command line."""
+
+from .cli import main
+
+main()

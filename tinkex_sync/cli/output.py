@@ -1,0 +1,104 @@
+"""What the commands print: results on stdout as a table or as JSON, everything else on stderr."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from typing import TYPE_CHECKING, Any, Iterable, Optional, Sequence
+
+import click
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from ..types.wire import Wire
+
+__all__ = ["CommandError", "Output", "pass_output", "wire_fields"]
+
+
+class CommandError(click.ClickException):
+    """An error to show as ``Error: title`` with further lines below it; exit status 1."""
+
+    def __init__(self, title: str, *details: str) -> None:
+        super().__init__(title)
+        self.details = details
+
+    def show(self, file: Optional[Any] = None) -> None:
+        for line in (f"Error: {self.message}", *self.details):
+            click.echo(line, err=True)
+
+
+class Output:
+    """How the present command prints."""
+
+    def __init__(self) -> None:
+        #: "table" or "json".
+        self.format = "table"
+        #: What ``--base-url`` said.
+        self.base_url: Optional[str] = None
+
+    @property
+    def json(self) -> bool:
+        """Whether only JSON may reach stdout."""
+        return self.format == "json"
+
+    def stdout(self) -> Console:
+        """A console on stdout."""
+        return _console()
+
+    def stderr(self) -> Console:
+        """A console on stderr."""
+        return _console(stderr=True)
+
+    def note(self, text: str) -> None:
+        """Tell the user something that is not the result."""
+        click.echo(text, err=True)
+
+    def result(self, data: Any, title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+        """Print a command's result: ``data`` as JSON, or the table."""
+        if self.json:
+            click.echo(json.dumps(data, indent=2, default=str))
+            return
+        from rich.table import Table
+
+        # fold: ids and paths are for copying, so none of their characters may be left out.
+        table = Table(title=title)
+        for column in columns:
+            table.add_column(column, overflow="fold")
+        for row in rows:
+            table.add_row(*row)
+        console = self.stdout()
+        if not console.is_terminal:
+            console.width = max(console.width, console.measure(table).maximum)
+        console.print(table)
+        sys.stdout.flush()
+
+
+def _console(stderr: bool = False) -> Console:
+    from rich.console import Console
+
+    console = Console(stderr=stderr, highlight=False, markup=False, emoji=False)
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        # In a file or a pipe there is no width to keep to.
+        console.width = 160
+    return console
+
+
+pass_output = click.make_pass_decorator(Output, ensure=True)
+
+
+def wire_fields(value: Wire) -> Any:
+    """Every field of a wire object, those without a value included; times become text as ``str`` has them."""
+    from dataclasses import fields, is_dataclass
+
+    def plain(inner: Any) -> Any:
+        if is_dataclass(inner):
+            return {field.name: plain(getattr(inner, field.name)) for field in fields(inner)}
+        if isinstance(inner, (list, tuple)):
+            return [plain(item) for item in inner]
+        if isinstance(inner, dict):
+            return {key: plain(item) for key, item in inner.items()}
+        return inner if inner is None or isinstance(inner, (bool, int, float, str)) else str(inner)
+
+    return plain(value)
