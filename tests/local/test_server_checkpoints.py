@@ -1,15 +1,21 @@
 """Checkpoints, runs, sessions and samplers, and what is left of them after a restart."""
 
 import io
+import os
+import signal
+import subprocess
+import sys
 import tarfile
+import tempfile
 from datetime import datetime, timedelta, timezone
 from email.utils import parsedate_to_datetime
+from pathlib import Path
 
 import numpy as np
 import orjson
 import pytest
 import requests
-from server_calls import Wire
+from server_calls import Wire, until
 
 from tinkex_sync.local import LocalServer
 
@@ -285,7 +291,22 @@ def test_everything_saved_survives_a_restart(tmp_path):
 
 def test_the_temporary_directory_is_removed(tmp_path, monkeypatch):
     monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", None)
     with LocalServer() as server, Wire(server) as wire:
         wire.save(wire.model(), "x")
         assert list(tmp_path.glob("tinkex-local-*/runs"))
-    assert not list(tmp_path.glob("tinkex-local-*"))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("killed", ["server", "parent"])
+def test_the_temporary_directory_is_removed_by_whichever_process_is_left(tmp_path, monkeypatch, killed):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    if killed == "server":
+        with LocalServer() as server:
+            os.kill(server.pid, signal.SIGKILL)
+    else:
+        code = "import os, tinkex_sync.local as l; s = l.LocalServer().start(); os.kill(os.getpid(), 9)"
+        environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+        subprocess.run([sys.executable, "-c", code], env=environment, check=False, timeout=60)
+    until(lambda: not list(tmp_path.iterdir()))

@@ -38,24 +38,24 @@ def test_a_bucket_admits_its_size_and_then_the_rate(server, wire):
     before = server.stats()
     server.set_faults(
         Faults(
-            admit_per_second=20,
+            admit_per_second=0.5,
             admit_burst=4,
             retry_after=0.5,
             refusal_state="paused_capacity",
             refusal_reason="full",
         )
     )
-    answers = [wire.sample(sampler, seq) for seq in range(6)]
-    assert [answer.status_code for answer in answers][:5] == [200, 200, 200, 200, 429]
+    answers = [wire.sample(sampler, seq) for seq in range(5)]
+    assert [answer.status_code for answer in answers] == [200, 200, 200, 200, 429]
     refusal = answers[4]
     assert refusal.headers["Retry-After"] == "0.5"
     assert refusal.json()["queue_state"] == "paused_capacity"
     assert refusal.json()["queue_state_reason"] == "full"
-    # At 20 a second the next one is let in after 50 ms, under the number that was refused.
-    until(lambda: wire.sample(sampler, 4).status_code == 200, timeout=5)
+    # The next one is let in after two seconds, under the number that was refused.
+    until(lambda: wire.sample(sampler, 4).status_code == 200)
     after = server.stats()
     assert after["samples_refused"] - before["samples_refused"] >= 1
-    assert after["samples_accepted"] - before["samples_accepted"] in (5, 6)
+    assert after["samples_accepted"] - before["samples_accepted"] == 5
 
 
 def test_a_refusal_says_no_more_than_it_was_told(server, wire):

@@ -7,6 +7,7 @@ import dataclasses
 import json
 import logging
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -96,7 +97,7 @@ def _supervised() -> int:
     """Serve for the process at the other end of stdin, which sends the settings, until it is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which may still need us.
     settings: Dict[str, Any] = json.loads(sys.stdin.readline())
-    parent, faults = settings.pop("parent"), settings.pop("faults")
+    parent, faults, temporary = (settings.pop(name) for name in ("parent", "faults", "temporary"))
     stop = threading.Event()
 
     def watch_pipe() -> None:
@@ -113,12 +114,16 @@ def _supervised() -> int:
 
     for watch in (watch_pipe, watch_parent):
         threading.Thread(target=watch, name=watch.__name__, daemon=True).start()
-    serve(
-        **settings,
-        faults=None if faults is None else Faults.from_dict(faults),
-        ready=lambda base_url: print(json.dumps({"base_url": base_url}), flush=True),
-        stop=stop,
-    )
+    try:
+        serve(
+            **settings,
+            faults=None if faults is None else Faults.from_dict(faults),
+            ready=lambda base_url: print(json.dumps({"base_url": base_url}), flush=True),
+            stop=stop,
+        )
+    finally:
+        if temporary:
+            shutil.rmtree(settings["data"], ignore_errors=True)
     return 0
 
 

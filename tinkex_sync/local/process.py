@@ -9,6 +9,7 @@ import io
 import json
 import logging
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -91,6 +92,7 @@ class LocalServer:
         self._start_timeout = start_timeout
         self._process: Optional[subprocess.Popen[bytes]] = None
         self._stderr: IO[bytes] = io.BytesIO()
+        self._temporary: Optional[str] = None
         self._owner = os.getpid()
         self._base_url: Optional[str] = None
 
@@ -143,6 +145,10 @@ class LocalServer:
         if "PYTHONPATH" in environment:
             entries = environment["PYTHONPATH"].split(os.pathsep)
             environment["PYTHONPATH"] = os.pathsep.join(str(Path(entry).resolve()) for entry in entries)
+        settings = {**self._settings, "parent": os.getpid(), "temporary": self._settings["data"] is None}
+        if settings["temporary"]:
+            # Made here and removed at both ends, since either process may be killed.
+            settings["data"] = self._temporary = tempfile.mkdtemp(prefix="tinkex-local-")
         stderr = tempfile.TemporaryFile()  # noqa: SIM115 - it is closed with the server
         # From the directory of the package: "-m" puts the current one first on the path, and a user's own
         # may hold a types.py.
@@ -154,7 +160,7 @@ class LocalServer:
             cwd=str(package.parent),
             env=environment,
         )
-        line = self._hand_over(process)
+        line = self._hand_over(process, settings)
         if not line:
             self._stop(process)
             raise RuntimeError(
@@ -164,7 +170,7 @@ class LocalServer:
         self._base_url = json.loads(line)["base_url"]
         return self
 
-    def _hand_over(self, process: subprocess.Popen[bytes]) -> bytes:
+    def _hand_over(self, process: subprocess.Popen[bytes], settings: Dict[str, Any]) -> bytes:
         """Give the child its settings; its answer, or b"" if it ends without one."""
         assert process.stdin is not None
         assert process.stdout is not None
@@ -172,7 +178,7 @@ class LocalServer:
         giving_up.start()
         try:
             # The settings go through the pipe and not the command line, which others can read.
-            process.stdin.write(json.dumps({**self._settings, "parent": os.getpid()}).encode() + b"\n")
+            process.stdin.write(json.dumps(settings).encode() + b"\n")
             process.stdin.flush()
             return process.stdout.readline()
         except BrokenPipeError:
@@ -194,8 +200,7 @@ class LocalServer:
         if complaints:
             _log.warning("the embedded server wrote:\n%s", complaints)
 
-    @staticmethod
-    def _stop(process: subprocess.Popen[bytes]) -> None:
+    def _stop(self, process: subprocess.Popen[bytes]) -> None:
         assert process.stdin is not None
         assert process.stdout is not None
         with contextlib.suppress(BrokenPipeError):
@@ -206,6 +211,8 @@ class LocalServer:
             process.kill()
             process.wait()
         process.stdout.close()
+        if self._temporary is not None:
+            shutil.rmtree(self._temporary, ignore_errors=True)
 
     def stats(self) -> Dict[str, Any]:
         """What the server received and did so far; the keys are those of ``stats.Stats.snapshot``."""
@@ -256,6 +263,7 @@ class _Shared:
             if server.is_running:
                 return server.base_url
             self._forget(starting)
+            server.close()
 
     def _start(self, promise: Future[LocalServer]) -> LocalServer:
         try:
