@@ -1,0 +1,101 @@
+"""Every code block of the README and the docs runs.
+
+Python blocks of one page run one after another, in one namespace, against the embedded server. A block fenced as
+``python torch`` needs torch. Shell lines that call tinkex-sync run; the others must be in the list below, with who
+runs them.
+"""
+
+import importlib.util
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = sorted([ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("plugins/*/README.md")])
+#: Shown, not run: output, file contents, and names of settings.
+SHOWN = {"text", "console", "json", "ini", "cfg", "toml", "jsonl"}
+#: Shell lines that are run elsewhere, by a pattern: continuous integration, a tox environment, a fresh machine.
+RUN_ELSEWHERE = (
+    r'python3 -m venv \.venv && \.venv/bin/pip install "\.\[cli,local\]" && \.venv/bin/tinkex-sync demo',
+    r"python3 -m venv \.venv-tox && \.venv-tox/bin/pip install tox && \.venv-tox/bin/tox",
+    r"(python -m )?pip install .*",
+    r"tox -e \w+",
+    r"python -m pytest.*",
+    r"python (benchmarks|docs|examples)/.*",
+    r"export \w+=.*",
+    r"tinkex-sync serve.*",  # tests/cli starts it and stops it again
+    r"eval \"?\$\(.*",
+)
+
+_FENCE = re.compile(r"^```([^\n]*)\n(.*?)^```", re.M | re.S)
+
+
+def blocks(page, languages):
+    for match in _FENCE.finditer(page.read_text()):
+        if match.group(1).strip() in languages:
+            line = page.read_text()[: match.start()].count("\n") + 2
+            yield line, match.group(2)
+
+
+def test_every_block_says_what_it_is():
+    known = SHOWN | {"python", "python torch", "sh"}
+    for page in PAGES:
+        for match in _FENCE.finditer(page.read_text()):
+            assert match.group(1).strip() in known, f"{page.name}: a block is fenced {match.group(1)!r}"
+
+
+def pages_with(*languages):
+    return [
+        pytest.param(page, id=str(page.relative_to(ROOT))) for page in PAGES if any(blocks(page, languages))
+    ]
+
+
+def _environment(server):
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("TINKER_", "TINKEX_"))}
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    return {**clean, "TINKER_BASE_URL": server.base_url, "TINKER_API_KEY": "local", "PYTHONPATH": path}
+
+
+@pytest.mark.parametrize("page", pages_with("python", "python torch"))
+def test_python_blocks_run(page, server, tmp_path):
+    torch = importlib.util.find_spec("torch") is not None
+    script = []
+    for line, text in blocks(page, {"python", "python torch"} if torch else {"python"}):
+        # Blank lines put the code where it stands on the page, so that a traceback names the right line.
+        script.append("\n" * (line - 1 - "".join(script).count("\n")) + text)
+    file = tmp_path / (page.stem + ".py")
+    file.write_text("".join(script))
+    done = subprocess.run(
+        [sys.executable, "-W", "error", str(file)],
+        cwd=tmp_path,
+        env=_environment(server),
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, f"{page.name}\n{done.stdout}\n{done.stderr}"
+
+
+@pytest.mark.parametrize("page", pages_with("sh"))
+def test_shell_lines_run(page, server, tmp_path):
+    for _, text in blocks(page, {"sh"}):
+        for line in text.replace("\\\n", " ").splitlines():
+            line = re.sub(r"\s+", " ", line.split(" #")[0]).strip()
+            if not line or line.startswith("#") or any(re.fullmatch(p, line) for p in RUN_ELSEWHERE):
+                continue
+            words = shlex.split(line)
+            assert words[0] == "tinkex-sync", f"{page.name}: nobody runs {line!r}"
+            done = subprocess.run(
+                [sys.executable, "-m", "tinkex_sync", *words[1:]],
+                cwd=tmp_path,
+                env=_environment(server),
+                capture_output=True,
+                text=True,
+                timeout=240,
+            )
+            assert done.returncode == 0, f"{page.name}: {line}\n{done.stdout}\n{done.stderr}"
