@@ -233,7 +233,7 @@ class SamplingClient(RebuildingClient):
         deadline = session.deadline(timeout)
         call = session.begin(self._source, operation)
         future: Future[Any] = Future(call)
-        sample = Sample(self, call, body, model_input_bytes(prompt), deadline)
+        sample = Sample(self, call, body, model_input_bytes(prompt), deadline, future)
         progress = self._progress
 
         def fail(error: BaseException) -> None:
@@ -241,7 +241,7 @@ class SamplingClient(RebuildingClient):
             settle(session, future, error=error)
 
         def begin() -> None:
-            if not future.begin():
+            if future.done():
                 session.end(call)
                 return
             progress.begin()
