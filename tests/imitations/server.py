@@ -61,7 +61,7 @@ class Imitation:
         self._promises = {}  # request_id: (operation, seq_id, body)
         self._by_number = {}  # (model, seq_id): (body, answer)
         self._next = defaultdict(lambda: 1)
-        self._counter = 0
+        self._counter = self._models = 0
         self._stopping = threading.Event()
 
     def __enter__(self):
@@ -132,7 +132,10 @@ class Imitation:
                 return 422, {"detail": "user_metadata: not a dict"}
             if body["base_model"] != "base":
                 return 400, {"detail": f"unknown model {body['base_model']!r}"}
-            return column.accepted, self._promise("create_model", None, {**body, "model_id": "model"})
+            with self.changed:
+                self._models += 1
+                made = {**body, "model_id": f"model-{self._models}"}
+            return column.accepted, self._promise("create_model", None, made)
         if endpoint == "asample":
             with self.changed:
                 answer = self._by_number.get((body["sampling_session_id"], body["seq_id"]))
@@ -200,7 +203,7 @@ class Imitation:
                 return 200, {"type": "request_failed", "error": "it failed", "category": "user_error"}
             return (400 if self.column.failure == "400" else 404), {"detail": "it failed"}
         if operation == "create_model":
-            return 200, {"model_id": "model", "type": "create_model"}
+            return 200, {"model_id": body["model_id"], "type": "create_model"}
         if operation in ("forward", "forward_backward"):
             data = body[f"{operation}_input"]["data"]
             outputs = [{"logprobs": {"data": [-1.0], "dtype": "float32", "shape": [1]}} for _ in data]
