@@ -17,8 +17,6 @@ Replay = Callable[[Dict[str, Any], Dict[str, Any], Optional[int]], None]
 
 #: Vector files without a replay yet: a list to empty.
 PENDING = {
-    "cli",
-    "cli_format",
     "custom_loss",
     "errors",
     "execute_with_retries",

@@ -203,6 +203,7 @@ def download_progress(output: Output) -> Iterator[Progress]:
     "-o",
     "--output",
     "parent",
+    metavar="PATH",
     type=click.Path(file_okay=False),
     help="Folder to put it in; made if not there.",
 )

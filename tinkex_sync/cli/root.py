@@ -106,6 +106,7 @@ class Root(Group):
 
 
 @click.command(
+    PROGRAM,
     cls=Root,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
     epilog="The server is the one TINKER_BASE_URL names ('local' is the embedded one); the key is TINKER_API_KEY.",
