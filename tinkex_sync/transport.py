@@ -71,6 +71,9 @@ def _verify(setting: Union[bool, str]) -> Union[bool, str]:
     return setting
 
 
+_LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
+
+
 class Transport:
     """Sends requests to one server; shared by all threads of a client.
 
@@ -95,7 +98,10 @@ class Transport:
         if config.proxies is not None:
             self._proxies = dict(config.proxies)
         else:
-            self._proxies = dict(requests.utils.get_environ_proxies(self.base_url, no_proxy=None))
+            # No proxy leads to this machine, whatever NO_PROXY forgets.
+            loopback = urlsplit(self.base_url).hostname in _LOOPBACK
+            found = {} if loopback else requests.utils.get_environ_proxies(self.base_url, no_proxy=None)
+            self._proxies = dict(found)
         self._verify = _verify(config.verify)
         self._headers = self._standing_headers(config)
 

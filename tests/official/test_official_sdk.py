@@ -147,3 +147,9 @@ def test_it_gets_through_everything_the_server_can_do_wrong_for_a_while(server, 
     # The lost answer of a forward_backward was asked for again, and its gradients were counted once.
     assert after["optim_steps"] - before["optim_steps"] == 3
     assert after["datums_done"] - before["datums_done"] == 3
+
+
+def test_both_send_the_same_bodies_in_the_same_chunks():
+    from side_by_side import side_by_side
+
+    assert side_by_side(os.environ["TINKEX_OFFICIAL_PYTHON"]) == []

@@ -1,0 +1,57 @@
+"""A batch of mixed text, images and asset pointers, an optimizer step, and many samples: under either package.
+
+python drive_both.py tinker|tinkex_sync DATUMS SAMPLES
+"""
+
+import random
+import sys
+
+package, datums, samples = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+if package == "tinker":
+    from tinker import ServiceClient, types
+else:
+    from tinkex_sync import ServiceClient, types
+
+rng = random.Random(11)
+
+
+def chunks(index):
+    made = [types.EncodedTextChunk(tokens=[rng.randrange(256) for _ in range(rng.randrange(20, 400))])]
+    if index % 7 == 0:
+        data = bytes(rng.randrange(256) for _ in range(rng.randrange(100, 60_000)))
+        made.append(types.ImageChunk(data=data, format="png", expected_tokens=4))
+    if index % 11 == 0:
+        made.append(
+            types.ImageAssetPointerChunk(format="jpeg", location=f"asset://é/{index}", expected_tokens=3)
+        )
+    return made
+
+
+def datum(index):
+    prompt = types.ModelInput(chunks=chunks(index))
+    length = prompt.length
+    return types.Datum(
+        model_input=prompt,
+        loss_fn_inputs={
+            "target_tokens": [rng.randrange(256) for _ in range(length)],
+            "weights": [rng.choice([0.0, 1.0, 0.25]) for _ in range(length)],
+        },
+    )
+
+
+def done(result):
+    return result.result() if hasattr(result, "result") else result
+
+
+service = ServiceClient()
+training = service.create_lora_training_client("tinkex/tiny", rank=2, seed=1)
+batch = [datum(index) for index in range(datums)]
+prompts = [types.ModelInput(chunks=chunks(index)) for index in range(samples)]
+done(training.forward_backward(batch, "cross_entropy"))
+done(training.optim_step(types.AdamParams(learning_rate=1e-3, weight_decay=0.1)))
+sampler = training.save_weights_and_get_sampling_client()
+params = types.SamplingParams(max_tokens=2, seed=3)
+submit = sampler.sample if package == "tinker" else sampler.submit_sample
+for future in [submit(prompt, 1, params) for prompt in prompts]:
+    future.result()
+(service.holder if package == "tinker" else service).close()
