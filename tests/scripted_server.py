@@ -241,12 +241,14 @@ def bare_session(
 class Quiet:
     """Holds answers back until no further request has come for ``seconds``; then lets those it has go.
 
-    So it sees how many requests a client has in flight when nothing holds it up but itself.
+    So it sees how many requests a client has in flight when nothing holds it up but itself. For the first
+    ``expected`` requests it waits for longer: a busy machine may be slow to send them.
     """
 
-    def __init__(self, server: ScriptedServer, seconds: float) -> None:
+    def __init__(self, server: ScriptedServer, seconds: float, expected: int = 0) -> None:
         self._stopping = server.stopping
         self._seconds = seconds
+        self._expected = expected
         self._lock = threading.Lock()
         self._held: List[threading.Event] = []  # guarded by _lock
         self._latest = 0.0  # guarded by _lock
@@ -260,10 +262,11 @@ class Quiet:
             self._latest = time.monotonic()
         while not free.is_set() and not self._stopping.is_set():
             with self._lock:
-                left = self._latest + self._seconds - time.monotonic()
+                early = not self.waves and len(self._held) < self._expected
+                left = self._latest + self._seconds + (5.0 if early else 0.0) - time.monotonic()
                 if left <= 0 and self._held:
                     self.waves.append(len(self._held))
                     for one in self._held:
                         one.set()
                     self._held.clear()
-            free.wait(max(left, 0.005))
+            free.wait(min(max(left, 0.005), 0.05))

@@ -18,7 +18,7 @@ from typing import Any, Callable, Dict, FrozenSet, Mapping, Optional, Tuple, Typ
 import tenacity
 
 from .clock import Clock
-from .errors import APIConnectionError, APIStatusError, PromiseExpiredError, TinkexError
+from .errors import APIConnectionError, APIStatusError, DeadlineExceeded, PromiseExpiredError, TinkexError
 
 __all__ = ["POLICIES", "Attempts", "RetryConfig", "RetryPolicy", "retry_after", "run"]
 
@@ -110,7 +110,8 @@ class RetryPolicy:
                 return False
             limit = self.short_statuses.get(status)
             return limit is None or attempt < limit or (status == 409 and not _says_why(error))
-        return isinstance(error, self.exceptions)
+        # The caller's own deadline is a TimeoutError too, and final.
+        return isinstance(error, self.exceptions) and not isinstance(error, DeadlineExceeded)
 
 
 def _says_why(error: APIStatusError) -> bool:

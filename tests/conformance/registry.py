@@ -18,13 +18,7 @@ Replay = Callable[[Dict[str, Any], Dict[str, Any], Optional[int]], None]
 #: Vector files without a replay yet: a list to empty.
 PENDING = {
     "custom_loss",
-    "errors",
-    "execute_with_retries",
-    "http_retries",
-    "queue_state",
     "requests",
-    "retry_handler",
-    "sampling_dispatch",
     "telemetry",
     "tokenizer_id",
 }

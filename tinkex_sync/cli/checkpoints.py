@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Iterator, List, Optional, Tuple
@@ -138,6 +139,20 @@ def unpublish(output: Output, checkpoint_path: str) -> None:
         rest.unpublish_checkpoint_from_tinker_path(checkpoint_path)
 
 
+def _confirmed(question: str) -> bool:
+    """Ask on stderr; no answer at all is an abort."""
+    # click 8.1 puts a part of its own prompt on stdout, which belongs to the results.
+    while True:
+        click.echo(f"{question} [y/N]: ", nl=False, err=True)
+        answer = sys.stdin.readline()
+        if not answer:
+            raise click.Abort
+        given = answer.strip().lower()
+        if given in ("", "n", "no", "y", "yes"):
+            return given in ("y", "yes")
+        click.echo("Error: invalid input", err=True)
+
+
 @checkpoint.command()
 @click.argument("checkpoint_paths", nargs=-1, required=True)
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
@@ -151,9 +166,7 @@ def delete(output: Output, checkpoint_paths: Tuple[str, ...], yes: bool) -> None
         for path in checkpoint_paths:
             output.note(f"  - {path}")
         output.note("\nWARNING: This action is permanent and cannot be undone.")
-        if not click.confirm(
-            f"Are you sure you want to delete {len(checkpoint_paths)} checkpoint(s)?", err=True
-        ):
+        if not _confirmed(f"Are you sure you want to delete {len(checkpoint_paths)} checkpoint(s)?"):
             output.note("Deletion cancelled.")
             return
     deleted = 0

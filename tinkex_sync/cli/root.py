@@ -75,6 +75,8 @@ class Root(Group):
         if self._loaded:
             return None
         self._loaded = True
+        # What is wrong with a plugin is said, also where only help is asked for.
+        _log_to_stderr()
         observers = plugin_list.observers()
         if observers.register_commands is not None:
             observers.register_commands(cli=self)

@@ -38,7 +38,7 @@ def split_tinker_path(tinker_path: str) -> Tuple[str, str]:
     parts = checkpoint.split("/")
     if (
         not tinker_path.startswith(_SCHEME)
-        or not run
+        or run in ("", ".", "..")
         or len(parts) > 2
         or any(part in ("", ".", "..") for part in parts)
     ):
