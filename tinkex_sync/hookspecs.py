@@ -8,7 +8,6 @@ A hook is added by adding a function here and its name to ``plugins.Observers``.
 - Arguments may be added in a later version, never removed or renamed before a major one.
 - Durations are seconds, points in time seconds on the client's monotonic clock, sizes bytes. Nothing carries
   credentials or tokens, and mappings are read-only.
-
 ``hookimpl`` marks an implementation: ``from tinkex_sync import hookimpl``.
 """
 

@@ -13,8 +13,8 @@ from tinkex_sync import errors, types
 from tinkex_sync.clock import Clock
 from tinkex_sync.endpoints import PROMISES
 from tinkex_sync.errors import APIResponseValidationError, RequestFailedError, TinkexError
-from tinkex_sync.futures import Promise, poll
 from tinkex_sync.hookspecs import Source
+from tinkex_sync.promises import Promise, poll
 
 from .registry import no_excuse, not_understood, only, replay, same
 

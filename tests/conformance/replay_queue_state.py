@@ -5,8 +5,8 @@ from typing import Any, Callable, Dict, List, Optional, Tuple
 
 from scripted_server import Answer, Request, SteppedClock, bare_session
 
-from tinkex_sync.futures import Promise, poll
 from tinkex_sync.hookspecs import Source, hookimpl
+from tinkex_sync.promises import Promise, poll
 from tinkex_sync.queue_log import QueueLog
 from tinkex_sync.queue_log import logger as queue_logger
 from tinkex_sync.queue_states import QueueStates

@@ -8,9 +8,10 @@ from typing import Any, Callable, Dict, Iterable, List, Optional, TypeVar
 
 from .. import codec, types
 from ..errors import APIError, ClosedError, PromiseExpiredError, WithdrawnError
-from ..futures import Future, poll, wait_until
+from ..futures import Future, wait_until
 from ..hookspecs import Source
 from ..open_calls import OpenCall
+from ..promises import poll
 from ..queue_states import QueueStates
 from ..session import Session
 from ..workers import Lane

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, Callable, Dict, Optional
 
 from .. import codec, types
 from ..errors import APIConnectionError, DeadlineExceeded, PromiseExpiredError, RateLimitError
-from ..futures import Future, Promise, poll
+from ..futures import Future
 from ..open_calls import OpenCall
+from ..promises import Promise, poll
 from ..retry import Attempts
 from ..throttle import Permit
 

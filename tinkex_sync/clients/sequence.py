@@ -19,8 +19,8 @@ from ..errors import (
     ConflictError,
     OutcomeUnknownError,
 )
-from ..futures import Promise
 from ..open_calls import OpenCall
+from ..promises import Promise
 from ..session import Session
 
 __all__ = ["Sent", "Sequence"]

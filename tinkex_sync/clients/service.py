@@ -5,16 +5,16 @@ from __future__ import annotations
 from typing import Any, Dict, Iterable, List, Mapping, Optional
 
 from .. import types
-from ..config import LOCAL_KEY, Config
-from ..endpoints import PROMISES
-from ..errors import ConfigError, MissingExtraError
-from ..futures import Future, Promise, poll
+from ..config import Config
+from ..futures import Future
 from ..open_calls import OpenCall, Unfinished
 from ..plugins import Observers
+from ..promises import Promise, poll
 from ..queue_log import QueueLog
 from ..queue_states import QueueStates
 from ..retry import RetryConfig
 from ..session import Session
+from .arguments import model_body, promise_of, ready
 from .client import Client
 from .rest import RestClient
 from .sampling import SamplingClient
@@ -59,7 +59,7 @@ class ServiceClient(Client):
         else:
             changes = {name: value for name, value in given.items() if value is not None}
             config = config.replace(**changes) if changes else config
-        self.config = _ready(config)
+        self.config = ready(config)
         observers = Observers(
             plugins,
             autoload=load_plugins,
@@ -144,7 +144,7 @@ class ServiceClient(Client):
             ValueError: an argument is wrong; nothing was sent.
             BadRequestError, NotFoundError, RequestFailedError: for instance, the base model is not known.
         """
-        body = _model_body(base_model, rank, seed, train_mlp, train_attn, train_unembed, user_metadata)
+        body = model_body(base_model, rank, seed, train_mlp, train_attn, train_unembed, user_metadata)
         return self._run(
             "create_lora_training_client",
             lambda call, deadline: self._create_model(body, call, deadline),
@@ -162,7 +162,7 @@ class ServiceClient(Client):
         user_metadata: Optional[Mapping[str, str]] = None,
     ) -> Future[TrainingClient]:
         """:meth:`create_lora_training_client`, without waiting."""
-        body = _model_body(base_model, rank, seed, train_mlp, train_attn, train_unembed, user_metadata)
+        body = model_body(base_model, rank, seed, train_mlp, train_attn, train_unembed, user_metadata)
         return self._submit(
             "create_lora_training_client", lambda call, deadline: self._create_model(body, call, deadline)
         )
@@ -246,7 +246,7 @@ class ServiceClient(Client):
                 f"{path} is not a LoRA checkpoint (is_lora {info.is_lora}, lora_rank {info.lora_rank}),"
                 " and only those can be trained on"
             )
-        body = _model_body(info.base_model, info.lora_rank, None, True, True, True, user_metadata)
+        body = model_body(info.base_model, info.lora_rank, None, True, True, True, user_metadata)
         training = self._create_model(body, call, deadline)
         left = None if deadline is None else max(0.001, deadline - session.clock.time())
         if optimizer:
@@ -288,12 +288,12 @@ class ServiceClient(Client):
         Raises:
             NotFoundError, PromiseExpiredError: the server no longer has it.
         """
-        promise = _promise(request_id, kind)
+        promise = promise_of(request_id, kind)
         return self._run("resume_future", lambda call, end: self._resume(promise, call, end), timeout)
 
     def submit_resume_future(self, request_id: str, kind: str) -> Future[Any]:
         """:meth:`resume_future`, without waiting."""
-        promise = _promise(request_id, kind)
+        promise = promise_of(request_id, kind)
         return self._submit("resume_future", lambda call, end: self._resume(promise, call, end))
 
     def _resume(self, promise: Promise, call: OpenCall, deadline: Optional[float]) -> Any:
@@ -351,64 +351,3 @@ class ServiceClient(Client):
     def create_rest_client(self) -> RestClient:
         """For runs, checkpoints, sessions and samplers; makes no request."""
         return RestClient(self._session)
-
-
-#: Rows of ``endpoints.PROMISES`` that methods call by other names.
-_PROMISE_NAMES = {
-    "sample": "asample",
-    "compute_logprobs": "asample",
-    "save_state": "save_weights",
-    "load_state": "load_weights",
-    "load_state_with_optimizer": "load_weights",
-    "create_lora_training_client": "create_model",
-}
-
-
-def _promise(request_id: str, kind: str) -> Promise:
-    name = _PROMISE_NAMES.get(kind, kind)
-    if name not in PROMISES:
-        known = sorted({*PROMISES, *_PROMISE_NAMES} - {"asample"})
-        raise ValueError(f"kind {kind!r} is none of {', '.join(known)}")
-    if not isinstance(request_id, str) or not request_id:
-        raise ValueError(f"request_id must be a text that is not empty, not {request_id!r}")
-    return Promise(request_id, name)
-
-
-def _model_body(
-    base_model: str,
-    rank: int,
-    seed: Optional[int],
-    train_mlp: bool,
-    train_attn: bool,
-    train_unembed: bool,
-    user_metadata: Optional[Mapping[str, str]],
-) -> Dict[str, Any]:
-    if not isinstance(base_model, str) or not base_model:
-        raise ValueError(f"base_model must be the name of a model, not {base_model!r}")
-    if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
-        raise ValueError(f"rank must be a whole number of at least 1, not {rank!r}")
-    if not (train_mlp or train_attn or train_unembed):
-        raise ValueError("at least one of train_mlp, train_attn and train_unembed must be True")
-    config = types.LoraConfig(
-        rank=rank, seed=seed, train_unembed=train_unembed, train_mlp=train_mlp, train_attn=train_attn
-    )
-    return {
-        "base_model": base_model,
-        "user_metadata": dict(user_metadata or {}),
-        "lora_config": config.to_wire(),
-    }
-
-
-def _ready(config: Config) -> Config:
-    """Settings complete enough to connect: a key, and the address of the embedded server."""
-    if config.base_url == "local":
-        try:
-            from ..local import local_base_url
-        except ImportError as error:
-            raise MissingExtraError(
-                f'base_url="local" needs the embedded server: pip install "tinkex-sync[local]" ({error})'
-            ) from error
-        return config.replace(base_url=local_base_url(), api_key=config.api_key or LOCAL_KEY)
-    if config.api_key is None:
-        raise ConfigError('no API key: give api_key= or set TINKER_API_KEY (base_url="local" needs none)')
-    return config
