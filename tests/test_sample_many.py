@@ -1,0 +1,108 @@
+"""``sample_many``: bounded, in order or as they come, each prompt answered exactly once."""
+
+import itertools
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from tinkex_sync import RequestFailedError, types
+from tinkex_sync.local import Faults
+
+PARAMS = types.SamplingParams(max_tokens=1, temperature=0.0)
+
+
+def prompt(number):
+    return types.ModelInput.from_ints([number % 256, number // 256 % 256])
+
+
+@pytest.fixture
+def sampler(service):
+    return service.create_sampling_client(base_model="tinkex/tiny")
+
+
+def answer(sampler, number):
+    return sampler.sample(prompt(number), 1, PARAMS)
+
+
+def test_replies_come_in_the_order_of_the_prompts(sampler):
+    replies = list(sampler.sample_many(map(prompt, range(40)), sampling_params=PARAMS, max_in_flight=8))
+    assert replies == [answer(sampler, number) for number in range(40)]
+
+
+def test_unordered_replies_carry_their_index_and_none_is_missing(sampler):
+    pairs = list(
+        sampler.sample_many(map(prompt, range(40)), sampling_params=PARAMS, max_in_flight=8, ordered=False)
+    )
+    assert sorted(index for index, _ in pairs) == list(range(40))
+    assert all(reply == answer(sampler, index) for index, reply in pairs)
+
+
+def test_it_draws_no_further_ahead_than_it_may_and_leaving_it_stops(sampler):
+    drawn = []
+
+    def endless():
+        for number in itertools.count():
+            drawn.append(number)
+            yield prompt(number)
+
+    with sampler.sample_many(endless(), sampling_params=PARAMS, max_in_flight=5) as replies:
+        for count, _ in enumerate(replies, 1):
+            assert len(drawn) <= count + 5
+            if count == 12:
+                break
+    assert len(drawn) <= 17
+    assert list(replies) == []
+
+
+def test_prompts_are_drawn_in_the_callers_thread(sampler):
+    seen = set()
+
+    def prompts():
+        for number in range(10):
+            seen.add(threading.current_thread())
+            yield prompt(number)
+
+    list(sampler.sample_many(prompts(), sampling_params=PARAMS, max_in_flight=3))
+    assert seen == {threading.current_thread()}
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+def test_an_error_takes_the_place_of_its_reply_or_ends_it(sampler, ordered):
+    too_long = types.ModelInput.from_ints([1] * 5000)
+    prompts = [prompt(1), types.ModelInput.empty(), too_long, prompt(2)]
+    got = list(sampler.sample_many(prompts, sampling_params=PARAMS, ordered=ordered, on_error="yield"))
+    if not ordered:
+        got = [reply for _, reply in sorted(got, key=lambda pair: pair[0])]
+    assert [type(reply) for reply in got] == [
+        types.SampleResponse,
+        ValueError,
+        RequestFailedError,
+        types.SampleResponse,
+    ]
+    with pytest.raises(RequestFailedError):
+        list(sampler.sample_many([prompt(1), too_long, prompt(2)], sampling_params=PARAMS, ordered=ordered))
+
+
+@pytest.mark.parametrize("wrong", [{"max_in_flight": 0}, {"on_error": "ignore"}, {"num_samples": 0}])
+def test_wrong_arguments_are_refused(sampler, wrong):
+    with pytest.raises(ValueError, match=str(next(iter(wrong)))):
+        list(sampler.sample_many([prompt(1)], sampling_params=PARAMS, **wrong))
+
+
+def test_every_prompt_is_answered_once_by_many_threads_over_a_server_that_misbehaves(server, sampler):
+    expected = {number: answer(sampler, number) for number in range(64)}
+    server.set_faults(
+        Faults(
+            admit_per_second=400,
+            admit_burst=50,
+            fail_first={"asample": (500, 503, 502)},
+            drop_before={"asample": 5, "retrieve_future": 5},
+            drop_after={"asample": 5},
+        )
+    )
+    before = server.stats()
+    with ThreadPoolExecutor(16) as pool:
+        replies = list(pool.map(lambda number: answer(sampler, number % 64), range(600)))
+    assert all(reply == expected[number % 64] for number, reply in enumerate(replies))
+    assert server.stats()["samples_accepted"] - before["samples_accepted"] == 600
