@@ -1,4 +1,4 @@
-"""Real threads and real HTTP through the throttle, against a server that admits by token bucket.
+"""Real threads and real HTTP through a sampling client, against a server that admits by token bucket.
 
     python benchmarks/backpressure.py                  # the two named tasks
     python benchmarks/backpressure.py --all            # other rates, buckets and response times
@@ -11,11 +11,8 @@ sample.
 from __future__ import annotations
 
 import argparse
-import http.client
 import itertools
-import json
 import os
-import socket
 import sys
 import threading
 import time
@@ -23,8 +20,7 @@ from typing import Callable, Iterator, List, NamedTuple
 
 from token_bucket_stub import TokenBucketServer
 
-from tinkex_sync.clock import Clock
-from tinkex_sync.throttle import Throttle, ThrottleLimits
+from tinkex_sync import ServiceClient, types
 
 PROMPT_TOKENS = 512
 NAMED = [(50, 50, 500, 0.0), (50, 5, 200, 0.0)]
@@ -40,43 +36,6 @@ OTHER = [
     (500, 50, 3000, 0.001),
     (500, 500, 4000, 0.01),
 ]
-
-
-class ThrottledPosts:
-    """Stands where a sampling client will: `sample` blocks until one sample is accepted."""
-
-    def __init__(self, port: int) -> None:
-        self._port = port
-        self._own = threading.local()
-        self._throttle = Throttle(ThrottleLimits(), Clock(), threading.Event())
-        tokens = list(range(100_000, 100_000 + PROMPT_TOKENS))
-        self._body = json.dumps({"num_samples": 1, "prompt": {"chunks": [{"tokens": tokens}]}}).encode()
-
-    def sample(self) -> None:
-        with self._throttle.permit(10 * PROMPT_TOKENS) as permit:
-            while True:
-                permit.await_turn()
-                answer = self._post()
-                if answer.status == 200:
-                    permit.accepted()
-                    return
-                retry_after = answer.headers.get("retry-after")
-                permit.refused(None if retry_after is None else float(retry_after))
-
-    def _post(self) -> http.client.HTTPResponse:
-        connection = getattr(self._own, "connection", None)
-        if connection is None:
-            connection = self._own.connection = http.client.HTTPConnection(
-                "127.0.0.1", self._port, timeout=60
-            )
-            connection.connect()
-            connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        connection.request("POST", "/api/v1/asample", self._body, {"Content-Type": "application/json"})
-        answer: http.client.HTTPResponse = connection.getresponse()
-        answer.read()
-        if answer.status not in (200, 429):
-            raise RuntimeError(f"the stub answered {answer.status}")
-        return answer
 
 
 class Result(NamedTuple):
@@ -112,11 +71,20 @@ def run_threads(work: Callable[[], None], samples: int, callers: int) -> int:
 def measure(
     server: TokenBucketServer, rate: float, bucket: int, samples: int, response: float, callers: int
 ) -> Result:
-    server.set(rate=rate, bucket=bucket, response=response)
-    client = ThrottledPosts(server.port)
-    begun = time.perf_counter()
-    finished = run_threads(client.sample, samples, callers)
-    seconds = time.perf_counter() - begun
+    prompt = types.ModelInput.from_ints(list(range(100_000, 100_000 + PROMPT_TOKENS)))
+    params = types.SamplingParams(max_tokens=1)
+    # Each task gets a client of its own, which remembers no earlier backoff.
+    with ServiceClient(
+        base_url=f"http://127.0.0.1:{server.port}", api_key="bench", load_plugins=False
+    ) as service:
+        sampler = service.create_sampling_client(base_model="bench")
+        server.set(rate=rate, bucket=bucket, response=response)
+        begun = time.perf_counter()
+        if callers == 0:
+            finished = sum(1 for _ in sampler.sample_many([prompt] * samples, 1, params))
+        else:
+            finished = run_threads(lambda: sampler.sample(prompt, 1, params), samples, callers)
+        seconds = time.perf_counter() - begun
     ideal = max(0.0, (samples - bucket) / rate) + response
     return Result(seconds, ideal, server.counts()["refused"] / samples, finished)
 
@@ -131,7 +99,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=200)
     parser.add_argument("--response", type=float, default=0.0, help="seconds until an asample is answered")
     parser.add_argument(
-        "--callers", type=int, action="append", help="threads; default 64, and one per sample"
+        "--callers", type=int, action="append", help="threads; 0: sample_many from one; default 64, 500 and 0"
     )
     parser.add_argument("--repeat", type=int, default=1)
     args = parser.parse_args()
@@ -142,7 +110,7 @@ def main() -> None:
     print("rate/s  bucket  samples  response  callers  seconds    ideal  x ideal  refused/sample   load")
     with TokenBucketServer() as server:
         for (rate, bucket, samples, response), callers, _ in itertools.product(
-            tasks, args.callers or [64, 500], range(args.repeat)
+            tasks, args.callers or [64, 500, 0], range(args.repeat)
         ):
             result = measure(server, rate, bucket, samples, response, callers)
             print(

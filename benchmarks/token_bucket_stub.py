@@ -1,7 +1,8 @@
 """A server that admits sampling requests by token bucket and answers 429 to the rest.
 
 Runs in a process of its own; `TokenBucketServer` starts and stops it. Beside ``POST /api/v1/asample`` it
-knows ``POST /api/v1/retrieve_future`` (answers at once with a sample of one token), ``GET /counts`` and
+knows ``POST /api/v1/retrieve_future`` (answers at once with a sample of one token), what opens a session,
+``GET /counts`` and
 ``POST /bucket`` with ``{"rate", "bucket", "response", "retry_after"}``, which also fills the bucket and
 zeroes the counts. Bodies must come with Content-Length.
 """
@@ -17,6 +18,15 @@ import time
 from typing import Any, Dict, List, Optional, Tuple
 
 _SAMPLE = {"type": "sample", "sequences": [{"stop_reason": "length", "tokens": [1], "logprobs": [-0.5]}]}
+
+_OPENING = {
+    "/api/v1/create_session": {"type": "create_session", "session_id": "bench"},
+    "/api/v1/session_heartbeat": {"type": "session_heartbeat"},
+    "/api/v1/create_sampling_session": {
+        "type": "create_sampling_session",
+        "sampling_session_id": "bench:sample:0",
+    },
+}
 
 
 class Bucket:
@@ -54,6 +64,8 @@ class Stub:
             return 200, {}, []
         if target == "/api/v1/retrieve_future":
             return 200, _SAMPLE, []
+        if target in _OPENING:
+            return 200, _OPENING[target], []
         if target != "/api/v1/asample":
             return 404, {"detail": f"no {target} here"}, []
         self.now += 1
