@@ -9,7 +9,28 @@ import threading
 import time
 from typing import Optional
 
-__all__ = ["Clock", "ScaledClock", "remaining"]
+__all__ = ["SLICE", "Clock", "ScaledClock", "remaining", "wait_interruptibly"]
+
+
+#: The main thread looks up this often, in real seconds, while it waits.
+SLICE = 0.25
+
+
+def wait_interruptibly(event: threading.Event, timeout: Optional[float] = None) -> bool:
+    """``event.wait(timeout)`` in real seconds, which Ctrl-C ends at once or soon.
+
+    A signal that comes just before the main thread blocks, or that the system hands to another thread, does not
+    end its wait; so the main thread waits in slices.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return event.wait(timeout)
+    ends = None if timeout is None else time.monotonic() + timeout
+    while True:
+        left = SLICE if ends is None else min(SLICE, ends - time.monotonic())
+        if event.wait(max(left, 0.0)):
+            return True
+        if left <= 0:
+            return False
 
 
 class Clock:
@@ -25,7 +46,7 @@ class Clock:
 
     def wait(self, event: threading.Event, timeout: Optional[float] = None) -> bool:
         """Wait until ``event`` is set or ``timeout`` seconds have passed; True if it is set."""
-        return event.wait(timeout)
+        return wait_interruptibly(event, timeout)
 
     def real(self, seconds: float) -> float:
         """How many seconds of the system's clock ``seconds`` of this one take (for socket timeouts)."""
@@ -44,7 +65,7 @@ class ScaledClock(Clock):
         return time.monotonic() * self.speed
 
     def wait(self, event: threading.Event, timeout: Optional[float] = None) -> bool:
-        return event.wait(None if timeout is None else timeout / self.speed)
+        return wait_interruptibly(event, None if timeout is None else timeout / self.speed)
 
     def real(self, seconds: float) -> float:
         return seconds / self.speed

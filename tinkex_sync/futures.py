@@ -5,11 +5,13 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import logging
+import threading
+import time
 import weakref
 from concurrent.futures._base import CANCELLED
 from typing import Any, Callable, Generic, Optional, TypeVar
 
-from .clock import remaining
+from .clock import SLICE, remaining
 from .errors import (
     ClosedError,
     DeadlineExceeded,
@@ -62,18 +64,25 @@ class Future(concurrent.futures.Future, Generic[T]):  # type: ignore[type-arg]
             # Before the wait, because a result that is itself a TimeoutError is not a timeout of ours.
             self._read = True
             return wait(None)
-        try:
-            value = wait(timeout)
-        except concurrent.futures.TimeoutError:
-            if self.done():
+        ends = None if timeout is None else time.monotonic() + timeout
+        # In slices where Ctrl-C arrives: see clock.wait_interruptibly.
+        longest = SLICE if threading.current_thread() is threading.main_thread() else None
+        while True:
+            left = None if ends is None else max(0.0, ends - time.monotonic())
+            try:
+                value = wait(left if longest is None else longest if left is None else min(left, longest))
+            except concurrent.futures.TimeoutError:
+                if self.done():
+                    self._read = True
+                    return wait(None)
+                if ends is not None and time.monotonic() >= ends:
+                    raise self.call.deadline_exceeded() from None
+            except BaseException:
+                self._read = self._read or self.done()
+                raise
+            else:
                 self._read = True
-                return wait(None)
-            raise self.call.deadline_exceeded() from None
-        except BaseException:
-            self._read = self._read or self.done()
-            raise
-        self._read = True
-        return value
+                return value
 
     def cancel(self) -> bool:
         """Withdraw it if nothing of it was sent, so that it never is; False once it was sent or has ended."""

@@ -7,6 +7,7 @@ import threading
 from typing import Any, Callable, Deque, Dict, Iterable, Iterator
 
 from .. import types
+from ..clock import wait_interruptibly
 from ..futures import Future
 
 __all__ = ["SampleMany"]
@@ -98,7 +99,7 @@ class SampleMany(Iterator[Any]):
                 if self._finished:
                     return self._finished.popleft()
                 self._any_finished.clear()
-            self._any_finished.wait()
+            wait_interruptibly(self._any_finished)
 
     def _take(self, index: int) -> Any:
         reply: Any = self._refused.pop(index, None)
