@@ -41,8 +41,8 @@ print("set up", flush=True)
 input()
 if sys.argv[2] == "throttle":
     sampler.submit_sample(prompt(), 1, PARAMS)
-print("calling", flush=True)
 try:
+    print("calling", flush=True)
     calls[sys.argv[2]]()
 except KeyboardInterrupt:
     print("interrupted", flush=True)
