@@ -11,8 +11,8 @@ from ..errors import APIResponseValidationError, DeadlineExceeded
 from ..futures import Future
 from ..open_calls import OpenCall
 from ..retry import RetryConfig
-from .custom_loss import LossFunction, chosen, weighted, with_metrics
 from ..tokenizers import choose, load_tokenizer
+from .custom_loss import LossFunction, chosen, weighted, with_metrics
 from .operations import LaneClient
 from .sampling import SamplingClient
 from .sampling_sessions import check_model_path, open_sampling_client
