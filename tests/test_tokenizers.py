@@ -147,7 +147,7 @@ def test_a_missing_library_names_the_extra(folder, monkeypatch):
 
 
 def test_the_embedded_servers_tokenizer_comes_from_its_answer(service):
-    training = service.create_lora_training_client("Qwen/Qwen3-8B", rank=4)
+    training = service.create_lora_training_client("tinkex/tiny", rank=4)
     tokenizer = training.get_tokenizer()
     assert isinstance(tokenizer, ByteTokenizer) and training.get_tokenizer() is tokenizer
     assert tokenizer.encode("hi", add_special_tokens=False) == [104, 105]
