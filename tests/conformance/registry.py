@@ -17,8 +17,10 @@ Replay = Callable[[Dict[str, Any], Dict[str, Any], Optional[int]], None]
 
 #: Vector files without a replay yet: a list to empty.
 PENDING = {
+    "custom_loss",
     "requests",
     "telemetry",
+    "tokenizer_id",
 }
 
 REPLAY: Dict[str, Replay] = {}

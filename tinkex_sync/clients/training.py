@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Dict, Iterable, List, Literal, Optional, TypeVar
+from typing import Dict, Iterable, List, Optional, TypeVar
 
 from .. import types
-from ..clock import remaining
-from ..errors import APIResponseValidationError, DeadlineExceeded
+from ..errors import (
+    APIResponseValidationError,
+)
 from ..futures import Future
 from ..open_calls import OpenCall
 from ..retry import RetryConfig
-from ..tokenizers import choose, load_tokenizer
-from .custom_loss import LossFunction, chosen, weighted, with_metrics
 from .operations import LaneClient
 from .sampling import SamplingClient
 from .sampling_sessions import check_model_path, open_sampling_client
@@ -47,8 +46,6 @@ class TrainingClient(LaneClient):
     forms submit, then wait: an interrupt or a timeout ends the wait, and an operation that was already sent
     goes on.
     """
-
-    _tokenizer: Any = None
 
     def __repr__(self) -> str:
         return f"<TrainingClient {self.model_id!r}>"
@@ -115,77 +112,6 @@ class TrainingClient(LaneClient):
     ) -> Future[types.ForwardBackwardOutput]:
         """:meth:`forward_backward`, without waiting."""
         return self._submit_batch("forward_backward", data, loss_fn, loss_fn_config)[0].future
-
-    def forward_backward_custom(
-        self,
-        data: Iterable[types.Datum],
-        loss_fn: LossFunction,
-        *,
-        backend: Literal["auto", "torch", "numpy"] = "auto",
-        timeout: Optional[float] = None,
-    ) -> types.ForwardBackwardOutput:
-        """As :meth:`forward_backward`, by a loss of your own.
-
-        A forward pass gives the log probabilities of the targets; ``loss_fn`` is called with them in this thread;
-        its gradient goes out as the weights of a second pass, with "cross_entropy". That one's result is returned,
-        with the loss's metrics laid over its own. Of a datum's inputs only ``target_tokens`` takes part in it.
-
-        Args:
-            data: Datums with ``target_tokens``, and whatever ``loss_fn`` reads from them.
-            loss_fn: Called once, with the list of datums and a list of one-dimensional float32 log probabilities.
-                With torch these are leaf tensors, and it returns ``(loss, metrics)``: one element that depends on
-                every datum's, and a dict of numbers. With numpy they are arrays, and it returns ``(loss, gradients,
-                metrics)``, with one gradient array per datum.
-            backend: "auto" means torch where it can be imported, else numpy.
-            timeout: Seconds for all of it; the loss itself is not cut short.
-
-        Raises:
-            MissingExtraError: neither torch nor numpy is there; nothing was sent.
-            ValueError: no gradient for a datum, or one that is not finite; no gradient was sent.
-            RuntimeError: the loss is not a scalar, or does not depend on the log probabilities; likewise.
-            APIResponseValidationError: not every datum's log probabilities came back; likewise.
-            KeyError: a datum has no ``target_tokens``; likewise.
-            Others: those of :meth:`forward_backward`, and what ``loss_fn`` raises.
-        """
-        deadline = self._session.deadline(timeout)
-        return self._wait_until(self._custom(data, loss_fn, backend, deadline), deadline)
-
-    def submit_forward_backward_custom(
-        self,
-        data: Iterable[types.Datum],
-        loss_fn: LossFunction,
-        *,
-        backend: Literal["auto", "torch", "numpy"] = "auto",
-    ) -> Future[types.ForwardBackwardOutput]:
-        """:meth:`forward_backward_custom`, without waiting for the second pass.
-
-        It does wait, for ``Config.timeout`` at most, for the forward pass, and computes the loss: what goes wrong
-        until then is raised here. The future is that of the second pass.
-        """
-        return self._custom(data, loss_fn, backend, self._session.deadline(None))
-
-    def _custom(
-        self,
-        data: Iterable[types.Datum],
-        loss_fn: LossFunction,
-        backend: Literal["auto", "torch", "numpy"],
-        deadline: Optional[float],
-    ) -> Future[types.ForwardBackwardOutput]:
-        if not callable(loss_fn):
-            raise TypeError(f"loss_fn must be a function of (data, logprobs), not {loss_fn!r}")
-        differentiate = chosen(backend)
-        datums = list(data)
-        forward = self._wait_until(self.submit_forward(datums, "cross_entropy"), deadline)
-        batch, metrics = weighted(datums, forward, loss_fn, differentiate)
-        if remaining(self._session.clock, deadline) == 0:
-            raise DeadlineExceeded(
-                "forward_backward_custom: the timeout ran out while the loss was computed; no gradient was sent",
-                phase="queued",
-                sent="no",
-            )
-        second, send = self._batch("forward_backward", batch, "cross_entropy", None, with_metrics(metrics))
-        self._enqueue([second.future], send)
-        return second.future
 
     def optim_step(
         self, adam_params: types.AdamParams, *, timeout: Optional[float] = None
@@ -379,21 +305,6 @@ class TrainingClient(LaneClient):
             "get_info", {"model_id": self.model_id}, call=call, deadline=deadline
         )
         return info
-
-    def get_tokenizer(self, *, timeout: Optional[float] = None) -> Any:
-        """The model's tokenizer, which the server names; see :mod:`tinkex_sync.tokenizers`. POST /api/v1/get_info.
-
-        Args:
-            timeout: Seconds for the server's answer; loading from the Hugging Face hub has timeouts of its own.
-
-        Raises:
-            MissingExtraError: a library is missing: ``pip install "tinkex-sync[tokenizers]"``.
-            TokenizerError: it cannot be found or read; the text says what to do.
-        """
-        if self._tokenizer is None:
-            model = self.get_info(timeout=timeout).model_data
-            self._tokenizer = load_tokenizer(choose(model.model_name, model.tokenizer_id).id)
-        return self._tokenizer
 
 
 def _named(what: str, value: str) -> str:
