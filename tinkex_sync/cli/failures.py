@@ -39,7 +39,7 @@ def explain(error: Exception) -> Tuple[str, List[str]]:
     if isinstance(error, (errors.APITimeoutError, errors.DeadlineExceeded)):
         return "Request timeout", [f"Details: {text}"]
     if isinstance(error, errors.APIConnectionError):
-        return "Connection failed", ["'tinkex-sync doctor' finds out why.", f"Details: {text}"]
+        return "Connection failed", [f"Details: {text}"]
     if isinstance(error, errors.ConfigError):
         return f"Configuration error: {text}", []
     if isinstance(error, (errors.MissingExtraError, errors.TinkexError, OSError, ValueError)):
