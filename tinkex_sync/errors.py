@@ -30,7 +30,8 @@ with their attributes and texts.
 from __future__ import annotations
 
 import concurrent.futures
-from typing import Any, Dict, Mapping, Optional, Tuple, Type
+import json
+from typing import Any, Dict, Mapping, NamedTuple, Optional, Tuple, Type
 
 __all__ = [
     "APIConnectionError",
@@ -78,6 +79,31 @@ class TinkexError(Exception):
         return _rebuild, (type(self), self.args, dict(self.__dict__))
 
 
+class SentRequest(NamedTuple):
+    """What was asked for; no headers, since the key is among them."""
+
+    method: str
+    url: str
+
+
+class Answer(NamedTuple):
+    """An answer that is not 2xx, as far as it is kept."""
+
+    status_code: int
+    headers: Mapping[str, str]
+    body: Any
+    request: Optional[SentRequest]
+
+    @property
+    def text(self) -> str:
+        """The body as text."""
+        return self.body if isinstance(self.body, str) else json.dumps(self.body)
+
+    def json(self) -> Any:
+        """The decoded body; ValueError if it is not JSON."""
+        return json.loads(self.body) if isinstance(self.body, str) else self.body
+
+
 class APIError(TinkexError):
     """Something between us and the server went wrong."""
 
@@ -86,6 +112,8 @@ class APIError(TinkexError):
         self.message = message
         #: Decoded JSON of the answer, its text if it is not JSON, or None if there was no answer.
         self.body = body
+        #: What was asked for, where one request failed.
+        self.request: Optional[SentRequest] = None
         #: How often the call was sent before giving up; 1 when it was not retried.
         self.attempts = 1
         #: Seconds from the first send to giving up.
@@ -130,6 +158,11 @@ class APIStatusError(APIError):
         self.request_id = request_id
         #: Seconds the server asked us to wait, if it did.
         self.retry_after = retry_after
+
+    @property
+    def response(self) -> Answer:
+        """Status, headers and body in one."""
+        return Answer(self.status_code, self.headers, self.body, self.request)
 
 
 class BadRequestError(APIStatusError):

@@ -54,8 +54,9 @@ class QueueLog:
     "active".
     """
 
-    def __init__(self, clock: Optional[Clock] = None) -> None:
+    def __init__(self, clock: Optional[Clock] = None, log: logging.Logger = logger) -> None:
         self._clock = clock or Clock()
+        self._log_to = log
         self._lock = threading.Lock()
         self._paused: Dict[Source, Tuple[str, Any]] = {}  # guarded by _lock
         self._logged: Dict[Source, float] = {}  # guarded by _lock
@@ -87,4 +88,4 @@ class QueueLog:
             # What is older decides nothing any more, and clients come and go.
             self._logged = {one: then for one, then in self._logged.items() if now - then < INTERVAL}
             self._logged[source] = now
-        logger.warning("%s", message(source, state, reason))
+        self._log_to.warning("%s", message(source, state, reason))

@@ -23,6 +23,7 @@ from .errors import (
     ClosedError,
     ConfigError,
     DeadlineExceeded,
+    SentRequest,
     status_error,
 )
 from .retry import retry_after
@@ -180,9 +181,11 @@ class Transport:
         status = response.status_code
         if 200 <= status < 300 or (redirect_ok and 300 <= status < 400):
             return Reply(status, lowered, response.content, self._clock.time() - started)
-        raise status_error(
+        failed = status_error(
             status, body=_error_body(response.content), headers=lowered, retry_after=retry_after(lowered)
         )
+        failed.request = _asked(method, url)
+        raise failed
 
     def _enter(self, exchange: Exchange) -> None:
         with self._lock:
@@ -221,7 +224,9 @@ class Transport:
         except (requests.RequestException, OSError, ValueError) as error:
             if exchange.cut_by is not None:
                 raise self._cut(exchange, error) from error
-            raise self._connection_error(exchange, error) from error
+            broken = self._connection_error(exchange, error)
+            broken.request = _asked(method, url)
+            raise broken from error
 
     def _prepare(
         self, method: str, url: str, body: Optional[bytes], headers: Mapping[str, str]
@@ -278,6 +283,12 @@ class Transport:
         with self._lock:
             in_flight = len(self._exchanges)
         return {"in_flight": in_flight, "connections_opened": self.registry.opened}
+
+
+def _asked(method: str, url: str) -> SentRequest:
+    parts = urlsplit(url)
+    # Without a password that stands in the URL.
+    return SentRequest(method, parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl())
 
 
 def _error_body(content: bytes) -> Any:

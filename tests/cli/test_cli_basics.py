@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from conftest import KEY, ROOT, Commands, variables
+from command_runs import KEY, ROOT, Commands, variables
 
 import tinkex_sync
 from tinkex_sync.cli.root import root

@@ -1,7 +1,6 @@
 """Runs, checkpoints and sessions, looked at and changed on a real server."""
 
 import json
-import tarfile
 
 import pytest
 
@@ -114,12 +113,3 @@ def test_sessions(command, saved):
     assert one["session_id"] == saved.session_id
     assert one["training_run_ids"] == [saved.run_id]
     assert saved.run_id in command("session", "info", saved.session_id).stdout
-
-
-def test_archives_are_tar(save, command, tmp_path):
-    """What is unpacked above is what the server packed."""
-    path = save("packed").training[0]
-    done = command("checkpoint", "download", path, "-o", tmp_path)
-    assert "Archive Size" in done.stdout
-    [folder] = tmp_path.iterdir()
-    assert not any(tarfile.is_tarfile(file) for file in folder.iterdir())

@@ -1,0 +1,49 @@
+"""Commands as real processes."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, Dict, List, NamedTuple
+
+ROOT = Path(__file__).resolve().parents[2]
+KEY = "cli-key"
+
+
+def variables(base_url: str, key: str = KEY) -> Dict[str, str]:
+    """The environment of a command."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("TINKE")}
+    paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
+    environment["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
+    return {**environment, "TINKER_BASE_URL": base_url, "TINKER_API_KEY": key, "NO_PROXY": "*"}
+
+
+class Commands:
+    """Real processes of the command line."""
+
+    def __init__(self, environment: Dict[str, str]) -> None:
+        self.environment = environment
+
+    def start(self, *arguments: Any, **options: Any) -> "subprocess.Popen[str]":
+        options.setdefault("stdout", subprocess.PIPE)
+        options.setdefault("stderr", subprocess.PIPE)
+        command = [sys.executable, "-m", "tinkex_sync", *map(str, arguments)]
+        environment = {**self.environment, **options.pop("env", {})}
+        return subprocess.Popen(command, text=True, encoding="utf-8", env=environment, **options)
+
+    def __call__(
+        self, *arguments: Any, given: str = "", **options: Any
+    ) -> "subprocess.CompletedProcess[str]":
+        """Run to the end."""
+        with self.start(*arguments, stdin=subprocess.PIPE, **options) as process:
+            out, err = process.communicate(given, timeout=120)
+        return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+class Saved(NamedTuple):
+    """A run with checkpoints."""
+
+    run_id: str
+    session_id: str
+    training: List[str]
+    sampler: str

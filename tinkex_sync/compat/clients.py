@@ -1,0 +1,351 @@
+"""The official clients' methods, each a renaming of a ``submit_*`` of ours."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+from typing import Any, Callable, Dict, Iterable, Mapping, Optional, TypeVar
+
+from .. import clients as core
+from .. import types
+from ..clients.sampling_sessions import open_sampling_client
+from ..futures import Future
+from ..retry import RetryConfig
+from .calls import awaited, awaited_promise, blocking, promised, submitted, warn_in_loop
+from .futures import APIFuture, mapped
+from .holder import Holder, QueueStateHooks, QueueStateObserver
+from .rest import RestClient
+from .settings import settings
+
+__all__ = ["SamplingClient", "ServiceClient", "TrainingClient"]
+
+T = TypeVar("T")
+
+
+async def _value(future: concurrent.futures.Future[T]) -> T:
+    return await asyncio.wrap_future(future)
+
+
+class SamplingClient(QueueStateObserver):
+    """Draws completions; made by the other clients, or from a session id."""
+
+    def __init__(
+        self,
+        holder: Holder,
+        *,
+        sampling_session_id: str,
+        retry_config: Optional[RetryConfig] = None,
+    ) -> None:
+        self._wrap(
+            holder, core.SamplingClient(holder._session, sampling_session_id, retry_config=retry_config)
+        )
+
+    def _wrap(self, holder: Optional[Holder], client: core.SamplingClient) -> SamplingClient:
+        self._holder, self._core = holder, client
+        self._observe()
+        return self
+
+    @classmethod
+    def _of(cls, holder: Optional[Holder], client: core.SamplingClient) -> SamplingClient:
+        return cls.__new__(cls)._wrap(holder, client)
+
+    def __getstate__(self) -> Dict[str, Any]:
+        return {"core": self._core}
+
+    def __setstate__(self, state: Dict[str, Any]) -> None:
+        self._holder, self._core = None, state["core"]
+
+    sample = submitted(core.SamplingClient.submit_sample)
+    sample_async = awaited(core.SamplingClient.submit_sample)
+    compute_logprobs = submitted(core.SamplingClient.submit_compute_logprobs)
+    compute_logprobs_async = awaited(core.SamplingClient.submit_compute_logprobs)
+
+    @staticmethod
+    def create(
+        holder: Holder,
+        *,
+        model_path: Optional[str] = None,
+        base_model: Optional[str] = None,
+        sampling_session_id: Optional[str] = None,
+        retry_config: Optional[RetryConfig] = None,
+    ) -> APIFuture[SamplingClient]:
+        """Open a sampling session, or join the one that is named."""
+        if sampling_session_id is not None:
+            ready: concurrent.futures.Future[SamplingClient] = concurrent.futures.Future()
+            ready.set_result(
+                SamplingClient(holder, sampling_session_id=sampling_session_id, retry_config=retry_config)
+            )
+            return APIFuture(ready)
+        session = holder._session
+        opened = core.RestClient(session)._submit(
+            "create_sampling_client",
+            lambda call, deadline: open_sampling_client(
+                session,
+                model_path=model_path,
+                base_model=base_model,
+                retry_config=retry_config,
+                call=call,
+                deadline=deadline,
+            ),
+        )
+        return APIFuture(mapped(opened, lambda client: SamplingClient._of(holder, client)))
+
+
+class TrainingClient(QueueStateObserver):
+    """Trains one model; made by :class:`ServiceClient`."""
+
+    def __init__(self, holder: Holder, model_seq_id: int, model_id: str) -> None:
+        self._wrap(holder, core.TrainingClient(holder._session, model_id))
+
+    def _wrap(self, holder: Holder, client: core.TrainingClient) -> TrainingClient:
+        self._holder, self._core = holder, client
+        self._observe()
+        return self
+
+    @classmethod
+    def _of(cls, holder: Holder, client: core.TrainingClient) -> TrainingClient:
+        return cls.__new__(cls)._wrap(holder, client)
+
+    @property
+    def model_id(self) -> str:
+        """The server's id of the model."""
+        model_id: str = self._core.model_id
+        return model_id
+
+    def forward(
+        self,
+        data: Iterable[types.Datum],
+        loss_fn: types.LossFnType,
+        loss_fn_config: Optional[Dict[str, float]] = None,
+    ) -> APIFuture[types.ForwardBackwardOutput]:
+        """Losses of a batch. No data: an empty result, and no request."""
+        return self._batch(self._core.submit_forward, data, loss_fn, loss_fn_config)
+
+    async def forward_async(
+        self,
+        data: Iterable[types.Datum],
+        loss_fn: types.LossFnType,
+        loss_fn_config: Optional[Dict[str, float]] = None,
+    ) -> APIFuture[types.ForwardBackwardOutput]:
+        """:meth:`forward`; await what it gives."""
+        return self.forward(data, loss_fn, loss_fn_config)
+
+    def forward_backward(
+        self,
+        data: Iterable[types.Datum],
+        loss_fn: types.LossFnType,
+        loss_fn_config: Optional[Dict[str, float]] = None,
+    ) -> APIFuture[types.ForwardBackwardOutput]:
+        """Accumulate the gradients of a batch. No data: an empty result, and no request."""
+        return self._batch(self._core.submit_forward_backward, data, loss_fn, loss_fn_config)
+
+    async def forward_backward_async(
+        self,
+        data: Iterable[types.Datum],
+        loss_fn: types.LossFnType,
+        loss_fn_config: Optional[Dict[str, float]] = None,
+    ) -> APIFuture[types.ForwardBackwardOutput]:
+        """:meth:`forward_backward`; await what it gives."""
+        return self.forward_backward(data, loss_fn, loss_fn_config)
+
+    @staticmethod
+    def _batch(
+        submit: Callable[..., Future[types.ForwardBackwardOutput]],
+        data: Iterable[types.Datum],
+        loss_fn: types.LossFnType,
+        loss_fn_config: Optional[Dict[str, float]],
+    ) -> APIFuture[types.ForwardBackwardOutput]:
+        datums = list(data)
+        if not datums:
+            empty: concurrent.futures.Future[types.ForwardBackwardOutput] = concurrent.futures.Future()
+            empty.set_result(
+                types.ForwardBackwardOutput(loss_fn_output_type="", loss_fn_outputs=[], metrics={})
+            )
+            return APIFuture(empty)
+        return APIFuture(submit(datums, loss_fn, loss_fn_config))
+
+    optim_step = promised(core.TrainingClient.submit_optim_step)
+    optim_step_async = awaited_promise(core.TrainingClient.submit_optim_step)
+    save_state = promised(core.TrainingClient.submit_save_state)
+    save_state_async = awaited_promise(core.TrainingClient.submit_save_state)
+    load_state = promised(core.TrainingClient.submit_load_state)
+    load_state_async = awaited_promise(core.TrainingClient.submit_load_state)
+    load_state_with_optimizer = promised(core.TrainingClient.submit_load_state_with_optimizer)
+    load_state_with_optimizer_async = awaited_promise(core.TrainingClient.submit_load_state_with_optimizer)
+    save_weights_for_sampler = promised(core.TrainingClient.submit_save_weights_for_sampler)
+    save_weights_for_sampler_async = awaited_promise(core.TrainingClient.submit_save_weights_for_sampler)
+    get_info = blocking(core.TrainingClient.submit_get_info)
+    get_info_async = awaited(core.TrainingClient.submit_get_info)
+
+    def _sampling(self, future: Future[core.SamplingClient]) -> concurrent.futures.Future[SamplingClient]:
+        holder = self.holder
+        return mapped(future, lambda client: SamplingClient._of(holder, client))
+
+    def save_weights_and_get_sampling_client_submit(
+        self, retry_config: Optional[RetryConfig] = None
+    ) -> APIFuture[SamplingClient]:
+        """Save the weights for this session alone, and sample from them."""
+        return APIFuture(
+            self._sampling(self._core.submit_save_weights_and_get_sampling_client(None, retry_config))
+        )
+
+    def save_weights_and_get_sampling_client(
+        self, name: Optional[str] = None, retry_config: Optional[RetryConfig] = None
+    ) -> SamplingClient:
+        """Save the weights, under ``name`` if given, and sample from them."""
+        return self._sampling(
+            self._core.submit_save_weights_and_get_sampling_client(name, retry_config)
+        ).result()
+
+    async def save_weights_and_get_sampling_client_async(
+        self, name: Optional[str] = None, retry_config: Optional[RetryConfig] = None
+    ) -> SamplingClient:
+        """:meth:`save_weights_and_get_sampling_client`, without blocking the loop."""
+        return await _value(
+            self._sampling(self._core.submit_save_weights_and_get_sampling_client(name, retry_config))
+        )
+
+    def create_sampling_client(
+        self, model_path: str, retry_config: Optional[RetryConfig] = None
+    ) -> SamplingClient:
+        """Sample from saved weights."""
+        return self._sampling(self._core.submit_create_sampling_client(model_path, retry_config)).result()
+
+    async def create_sampling_client_async(
+        self, model_path: str, retry_config: Optional[RetryConfig] = None
+    ) -> SamplingClient:
+        """:meth:`create_sampling_client`, without blocking the loop."""
+        return await _value(
+            self._sampling(self._core.submit_create_sampling_client(model_path, retry_config))
+        )
+
+
+class ServiceClient(QueueStateObserver):
+    """Opens a session and makes the other clients.
+
+    Args:
+        user_metadata: Labels stored with the session.
+        kwargs: ``api_key``, ``base_url``, ``timeout`` (of each HTTP request: a number, a Timeout or None),
+            ``max_retries``, ``default_headers``; also ``plugins`` and whatever ``tinkex_sync.Config`` has.
+
+    Raises:
+        TypeError, ValueError: an argument that cannot be honoured, such as ``http_client``.
+        TinkerError: a setting is missing or the server refuses us.
+    """
+
+    def __init__(self, user_metadata: Optional[Mapping[str, Any]] = None, **kwargs: Any) -> None:
+        self._core = service = core.ServiceClient(user_metadata, **settings(kwargs))
+        hooks = None
+        rows = [row for row in service.plugins.report() if row.name == "queue_log"]
+        if rows and rows[0].status == "active":
+            # Its place is taken by one that asks the clients first.
+            service.plugins.unregister("queue_log")
+            hooks = QueueStateHooks(service.config.clock)
+            service.plugins.register(hooks, "queue_state_hooks")
+        self._holder = Holder(service._session, hooks)
+
+    def close(self) -> None:
+        """End the session; the official client has only ``holder.close()``."""
+        self._core.close()
+
+    get_server_capabilities = blocking(core.ServiceClient.submit_get_server_capabilities)
+    get_server_capabilities_async = awaited(core.ServiceClient.submit_get_server_capabilities)
+
+    def _training(self, future: Future[core.TrainingClient]) -> concurrent.futures.Future[TrainingClient]:
+        holder = self.holder
+        return mapped(future, lambda client: TrainingClient._of(holder, client))
+
+    def create_lora_training_client(
+        self,
+        base_model: str,
+        rank: int = 32,
+        seed: Optional[int] = None,
+        train_mlp: bool = True,
+        train_attn: bool = True,
+        train_unembed: bool = True,
+        user_metadata: Optional[Mapping[str, str]] = None,
+    ) -> TrainingClient:
+        """A new LoRA adapter on a base model."""
+        warn_in_loop("create_lora_training_client")
+        return self._training(
+            self._core.submit_create_lora_training_client(
+                base_model, rank, seed, train_mlp, train_attn, train_unembed, user_metadata
+            )
+        ).result()
+
+    async def create_lora_training_client_async(
+        self,
+        base_model: str,
+        rank: int = 32,
+        seed: Optional[int] = None,
+        train_mlp: bool = True,
+        train_attn: bool = True,
+        train_unembed: bool = True,
+        user_metadata: Optional[Mapping[str, str]] = None,
+    ) -> TrainingClient:
+        """:meth:`create_lora_training_client`, without blocking the loop."""
+        return await _value(
+            self._training(
+                self._core.submit_create_lora_training_client(
+                    base_model, rank, seed, train_mlp, train_attn, train_unembed, user_metadata
+                )
+            )
+        )
+
+    def create_training_client_from_state(
+        self, path: str, user_metadata: Optional[Mapping[str, str]] = None
+    ) -> TrainingClient:
+        """A new adapter with the weights of a checkpoint."""
+        warn_in_loop("create_training_client_from_state")
+        return self._training(
+            self._core.submit_create_training_client_from_state(path, user_metadata)
+        ).result()
+
+    async def create_training_client_from_state_async(
+        self, path: str, user_metadata: Optional[Mapping[str, str]] = None
+    ) -> TrainingClient:
+        """:meth:`create_training_client_from_state`, without blocking the loop."""
+        return await _value(
+            self._training(self._core.submit_create_training_client_from_state(path, user_metadata))
+        )
+
+    def create_training_client_from_state_with_optimizer(
+        self, path: str, user_metadata: Optional[Mapping[str, str]] = None
+    ) -> TrainingClient:
+        """A new adapter with the weights and the optimizer state of a checkpoint."""
+        warn_in_loop("create_training_client_from_state_with_optimizer")
+        future = self._core.submit_create_training_client_from_state_with_optimizer(path, user_metadata)
+        return self._training(future).result()
+
+    async def create_training_client_from_state_with_optimizer_async(
+        self, path: str, user_metadata: Optional[Mapping[str, str]] = None
+    ) -> TrainingClient:
+        """:meth:`create_training_client_from_state_with_optimizer`, without blocking the loop."""
+        future = self._core.submit_create_training_client_from_state_with_optimizer(path, user_metadata)
+        return await _value(self._training(future))
+
+    def create_sampling_client(
+        self,
+        model_path: Optional[str] = None,
+        base_model: Optional[str] = None,
+        retry_config: Optional[RetryConfig] = None,
+    ) -> SamplingClient:
+        """Sample from saved weights or a base model."""
+        return SamplingClient.create(
+            self.holder, model_path=model_path, base_model=base_model, retry_config=retry_config
+        ).result()
+
+    async def create_sampling_client_async(
+        self,
+        model_path: Optional[str] = None,
+        base_model: Optional[str] = None,
+        retry_config: Optional[RetryConfig] = None,
+    ) -> SamplingClient:
+        """:meth:`create_sampling_client`, without blocking the loop."""
+        return await SamplingClient.create(
+            self.holder, model_path=model_path, base_model=base_model, retry_config=retry_config
+        )
+
+    def create_rest_client(self) -> RestClient:
+        """For runs, checkpoints, sessions and samplers; makes no request."""
+        return RestClient(self.holder)
