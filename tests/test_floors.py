@@ -16,7 +16,7 @@ FLOORS = [
     "config byte_estimates chunking metrics pace retry sockets",
     "plugin_loading plugin_calls queued_observer plugins queue_log",
     "local",
-    "tokenizers regularizers multimodal",
+    "tokenizer_files tokenizers regularizers multimodal",
     "endpoints codec transport throttle workers",
     "open_calls advice background calls session",
     "telemetry queue_states futures promises",

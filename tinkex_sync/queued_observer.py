@@ -43,11 +43,20 @@ class QueuedObserver(abc.ABC):
 
     Args:
         capacity: Events held at most; the oldest make room for new ones and are counted in ``dropped``.
+        batch: Most events that ``handle()`` is given at once.
+        interval: Seconds for which events are collected before they are handled, unless somebody flushes,
+            closes, or calls ``hurry()``.
     """
 
-    def __init__(self, *, capacity: int = 10_000) -> None:
+    def __init__(self, *, capacity: int = 10_000, batch: int = _BATCH, interval: float = 0.0) -> None:
         if capacity < 1:
             raise ValueError(f"capacity must be at least 1, not {capacity!r}")
+        if batch < 1:
+            raise ValueError(f"batch must be at least 1, not {batch!r}")
+        if not interval >= 0:
+            raise ValueError(f"interval must be seconds of at least 0, not {interval!r}")
+        self._batch = batch
+        self._interval = interval
         self.capacity = capacity
         self._clock = Clock()
         self._reset()
@@ -56,6 +65,7 @@ class QueuedObserver(abc.ABC):
     def _reset(self) -> None:
         self._lock = threading.Lock()
         self._wake = threading.Event()
+        self._hurry = threading.Event()
         self._items: Deque[Any] = deque()  # guarded by _lock
         self._settled_before_batch: Optional[int] = None  # guarded by _lock; None while no batch is in hand
         self._put = 0  # guarded by _lock
@@ -110,6 +120,10 @@ class QueuedObserver(abc.ABC):
         if first_drop:
             logger.warning("%s cannot keep up: its oldest events are dropped", type(self).__name__)
 
+    def hurry(self) -> None:
+        """Have what is queued handled at once, without waiting for it."""
+        self._hurry.set()
+
     def flush(self, deadline: Optional[float] = None) -> bool:
         """Wait until what is queued now is handled; False if ``deadline`` (default: in 5 s) came first."""
         return self._await(self._flushed(), self._limit(deadline))
@@ -135,6 +149,7 @@ class QueuedObserver(abc.ABC):
                 ended = None
             elif ended is None:
                 ended = self._ending = threading.Event()
+        self._hurry.set()
         self._wake.set()
         if lost:
             logger.warning("%s was closed before it had handled %d events", type(self).__name__, lost)
@@ -151,6 +166,7 @@ class QueuedObserver(abc.ABC):
         with self._lock:
             self._waiting.append((self._put, event))
             self._settle()
+        self._hurry.set()
         return event
 
     def _settle(self) -> None:
@@ -175,6 +191,9 @@ class QueuedObserver(abc.ABC):
     def _work(self) -> None:
         while True:
             self._clock.wait(self._wake)
+            if self._interval:
+                self._clock.wait(self._hurry, self._interval)
+                self._hurry.clear()
             self._wake.clear()
             while self._handle_some():
                 pass
@@ -186,7 +205,7 @@ class QueuedObserver(abc.ABC):
             if not self._items:
                 return False
             self._settled_before_batch = self._put - len(self._items)
-            events = [self._items.popleft() for _ in range(min(_BATCH, len(self._items)))]
+            events = [self._items.popleft() for _ in range(min(self._batch, len(self._items)))]
         try:
             self.handle(events)
         except (Exception, SystemExit):

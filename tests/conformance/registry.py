@@ -19,7 +19,6 @@ Replay = Callable[[Dict[str, Any], Dict[str, Any], Optional[int]], None]
 PENDING = {
     "custom_loss",
     "requests",
-    "telemetry",
     "tokenizer_id",
 }
 

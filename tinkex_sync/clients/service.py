@@ -14,6 +14,7 @@ from ..queue_log import QueueLog
 from ..queue_states import QueueStates
 from ..retry import RetryConfig
 from ..session import Session
+from ..telemetry import Telemetry
 from .arguments import model_body, promise_of, ready
 from .client import Client
 from .rest import RestClient
@@ -60,11 +61,13 @@ class ServiceClient(Client):
             changes = {name: value for name, value in given.items() if value is not None}
             config = config.replace(**changes) if changes else config
         self.config = ready(config)
+        self._telemetry = Telemetry(self.config) if self.config.telemetry else None
+        builtin = (QueueLog(self.config.clock), *filter(None, (self._telemetry,)))
         observers = Observers(
             plugins,
             autoload=load_plugins,
             strict=strict_plugins,
-            builtin=(QueueLog(self.config.clock),),
+            builtin=builtin,
             clock=self.config.clock,
         )
         session = Session(self.config, observers)
@@ -101,6 +104,10 @@ class ServiceClient(Client):
             The calls that had no result yet, with their request ids; they are also counted in one WARNING.
         """
         return self._session.close()
+
+    def get_telemetry(self) -> Optional[Telemetry]:
+        """What tells the server of failures, for events of your own; None unless it was turned on."""
+        return self._telemetry
 
     def get_server_capabilities(
         self, *, timeout: Optional[float] = None

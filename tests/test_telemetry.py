@@ -1,0 +1,123 @@
+import threading
+import time
+
+import pytest
+from scripted_server import Answer, ScriptedServer
+
+from tinkex_sync import Config, NotFoundError, RequestFailedError, ServiceClient, types
+from tinkex_sync.clock import ScaledClock
+
+OK = Answer(body={"status": "accepted"})
+
+
+@pytest.fixture
+def server():
+    with ScriptedServer() as running:
+        running.defaults["create_session"] = Answer(body={"session_id": "sess-1"})
+        running.defaults["telemetry"] = OK
+        yield running
+
+
+def client(server, **settings):
+    config = Config(base_url=server.base_url, api_key="key", **{"telemetry": True, **settings})
+    return ServiceClient(config=config, load_plugins=False)
+
+
+def sent(server):
+    return [event for request in server.sent("telemetry") for event in request.body["events"]]
+
+
+def test_off_by_default(server):
+    with client(server, telemetry=False) as service:
+        assert service.get_telemetry() is None
+    assert server.sent("telemetry") == []
+
+
+def test_the_environment_turns_it_on(server, monkeypatch):
+    monkeypatch.setenv("TINKER_TELEMETRY", "1")
+    with ServiceClient(base_url=server.base_url, api_key="key", load_plugins=False) as service:
+        assert service.get_telemetry() is not None
+    assert [event["event"] for event in sent(server)] == ["SESSION_START", "SESSION_END"]
+
+
+def test_one_flush_at_close_with_start_and_end(server):
+    with client(server) as service:
+        service.get_telemetry().log("mine", {"a": 1})
+    (request,) = server.sent("telemetry")
+    assert list(request.body) == ["events", "platform", "sdk_version", "session_id"]
+    assert request.body["session_id"] == "sess-1"
+    events = request.body["events"]
+    assert [event["event"] for event in events] == ["SESSION_START", "GENERIC_EVENT", "SESSION_END"]
+    assert [event["event_session_index"] for event in events] == [0, 1, 2]
+    assert events[1]["event_data"] == {"a": 1}
+
+
+def test_events_go_out_every_ten_seconds(server):
+    arrived = threading.Event()
+    server.defaults["telemetry"] = Answer(body={"status": "accepted"}, hold=arrived.set)
+    began = time.monotonic()
+    with client(server, clock=ScaledClock(20.0)) as service:
+        assert arrived.wait(10.0)
+        assert time.monotonic() - began >= 0.45
+        assert [event["event"] for event in sent(server)] == ["SESSION_START"]
+        assert service.get_telemetry().failed == 0
+
+
+def test_what_has_no_json_form_is_dropped_alone(server):
+    with client(server) as service:
+        telemetry = service.get_telemetry()
+        assert telemetry.log("good")
+        assert not telemetry.log("bad", {"x": object()})
+        assert not telemetry.log("nan", {"x": float("nan")})
+        assert telemetry.log("good too")
+        assert telemetry.unencodable == 2
+    names = [event["event_name"] for event in sent(server) if "event_name" in event]
+    assert names == ["good", "good too"]
+
+
+def test_a_dead_endpoint_delays_neither_errors_nor_close(server, caplog):
+    server.defaults["telemetry"] = Answer(503, {"detail": "down"}, hold=lambda: server.stopping.wait(5.0))
+    server.defaults["training_runs/zzz"] = Answer(404, {"detail": "no such run"})
+    service = client(server)
+    began = time.monotonic()
+    service.get_telemetry().log_exception(RuntimeError("boom"))
+    with pytest.raises(NotFoundError):
+        service.create_rest_client().get_training_run("zzz")
+    assert time.monotonic() - began < 1.0
+    began = time.monotonic()
+    service.close()
+    assert time.monotonic() - began < 1.0
+
+
+def test_its_own_failures_are_no_events_and_retries_end(server):
+    server.defaults["telemetry"] = Answer(500, {"detail": "no"})
+    with client(server, clock=ScaledClock(200.0)) as service:
+        telemetry = service.get_telemetry()
+        telemetry.log("x")
+        telemetry.flush(time.monotonic() * 200.0 + 2000.0)
+        assert len(server.sent("telemetry")) == 4
+        assert telemetry.failed == 2
+        bodies = [request.body for request in server.sent("telemetry")]
+        assert all(body == bodies[0] for body in bodies)
+
+
+def test_a_failed_result_is_told_and_the_session_goes_on(server):
+    server.defaults["create_model"] = Answer(body={"request_id": "req-1"})
+    server.script(
+        "retrieve_future",
+        Answer(body={"type": "create_model", "model_id": "m"}),
+        Answer(body={"error": "bad input", "category": "user"}),
+        Answer(body={"error": "broken", "category": "server"}),
+    )
+    server.defaults["optim_step"] = Answer(body={"request_id": "req-2"})
+    with client(server) as service:
+        training = service.create_lora_training_client("m")
+        for _ in range(2):
+            with pytest.raises(RequestFailedError):
+                training.optim_step(types.AdamParams())
+    events = sent(server)
+    names = [event.get("event_name", event["event"]) for event in events]
+    failed = "APIFuture.result_async.application_error"
+    assert names == ["SESSION_START", failed, "user_error", failed, "UNHANDLED_EXCEPTION", "SESSION_END"]
+    assert events[1]["event_data"]["error_category"] == "User"
+    assert "RequestFailedError" in events[4]["traceback"]

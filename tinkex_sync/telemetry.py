@@ -1,0 +1,253 @@
+"""Telemetry: a plugin that tells the server what went wrong in a client. Off unless asked for."""
+
+from __future__ import annotations
+
+import platform
+import threading
+import time
+import traceback
+import uuid
+from datetime import datetime, timedelta, timezone
+from typing import Any, Dict, Mapping, Optional, Sequence
+
+from . import codec, types
+from .calls import Caller
+from .clock import Clock
+from .config import Config
+from .endpoints import PROMISES
+from .errors import (
+    APIConnectionError,
+    APIResponseValidationError,
+    APIStatusError,
+    ClosedError,
+    DeadlineExceeded,
+    RequestFailedError,
+    WithdrawnError,
+)
+from .hookspecs import Source, hookimpl
+from .plugins import Observers
+from .queued_observer import QueuedObserver
+from .retry import POLICIES
+
+__all__ = ["Telemetry"]
+
+#: Seconds between flushes, and the most events in one request.
+INTERVAL = 10.0
+BATCH = 100
+#: Seconds the last flush may take; closing a client must not be felt.
+CLOSE_FLUSH = 0.5
+
+_CREATING = ("/create_session", "/create_sampling_session", "/create_model", "/session_heartbeat")
+_REQUEST_TYPES = {
+    **{name: kind.name for name, kind in PROMISES.items()},
+    "sample": "Sample",
+    "compute_logprobs": "Sample",
+    "save_state": "SaveWeights",
+    "load_state": "LoadWeights",
+    "load_state_with_optimizer": "LoadWeights",
+    "create_lora_training_client": "CreateModel",
+}
+
+
+def _is_user_error(error: Optional[BaseException]) -> bool:
+    """Whether something in the chain of causes says that the request was wrong, not the server."""
+    seen = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        if isinstance(error, RequestFailedError) and error.category == "user":
+            return True
+        status = getattr(error, "status_code", None)
+        if isinstance(status, int) and 400 <= status < 500 and status != 408:
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+class Telemetry(QueuedObserver):
+    """Sends events of one session in batches. POST /api/v1/telemetry.
+
+    It has connections of its own and no observers, so what it sends is never an event, and the client's
+    closing does not cut the last flush. An event is encoded where it happens and sent by the observer's thread;
+    one that cannot be encoded is dropped alone. A batch that cannot be sent in 30 s is dropped and counted in
+    ``failed``.
+    """
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(batch=BATCH, interval=INTERVAL)
+        self._clock = config.clock
+        observers = Observers(autoload=False, disabled=(), modules=(), strict=False)
+        self._caller = Caller(config, observers)
+        self._sdk_version = config.sdk_version
+        self._events_lock = threading.Lock()
+        self._session_id = ""  # guarded by _events_lock
+        self._index = 0  # guarded by _events_lock
+        self._unsent_kinds = 0  # guarded by _events_lock
+        self._started = 0.0
+
+    @property
+    def unencodable(self) -> int:
+        """Events dropped because they have no JSON form."""
+        with self._events_lock:
+            return self._unsent_kinds
+
+    def log(
+        self,
+        event_name: str,
+        event_data: Optional[Mapping[str, Any]] = None,
+        severity: types.Severity = "INFO",
+    ) -> bool:
+        """Queue an event of the caller's own; False if it has no JSON form and was dropped."""
+        return self._event(
+            types.GenericEvent,
+            "GENERIC_EVENT",
+            severity,
+            event_name=event_name,
+            event_data=dict(event_data or {}),
+        )
+
+    def log_exception(self, error: BaseException, severity: types.Severity = "ERROR") -> bool:
+        """Queue an exception and have the queue sent soon; never waits. False if it was dropped."""
+        if _is_user_error(error):
+            data: Dict[str, Any] = {"error_type": type(error).__name__, "message": str(error)}
+            if isinstance(error, APIStatusError):
+                data.update(status_code=error.status_code, body=error.body)
+            queued = self.log("user_error", data, "WARNING")
+        else:
+            queued = self._event(
+                types.UnhandledExceptionEvent,
+                "UNHANDLED_EXCEPTION",
+                severity,
+                error_message=str(error),
+                error_type=type(error).__name__,
+                traceback="".join(traceback.format_exception(type(error), error, error.__traceback__)),
+            )
+        self.hurry()
+        return queued
+
+    def _event(self, kind: Any, name: str, severity: str, **fields: Any) -> bool:
+        with self._events_lock:
+            index = self._index
+            self._index += 1
+        event = kind(
+            event=name,
+            event_id=str(uuid.uuid4()),
+            event_session_index=index,
+            severity=severity,
+            timestamp=datetime.now(timezone.utc),
+            **fields,
+        )
+        try:
+            encoded = codec.encode(event)
+        except Exception:  # a value's own methods may raise anything
+            with self._events_lock:
+                self._unsent_kinds += 1
+            return False
+        self.put(encoded)
+        return True
+
+    def handle(self, events: Sequence[bytes]) -> None:
+        """Send one batch."""
+        if self._caller.forked:
+            return  # the parent's session
+        with self._events_lock:
+            session_id = self._session_id
+        rest = codec.encode(
+            {"platform": platform.system(), "sdk_version": self._sdk_version, "session_id": session_id}
+        )
+        body = b'{"events":[' + b",".join(events) + b"]," + rest[1:]
+        try:
+            self._caller.call("telemetry", body)
+        except ClosedError:
+            if not self._caller.closing.is_set():
+                raise
+
+    def close(self, deadline: Optional[float] = None) -> bool:
+        """Send what is queued, for half a second at most, and end."""
+        soon = Clock().time() + CLOSE_FLUSH
+        done = super().close(soon if deadline is None else min(deadline, soon))
+        self._caller.closing.set()
+        self._caller.transport.close()
+        self._caller.timer.close()
+        return done
+
+    @hookimpl
+    def tinkex_session_opened(self, source: Source) -> None:
+        self._started = time.monotonic()
+        with self._events_lock:
+            self._session_id = source.session_id
+        self._event(types.SessionStartEvent, "SESSION_START", "INFO")
+
+    @hookimpl
+    def tinkex_session_closed(self) -> None:
+        if self._started:
+            lasted = timedelta(seconds=time.monotonic() - self._started)
+            self._event(types.SessionEndEvent, "SESSION_END", "INFO", duration=str(lasted))
+
+    @hookimpl
+    def tinkex_request_finished(
+        self,
+        method: str,
+        path: str,
+        attempt: int,
+        status: Optional[int],
+        elapsed: float,
+        error: Optional[BaseException],
+    ) -> None:
+        if error is None or isinstance(error, (ClosedError, DeadlineExceeded)) or path.endswith(_CREATING):
+            return
+        data: Dict[str, Any] = {"exception": str(error), "is_user_error": _is_user_error(error)}
+        if status is not None:
+            data["status_code"] = status
+        retried = POLICIES["submit"].retries(error, attempt)
+        if path.endswith("/retrieve_future"):
+            kind = "connection_error" if status is None else "api_status_error"
+            data.update(should_retry=retried, elapsed_time=elapsed)
+            self.log("APIFuture.result_async." + kind, data, "WARNING")
+            return
+        if path.endswith("/asample") and status == 429:
+            return  # backpressure is no failure
+        stack = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+        now = datetime.now(timezone.utc).timestamp()
+        data.update(
+            func=f"{method} {path}",
+            exception_type=type(error).__name__,
+            exception_stack=stack,
+            is_retryable=retried,
+            attempt_count=attempt - 1,
+            start_time=now - elapsed,
+            current_time=now,
+            elapsed_time=elapsed,
+        )
+        self.log("InternalClientHolder.execute_with_retries.exception", data, "WARNING")
+
+    @hookimpl
+    def tinkex_future_resolved(
+        self,
+        operation: str,
+        request_id: Optional[str],
+        elapsed: float,
+        polls: int,
+        error: Optional[BaseException],
+    ) -> None:
+        if error is None or isinstance(error, (ClosedError, WithdrawnError)):
+            return
+        data = {
+            "request_id": request_id,
+            "request_type": _REQUEST_TYPES.get(operation, operation),
+            "is_user_error": _is_user_error(error),
+            "iteration": polls,
+            "elapsed_time": elapsed,
+        }
+        prefix = "APIFuture.result_async."
+        if isinstance(error, DeadlineExceeded):
+            self.log(prefix + "timeout", {**data, "exception": str(error)}, "WARNING")
+            return
+        if isinstance(error, RequestFailedError):
+            said = error.body.get("error") if isinstance(error.body, dict) else None
+            told = {"error": said or error.message, "error_category": error.category.capitalize()}
+            self.log(prefix + "application_error", {**data, **told}, "WARNING")
+        elif isinstance(error, APIResponseValidationError):
+            self.log(prefix + "validation_error", {**data, "exception": str(error)}, "WARNING")
+        elif not isinstance(error, (APIStatusError, APIConnectionError)) and not isinstance(error, Exception):
+            return  # interrupted: nothing of ours failed
+        self.log_exception(error)
