@@ -16,8 +16,8 @@ class ByteTokenizer:
     eos_token_id: ClassVar[int] = 257
     vocab_size: ClassVar[int] = 258
 
-    def encode(self, text: str) -> List[int]:
-        """The UTF-8 bytes of ``text``; no special token is added.
+    def encode(self, text: str, add_special_tokens: bool = True) -> List[int]:
+        """The UTF-8 bytes of ``text``; no special token is added, whatever ``add_special_tokens`` says.
 
         Raises:
             TypeError: ``text`` is not a string.
@@ -33,8 +33,10 @@ class ByteTokenizer:
                 " UTF-8 form: replace it first"
             ) from error
 
-    def decode(self, tokens: Iterable[int]) -> str:
-        """The text of ``tokens``. Special tokens are left out; bytes that are no UTF-8 become U+FFFD.
+    def decode(self, tokens: Iterable[int], skip_special_tokens: bool = False) -> str:
+        """The text of ``tokens``. Special tokens have none and are always left out.
+
+        Bytes that are no UTF-8 become U+FFFD.
 
         Raises:
             ValueError: a token is outside the vocabulary.

@@ -17,9 +17,7 @@ Replay = Callable[[Dict[str, Any], Dict[str, Any], Optional[int]], None]
 
 #: Vector files without a replay yet: a list to empty.
 PENDING = {
-    "custom_loss",
     "requests",
-    "tokenizer_id",
 }
 
 REPLAY: Dict[str, Replay] = {}

@@ -37,6 +37,7 @@ class Batch:
         loss_fn_config: Optional[Dict[str, float]],
         future: Future[types.ForwardBackwardOutput],
         fetch: Callable[[Sent, OpenCall], Any],
+        finish: Optional[Callable[[types.ForwardBackwardOutput], types.ForwardBackwardOutput]] = None,
     ) -> None:
         self._session = session
         self._operation = operation
@@ -45,6 +46,8 @@ class Batch:
         self._loss_fn = loss_fn
         self._loss_fn_config = loss_fn_config
         self._fetch = fetch
+        #: Turns the result of the whole batch into the caller's; raises nothing.
+        self._finished = finish
         self.future = future
         #: Every chunk was accepted by the server.
         self.accepted = False
@@ -151,7 +154,7 @@ class Batch:
         except TinkexError as error:
             self._fail(error)
         else:
-            settle(self._session, self.future, merged)
+            settle(self._session, self.future, merged if self._finished is None else self._finished(merged))
 
     def _fail(self, error: BaseException) -> None:
         with self._lock:

@@ -61,12 +61,15 @@ class LaneClient(Client):
         data: Iterable[types.Datum],
         loss_fn: types.LossFnType,
         loss_fn_config: Optional[Dict[str, float]],
+        finish: Optional[Callable[[types.ForwardBackwardOutput], types.ForwardBackwardOutput]] = None,
     ) -> tuple[Batch, Callable[[], None]]:
         datums = _checked(data, loss_fn, loss_fn_config)
         session = self._session
         call = session.begin(self._source, operation, len(datums))
         future: Future[types.ForwardBackwardOutput] = Future(call)
-        batch = Batch(session, operation, self.model_id, datums, loss_fn, loss_fn_config, future, self._fetch)
+        batch = Batch(
+            session, operation, self.model_id, datums, loss_fn, loss_fn_config, future, self._fetch, finish
+        )
         return batch, lambda: batch.send(self._sequence)
 
     def _optim_step(

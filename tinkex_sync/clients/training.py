@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Dict, Iterable, List, Optional, TypeVar
+from typing import Any, Dict, Iterable, List, Literal, Optional, TypeVar
 
 from .. import types
-from ..errors import (
-    APIResponseValidationError,
-)
+from ..clock import remaining
+from ..errors import DeadlineExceeded
 from ..futures import Future
 from ..open_calls import OpenCall
-from ..retry import RetryConfig
-from .operations import LaneClient
-from .sampling import SamplingClient
-from .sampling_sessions import check_model_path, open_sampling_client
+from ..tokenizers import choose, load_tokenizer
+from .custom_loss import LossFunction, chosen, weighted, with_metrics
+from .weights import WeightsClient
 
 __all__ = ["TrainStepOutput", "TrainingClient"]
 
@@ -39,13 +37,15 @@ class TrainStepOutput:
         return self.forward_backward.loss_fn_outputs
 
 
-class TrainingClient(LaneClient):
+class TrainingClient(WeightsClient):
     """Trains one model. Thread-safe; made by :class:`ServiceClient`.
 
     Operations are sent by one daemon thread in the order they were asked for, whichever thread asks. Blocking
     forms submit, then wait: an interrupt or a timeout ends the wait, and an operation that was already sent
     goes on.
     """
+
+    _tokenizer: Any = None
 
     def __repr__(self) -> str:
         return f"<TrainingClient {self.model_id!r}>"
@@ -113,6 +113,77 @@ class TrainingClient(LaneClient):
         """:meth:`forward_backward`, without waiting."""
         return self._submit_batch("forward_backward", data, loss_fn, loss_fn_config)[0].future
 
+    def forward_backward_custom(
+        self,
+        data: Iterable[types.Datum],
+        loss_fn: LossFunction,
+        *,
+        backend: Literal["auto", "torch", "numpy"] = "auto",
+        timeout: Optional[float] = None,
+    ) -> types.ForwardBackwardOutput:
+        """As :meth:`forward_backward`, by a loss of your own.
+
+        A forward pass gives the log probabilities of the targets; ``loss_fn`` is called with them in this thread;
+        its gradient goes out as the weights of a second pass, with "cross_entropy". That one's result is returned,
+        with the loss's metrics laid over its own. Of a datum's inputs only ``target_tokens`` takes part in it.
+
+        Args:
+            data: Datums with ``target_tokens``, and whatever ``loss_fn`` reads from them.
+            loss_fn: Called once, with the list of datums and a list of one-dimensional float32 log probabilities.
+                With torch these are leaf tensors, and it returns ``(loss, metrics)``: one element that depends on
+                every datum's, and a dict of numbers. With numpy they are arrays, and it returns ``(loss, gradients,
+                metrics)``, with one gradient array per datum.
+            backend: "auto" means torch where it can be imported, else numpy.
+            timeout: Seconds for all of it; the loss itself is not cut short.
+
+        Raises:
+            MissingExtraError: neither torch nor numpy is there; nothing was sent.
+            ValueError: no gradient for a datum, or one that is not finite; no gradient was sent.
+            RuntimeError: the loss is not a scalar, or does not depend on the log probabilities; likewise.
+            APIResponseValidationError: not every datum's log probabilities came back; likewise.
+            KeyError: a datum has no ``target_tokens``; likewise.
+            Others: those of :meth:`forward_backward`, and what ``loss_fn`` raises.
+        """
+        deadline = self._session.deadline(timeout)
+        return self._wait_until(self._custom(data, loss_fn, backend, deadline), deadline)
+
+    def submit_forward_backward_custom(
+        self,
+        data: Iterable[types.Datum],
+        loss_fn: LossFunction,
+        *,
+        backend: Literal["auto", "torch", "numpy"] = "auto",
+    ) -> Future[types.ForwardBackwardOutput]:
+        """:meth:`forward_backward_custom`, without waiting for the second pass.
+
+        It does wait, for ``Config.timeout`` at most, for the forward pass, and computes the loss: what goes wrong
+        until then is raised here. The future is that of the second pass.
+        """
+        return self._custom(data, loss_fn, backend, self._session.deadline(None))
+
+    def _custom(
+        self,
+        data: Iterable[types.Datum],
+        loss_fn: LossFunction,
+        backend: Literal["auto", "torch", "numpy"],
+        deadline: Optional[float],
+    ) -> Future[types.ForwardBackwardOutput]:
+        if not callable(loss_fn):
+            raise TypeError(f"loss_fn must be a function of (data, logprobs), not {loss_fn!r}")
+        differentiate = chosen(backend)
+        datums = list(data)
+        forward = self._wait_until(self.submit_forward(datums, "cross_entropy"), deadline)
+        batch, metrics = weighted(datums, forward, loss_fn, differentiate)
+        if remaining(self._session.clock, deadline) == 0:
+            raise DeadlineExceeded(
+                "forward_backward_custom: the timeout ran out while the loss was computed; no gradient was sent",
+                phase="queued",
+                sent="no",
+            )
+        second, send = self._batch("forward_backward", batch, "cross_entropy", None, with_metrics(metrics))
+        self._enqueue([second.future], send)
+        return second.future
+
     def optim_step(
         self, adam_params: types.AdamParams, *, timeout: Optional[float] = None
     ) -> types.OptimStepResponse:
@@ -167,129 +238,6 @@ class TrainingClient(LaneClient):
         self._enqueue([batch.future, step], send, step_job)
         return batch.future, step
 
-    # Saving and loading
-
-    def save_state(self, name: str, *, timeout: Optional[float] = None) -> types.SaveWeightsResponse:
-        """Save weights and optimizer state under a name. POST /api/v1/save_weights."""
-        return self._wait(lambda: self.submit_save_state(name), timeout)
-
-    def submit_save_state(self, name: str) -> Future[types.SaveWeightsResponse]:
-        """:meth:`save_state`, without waiting."""
-        return self._submit_one("save_state", "save_weights", {"path": _named("name", name)})
-
-    def load_state(self, path: str, *, timeout: Optional[float] = None) -> types.LoadWeightsResponse:
-        """Load weights from a ``tinker://`` path, with a fresh optimizer. POST /api/v1/load_weights."""
-        return self._wait(lambda: self.submit_load_state(path), timeout)
-
-    def submit_load_state(self, path: str) -> Future[types.LoadWeightsResponse]:
-        """:meth:`load_state`, without waiting."""
-        return self._submit_one(
-            "load_state", "load_weights", {"path": _named("path", path), "optimizer": False}
-        )
-
-    def load_state_with_optimizer(
-        self, path: str, *, timeout: Optional[float] = None
-    ) -> types.LoadWeightsResponse:
-        """Load weights and optimizer state from a ``tinker://`` path. POST /api/v1/load_weights."""
-        return self._wait(lambda: self.submit_load_state_with_optimizer(path), timeout)
-
-    def submit_load_state_with_optimizer(self, path: str) -> Future[types.LoadWeightsResponse]:
-        """:meth:`load_state_with_optimizer`, without waiting."""
-        return self._submit_one(
-            "load_state_with_optimizer", "load_weights", {"path": _named("path", path), "optimizer": True}
-        )
-
-    def save_weights_for_sampler(
-        self, name: str, *, timeout: Optional[float] = None
-    ) -> types.SaveWeightsForSamplerResponse:
-        """Save the weights for sampling, under a name. POST /api/v1/save_weights_for_sampler."""
-        return self._wait(lambda: self.submit_save_weights_for_sampler(name), timeout)
-
-    def submit_save_weights_for_sampler(self, name: str) -> Future[types.SaveWeightsForSamplerResponse]:
-        """:meth:`save_weights_for_sampler`, without waiting."""
-        return self._submit_one(
-            "save_weights_for_sampler", "save_weights_for_sampler", {"path": _named("name", name)}, _saved
-        )
-
-    def save_weights_and_get_sampling_client(
-        self,
-        name: Optional[str] = None,
-        retry_config: Optional[RetryConfig] = None,
-        *,
-        timeout: Optional[float] = None,
-    ) -> SamplingClient:
-        """Save the weights and sample from them: under ``name`` if given, else for this session only."""
-        return self._wait(
-            lambda: self.submit_save_weights_and_get_sampling_client(name, retry_config), timeout
-        )
-
-    def submit_save_weights_and_get_sampling_client(
-        self, name: Optional[str] = None, retry_config: Optional[RetryConfig] = None
-    ) -> Future[SamplingClient]:
-        """:meth:`save_weights_and_get_sampling_client`, without waiting."""
-        session = self._session
-        operation = "save_weights_and_get_sampling_client"
-        if name is not None:
-
-            def open_named(saved: types.SaveWeightsForSamplerResponseInternal) -> SamplingClient:
-                return open_sampling_client(
-                    session, model_path=_saved(saved).path, base_model=None, retry_config=retry_config
-                )
-
-            return self._submit_one(
-                operation, "save_weights_for_sampler", {"path": _named("name", name)}, open_named
-            )
-
-        def open_ephemeral(saved: types.SaveWeightsForSamplerResponseInternal) -> SamplingClient:
-            if not saved.sampling_session_id:
-                raise APIResponseValidationError(
-                    "the server saved the weights and named no sampling session", path="sampling_session_id"
-                )
-            return SamplingClient(session, saved.sampling_session_id, retry_config=retry_config)
-
-        number = session.next_number("sampling_session_seq_id")
-        return self._submit_one(
-            operation, "save_weights_for_sampler", {"sampling_session_seq_id": number}, open_ephemeral
-        )
-
-    def create_sampling_client(
-        self,
-        model_path: str,
-        retry_config: Optional[RetryConfig] = None,
-        *,
-        timeout: Optional[float] = None,
-    ) -> SamplingClient:
-        """Sample from saved weights, named by a ``tinker://`` path. POST /api/v1/create_sampling_session."""
-        return self._run(
-            "create_sampling_client",
-            lambda call, deadline: open_sampling_client(
-                self._session,
-                model_path=model_path,
-                base_model=None,
-                retry_config=retry_config,
-                call=call,
-                deadline=deadline,
-            ),
-            timeout,
-        )
-
-    def submit_create_sampling_client(
-        self, model_path: str, retry_config: Optional[RetryConfig] = None
-    ) -> Future[SamplingClient]:
-        """:meth:`create_sampling_client`, without waiting."""
-        check_model_path(model_path)
-        return self._submit(
-            "create_sampling_client",
-            lambda call, deadline: open_sampling_client(
-                self._session,
-                model_path=model_path,
-                base_model=None,
-                retry_config=retry_config,
-                call=call,
-                deadline=deadline,
-            ),
-        )
-
     # Asking
 
     def get_info(self, *, timeout: Optional[float] = None) -> types.GetInfoResponse:
@@ -306,16 +254,17 @@ class TrainingClient(LaneClient):
         )
         return info
 
+    def get_tokenizer(self, *, timeout: Optional[float] = None) -> Any:
+        """The model's tokenizer, which the server names; see :mod:`tinkex_sync.tokenizers`. POST /api/v1/get_info.
 
-def _named(what: str, value: str) -> str:
-    if not isinstance(value, str) or not value:
-        raise ValueError(f"{what} must be a text that is not empty, not {value!r}")
-    return value
+        Args:
+            timeout: Seconds for the server's answer; loading from the Hugging Face hub has timeouts of its own.
 
-
-def _saved(
-    saved: types.SaveWeightsForSamplerResponseInternal,
-) -> types.SaveWeightsForSamplerResponse:
-    if not saved.path:
-        raise APIResponseValidationError("the server saved the weights and named no path", path="path")
-    return types.SaveWeightsForSamplerResponse(path=saved.path)
+        Raises:
+            MissingExtraError: a library is missing: ``pip install "tinkex-sync[tokenizers]"``.
+            TokenizerError: it cannot be found or read; the text says what to do.
+        """
+        if self._tokenizer is None:
+            model = self.get_info(timeout=timeout).model_data
+            self._tokenizer = load_tokenizer(choose(model.model_name, model.tokenizer_id).id)
+        return self._tokenizer

@@ -177,6 +177,26 @@ class TrainingClient(QueueStateObserver):
     get_info = blocking(core.TrainingClient.submit_get_info)
     get_info_async = awaited(core.TrainingClient.submit_get_info)
 
+    def forward_backward_custom(
+        self, data: Iterable[types.Datum], loss_fn: Callable[..., Any]
+    ) -> APIFuture[types.ForwardBackwardOutput]:
+        """By a loss of your own, called here; waits for the forward pass."""
+        warn_in_loop("forward_backward_custom")
+        return APIFuture(self._core.submit_forward_backward_custom(data, loss_fn))
+
+    async def forward_backward_custom_async(
+        self, data: Iterable[types.Datum], loss_fn: Callable[..., Any]
+    ) -> APIFuture[types.ForwardBackwardOutput]:
+        """:meth:`forward_backward_custom`; the loss is called in a thread, so the loop goes on."""
+        loop = asyncio.get_running_loop()
+        return APIFuture(
+            await loop.run_in_executor(None, self._core.submit_forward_backward_custom, data, loss_fn)
+        )
+
+    def get_tokenizer(self) -> Any:
+        """The model's tokenizer."""
+        return self._core.get_tokenizer()
+
     def _sampling(self, future: Future[core.SamplingClient]) -> concurrent.futures.Future[SamplingClient]:
         holder = self.holder
         return mapped(future, lambda client: SamplingClient._of(holder, client))
