@@ -12,13 +12,13 @@ PACKAGE = Path(__file__).resolve().parent.parent / "tinkex_sync"
 #: What may import what: a module imports from floors below its own; within a line, from those to its left.
 FLOORS = [
     "_version errors clock",
-    "timer semaphores byte_tokenizer types hookspecs",
-    "config byte_estimates chunking metrics pace retry sockets",
+    "timer semaphores byte_tokenizer types sources hookspecs",
+    "config protocol byte_estimates chunking metrics pace retry sockets",
     "plugin_loading plugin_calls queued_observer plugins queue_log",
     "local",
     "tokenizer_files tokenizers regularizers multimodal",
     "endpoints codec transport throttle workers",
-    "open_calls advice background calls session",
+    "open_calls advice background billing calls session",
     "telemetry queue_states futures promises",
     "clients",
     "archives",

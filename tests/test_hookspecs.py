@@ -17,6 +17,7 @@ PROMISED = {
     "session_opened": "",
     "session_closed": "",
     "heartbeat_missed": "misses silent_for error",
+    "billing_paused": "waited limit error",
     "call_started": "operation items",
     "request_finished": "method path attempt status elapsed sent_bytes received_bytes error",
     "retry_scheduled": "policy attempt delay cause",

@@ -55,7 +55,9 @@ class Caller:
         self.source = Source("service", "", "")
         self._policies: Dict[str, RetryPolicy] = {
             **POLICIES,
-            "short": replace(POLICIES["short"], attempts=config.max_retries + 1),
+            **{
+                name: replace(POLICIES[name], attempts=config.max_retries + 1) for name in ("short", "ask")
+            },
             "submit": replace(POLICIES["submit"], give_up_after=config.retry_for),
             "poll": replace(POLICIES["poll"], give_up_after=config.poll_retry_for),
         }

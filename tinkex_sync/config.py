@@ -17,6 +17,9 @@ __all__ = ["DEFAULT_BASE_URL", "LOCAL_KEY", "Config"]
 LOCAL_KEY = "local"
 DEFAULT_BASE_URL = "https://tinker.thinkingmachines.dev/services/tinker-prod"
 
+#: Values of ``Config.protocol``.
+PROTOCOLS = ("auto", "0.7", "0.38")
+
 _TRUE = frozenset({"1", "true", "yes", "on"})
 _FALSE = frozenset({"0", "false", "no", "off", ""})
 
@@ -44,6 +47,12 @@ class Config:
     tags: Tuple[str, ...] = ()
     #: Announced at session creation; hosted servers refuse versions they no longer support.
     sdk_version: str = "0.7.0"
+
+    #: What is spoken with the server: "0.7" (JSON), "0.38" (protobuf and what came with it), or "auto", which asks it.
+    #: Environment: TINKEX_SYNC_PROTOCOL.
+    protocol: str = "0.7"
+    #: How long calls wait while the server wants payment (402), unless the server gives a limit.
+    billing_pause: float = 3600.0
 
     #: Deadline of every blocking call that is given no ``timeout=``; None waits for as long as it takes.
     timeout: Optional[float] = None
@@ -115,6 +124,8 @@ class Config:
         for name in _COUNTS:
             if not isinstance(getattr(self, name), int):
                 raise ConfigError(f"{name} must be a whole number, not {getattr(self, name)!r}")
+        if self.protocol not in PROTOCOLS:
+            raise ConfigError(f"protocol must be one of {', '.join(PROTOCOLS)}, not {self.protocol!r}")
         if self.timeout is not None and not (isinstance(self.timeout, (int, float)) and self.timeout > 0):
             raise ConfigError(f"timeout must be a positive number of seconds or None, not {self.timeout!r}")
         if isinstance(self.verify, str) and self.verify != "system" and not Path(self.verify).exists():
@@ -214,7 +225,7 @@ _POSITIVE = (
     "max_polls",
     "pool_size",
 )
-_NOT_NEGATIVE = ("drain", "max_retries", "throttle_memory")
+_NOT_NEGATIVE = ("billing_pause", "drain", "max_retries", "throttle_memory")
 _COUNTS = (
     "max_retries",
     "max_chunk_datums",
@@ -264,6 +275,7 @@ _ENVIRONMENT: Dict[str, Tuple[str, Callable[[str], Any]]] = {
     "tags": ("TINKER_TAGS", _tags),
     "telemetry": ("TINKER_TELEMETRY", _flag),
     "timeout": ("TINKEX_SYNC_TIMEOUT", _seconds),
+    "protocol": ("TINKEX_SYNC_PROTOCOL", _text),
     "cloudflare_access_client_id": ("CLOUDFLARE_ACCESS_CLIENT_ID", _text),
     "cloudflare_access_client_secret": ("CLOUDFLARE_ACCESS_CLIENT_SECRET", _text),
 }

@@ -44,7 +44,10 @@ _CHECKPOINT = "training_runs/{run}/checkpoints/{checkpoint_path}"
 ENDPOINTS: Dict[str, Endpoint] = {
     row.name: row
     for row in (
+        Endpoint("client_config", "POST", "client/config", types.ServerConfigResponse, "ask"),
+        Endpoint("dynamic_config", "POST", "client/dynamic_config", types.DynamicConfigResponse, "none"),
         Endpoint("create_session", "POST", "create_session", types.CreateSessionResponse, "short"),
+        Endpoint("finish_session", "POST", "sessions/{session}/finish", None, "none"),
         Endpoint("session_heartbeat", "POST", "session_heartbeat", types.SessionHeartbeatResponse, "none"),
         Endpoint(
             "create_sampling_session",

@@ -6,8 +6,9 @@
     +-- APIError                        .message .body
     |   +-- APIResponseValidationError  .status_code .path         (the answer cannot be decoded)
     |   +-- APIStatusError              .status_code .request_id .retry_after .headers
-    |   |   +-- BadRequestError 400, AuthenticationError 401, PermissionDeniedError 403, NotFoundError 404,
-    |   |       ConflictError 409, UnprocessableEntityError 422, RateLimitError 429, InternalServerError >= 500
+    |   |   +-- BadRequestError 400, AuthenticationError 401, BillingError 402, PermissionDeniedError 403,
+    |   |       NotFoundError 404, ConflictError 409, UnprocessableEntityError 422, RateLimitError 429,
+    |   |       InternalServerError >= 500
     |   +-- APIConnectionError          no answer at all
     |       +-- APITimeoutError         also TimeoutError
     +-- RequestFailedError              .request_id .category      (the operation itself failed)
@@ -41,6 +42,7 @@ __all__ = [
     "APITimeoutError",
     "AuthenticationError",
     "BadRequestError",
+    "BillingError",
     "ClosedError",
     "ConfigError",
     "ConflictError",
@@ -173,6 +175,10 @@ class AuthenticationError(APIStatusError):
     """401: no API key, or a wrong one."""
 
 
+class BillingError(APIStatusError):
+    """402: the account has to be topped up; calls wait for that for a while before they raise this."""
+
+
 class PermissionDeniedError(APIStatusError):
     """403: this key may not do that."""
 
@@ -200,6 +206,7 @@ class InternalServerError(APIStatusError):
 _BY_STATUS: Dict[int, Type[APIStatusError]] = {
     400: BadRequestError,
     401: AuthenticationError,
+    402: BillingError,
     403: PermissionDeniedError,
     404: NotFoundError,
     409: ConflictError,

@@ -15,10 +15,11 @@ from __future__ import annotations
 
 import inspect
 import sys
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Callable, Dict, Mapping, NamedTuple, Optional, Sequence, Tuple, TypeVar
+from typing import TYPE_CHECKING, Any, Callable, Dict, Mapping, Optional, Sequence, Tuple, TypeVar
 
 import pluggy
+
+from .sources import Boundary, Source
 
 if TYPE_CHECKING:
     import click
@@ -43,30 +44,6 @@ _marker = pluggy.HookspecMarker(PROJECT)
 def hookspec(function: _Function) -> _Function:
     """Mark a function as a specification; the one place that does, so that none can be ``firstresult``."""
     return _marker(function)
-
-
-@dataclass(frozen=True)
-class Source:
-    """Which client an event belongs to.
-
-    ``kind`` is "service", "training", "sampling" or "rest". ``id`` names that client on the server: the
-    model id of a training client, the sampling session id of a sampling client, the session id of the others.
-    """
-
-    kind: str
-    id: str
-    session_id: str
-
-
-class Boundary(NamedTuple):
-    """One chunk of a batch: the datums ``data[start:stop]``."""
-
-    #: Place of the chunk in the call, from 0.
-    index: int  # type: ignore[assignment]  # tuple.index gives way
-    start: int
-    stop: int
-    #: What the chunk counts as under the limits, in bytes; an estimate, see ``byte_estimates``.
-    estimated_bytes: int
 
 
 # Life of a client
@@ -113,6 +90,24 @@ def tinkex_heartbeat_missed(
     :param misses: Beats missed in a row, this one included.
     :param silent_for: Seconds since the last beat that was answered.
     :param error: What this beat failed with.
+
+    .. versionadded:: 0.7.0
+    """
+
+
+@hookspec
+def tinkex_billing_paused(
+    source: Source, call_id: str, waited: float, limit: float, error: BaseException
+) -> None:
+    """The server refuses calls until the account is topped up (402); they ask again each 5 s.
+
+    Thread: that of a refused call. At the first refusal, then at most once in 60 s while it lasts.
+
+    :param source: The client whose call it is.
+    :param call_id: The refused call, or "".
+    :param waited: Seconds since the first refusal.
+    :param limit: After so many seconds calls fail.
+    :param error: The refusal.
 
     .. versionadded:: 0.7.0
     """

@@ -74,6 +74,7 @@ class Observers:
     session_opened: Optional[Hook]
     session_closed: Optional[Hook]
     heartbeat_missed: Optional[Hook]
+    billing_paused: Optional[Hook]
     call_started: Optional[Hook]
     request_finished: Optional[Hook]
     retry_scheduled: Optional[Hook]

@@ -135,6 +135,16 @@ POLICIES: Dict[str, RetryPolicy] = {
             last_status=999,
             short_statuses=_PERMANENT,
         ),
+        # For endpoints that not every server has.
+        RetryPolicy(
+            "ask",
+            first_wait=0.5,
+            max_wait=10.0,
+            jitter_below=0.25,
+            attempts=11,
+            last_status=999,
+            short_statuses={409: 1, 501: 1},
+        ),
         RetryPolicy("submit", jitter_crowd=0.25, give_up_after=300.0, short_statuses=_PERMANENT),
         RetryPolicy("poll", first_wait=0.5, max_wait=30.0, jitter_below=0.25, give_up_after=900.0),
         # Around a whole sample; what limits it is the watch for progress.

@@ -37,6 +37,7 @@ from .sampling import (
     SamplingParams,
     StopReason,
 )
+from .server_config import DynamicConfigResponse, ServerConfigResponse
 from .sessions import (
     CreateSamplingSessionRequest,
     CreateSamplingSessionResponse,
@@ -109,6 +110,7 @@ __all__ = [
     "CreateSessionResponse",
     "Cursor",
     "Datum",
+    "DynamicConfigResponse",
     "EncodedTextChunk",
     "EventType",
     "ForwardBackwardInput",
@@ -153,6 +155,7 @@ __all__ = [
     "SaveWeightsForSamplerResponseInternal",
     "SaveWeightsRequest",
     "SaveWeightsResponse",
+    "ServerConfigResponse",
     "SessionEndEvent",
     "SessionHeartbeatRequest",
     "SessionHeartbeatResponse",
