@@ -47,6 +47,7 @@ _EXAMPLES: Dict[str, Any] = {
     "outcome": "ok",
     "polls": 1,
     "misses": 2,
+    "limit": 3600.0,
     "silent_for": 20.0,
     "cli": object(),
 }

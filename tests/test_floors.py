@@ -17,7 +17,7 @@ FLOORS = [
     "plugin_loading plugin_calls queued_observer plugins queue_log",
     "local",
     "tokenizer_files tokenizers regularizers multimodal",
-    "endpoints codec transport throttle workers",
+    "endpoints codec tokens transport throttle workers",
     "open_calls advice background billing calls session",
     "telemetry queue_states futures promises",
     "clients",

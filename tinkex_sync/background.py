@@ -10,7 +10,7 @@ from concurrent.futures import thread as _import_before_registering  # noqa: F40
 from typing import TYPE_CHECKING
 
 from .clock import Clock
-from .errors import ClosedError, TinkexError
+from .errors import APIStatusError, ClosedError, TinkexError
 
 if TYPE_CHECKING:
     from .session import Session
@@ -37,23 +37,33 @@ def beat(
             misses = 0
         except ClosedError:
             return
+        except APIStatusError as error:
+            if error.status_code == 410:
+                _log.warning("Session %s has ended on the server: %s", session.session_id, error)
+                return
+            misses = _missed(session, misses, error)
         except (TinkexError, OSError) as error:
-            misses += 1
-            silent = clock.time() - (session.last_heartbeat or 0.0)
-            hook = session.observers.heartbeat_missed
-            if hook is not None:
-                hook(source=session.source, call_id="", misses=misses, silent_for=silent, error=error)
-            if silent > _HEARTBEAT_SILENCE:
-                _log.warning(
-                    "Session heartbeat failed for %d seconds for session %s. Last exception: %s: %s.\n"
-                    "Your connection may be unreliable or Tinker is down. If this persists, the session will be"
-                    " terminated.",
-                    silent,
-                    session.session_id,
-                    type(error).__name__,
-                    error,
-                )
+            misses = _missed(session, misses, error)
         del session
+
+
+def _missed(session: Session, misses: int, error: BaseException) -> int:
+    misses += 1
+    silent = session.clock.time() - (session.last_heartbeat or 0.0)
+    hook = session.observers.heartbeat_missed
+    if hook is not None:
+        hook(source=session.source, call_id="", misses=misses, silent_for=silent, error=error)
+    if silent > _HEARTBEAT_SILENCE:
+        _log.warning(
+            "Session heartbeat failed for %d seconds for session %s. Last exception: %s: %s.\n"
+            "Your connection may be unreliable or Tinker is down. If this persists, the session will be"
+            " terminated.",
+            silent,
+            session.session_id,
+            type(error).__name__,
+            error,
+        )
+    return misses
 
 
 _sessions: weakref.WeakSet[Session] = weakref.WeakSet()

@@ -55,7 +55,9 @@ class Billing:
             if tells:
                 self._logged = now
         if over:
-            note = f" (waited {waited:.0f} s for the account to be topped up; Config.billing_pause limits that)"
+            note = (
+                f" (waited {waited:.0f} s for the account to be topped up; Config.billing_pause limits that)"
+            )
             if error.args and "Config.billing_pause" not in str(error.args[0]):
                 error.args = (f"{error.args[0]}{note}", *error.args[1:])
             raise error

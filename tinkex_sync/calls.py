@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import threading
 import uuid
+import weakref
 from dataclasses import replace
 from typing import Any, Callable, Dict, Mapping, Optional, TypeVar, Union
 from urllib.parse import urlencode
 
 from . import codec
 from .advice import advise
+from .billing import Billing
 from .clock import remaining
 from .config import Config
 from .endpoints import ENDPOINTS, Endpoint
@@ -19,6 +21,8 @@ from .errors import (
     APIError,
     APIStatusError,
     APITimeoutError,
+    AuthenticationError,
+    BillingError,
     ClosedError,
     DeadlineExceeded,
     ForkedClientError,
@@ -26,9 +30,12 @@ from .errors import (
 from .hookspecs import Source
 from .open_calls import OpenCall
 from .plugins import Observers
+from .protocol import Protocol
 from .retry import POLICIES, Attempts, RetryPolicy, run
 from .timer import Timer
+from .tokens import Tokens, refused_as_invalid
 from .transport import Reply, Transport
+from .types import AuthTokenResponse
 
 __all__ = ["Caller"]
 
@@ -51,13 +58,15 @@ class Caller:
         self.closing = threading.Event()
         self.timer = Timer(self.clock)
         self.transport = Transport(config, self.timer)
+        self.protocol = Protocol(config, self.transport.base_url, self.clock)
+        self.billing = Billing(self._billing_limit, self.clock, observers)
+        #: Where the server wants the key exchanged for one.
+        self.tokens: Optional[Tokens] = None
         #: Who calls made for no client in particular come from.
         self.source = Source("service", "", "")
         self._policies: Dict[str, RetryPolicy] = {
             **POLICIES,
-            **{
-                name: replace(POLICIES[name], attempts=config.max_retries + 1) for name in ("short", "ask")
-            },
+            **{name: replace(POLICIES[name], attempts=config.max_retries + 1) for name in ("short", "ask")},
             "submit": replace(POLICIES["submit"], give_up_after=config.retry_for),
             "poll": replace(POLICIES["poll"], give_up_after=config.poll_retry_for),
         }
@@ -137,8 +146,21 @@ class Caller:
                     call.reconnects += 1
                 return attempt(made)
 
+        def paid(made: Attempts) -> Reply:
+            while True:
+                try:
+                    return send(made)
+                except BillingError as error:
+                    # Sampling and polling wait in ways of their own; first contact is a person at a keyboard.
+                    if first_contact or chosen.attempts == 1:
+                        raise
+                    entered = self.clock.time()
+                    pause = self.billing.pause(error, who, call.call_id if call is not None else "")
+                    self.sleep(pause, deadline, call)
+                    made.exclude(self.clock.time() - entered)
+
         try:
-            reply = self.retrying(attempts, send, call, deadline, source=who, observed=endpoint.observed)
+            reply = self.retrying(attempts, paid, call, deadline, source=who, observed=endpoint.observed)
             if raw or endpoint.reply is None:
                 return reply
             return endpoint.reply.from_wire(reply.json())
@@ -198,7 +220,7 @@ class Caller:
         received = 0
         failure: Optional[BaseException] = None
         try:
-            reply = self._transport_send(endpoint, path, content, headers, deadline)
+            reply = self._authorized_send(endpoint, path, content, headers, deadline)
         except APIStatusError as error:
             status, failure = error.status_code, error
             if status in (408, 429) and call is not None and call.heard is not None:
@@ -237,6 +259,26 @@ class Caller:
                     error=failure,
                 )
 
+    def _authorized_send(
+        self,
+        endpoint: Endpoint,
+        path: str,
+        content: Optional[bytes],
+        headers: Mapping[str, str],
+        deadline: Optional[float],
+    ) -> Reply:
+        tokens = self.tokens
+        if tokens is None or endpoint.own_key:
+            return self._transport_send(endpoint, path, content, headers, deadline)
+        token = tokens.current(deadline)
+        try:
+            return self._transport_send(endpoint, path, content, {**headers, "X-API-Key": token}, deadline)
+        except AuthenticationError as error:
+            if not refused_as_invalid(error):
+                raise
+        token = tokens.replaced(token, deadline)
+        return self._transport_send(endpoint, path, content, {**headers, "X-API-Key": token}, deadline)
+
     def _transport_send(
         self,
         endpoint: Endpoint,
@@ -260,6 +302,28 @@ class Caller:
             deadline=deadline,
             redirect_ok=endpoint.redirect_ok,
         )
+
+    def _billing_limit(self) -> float:
+        own, announced = self.config.billing_pause, self.protocol.announced
+        given = announced.billing_exception_max_pause_duration_sec
+        return float(given) if given is not None and own == Config.billing_pause else own
+
+    def exchange_tokens(self) -> None:
+        """From now on send a token in place of the key; the first call obtains it. POST /api/v1/auth/token."""
+        own = weakref.ref(self)
+
+        def exchange(deadline: Optional[float]) -> str:
+            caller = own()
+            if caller is None:
+                raise ClosedError("the client is gone")
+            answer: AuthTokenResponse = caller.call("auth_token", {}, deadline=deadline)
+            return answer.jwt
+
+        self.tokens = Tokens(exchange, self.clock, self.timer, self.in_background)
+
+    def in_background(self, job: Callable[[], None]) -> bool:
+        """Run ``job`` in a thread of ours; False if the client is closed."""
+        raise NotImplementedError
 
     def sleep(
         self,

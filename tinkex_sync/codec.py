@@ -13,7 +13,8 @@ from __future__ import annotations
 import json
 import math
 import sys
-from typing import Any, List, Mapping, Optional, Sequence
+from dataclasses import dataclass, field
+from typing import Any, List, Literal, Mapping, Optional, Sequence
 
 import orjson
 
@@ -30,6 +31,17 @@ _OPTIONS = orjson.OPT_PASSTHROUGH_DATACLASS
 
 #: The key of the request body that holds the batch.
 _INPUT_KEYS = {"forward": "forward_input", "forward_backward": "forward_backward_input"}
+
+
+@dataclass(frozen=True)
+class Body:
+    """An encoded request."""
+
+    endpoint: str
+    content: bytes
+    headers: Mapping[str, str] = field(default_factory=dict)
+    #: How it is written, where a server may ask for the other way; None where there is but one.
+    wire: Optional[Literal["json", "protobuf"]] = None
 
 
 def encode(body: Any) -> bytes:
@@ -91,6 +103,25 @@ def encode_forward_backward(
             rest[1:],
         )
     )
+
+
+def encode_batch(
+    wire: Literal["json", "protobuf"],
+    kind: str,
+    data: Sequence[Datum],
+    loss_fn: LossFnType,
+    loss_fn_config: Optional[Mapping[str, float]],
+    model_id: str,
+    seq_id: int,
+    *,
+    first_index: int = 0,
+    compressed: bool = False,
+) -> Body:
+    """The request of one chunk of a batch, as :func:`encode_forward_backward`, on the wire asked for."""
+    content = encode_forward_backward(
+        kind, data, loss_fn, loss_fn_config, model_id, seq_id, first_index=first_index
+    )
+    return Body(kind, content, wire="json")
 
 
 def check_finite(data: Sequence[Datum]) -> None:

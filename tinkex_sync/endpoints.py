@@ -27,6 +27,8 @@ class Endpoint:
     read_timeout: Optional[float] = None
     #: Whether hooks are told; reporting on telemetry would never end.
     observed: bool = True
+    #: Sent with the key itself, also where other calls carry a token.
+    own_key: bool = False
     redirect_ok: bool = False
 
     def url(self, **parts: str) -> str:
@@ -44,7 +46,8 @@ _CHECKPOINT = "training_runs/{run}/checkpoints/{checkpoint_path}"
 ENDPOINTS: Dict[str, Endpoint] = {
     row.name: row
     for row in (
-        Endpoint("client_config", "POST", "client/config", types.ServerConfigResponse, "ask"),
+        Endpoint("client_config", "POST", "client/config", types.ServerConfigResponse, "ask", own_key=True),
+        Endpoint("auth_token", "POST", "auth/token", types.AuthTokenResponse, "short", own_key=True),
         Endpoint("dynamic_config", "POST", "client/dynamic_config", types.DynamicConfigResponse, "none"),
         Endpoint("create_session", "POST", "create_session", types.CreateSessionResponse, "short"),
         Endpoint("finish_session", "POST", "sessions/{session}/finish", None, "none"),

@@ -16,7 +16,7 @@ from .config import Config
 from .errors import APIStatusError
 from .types import DynamicConfigResponse, ServerConfigResponse
 
-__all__ = ["Protocol", "Wire", "forget"]
+__all__ = ["ASKS_AS", "Protocol", "Wire", "forget"]
 
 Wire = Literal["json", "protobuf"]
 
@@ -26,6 +26,8 @@ _TELLING = ("fwdbwd_max_chunk_len", "proto_compress_fwdbwd", "parallel_fwdbwd_ch
 _REMEMBERED_FOR = 300.0
 #: Version of the official client whose protocol each wire is.
 _VERSIONS: Dict[Wire, str] = {"json": "0.7.0", "protobuf": "0.38.0"}
+#: ``sdk_version`` of the question itself, which is of today's protocol.
+ASKS_AS = _VERSIONS["protobuf"]
 
 
 @dataclass(frozen=True)

@@ -15,12 +15,11 @@ from . import codec
 from .background import beat, close_at_exit
 from .calls import Caller
 from .config import Config
-from .errors import (
-    ClosedError,
-)
+from .errors import APIStatusError, ClosedError
 from .hookspecs import Source
 from .open_calls import OpenCall, Unfinished
 from .plugins import Observers
+from .protocol import ASKS_AS
 from .throttle import Throttle, ThrottleLimits
 from .workers import Workers
 
@@ -43,14 +42,7 @@ class Session(Caller):
         super().__init__(config, observers)
         #: Whether somebody holds a client that can close it; forgetting that is worth a warning.
         self.owned = owned
-        limits = ThrottleLimits(
-            max_dispatches=config.max_dispatches,
-            throttled_dispatches=config.throttled_dispatches,
-            dispatch_bytes=config.dispatch_bytes,
-            throttled_bytes_factor=config.throttled_bytes_factor,
-            throttle_memory=config.throttle_memory,
-        )
-        self.throttle = Throttle(limits, self.clock, self.closing)
+        self.throttle = self._throttle()
         self.dispatchers = Workers(
             "dispatch", self.clock, self.timer, active=config.dispatchers, limit=config.max_dispatches
         )
@@ -67,19 +59,33 @@ class Session(Caller):
         self._counters: Dict[str, Iterator[int]] = {}  # guarded by _lock
         close_at_exit(self)
 
+    def _throttle(self) -> Throttle:
+        config = self.config
+        limits = ThrottleLimits(
+            max_dispatches=config.max_dispatches,
+            throttled_dispatches=config.throttled_dispatches,
+            dispatch_bytes=self.protocol.dispatch_bytes,
+            throttled_bytes_factor=config.throttled_bytes_factor,
+            throttle_memory=config.throttle_memory,
+        )
+        return Throttle(limits, self.clock, self.closing)
+
     # Opening
 
     def open(self, user_metadata: Optional[Mapping[str, Any]] = None) -> None:
         """Create the session on the server and start its heartbeat. POST /api/v1/create_session.
 
+        Before that the server is asked what it speaks, unless that is known: POST /api/v1/client/config.
+
         Raises:
             APIConnectionError: the server cannot be reached; after 15 s, not minutes.
             AuthenticationError, APIStatusError: it refuses us; the text says what to do.
         """
+        self._detect()
         body = {
             "tags": list(self.config.tags),
             "user_metadata": dict(user_metadata or {}),
-            "sdk_version": self.config.sdk_version,
+            "sdk_version": self.protocol.version,
         }
         answer = self.call("create_session", body, first_contact=True)
         for level, text in (
@@ -93,6 +99,40 @@ class Session(Caller):
         hook = self.observers.session_opened
         if hook is not None:
             hook(source=self.source, call_id="")
+
+    def _detect(self) -> None:
+        protocol = self.protocol
+        if protocol.asks and not protocol.recall():
+            try:
+                announced = self.call("client_config", {"sdk_version": ASKS_AS}, first_contact=True)
+            except APIStatusError as error:
+                # 404, 405 and 501 by the book; a server that forbids what it does not know may say 400 or 422. What
+                # is wrong beyond that shows at create_session.
+                if error.status_code not in (400, 404, 405, 422, 501):
+                    raise
+                announced = None
+            protocol.heard(announced)
+        if protocol.announced.pjwt_auth_enabled:
+            self.exchange_tokens()
+        self.refresh()
+        self.throttle = self._throttle()
+
+    def refresh(self) -> None:
+        """Ask for what may have changed, if the server announced anything. POST /api/v1/client/dynamic_config.
+
+        Raises:
+            APIError: it failed, other than for want of the endpoint.
+        """
+        if not (self.protocol.modern and self.protocol.configured):
+            return
+        try:
+            self.protocol.dynamic = self.call("dynamic_config", {"sdk_version": self.protocol.version})
+        except APIStatusError as error:
+            if error.status_code not in (400, 404, 405, 422, 501):
+                raise
+
+    def in_background(self, job: Callable[[], None]) -> bool:
+        return self.helpers.submit(job)
 
     def join(self, session_id: str) -> None:
         """Belong to an existing session: beat for it, create nothing."""

@@ -84,10 +84,9 @@ class Batch:
             self._finish()
 
     def _boundaries(self) -> Any:
-        config = self._session.config
-        boundaries = plan(
-            map(datum_bytes, self._data), max_items=config.max_chunk_datums, max_bytes=config.max_chunk_bytes
-        )
+        protocol = self._session.protocol
+        limits = {"items": protocol.max_chunk_datums, "bytes": protocol.max_chunk_bytes}
+        boundaries = plan(map(datum_bytes, self._data), max_items=limits["items"], max_bytes=limits["bytes"])
         hook = self._session.observers.chunks_planned
         if hook is None:
             return boundaries
@@ -97,15 +96,18 @@ class Batch:
             call_id=self.future.call.call_id,
             operation=self._operation,
             boundaries=tuple(planned),
-            limits={"items": config.max_chunk_datums, "bytes": config.max_chunk_bytes},
+            limits=limits,
         )
         return planned
 
     def _send_chunk(self, sequence: Sequence, boundary: Boundary) -> Sent:
         call = self.future.call
 
-        def encode(number: int) -> bytes:
-            return codec.encode_forward_backward(
+        protocol = self._session.protocol
+
+        def encode(number: int) -> codec.Body:
+            return codec.encode_batch(
+                protocol.wire,
                 self._operation,
                 self._data[boundary.start : boundary.stop],
                 self._loss_fn,
@@ -113,6 +115,7 @@ class Batch:
                 self._model_id,
                 number,
                 first_index=boundary.start,
+                compressed=protocol.compressed,
             )
 
         sent = sequence.dispatch(self._session, self._operation, encode, call)

@@ -119,11 +119,12 @@ class LaneClient(Client):
         call = session.begin(self._source, operation)
         future: Future[Any] = Future(call)
 
-        def encode(number: int) -> bytes:
+        def encode(number: int) -> codec.Body:
             # Order on the wire: parameters, model, (path, flags,) number.
             first = {"adam_params": fields["adam_params"]} if "adam_params" in fields else {}
             rest = {name: value for name, value in fields.items() if name not in first}
-            return codec.encode({**first, "model_id": self.model_id, **rest, "seq_id": number})
+            body = {**first, "model_id": self.model_id, **rest, "seq_id": number}
+            return codec.Body(endpoint, codec.encode(body))
 
         def send() -> None:
             if not future.begin():

@@ -10,6 +10,7 @@ from __future__ import annotations
 import uuid
 from typing import Callable, List, Optional
 
+from ..codec import Body
 from ..errors import (
     APIConnectionError,
     APIError,
@@ -25,7 +26,8 @@ from ..session import Session
 
 __all__ = ["Sent", "Sequence"]
 
-Encode = Callable[[int], bytes]
+#: Writes an operation under its number, on the wire the server takes now.
+Encode = Callable[[int], Body]
 
 
 class Sent:
@@ -47,16 +49,30 @@ class Sent:
     def send(self, attempts_made: Optional[Callable[[bool], None]] = None) -> None:
         """POST it under its number; fills in the promise. ``attempts_made`` is told whether any attempt is in doubt."""
         session = self._session
-        body = self._encode(self.number)
-        self.body_bytes = len(body)
-        attempts = session.attempts("submit")
-        try:
-            answer = session.call(
-                self._endpoint, body, call=self._call, idempotency_key=self._key, attempts=attempts
-            )
-        finally:
-            if attempts_made is not None:
-                attempts_made(attempts.in_doubt)
+        while True:
+            body = self._encode(self.number)
+            self.body_bytes = len(body.content)
+            attempts = session.attempts("submit")
+            try:
+                answer = session.call(
+                    body.endpoint,
+                    body.content,
+                    headers=body.headers,
+                    call=self._call,
+                    idempotency_key=self._key,
+                    attempts=attempts,
+                )
+                break
+            except APIStatusError as error:
+                if body.wire is None or not session.protocol.switch(
+                    error, body.wire, self._endpoint == "forward"
+                ):
+                    raise
+                # The number is still free, since the body was not even read; the key belongs to that body.
+                self._key = f"tinkex-sync-{uuid.uuid4()}"
+            finally:
+                if attempts_made is not None:
+                    attempts_made(attempts.in_doubt)
         self.promise = Promise(answer.request_id, self._endpoint, session.clock.time() - self.began)
 
 

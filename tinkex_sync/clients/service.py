@@ -270,7 +270,8 @@ class ServiceClient(Client):
         Returns:
             A dict: ``session_id``, ``base_url``, ``heartbeat_age``, ``open`` (a dict for each call without a
             result: operation, client, age, phase, sent, request_id, queue_state, queue_state_reason, polls),
-            ``throttle`` (slots and bytes in use, backoff, pace), ``transport``, ``plugins``.
+            ``protocol`` (wire, what the server announced, limits in force), ``billing`` (None, or since when calls
+            wait for payment), ``throttle`` (slots and bytes in use, backoff, pace), ``transport``, ``plugins``.
         """
         session = self._session
         now = session.clock.time()
@@ -279,6 +280,8 @@ class ServiceClient(Client):
             "base_url": session.transport.base_url,
             "heartbeat_age": None if session.last_heartbeat is None else now - session.last_heartbeat,
             "open": [call.status(now) for call in session.open_calls()],
+            "protocol": session.protocol.status(),
+            "billing": session.billing.status(),
             "throttle": session.throttle.status(),
             "transport": session.transport.status(),
             "plugins": session.observers.report(),

@@ -37,7 +37,7 @@ from .sampling import (
     SamplingParams,
     StopReason,
 )
-from .server_config import DynamicConfigResponse, ServerConfigResponse
+from .server_config import AuthTokenResponse, DynamicConfigResponse, ServerConfigResponse
 from .sessions import (
     CreateSamplingSessionRequest,
     CreateSamplingSessionResponse,
@@ -98,6 +98,7 @@ from .training import (
 
 __all__ = [
     "AdamParams",
+    "AuthTokenResponse",
     "Checkpoint",
     "CheckpointArchiveUrlResponse",
     "CheckpointType",

@@ -5,7 +5,7 @@ from typing import Optional
 
 from .wire import Wire
 
-__all__ = ["DynamicConfigResponse", "ServerConfigResponse"]
+__all__ = ["AuthTokenResponse", "DynamicConfigResponse", "ServerConfigResponse"]
 
 
 @dataclass(frozen=True, repr=False)
@@ -50,3 +50,13 @@ class DynamicConfigResponse(Wire):
     sample_cancel_enabled: bool = False
     #: Withdrawals sent at once.
     sample_cancel_max_batch_size: int = 64
+
+
+@dataclass(frozen=True)
+class AuthTokenResponse(Wire):
+    """Reply of ``POST /api/v1/auth/token``: a secret that stands in for the key for a while."""
+
+    jwt: str
+
+    def __repr__(self) -> str:
+        return "AuthTokenResponse(jwt=...)"
