@@ -1,12 +1,13 @@
 """A loss of the caller's own: with numpy everywhere, with torch where it is installed."""
 
+import sys
 import threading
 
 import numpy
 import pytest
 from scripted_server import Answer, bare_session
 
-from tinkex_sync import APIResponseValidationError, DeadlineExceeded, TrainingClient, types
+from tinkex_sync import APIResponseValidationError, DeadlineExceeded, MissingExtraError, TrainingClient, types
 
 TEXT = b"a loss of one's own"
 
@@ -143,6 +144,17 @@ def test_wrong_arguments_are_refused_before_anything_is_sent(scripted):
         client.forward_backward_custom([datum()], "cross_entropy")
     with pytest.raises(ValueError, match="backend must be"):
         client.forward_backward_custom([datum()], cross_entropy, backend="jax")
+    assert server.requests == []
+
+
+def test_a_missing_library_names_the_extra_before_anything_is_sent(scripted, monkeypatch):
+    server, client = scripted
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(MissingExtraError, match=r'pip install "tinkex-sync\[torch\]".*backend="numpy"'):
+        client.forward_backward_custom([datum()], cross_entropy, backend="torch")
+    monkeypatch.setitem(sys.modules, "numpy", None)
+    with pytest.raises(MissingExtraError, match=r'pip install "tinkex-sync\[torch\]", or pip install numpy'):
+        client.forward_backward_custom([datum()], cross_entropy)
     assert server.requests == []
 
 

@@ -46,8 +46,8 @@ def chosen(backend: Literal["auto", "torch", "numpy"]) -> _Differentiate:
         import numpy  # noqa: F401
     except ImportError:
         raise MissingExtraError(
-            "a custom loss needs torch or numpy: pip install torch, or pip install numpy for a loss that"
-            " returns its own gradients"
+            'a custom loss needs torch or numpy: pip install "tinkex-sync[torch]", or pip install numpy for a loss'
+            " that returns its own gradients"
         ) from None
     return _by_numpy
 
