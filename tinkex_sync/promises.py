@@ -18,6 +18,7 @@ from .errors import (
     APIResponseValidationError,
     APIStatusError,
     APITimeoutError,
+    BillingError,
     ConflictError,
     DeadlineExceeded,
     NotFoundError,
@@ -29,7 +30,7 @@ from .open_calls import OpenCall
 from .queue_states import QueueStates
 from .retry import Attempts
 from .session import Session
-from .types import RequestErrorCategory
+from .types import QueueState, RequestErrorCategory
 
 __all__ = ["Promise", "poll"]
 
@@ -41,6 +42,8 @@ _BREATH = 0.1
 _UNKNOWN_FOR = 60.0
 #: A 500 that says why is tried this often, these many seconds apart.
 _SAID_WHY_WAITS = (3.0, 7.0)
+#: Today's servers say 400 now and then to a poll that is in order.
+_MOST_400 = 3
 _FINAL = frozenset({400, 401, 403, 422, 501})
 
 
@@ -74,7 +77,11 @@ class _Poll:
         self.states = states
         self.deadline = deadline
         self.stuck = stuck
-        self.body = codec.encode({"request_id": promise.request_id})
+        #: The server may tell the size of a large result first, so that not too many are read at once.
+        self.peeks = session.protocol.modern
+        self.body = self._body()
+        #: Bytes of ``session.fetch_budget`` that are ours.
+        self.reserved = 0
         self.number = 0
         #: The server has shown that it knows the promise.
         self.known = False
@@ -85,6 +92,7 @@ class _Poll:
         self.unknown_since: Optional[float] = None
         self.said_why = 0
         self.tries_425 = 0
+        self.tries_400 = 0
 
     def run(self) -> Any:
         self.call.phase, self.call.sent = "polling", "yes"
@@ -112,12 +120,19 @@ class _Poll:
                 pause = self._broken(error)
             else:
                 answer = self._decoded(reply)
-                if not (isinstance(answer, dict) and answer.get("type") == "try_again"):
+                if isinstance(answer, dict) and answer.get("type") == "try_again":
+                    self._answered()
+                    if self.states is not None:
+                        if self.session.protocol.modern and answer.get("queue_state_reason"):
+                            answer.setdefault("queue_state", QueueState.UNKNOWN.value)
+                        self.states.read(self.call, answer)
+                    pause = 0.0
+                elif self.peeks and isinstance(answer, dict) and answer.get("status") == "complete_metadata":
+                    self._answered()
+                    self._reserve(answer.get("response_payload_size"))
+                    pause = -1.0
+                else:
                     return self._result(answer)
-                self._answered()
-                if self.states is not None:
-                    self.states.read(self.call, answer)
-                pause = 0.0
             self.number += 1
             self.call.polls = self.number
             # A poll repeated on a new connection may have been answered on the old one.
@@ -127,8 +142,28 @@ class _Poll:
             if pause > 0:
                 self.session.sleep(pause, self.deadline, self.call, "polling")
 
+    def _body(self) -> bytes:
+        # A 0.7 server may refuse a key it does not know.
+        peeks = {"allow_metadata_only": self.peeks} if self.session.protocol.modern else {}
+        return codec.encode({"request_id": self.promise.request_id, **peeks})
+
+    def _reserve(self, size: Any) -> None:
+        """The result is there and ``size`` bytes long: wait until there is room for it."""
+        self.peeks = False
+        self.body = self._body()
+        if isinstance(size, int) and size > 0:
+            self.session.fetch_budget.acquire(size, deadline=self.deadline)
+            self.reserved = size
+
+    def release(self) -> None:
+        """Give back the room that was waited for."""
+        size, self.reserved = self.reserved, 0
+        if size:
+            self.session.fetch_budget.release(size)
+
     def _headers(self) -> dict[str, str]:
         headers = {
+            **codec.accepts(self.kind.reply, self.session.protocol.modern),
             "X-Tinker-Request-Iteration": str(self.number),
             "X-Tinker-Request-Type": self.kind.name,
         }
@@ -136,7 +171,7 @@ class _Poll:
             headers["X-Tinker-Create-Promise-Roundtrip-Time"] = str(self.promise.roundtrip)
         return headers
 
-    # What answers do; each returns the seconds to wait, 0.0 for a good answer.
+    # What answers do; each returns the seconds to wait: 0.0 for none but a breath, below 0 for not even that.
 
     def _answered(self) -> None:
         self.known, self.failing, self.said_why = True, None, 0
@@ -167,6 +202,14 @@ class _Poll:
             self.known = True
             self.tries_425 += 1
             return self.policy.wait(self.tries_425 - 1)
+        if isinstance(error, BillingError):
+            return self.session.billing.pause(error, self.call.source, self.call.call_id)
+        if status == 400 and self.session.protocol.modern:
+            if not error.body:
+                return self._back_off(error)  # A proxy on the way, which knows nothing of promises.
+            self.tries_400 += 1
+            if self.tries_400 <= _MOST_400:
+                return 0.0
         says_why = isinstance(error.body, dict) and "detail" in error.body
         if status in _FINAL or (isinstance(error, ConflictError) and says_why):
             raise error
@@ -238,12 +281,16 @@ class _Poll:
 
     def _decoded(self, reply: Any) -> Any:
         try:
-            return reply.json()
+            return codec.decode_result(
+                reply.content, reply.headers.get("content-type", ""), reply.status, self.kind.reply
+            )
         except APIResponseValidationError as error:
             error.__dict__["request_id"] = self.promise.request_id
             raise
 
     def _result(self, answer: Any) -> Any:
+        if isinstance(answer, self.kind.reply):
+            return answer
         if isinstance(answer, dict) and "error" in answer:
             category = answer.get("category")
             known = {one.value for one in RequestErrorCategory}
@@ -296,6 +343,7 @@ def poll(
         error = failure
         raise
     finally:
+        running.release()
         if states is not None:
             states.settle(call, kept=error is None)
         hook = session.observers.future_resolved

@@ -20,12 +20,16 @@ from .hookspecs import Source
 from .open_calls import OpenCall, Unfinished
 from .plugins import Observers
 from .protocol import ASKS_AS
+from .semaphores import BytesSemaphore
 from .throttle import Throttle, ThrottleLimits
 from .workers import Workers
 
 __all__ = ["Session"]
 
 T = TypeVar("T")
+
+#: Where the server gives no limit.
+_FETCH_BYTES = 52_428_800
 
 _log = logging.getLogger(__name__)
 
@@ -43,6 +47,7 @@ class Session(Caller):
         #: Whether somebody holds a client that can close it; forgetting that is worth a warning.
         self.owned = owned
         self.throttle = self._throttle()
+        self.fetch_budget = self._fetch_budget()
         self.dispatchers = Workers(
             "dispatch", self.clock, self.timer, active=config.dispatchers, limit=config.max_dispatches
         )
@@ -69,6 +74,13 @@ class Session(Caller):
             throttle_memory=config.throttle_memory,
         )
         return Throttle(limits, self.clock, self.closing)
+
+    def _fetch_budget(self) -> BytesSemaphore:
+        """Bytes of announced results that may be read at once."""
+        announced = self.protocol.announced.inflight_response_bytes_semaphore_size
+        return BytesSemaphore(
+            _FETCH_BYTES if announced is None else max(announced, 1), self.clock, self.closing
+        )
 
     # Opening
 
@@ -116,6 +128,7 @@ class Session(Caller):
             self.exchange_tokens()
         self.refresh()
         self.throttle = self._throttle()
+        self.fetch_budget = self._fetch_budget()
 
     def refresh(self) -> None:
         """Ask for what may have changed, if the server announced anything. POST /api/v1/client/dynamic_config.
@@ -224,6 +237,7 @@ class Session(Caller):
         left = [Unfinished(call.operation, call.sent, call.request_id) for call in calls]
         self.closing.set()
         self.throttle.close()
+        self.fetch_budget.close()
         self.transport.close()
         self.timer.close()
         for callback in callbacks:
