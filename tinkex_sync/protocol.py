@@ -16,7 +16,7 @@ from .config import Config
 from .errors import APIStatusError
 from .types import DynamicConfigResponse, ServerConfigResponse
 
-__all__ = ["ASKS_AS", "Protocol", "Wire", "forget"]
+__all__ = ["ASKS_AS", "Known", "Protocol", "Wire", "forget"]
 
 Wire = Literal["json", "protobuf"]
 
@@ -31,14 +31,17 @@ ASKS_AS = _VERSIONS["protobuf"]
 
 
 @dataclass(frozen=True)
-class _Known:
+class Known:
+    """What was found out about one server."""
+
     wire: Wire
     announced: ServerConfigResponse
-    until: float
+    configured: bool = False
 
 
 _lock = threading.Lock()
-_known: Dict[str, _Known] = {}  # guarded by _lock
+#: By base URL, with the time until which it holds.
+_known: Dict[str, Tuple[Known, float]] = {}  # guarded by _lock
 
 
 def forget(base_url: Optional[str] = None) -> None:
@@ -79,14 +82,21 @@ class Protocol:
     def recall(self) -> bool:
         """Take over what is known of this server; False if nothing is."""
         with _lock:
-            known = _known.get(self._base_url)
-        if known is None or known.until <= self._clock.time():
+            known, until = _known.get(self._base_url, (None, 0.0))
+        if known is None or until <= self._clock.time():
             return False
-        self.announced = known.announced
-        self.configured = known.announced != ServerConfigResponse()
+        self.take_over(known)
+        return True
+
+    def known(self) -> Known:
+        """What another session with this server may start from."""
+        return Known(self.wire, self.announced, self.configured)
+
+    def take_over(self, known: Known) -> None:
+        """Start from what another session found out."""
+        self.announced, self.configured = known.announced, known.configured
         if self._config.protocol == "auto":
             self.wire = known.wire
-        return True
 
     def heard(self, announced: Optional[ServerConfigResponse]) -> None:
         """Take over the reply of client/config; None: the server has no such endpoint."""
@@ -123,7 +133,7 @@ class Protocol:
         if self._config.protocol != "auto":
             return
         with _lock:
-            _known[self._base_url] = _Known(self.wire, self.announced, self._clock.time() + _REMEMBERED_FOR)
+            _known[self._base_url] = self.known(), self._clock.time() + _REMEMBERED_FOR
 
     # What follows from it
 

@@ -15,11 +15,11 @@ from . import codec
 from .background import beat, close_at_exit
 from .calls import Caller
 from .config import Config
-from .errors import APIStatusError, ClosedError
+from .errors import APIStatusError, ClosedError, TinkexError
 from .hookspecs import Source
 from .open_calls import OpenCall, Unfinished
 from .plugins import Observers
-from .protocol import ASKS_AS
+from .protocol import ASKS_AS, Known
 from .semaphores import BytesSemaphore
 from .throttle import Throttle, ThrottleLimits
 from .workers import Workers
@@ -28,6 +28,8 @@ __all__ = ["Session"]
 
 T = TypeVar("T")
 
+#: Seconds that closing spends on telling the server.
+_FINISH_WITHIN = 0.5
 #: Where the server gives no limit.
 _FETCH_BYTES = 52_428_800
 
@@ -124,9 +126,18 @@ class Session(Caller):
                     raise
                 announced = None
             protocol.heard(announced)
-        if protocol.announced.pjwt_auth_enabled:
-            self.exchange_tokens()
+        self._adopt()
         self.refresh()
+
+    def take_over(self, known: Known) -> None:
+        """Start from what another session found out about the server."""
+        self.protocol.take_over(known)
+        self._adopt()
+
+    def _adopt(self) -> None:
+        """What the server announced comes into force; nothing was sent so far that it concerns."""
+        if self.protocol.announced.pjwt_auth_enabled:
+            self.exchange_tokens()
         self.throttle = self._throttle()
         self.fetch_budget = self._fetch_budget()
 
@@ -220,10 +231,31 @@ class Session(Caller):
                 return
             self.clock.wait(nap, 0.01)
 
-    def close(self) -> List[Unfinished]:
+    def _finish(self, outcome: str, detail: Optional[str]) -> None:
+        """Tell the server how the session ended. POST /api/v1/sessions/ID/finish; best effort, once."""
+        if not (self.owned and self.session_id and self.protocol.modern):
+            return
+        body = {"reason": {"type": outcome}, "detail": detail}
+        try:
+            # Codec drops nothing: a detail of null is part of this body.
+            self.call(
+                "finish_session",
+                body,
+                parts={"session": self.session_id},
+                deadline=self.clock.time() + _FINISH_WITHIN,
+            )
+        except (TinkexError, OSError) as error:
+            _log.debug("The server was not told that session %s ended: %s", self.session_id, error)
+
+    def close(self, outcome: Optional[str] = "success", detail: Optional[str] = None) -> List[Unfinished]:
         """End every wait with ClosedError, stop all threads, and say what was left. Idempotent.
 
         May be called from any thread. In a forked child it does nothing.
+
+        Args:
+            outcome: What a server that wants to know is told first: "success", "errored" or "interrupted"; None:
+                nothing is sent.
+            detail: The error's text.
         """
         if self.forked:
             return []
@@ -234,6 +266,8 @@ class Session(Caller):
             calls = [call for call in self._open.values() if not call.withdrawn]
             self._open.clear()
             callbacks, self._close_callbacks = self._close_callbacks, []
+        if outcome is not None:
+            self._finish(outcome, detail)
         left = [Unfinished(call.operation, call.sent, call.request_id) for call in calls]
         self.closing.set()
         self.throttle.close()
@@ -273,7 +307,7 @@ class Session(Caller):
                 )
         finally:
             # Also where warnings are errors.
-            self.close()
+            self.close(outcome=None)
 
 
 def _fail_all(futures: List[Any]) -> None:

@@ -72,7 +72,7 @@ class RebuildingClient(Client):
 
     def __init__(self, session: Session, source: Source) -> None:
         super().__init__(session, source)
-        self._recipe = Recipe(session.config, session.session_id)
+        self._recipe = Recipe(session.config, session.session_id, session.protocol.known())
 
     @property
     def _session(self) -> Session:

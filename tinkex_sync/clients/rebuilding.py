@@ -11,6 +11,7 @@ from typing import Dict, Optional, Tuple
 from ..config import Config
 from ..errors import ConfigError
 from ..plugins import Observers
+from ..protocol import Known
 from ..queue_log import QueueLog
 from ..session import Session
 
@@ -23,10 +24,12 @@ class Recipe:
 
     config: Config
     session_id: str
+    #: What is known of the server, so that the other process need not ask.
+    known: Known
 
     def for_pickle(self) -> Recipe:
         """Without credentials, which the other process takes from its own environment, unless asked otherwise."""
-        return Recipe(self.config.for_pickle(), self.session_id)
+        return Recipe(self.config.for_pickle(), self.session_id, self.known)
 
 
 _lock = threading.Lock()
@@ -68,6 +71,7 @@ def rebuilt_session(recipe: Recipe) -> Session:
         if session is None or session.closing.is_set():
             observers = Observers(builtin=(QueueLog(config.clock),), clock=config.clock)
             session = Session(config, observers, owned=False)
+            session.take_over(recipe.known)
             session.join(recipe.session_id)
         _sessions[key] = session
         while len(_sessions) > _MOST_SESSIONS:

@@ -8,7 +8,7 @@ from concurrent.futures import CancelledError
 from typing import TYPE_CHECKING, Any, Callable, Dict, Optional
 
 from .. import codec, types
-from ..errors import APIConnectionError, DeadlineExceeded, PromiseExpiredError, RateLimitError
+from ..errors import APIConnectionError, BillingError, DeadlineExceeded, PromiseExpiredError, RateLimitError
 from ..futures import Future
 from ..open_calls import OpenCall
 from ..promises import Promise, poll
@@ -141,7 +141,9 @@ class Sample:
                             policy="none",
                             idempotency_key=self.key,
                         )
-                except RateLimitError as error:
+                except (RateLimitError, BillingError) as error:
+                    if isinstance(error, BillingError):
+                        session.billing.pause(error, call.source, call.call_id)
                     entered = session.clock.time()
                     backoff = permit.refused(error.retry_after)
                     hook = session.observers.backoff_started

@@ -93,9 +93,14 @@ class ServiceClient(Client):
 
     def __exit__(self, exc_type: Any, exc: Any, traceback: Any) -> None:
         session = self._session
-        if exc_type is None and not session.forked:
-            session.drain(self.config.drain)
-        session.close()
+        if exc_type is None:
+            if not session.forked:
+                session.drain(self.config.drain)
+            session.close()
+        elif issubclass(exc_type, Exception):
+            session.close("errored", f"{exc_type.__name__}: {exc}")
+        else:
+            session.close("interrupted")
 
     def close(self) -> List[Unfinished]:
         """End the session and every wait, within a second; idempotent, from any thread.
