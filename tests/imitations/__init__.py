@@ -1,16 +1,18 @@
 """Small real HTTP servers that imitate the servers of the field, for the tests of the client."""
 
-from .columns import COLUMNS, HATCHERY, NEITHER, SKYRL, TUFT, Column
+from .columns import COLUMNS, EMBEDDED, HATCHERY, NEITHER, SKYRL, STRICT, TUFT, Column
 from .driving import ADAM, PARAMS, client, datum, datums, prompt, training
 from .server import TRAINING, Imitation
 
 __all__ = [
     "ADAM",
     "COLUMNS",
+    "EMBEDDED",
     "HATCHERY",
     "NEITHER",
     "PARAMS",
     "SKYRL",
+    "STRICT",
     "TRAINING",
     "TUFT",
     "Column",

@@ -1,13 +1,33 @@
 """The servers of the field as data: what each does differently on the wire.
 
-One row each for the columns of the survey of servers, and one for a server that neither recognises a request it has
-seen nor asks for consecutive numbers.
+One row each for the columns of the survey of servers, and two for servers of other kinds: one that neither
+recognises a request it has seen nor asks for consecutive numbers, and one that is as strict and as terse as the
+protocol lets it be.
 """
 
-from dataclasses import dataclass
-from typing import Callable
+from dataclasses import dataclass, field
+from typing import Any, Callable, Dict, FrozenSet, Mapping, Optional, Tuple
 
-__all__ = ["COLUMNS", "HATCHERY", "NEITHER", "SKYRL", "TUFT", "Column"]
+__all__ = ["COLUMNS", "EMBEDDED", "HATCHERY", "NEITHER", "SKYRL", "STRICT", "TUFT", "Column"]
+
+
+def _detail(status: int, text: str) -> Any:
+    return {"detail": text}
+
+
+def _validation_list(status: int, text: str) -> Any:
+    """What the validation of pydantic makes of a wrong body: a list of problems."""
+    return {"detail": [{"type": "value_error", "loc": ["body"], "msg": text}] if status == 422 else text}
+
+
+def _coded(status: int, text: str) -> Any:
+    """As gateways and the large inference services do it; a missing endpoint is a page for people."""
+    missing = "<html><h1>404 Not Found</h1></html>"
+    return missing if text == "Not Found" else {"error": {"message": text, "code": status}}
+
+
+def _nothing(endpoint: str, body: Mapping[str, Any]) -> Optional[Tuple[int, str]]:
+    return None
 
 
 @dataclass(frozen=True)
@@ -21,26 +41,109 @@ class Column:
     #: What a promise looks like, from its number, the model and the operation.
     promise: Callable[[int, str, str], dict]
     #: Status of a missing and of an unknown key; None: keys are not checked.
-    missing_key: "int | None" = None
-    unknown_key: "int | None" = None
-    #: Statuses of success: new sessions, promises, the rest.
+    missing_key: Optional[int] = None
+    unknown_key: Optional[int] = None
+    #: A key may also come as a bearer token.
+    bearer: bool = False
+    #: Statuses of success: new sessions, promises, deleting and publishing.
     created: int = 200
     accepted: int = 200
+    deleted: int = 200
     #: What a poll is told whose result is not there yet.
-    not_yet: "tuple" = (200, {"type": "try_again", "request_id": "?", "queue_state": "active"})
+    not_yet: Tuple[int, Any] = (200, {"type": "try_again", "request_id": "?", "queue_state": "active"})
+    #: With more promises than this without a result, that becomes "paused_capacity".
+    queued_limit: Optional[int] = None
+    #: Polls are never held.
+    hurried: bool = False
+    #: The server's own word on queue states is handed on.
+    tells_states: bool = False
+    #: A result is handed out once; later polls get 404.
+    once: bool = False
+    #: Operations carried out inside the POST that asks for them.
+    inside_post: FrozenSet[str] = frozenset()
     #: "400", "cause" (404 with a detail) or "failed" (200 with an error in it).
     failure: str = "failed"
     #: The metrics of a forward_backward.
-    metrics: "tuple" = (("loss:sum", 1.0),)
+    metrics: Tuple = (("loss:sum", 1.0),)
     #: Whether the connection is dropped after a 500.
     drops_after_500: bool = False
+    #: Every connection carries one request.
+    closes: bool = False
     #: Whether create_model is answered by ``{"user_metadata": null}`` with 422.
     refuses_null_metadata: bool = False
     #: Logprobs of the prompt have no entry for the first token.
     short_prompt_logprobs: bool = False
-    #: Path of a saved checkpoint.
-    path: str = "tinker://{model}/{kind}/{name}"
+    #: Outputs have ``elementwise_loss`` beside ``logprobs``.
+    elementwise_loss: bool = False
+    #: Paths of saved checkpoints by the folder the protocol has for them.
+    paths: Mapping[str, str] = field(
+        default_factory=lambda: {
+            "weights": "tinker://{model}/weights/{name}",
+            "sampler_weights": "tinker://{model}/sampler_weights/{name}",
+        }
+    )
+    #: Id of a sampling session, from its session and number.
+    sampler: Callable[[str, int], str] = lambda session, number: f"{session}:sample:{number}"
+    #: Weights saved without a name get one, and no sampling session.
+    names_ephemeral: bool = False
+    #: A name can be saved under once.
+    unique_names: bool = False
+    #: Endpoints that are not there.
+    missing: FrozenSet[str] = frozenset()
+    #: Status and reason of requests that are refused for what they ask.
+    refuses: Callable[[str, Mapping[str, Any]], Optional[Tuple[int, str]]] = _nothing
+    #: Keys of bodies that are known; None: any.
+    known_keys: Optional[Mapping[str, FrozenSet[str]]] = None
+    #: Body of an error, from its status and reason.
+    error: Callable[[int, str], Any] = _detail
+    #: "aware", "naive" or "null": datetimes of checkpoints.
+    times: str = "aware"
+    #: Where archives are: "http", "file" or "http, sampler only".
+    archives: str = "http"
+    #: Everything goes through to the embedded server as it came.
+    transparent: bool = False
 
+
+def _skyrl_refuses(endpoint: str, body: Mapping[str, Any]) -> Optional[Tuple[int, str]]:
+    if endpoint in ("forward", "forward_backward") and body[f"{endpoint}_input"]["loss_fn"] == "dro":
+        return 422, "loss_fn: 'dro' is not supported"
+    if endpoint == "asample":
+        if ":" in (body.get("sampling_session_id") or ""):
+            return 400, "sampling_session_id must not contain a colon"
+        if body["sampling_params"].get("max_tokens") is None:
+            return 400, "max_tokens is required"
+        if body.get("topk_prompt_logprobs"):
+            return 400, "topk_prompt_logprobs is not supported"
+    return None
+
+
+def _hatchery_refuses(endpoint: str, body: Mapping[str, Any]) -> Optional[Tuple[int, str]]:
+    if endpoint in ("forward", "forward_backward") and body[f"{endpoint}_input"]["loss_fn"] == "dro":
+        return 501, "loss_fn 'dro' is not implemented"
+    if endpoint == "optim_step" and not 0 < body["adam_params"]["learning_rate"] <= 10:
+        return 422, "learning_rate: must be above 0 and at most 10"
+    return None
+
+
+#: Whoever is strict allows these and nothing else.
+_KEYS: Dict[str, str] = {
+    "create_session": "tags user_metadata sdk_version",
+    "session_heartbeat": "session_id",
+    "create_sampling_session": "session_id sampling_session_seq_id base_model model_path",
+    "create_model": "session_id model_seq_id base_model user_metadata lora_config",
+    "get_info": "model_id",
+    "unload_model": "model_id",
+    "forward": "forward_input model_id seq_id",
+    "forward_backward": "forward_backward_input model_id seq_id",
+    "optim_step": "adam_params model_id seq_id",
+    "save_weights": "model_id path seq_id",
+    "load_weights": "model_id path optimizer seq_id",
+    "save_weights_for_sampler": "model_id path sampling_session_seq_id seq_id",
+    "asample": "num_samples prompt sampling_params sampling_session_id seq_id prompt_logprobs"
+    " topk_prompt_logprobs",
+    "retrieve_future": "request_id",
+    "weights_info": "tinker_path",
+}
 
 SKYRL = Column(
     name="SkyRL",
@@ -51,12 +154,23 @@ SKYRL = Column(
         "request_id": str(number),
         **({"model_id": model} if operation == "create_model" else {}),
     },
+    deleted=204,
     not_yet=(408, {"detail": "Timeout waiting for the result"}),
     failure="400",
     metrics=(),
     drops_after_500=True,
     short_prompt_logprobs=True,
-    path="tinker://{model}/{name}",
+    elementwise_loss=True,
+    unique_names=True,
+    paths={
+        "weights": "tinker://{model}/{name}",
+        "sampler_weights": "tinker://{model}/sampler_weights/{name}",
+    },
+    sampler=lambda session, number: f"sampling_{session[:8]}{number:04x}",
+    missing=frozenset({"checkpoints", "sessions", "session", "publish_checkpoint", "unpublish_checkpoint"}),
+    refuses=_skyrl_refuses,
+    times="naive",
+    archives="http, sampler only",
 )
 
 TUFT = Column(
@@ -67,8 +181,10 @@ TUFT = Column(
     unknown_key=403,
     created=201,
     accepted=202,
+    deleted=204,
     failure="cause",
     drops_after_500=True,
+    archives="file",
 )
 
 HATCHERY = Column(
@@ -82,16 +198,51 @@ HATCHERY = Column(
     },
     missing_key=401,
     unknown_key=401,
-    not_yet=(200, {"type": "try_again", "request_id": "?", "queue_state": "paused_capacity"}),
+    bearer=True,
+    queued_limit=100,
+    inside_post=frozenset({"create_model", "save_weights", "save_weights_for_sampler"}),
     metrics=(("loss:sum", 1.0), ("step", 3.0), ("learning_rate", 1e-4)),
     refuses_null_metadata=True,
-    path="tinker://{model}/checkpoints/{name}",
+    paths=dict.fromkeys(("weights", "sampler_weights"), "tinker://{model}/checkpoints/{name}"),
+    sampler=lambda session, number: f"samp-{session[:8]}-{number}",
+    missing=frozenset(
+        {"training_runs", "checkpoints", "sessions", "session", "sampler", "checkpoint_archive"}
+    ),
+    refuses=_hatchery_refuses,
+    error=_validation_list,
+    times="null",
 )
 
 NEITHER = Column(
     name="neither",
     numbers="none",
     promise=lambda number, model, operation: {"request_id": f"p{number}", "model_id": model},
+)
+
+STRICT = Column(
+    name="strict",
+    numbers="dedupe",
+    promise=lambda number, model, operation: {"request_id": f"{number:032x}"},
+    created=201,
+    deleted=204,
+    not_yet=(408, ""),
+    hurried=True,
+    once=True,
+    closes=True,
+    metrics=(),
+    names_ephemeral=True,
+    missing=frozenset({"session_heartbeat", "sampler"}),
+    known_keys={endpoint: frozenset(keys.split()) for endpoint, keys in _KEYS.items()},
+    error=_coded,
+)
+
+#: The embedded server itself, with what is scripted laid over it.
+EMBEDDED = Column(
+    name="embedded",
+    numbers="dedupe",
+    promise=lambda number, model, operation: {},
+    tells_states=True,
+    transparent=True,
 )
 
 COLUMNS = (SKYRL, TUFT, HATCHERY, NEITHER)

@@ -1,11 +1,12 @@
 """A small real HTTP server that behaves like one column, and can be told what to do with which request."""
 
 import json
-import socket
 import threading
-import time
 from collections import defaultdict
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+from . import canned, stored
+from .engine import Engine, Refused
+from .serving import HOLD, Handler, Listener
 
 __all__ = ["TRAINING", "Imitation"]
 
@@ -18,16 +19,17 @@ TRAINING = (
     "load_weights",
     "save_weights_for_sampler",
 )
-_HOLD = 20.0
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    block_on_close = False
-    request_queue_size = 1024
+class _Promised:
+    """An operation that was accepted."""
 
-    def handle_error(self, request, client_address):
-        """Clients hang up; that is what these servers are for."""
+    def __init__(self, operation, number, body, model, ticket):
+        self.operation, self.number, self.body, self.model = operation, number, body, model
+        #: What the engine promised; None: the result is canned.
+        self.ticket = ticket
+        self.delivered = False
+        self.sampler = None
 
 
 class Imitation:
@@ -39,10 +41,14 @@ class Imitation:
     byte at a time and never ends. (status, body) or (status, body, headers): that answer.
 
     While ``ready`` is clear nothing has a result, and polls are held.
+
+    Args:
+        engine: Base URL of an embedded server that does the work; None: results are canned.
     """
 
-    def __init__(self, column, key="tml-key", hold=_HOLD):
-        self.column, self.key, self.hold = column, key, hold
+    def __init__(self, column, key="tml-key", hold=HOLD, engine=None):
+        self.column, self.key, self.hold = column, key, 0.0 if column.hurried else hold
+        self.engine = None if engine is None else Engine(engine)
         self.script = defaultdict(list)
         self.ready = threading.Event()
         self.ready.set()
@@ -50,6 +56,9 @@ class Imitation:
         self.expires = {}
         #: Numbers whose operations fail.
         self.fails = set()
+        self.queued_limit = column.queued_limit
+        #: More sessions than this are refused; None: any number.
+        self.session_limit = None
         self.changed = threading.Condition()
         #: Everything below is guarded by ``changed``.
         self.arrived = []  # (endpoint, seq_id, idempotency key, body)
@@ -58,37 +67,72 @@ class Imitation:
         self.polls = 0
         self.most_polls = 0
         self.keys_seen = set()
-        self._promises = {}  # request_id: (operation, seq_id, body)
+        self.sessions = []
+        #: Our ids of sampling sessions, and the engine's.
+        self.samplers = {}
+        self._promises = {}  # request_id: _Promised
         self._by_number = {}  # (model, seq_id): (body, answer)
         self._next = defaultdict(lambda: 1)
-        self._counter = self._models = 0
-        self._stopping = threading.Event()
+        self._counter = self._models = self._samplers = 0
+        #: Sessions, models and samplers that were there, and are not any more.
+        self._gone = set()
+        #: Paths as we show them, with the engine's by folder.
+        self._paths = {}
+        self.stopping = threading.Event()
+        self._port = 0
+        self._tls = None
 
     def __enter__(self):
         owner = self
 
-        class Handler(_Handler):
+        class Ours(Handler):
             imitation = owner
 
-        self._http = _Server(("127.0.0.1", 0), Handler)
-        self._thread = threading.Thread(target=self._http.serve_forever, args=(0.05,), daemon=True)
+        self._http = Listener(("127.0.0.1", self._port), Ours)
+        if self._tls is not None:
+            self._http.socket = self._tls.wrap_socket(self._http.socket, server_side=True)
+        self._thread = threading.Thread(target=self._http.serve_forever, args=(0.02,), daemon=True)
         self._thread.start()
-        self.base_url = f"http://127.0.0.1:{self._http.server_address[1]}"
+        self._port = self._http.server_address[1]
+        self.base_url = f"http://127.0.0.1:{self._port}"
         return self
 
     def __exit__(self, *_):
-        self._stopping.set()
+        self.stopping.set()
         self.ready.set()
         self._http.shutdown()
         self._http.server_close()
         self._thread.join()
+        if self.engine is not None:
+            self.engine.close()
 
     def use_tls(self, context):
         """Speak TLS from now on; before any request."""
+        self._tls = context
         self._http.socket = context.wrap_socket(self._http.socket, server_side=True)
         self.base_url = self.base_url.replace("http://127.0.0.1", "https://localhost")
 
     # For tests
+
+    def stop(self):
+        """Be gone, as after a crash: connections are cut, and what is not on disk is forgotten."""
+        self._http.shutdown()
+        self._http.server_close()
+        self._http.cut()
+        self._thread.join()
+        with self.changed:
+            self._gone |= {*self.sessions, *self.samplers, *(one.model for one in self._promises.values())}
+            self._promises.clear()
+            self._by_number.clear()
+
+    def start_again(self):
+        """Be there again, at the same address."""
+        self.__enter__()
+
+    def expire_sessions(self):
+        """Every session made so far is unknown from now on."""
+        with self.changed:
+            self._gone |= set(self.sessions)
 
     def until(self, condition, timeout=20.0):
         """Wait until ``condition()`` holds; it is asked with the lock held, after each request."""
@@ -105,6 +149,22 @@ class Imitation:
         with self.changed:
             return list(self.applied)
 
+    # Paths, as we show them and as the engine has them
+
+    def shown(self, path):
+        """Our form of a checkpoint's path."""
+        model, folder, name = path.partition("://")[2].split("/")
+        ours = self.column.paths[folder].format(model=model, name=name)
+        with self.changed:
+            self._paths.setdefault(ours, {})[folder] = path
+        return ours
+
+    def stored(self, path, folder="weights"):
+        """The engine's form; ``folder`` is what counts where one path of ours stands for two of the engine's."""
+        with self.changed:
+            known = self._paths.get(path, {})
+        return known.get(folder) or next(iter(known.values()), path)
+
     # What it does
 
     def action(self, endpoint):
@@ -114,49 +174,169 @@ class Imitation:
                 return self.script[name].pop(0)
         return None
 
+    def pass_on(self, method, path, endpoint, body, content, headers):
+        """Let the engine answer, as it is."""
+        if endpoint == "retrieve_future" and not self._wait_ready():
+            return 408, {"type": "try_again", "request_id": body["request_id"], "queue_state": "active"}, {}
+        status, found, answer = self.engine.send(method, path, content, headers)
+        if endpoint == "create_session" and status == 200:
+            with self.changed:
+                self.sessions.append(json.loads(answer)["session_id"])
+        kept = {name: found[name] for name in ("location", "expires", "retry-after") if name in found}
+        if endpoint in TRAINING and status == 200:
+            with self.changed:
+                row = (body["model_id"], body["seq_id"])
+                if row not in self._by_number:
+                    self._by_number[row] = (body, None)
+                    self.applied.append((body["seq_id"], endpoint))
+        return status, answer.decode(), {**kept, "Content-Type": found["content-type"]}
+
+    def refusal(self, endpoint, body):
+        """Status and body for what this server does not take; None if it takes it."""
+        column = self.column
+        with self.changed:
+            gone = self._gone & {
+                body.get("session_id"),
+                body.get("model_id"),
+                body.get("sampling_session_id"),
+            }
+            full = self.session_limit is not None and len(self.sessions) >= self.session_limit
+        refused = None
+        if endpoint in column.missing:
+            refused = 404, "Not Found"
+        elif gone:
+            refused = 404, f"not found: {', '.join(gone)}"
+        elif endpoint == "create_session" and full:
+            refused = 429, "session limit reached"
+        elif column.known_keys is not None and not set(body) <= column.known_keys.get(endpoint, set()):
+            refused = 422, f"extra keys: {sorted(set(body) - column.known_keys.get(endpoint, set()))}"
+        elif column.unique_names and endpoint.startswith("save_weights") and self._taken(body):
+            refused = 409, f"checkpoint {body['path']!r} already exists"
+        elif (
+            endpoint == "create_model"
+            and column.refuses_null_metadata
+            and body.get("user_metadata", {}) is None
+        ):
+            refused = 422, "user_metadata: not a dict"
+        else:
+            refused = column.refuses(endpoint, body)
+        return refused and (refused[0], column.error(*refused))
+
+    def _taken(self, body):
+        """Whether another request than this one saved under its name."""
+        with self.changed:
+            return any(
+                one.model == body["model_id"] and one.body["path"] == body.get("path") and one.body != body
+                for one in self._promises.values()
+                if one.operation.startswith("save_weights") and one.body.get("path")
+            )
+
     def handle(self, endpoint, body):
         """Status and answer of one request."""
         column = self.column
+        refused = self.refusal(endpoint, body)
+        if refused is not None:
+            return refused
+        try:
+            if endpoint in TRAINING:
+                return self._train(endpoint, body)
+            if endpoint == "asample":
+                return self._sample(body)
+            if endpoint == "create_model":
+                return column.accepted, self._promise("create_model", None, body)
+            if endpoint == "retrieve_future":
+                return self._poll(body["request_id"])
+            return self._direct(endpoint, body)
+        except Refused as error:
+            return error.status, column.error(error.status, error.reason)
+
+    def _direct(self, endpoint, body):
+        column, engine = self.column, self.engine
         if endpoint == "create_session":
-            return column.created, {"session_id": "session", "type": "create_session"}
-        if endpoint == "session_heartbeat":
-            return 200, {"type": "session_heartbeat"}
-        if endpoint == "get_server_capabilities":
-            return 200, {"supported_models": [{"model_name": "base"}]}
-        if endpoint == "get_info":
-            return 200, {"model_id": body["model_id"], "model_data": {"model_name": "base"}}
+            answer = {"session_id": "session"} if engine is None else engine.call(endpoint, body)
+            with self.changed:
+                self.sessions.append(answer["session_id"])
+            return column.created, answer
         if endpoint == "create_sampling_session":
-            return column.created, {"sampling_session_id": f"session:{body['sampling_session_seq_id']}"}
-        if endpoint == "create_model":
-            if column.refuses_null_metadata and body.get("user_metadata", {}) is None:
-                return 422, {"detail": "user_metadata: not a dict"}
-            if body["base_model"] != "base":
-                return 400, {"detail": f"unknown model {body['base_model']!r}"}
             with self.changed:
-                self._models += 1
-                made = {**body, "model_id": f"model-{self._models}"}
-            return column.accepted, self._promise("create_model", None, made)
-        if endpoint == "asample":
-            with self.changed:
-                answer = self._by_number.get((body["sampling_session_id"], body["seq_id"]))
-            if answer is None or column.numbers == "none":
-                answer = self._promise("asample", body["seq_id"], body)
-                with self.changed:
-                    self.sampled.append((body["sampling_session_id"], body["seq_id"]))
-                    self._by_number[body["sampling_session_id"], body["seq_id"]] = answer
-            return column.accepted, answer
-        if endpoint in TRAINING:
-            return self._train(endpoint, body)
-        if endpoint == "retrieve_future":
-            return self._poll(body["request_id"])
-        return 404, {"detail": f"no such endpoint: {endpoint}"}
+                self._samplers += 1
+                number = self._samplers
+            ours = column.sampler(body["session_id"], number)
+            if engine is not None:
+                path = body["model_path"]
+                theirs = {
+                    **body,
+                    "sampling_session_seq_id": number,
+                    "model_path": path and self.stored(path, "sampler_weights"),
+                }
+                self.samplers[ours] = engine.call(endpoint, theirs)["sampling_session_id"]
+            return column.created, {"sampling_session_id": ours}
+        if engine is not None and endpoint in ("session_heartbeat", "get_info", "weights_info"):
+            if "tinker_path" in body:
+                body = {"tinker_path": self.stored(body["tinker_path"])}
+            return 200, engine.call(endpoint, body)
+        answers = {
+            "session_heartbeat": {"type": "session_heartbeat"},
+            "get_server_capabilities": {
+                "supported_models": [{"model_name": "tinkex/tiny" if engine else "base"}]
+            },
+            "get_info": {"model_id": body.get("model_id"), "model_data": {"model_name": "base"}},
+        }
+        if endpoint not in answers:
+            raise Refused(404, f"no such endpoint: {endpoint}")
+        return 200, answers[endpoint]
 
     def _promise(self, operation, number, body):
+        """Accept an operation; returns the promise. Raises Refused."""
+        model, ticket = body.get("model_id", ""), None
+        if self.engine is not None:
+            accepted = self.engine.call(operation, self._for_engine(operation, body))
+            ticket, model = accepted["request_id"], accepted["model_id"] or model
+        elif operation == "create_model":
+            if body["base_model"] != "base":
+                raise Refused(400, f"unknown model {body['base_model']!r}")
+            with self.changed:
+                self._models += 1
+                model = f"model-{self._models}"
         with self.changed:
             self._counter += 1
-            answer = self.column.promise(self._counter, body.get("model_id", ""), operation)
-            self._promises[answer["request_id"]] = (operation, number, body)
+            answer = self.column.promise(self._counter, model, operation)
+            self._promises[answer["request_id"]] = _Promised(operation, number, body, model, ticket)
+        if operation in self.column.inside_post:
+            self._wait_ready()
+            while (
+                ticket is not None and self.engine.poll(ticket, 1.0)[0] == 408 and not self.stopping.is_set()
+            ):
+                pass
         return answer
+
+    def _for_engine(self, operation, body):
+        """The body under which the engine takes anything once more, and knows its own names."""
+        theirs = {name: value for name, value in body.items() if name not in ("seq_id", "model_seq_id")}
+        if operation == "load_weights":
+            theirs["path"] = self.stored(body["path"])
+        elif operation == "asample":
+            theirs["sampling_session_id"] = self.samplers[body["sampling_session_id"]]
+        elif "sampling_session_seq_id" in body:
+            with self.changed:
+                self._samplers += 1
+                theirs["sampling_session_seq_id"] = self._samplers
+            if self.column.names_ephemeral:
+                theirs["path"] = f"ephemeral-{theirs.pop('sampling_session_seq_id')}"
+        return theirs
+
+    def _sample(self, body):
+        if self.engine is not None and body["sampling_session_id"] not in self.samplers:
+            raise Refused(404, "Sampling session not found")
+        key = (body["sampling_session_id"], body["seq_id"])
+        with self.changed:
+            answer = self._by_number.get(key)
+        if answer is None or self.column.numbers == "none":
+            answer = self._promise("asample", body["seq_id"], body)
+            with self.changed:
+                self.sampled.append(key)
+                self._by_number[key] = answer
+        return self.column.accepted, answer
 
     def _train(self, endpoint, body):
         model, number = body["model_id"], body["seq_id"]
@@ -165,10 +345,10 @@ class Imitation:
             expected = self._next[model]
         if self.column.numbers == "consecutive":
             if number != expected:
-                return 409, {"detail": f"sequence conflict: expected {expected}, got {number}"}
+                raise Refused(409, f"sequence conflict: expected {expected}, got {number}")
         elif self.column.numbers != "none" and known is not None:
             if self.column.numbers == "dedupe" and known[0] != body:
-                return 409, {"detail": f"seq_id {number} was used for another request"}
+                raise Refused(409, f"seq_id {number} was used for another request")
             return self.column.accepted, known[1]
         answer = self._promise(endpoint, number, body)
         with self.changed:
@@ -177,6 +357,11 @@ class Imitation:
             self.applied.append((number, endpoint))
         return self.column.accepted, answer
 
+    # Results
+
+    def _wait_ready(self):
+        return self.ready.wait(self.hold) and not self.stopping.is_set()
+
     def _poll(self, request_id):
         with self.changed:
             found = self._promises.get(request_id)
@@ -184,140 +369,77 @@ class Imitation:
             self.most_polls = max(self.most_polls, self.polls)
             self.changed.notify_all()
         try:
-            if found is None:
-                return 404, {"detail": f"no request {request_id}"}
-            if not self.ready.wait(self.hold) or self._stopping.is_set():
-                return self.column.not_yet
-            return self._result(*found)
+            if found is None or (self.column.once and found.delivered):
+                raise Refused(404, f"no request {request_id}")
+            if not self._wait_ready():
+                return self._not_yet(request_id)
+            status, answer = self._result(request_id, found)
+            found.delivered = found.delivered or status != 408
+            return status, answer
         finally:
             with self.changed:
                 self.polls -= 1
 
-    def _result(self, operation, number, body):
+    def _not_yet(self, request_id):
+        status, body = self.column.not_yet
+        if isinstance(body, dict) and "queue_state" in body:
+            body = {**body, "request_id": request_id}
+            with self.changed:
+                queued = sum(not one.delivered for one in self._promises.values())
+            if self.queued_limit is not None and queued > self.queued_limit:
+                body["queue_state"] = "paused_capacity"
+        return status, body
+
+    def _result(self, request_id, found):
+        operation, number = found.operation, found.number
         with self.changed:
             if operation in TRAINING and self.expires.get(number, 0):
                 self.expires[number] -= 1
-                return 410, {"detail": "promise expired"}
+                raise Refused(410, "promise expired")
         if number in self.fails and operation in TRAINING:
-            if self.column.failure == "failed":
-                return 200, {"type": "request_failed", "error": "it failed", "category": "user_error"}
-            return (400 if self.column.failure == "400" else 404), {"detail": "it failed"}
-        if operation == "create_model":
-            return 200, {"model_id": body["model_id"], "type": "create_model"}
-        if operation in ("forward", "forward_backward"):
-            data = body[f"{operation}_input"]["data"]
-            outputs = [{"logprobs": {"data": [-1.0], "dtype": "float32", "shape": [1]}} for _ in data]
-            return 200, {
-                "loss_fn_output_type": "ArrayRecord",
-                "loss_fn_outputs": outputs,
-                "metrics": dict(self.column.metrics),
-            }
-        if operation == "optim_step":
-            return 200, {"metrics": None}
-        if operation == "asample":
-            tokens = [token for chunk in body["prompt"]["chunks"] for token in chunk["tokens"]]
-            short = self.column.short_prompt_logprobs
-            logprobs = [-1.0] * (len(tokens) - 1) if short else [None] + [-1.0] * (len(tokens) - 1)
-            # The completion is the prompt backwards, so that a test knows whose answer it holds.
-            sequence = {"stop_reason": "length", "tokens": tokens[::-1], "logprobs": [-1.0] * len(tokens)}
-            return 200, {
-                "type": "sample",
-                "sequences": [sequence] * body["num_samples"],
-                "prompt_logprobs": logprobs if body.get("prompt_logprobs") else None,
-            }
-        if operation == "save_weights_for_sampler" and body.get("path") is None:
-            return 200, {"path": None, "sampling_session_id": f"s:{body['sampling_session_seq_id']}"}
-        kind = "weights" if operation == "save_weights" else "sampler_weights"
-        name = body.get("path")
-        return 200, {"path": self.column.path.format(model=body["model_id"], kind=kind, name=name)}
-
-
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    imitation = None
-    # An answer leaves in one piece, or polls pay for two.
-    wbufsize = -1
-    disable_nagle_algorithm = True
-
-    def log_message(self, *_):
-        pass
-
-    def do_GET(self):
-        self._serve({})
-
-    def do_POST(self):
-        length = int(self.headers.get("Content-Length") or 0)
-        data = self.rfile.read(length)
-        if len(data) < length:
-            self.close_connection = True
-            return
-        self._serve(json.loads(data) if data else {})
-
-    def _serve(self, body):
-        owner = self.imitation
-        endpoint = self.path.partition("?")[0].rpartition("/")[2]
-        with owner.changed:
-            row = (endpoint, body.get("seq_id"), self.headers.get("X-Idempotency-Key"), body)
-            owner.arrived.append(row)
-            owner.keys_seen.add(self.headers.get("X-API-Key"))
-            action = owner.action(endpoint)
-            owner.changed.notify_all()
-        if action == "before":
-            self._drop()
-        elif action == "silent":
-            owner._stopping.wait(_HOLD)
-            self._drop()
-        elif action == "drip":
-            self._drip()
-        elif isinstance(action, tuple):
-            self._answer(*action)
+            return self._failed({"error": "it failed", "category": "user"})
+        if found.ticket is None:
+            answer = canned.result(operation, found.body, found.model)
         else:
-            answer = self._key_refusal() or owner.handle(endpoint, body)
-            if action == "after":
-                self._drop()
-            else:
-                self._answer(*answer)
-        with owner.changed:
-            owner.changed.notify_all()
+            status, answer = self.engine.poll(found.ticket, self.hold)
+            if status == 408:
+                return self._not_yet(request_id)
+            if status != 200:
+                raise Refused(status, answer["detail"])
+        return self._failed(answer) if "error" in answer else (200, self._reshaped(found, answer))
 
-    def _key_refusal(self):
-        column, key = self.imitation.column, self.headers.get("X-API-Key")
-        if column.missing_key and key is None:
-            return column.missing_key, {"detail": "no API key"}
-        if column.unknown_key and key != self.imitation.key:
-            return column.unknown_key, {"detail": "unknown API key"}
-        return None
+    def _failed(self, answer):
+        reason, ours = answer["error"], answer["category"] == "server"
+        if self.column.failure == "failed":
+            return 200, {"type": "request_failed", "error": reason, "category": "user_error"}
+        status = 500 if ours else 400 if self.column.failure == "400" else 404
+        raise Refused(status, reason)
 
-    def _answer(self, status, body, headers=()):
-        content = body.encode() if isinstance(body, str) else json.dumps(body).encode()
-        kind = "text/html" if isinstance(body, str) else "application/json"
-        self.send_response(status)
-        for name, value in dict(headers).items():
-            self.send_header(name, value)
-        self.send_header("Content-Type", kind)
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
-        self.wfile.flush()
-        if status == 500 and self.imitation.column.drops_after_500:
-            # Without a word: the client finds out when it uses the connection again.
-            self.close_connection = True
+    def _reshaped(self, found, answer):
+        """A result as this server words it."""
+        column, operation = self.column, found.operation
+        if operation in ("forward", "forward_backward"):
+            extra = {name: value for name, value in column.metrics if ":" not in name}
+            answer["metrics"] = {**answer["metrics"], **extra} if column.metrics else {}
+            if column.elementwise_loss:
+                for output in answer["loss_fn_outputs"]:
+                    output["elementwise_loss"] = output["logprobs"]
+        elif operation == "asample" and column.short_prompt_logprobs and answer.get("prompt_logprobs"):
+            answer["prompt_logprobs"] = answer["prompt_logprobs"][1:]
+        elif operation in ("save_weights", "save_weights_for_sampler", "load_weights"):
+            if answer.get("path") and operation != "load_weights":
+                answer["path"] = self.shown(answer["path"])
+            elif operation == "load_weights":
+                answer["path"] = found.body["path"]
+            if answer.get("sampling_session_id") and self.engine is not None:
+                with self.changed:
+                    if found.sampler is None:
+                        self._samplers += 1
+                        found.sampler = column.sampler(found.model, self._samplers)
+                        self.samplers[found.sampler] = answer["sampling_session_id"]
+                answer["sampling_session_id"] = found.sampler
+        return answer
 
-    def _drop(self):
-        self.close_connection = True
-        try:
-            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
-            self.connection.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            pass
-
-    def _drip(self):
-        self.close_connection = True
-        self.send_response(200)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", "100000")
-        self.end_headers()
-        ends = time.monotonic() + _HOLD
-        while time.monotonic() < ends and not self.imitation._stopping.wait(0.05):
-            self.wfile.write(b" ")
-            self.wfile.flush()
+    def stored_answer(self, name, method, ids, query):
+        """Status, body and headers of a request about what is stored."""
+        return stored.answer(self, name, method, ids, query)

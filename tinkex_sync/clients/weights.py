@@ -91,9 +91,14 @@ class WeightsClient(LaneClient):
             )
 
         def open_ephemeral(saved: types.SaveWeightsForSamplerResponseInternal) -> SamplingClient:
-            if not saved.sampling_session_id:
+            if not saved.sampling_session_id and not saved.path:
                 raise APIResponseValidationError(
                     "the server saved the weights and named no sampling session", path="sampling_session_id"
+                )
+            if not saved.sampling_session_id:
+                # Some servers save under a name of their own instead.
+                return open_sampling_client(
+                    session, model_path=saved.path, base_model=None, retry_config=retry_config
                 )
             return SamplingClient(session, saved.sampling_session_id, retry_config=retry_config)
 

@@ -1,0 +1,51 @@
+"""Every test of the suite runs on the embedded server and on each imitation in front of it."""
+
+import threading
+
+import pytest
+from imitations import EMBEDDED, HATCHERY, NEITHER, SKYRL, STRICT, TUFT, Imitation, client
+
+from tinkex_sync.clock import ScaledClock
+from tinkex_sync.local import Faults
+
+ROWS = (EMBEDDED, SKYRL, TUFT, HATCHERY, NEITHER, STRICT)
+
+
+@pytest.fixture(params=ROWS, ids=[row.name for row in ROWS])
+def imitated(request, server):
+    """A server of each kind; the work is done by the embedded one."""
+    server.set_faults(Faults())
+    with Imitation(request.param, engine=server.base_url) as running:
+        yield running
+    server.set_faults(Faults())
+
+
+@pytest.fixture
+def user(imitated):
+    """A client of it."""
+    with client(imitated) as service:
+        yield service
+
+
+@pytest.fixture
+def quick(imitated):
+    """A client whose waits are short, and whose chunks are small."""
+    with client(imitated, clock=ScaledClock(20), max_chunk_datums=2) as service:
+        yield service
+
+
+class Heard:
+    """What an observer was told, by hook."""
+
+    def __init__(self):
+        self.changed = threading.Condition()
+        self.events = []
+
+    def note(self, *event):
+        with self.changed:
+            self.events.append(event)
+            self.changed.notify_all()
+
+    def until(self, condition, timeout=20.0):
+        with self.changed:
+            assert self.changed.wait_for(lambda: condition(self.events), timeout), self.events

@@ -1,0 +1,194 @@
+"""What a server cannot do ends in a clear error of the right type, and the client goes on."""
+
+import pytest
+from imitations import client
+from lessons import ADAM, GREEDY, MODEL, datum, known, model, prompt
+
+from tinkex_sync import (
+    APIResponseValidationError,
+    AuthenticationError,
+    BadRequestError,
+    ConflictError,
+    InternalServerError,
+    NotFoundError,
+    PermissionDeniedError,
+    TinkexError,
+    UnprocessableEntityError,
+    types,
+)
+
+
+def outcome(column, operate, refused):
+    """The result, or None where ``refused`` names this server with the error it has to be."""
+    expected = refused.get(column.name)
+    if expected is None:
+        return operate()
+    kind, text = expected
+    with pytest.raises(kind, match=text) as caught:
+        operate()
+    assert type(caught.value) is kind
+    return None
+
+
+def test_a_loss_it_does_not_have(imitated, quick):
+    learner = model(quick)
+    given = datum()
+    given.loss_fn_inputs.update(
+        logprobs=types.TensorData(data=[-1.0] * 18, dtype="float32", shape=[18]),
+        advantages=types.TensorData(data=[1.0] * 18, dtype="float32", shape=[18]),
+    )
+    del given.loss_fn_inputs["weights"]
+    refused = {
+        "SkyRL": (UnprocessableEntityError, "'dro' is not supported"),
+        "Hatchery": (InternalServerError, "'dro' is not implemented"),
+    }
+    outcome(imitated.column, lambda: learner.forward_backward([given], "dro", {"beta": 0.1}), refused)
+    learner.train_step([datum()], "cross_entropy", ADAM)
+
+
+def test_samples_it_does_not_draw(imitated, user):
+    sampler = user.create_sampling_client(base_model=MODEL)
+    endless = types.SamplingParams(temperature=0.0, stop=[10])
+    refused = {"SkyRL": (BadRequestError, "max_tokens is required")}
+    outcome(imitated.column, lambda: sampler.sample(prompt(), 1, endless), refused)
+    refused = {"SkyRL": (BadRequestError, "topk_prompt_logprobs is not supported")}
+    reply = outcome(imitated.column, lambda: sampler.sample(prompt(), 1, GREEDY, True, 2), refused)
+    assert reply is None or len(reply.topk_prompt_logprobs[1]) == 2
+    assert sampler.sample(prompt(), 1, GREEDY)
+
+
+def test_a_learning_rate_it_does_not_take(imitated, quick):
+    learner = model(quick)
+    refused = {"Hatchery": (UnprocessableEntityError, "learning_rate: must be above 0")}
+    outcome(imitated.column, lambda: learner.optim_step(types.AdamParams(learning_rate=0.0)), refused)
+    learner.optim_step(ADAM)
+
+
+def test_a_name_that_is_taken(imitated, quick):
+    learner = model(quick)
+    learner.save_state("once")
+    refused = {"SkyRL": (ConflictError, "already exists")}
+    outcome(imitated.column, lambda: learner.save_state("once"), refused)
+    assert learner.save_state("twice").path
+
+
+def test_things_that_are_not_there(imitated, quick):
+    learner = model(quick)
+    before = known(learner)
+    for operate in (
+        lambda: quick.create_lora_training_client("no/such-model"),
+        lambda: learner.load_state("tinker://nobody/weights/nothing"),
+        lambda: quick.create_training_client_from_state("tinker://nobody/weights/nothing"),
+        lambda: quick.create_sampling_client(model_path="tinker://nobody/sampler_weights/nothing"),
+        lambda: quick.create_rest_client().get_weights_info_by_tinker_path("tinker://nobody/weights/x"),
+    ):
+        with pytest.raises(TinkexError, match=r"nobody|no/such-model"):
+            operate()
+    assert known(learner) == before
+
+
+def test_keys(imitated):
+    column = imitated.column
+    wrong = {"TuFT": PermissionDeniedError, "Hatchery": AuthenticationError}.get(column.name)
+    if wrong is None:
+        with client(imitated, api_key="another") as service:
+            assert service.session_id
+        return
+    with pytest.raises(wrong, match="API key was refused: give api_key= or set TINKER_API_KEY"):
+        client(imitated, api_key="another")
+    # Some know only bearer tokens.
+    headers = {"Authorization": f"Bearer {imitated.key}"}
+    if column.bearer:
+        with client(imitated, session_factory=_without_key, headers=headers) as service:
+            assert service.session_id
+
+
+def _without_key():
+    import requests
+
+    session = requests.Session()
+
+    def strip(request):
+        del request.headers["X-API-Key"]
+        return request
+
+    session.auth = strip
+    return session
+
+
+LISTS = {
+    "training_runs": lambda rest, learner, sampler, path: rest.list_training_runs(limit=1000).training_runs,
+    "training_run": lambda rest, learner, sampler, path: rest.get_training_run(learner.model_id),
+    "run_checkpoints": lambda rest, learner, sampler, path: rest.list_checkpoints(learner.model_id),
+    "checkpoints": lambda rest, learner, sampler, path: rest.list_user_checkpoints(limit=1000),
+    "sessions": lambda rest, learner, sampler, path: rest.list_sessions(limit=1000),
+    "session": lambda rest, learner, sampler, path: rest.get_session(rest._session.session_id),
+    "sampler": lambda rest, learner, sampler, path: rest.get_sampler(sampler.sampling_session_id),
+    "publish_checkpoint": lambda rest, learner, sampler, path: rest.publish_checkpoint_from_tinker_path(path),
+    "unpublish_checkpoint": lambda rest, learner, sampler, path: rest.unpublish_checkpoint_from_tinker_path(
+        path
+    ),
+}
+
+
+def test_what_is_stored_is_listed_as_far_as_the_server_can(imitated, quick):
+    learner, rest = model(quick), quick.create_rest_client()
+    path = learner.save_weights_for_sampler("kept").path
+    sampler = quick.create_sampling_client(model_path=path)
+    found = {}
+    for name, ask in LISTS.items():
+        if name in imitated.column.missing:
+            with pytest.raises(
+                NotFoundError, match="seems to have no such endpoint: (GET|POST|DELETE) http://"
+            ):
+                ask(rest, learner, sampler, path)
+        else:
+            found[name] = ask(rest, learner, sampler, path)
+    listed = found["run_checkpoints"].checkpoints
+    assert [one.tinker_path for one in listed] == [path]
+    assert (listed[0].time is None) == (imitated.column.times == "null")
+    assert listed[0].time is None or listed[0].time.tzinfo is not None
+    if "training_runs" in found:
+        assert learner.model_id in [run.training_run_id for run in found["training_runs"]]
+        assert [run.training_run_id for run in rest.iter_training_runs(50)].count(learner.model_id) == 1
+    if "checkpoints" in found:
+        assert path in [one.tinker_path for one in found["checkpoints"].checkpoints]
+    if "session" in found:
+        assert learner.model_id in found["session"].training_run_ids
+        assert quick.session_id in found["sessions"].sessions
+    if "sampler" in found:
+        assert found["sampler"].sampler_id == sampler.sampling_session_id
+    assert rest.get_weights_info_by_tinker_path(path).lora_rank == 4
+
+
+def test_archives(imitated, quick):
+    learner, rest = model(quick), quick.create_rest_client()
+    for name, path in (
+        ("training", learner.save_state("packed").path),
+        ("sampler", learner.save_weights_for_sampler("packed-too").path),
+    ):
+        column = imitated.column
+        if "checkpoint_archive" in column.missing or (
+            column.archives.endswith("only") and name == "training"
+        ):
+            with pytest.raises(NotFoundError):
+                rest.get_checkpoint_archive_url_from_tinker_path(path)
+        elif column.archives == "file":
+            with pytest.raises(APIResponseValidationError, match=r"file:///.*cannot be fetched over HTTP"):
+                rest.get_checkpoint_archive_url_from_tinker_path(path)
+        else:
+            link = rest.get_checkpoint_archive_url_from_tinker_path(path)
+            assert link.url.startswith("http://")
+            assert link.expires.tzinfo is not None
+
+
+def test_a_deleted_checkpoint_is_gone(imitated, quick):
+    learner, rest = model(quick), quick.create_rest_client()
+    path, kept = learner.save_state("gone").path, learner.save_state("kept").path
+    rest.delete_checkpoint_from_tinker_path(path)
+    assert [one.tinker_path for one in rest.list_checkpoints(learner.model_id).checkpoints] == [kept]
+    with pytest.raises(TinkexError):
+        learner.load_state(path)
+    with pytest.raises(TinkexError):
+        rest.delete_checkpoint_from_tinker_path(path)
+    learner.load_state(kept)
