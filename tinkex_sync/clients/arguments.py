@@ -9,6 +9,7 @@ from ..config import LOCAL_KEY, Config
 from ..endpoints import PROMISES
 from ..errors import ConfigError, MissingExtraError
 from ..promises import Promise
+from ..tokens import check_credential
 
 __all__ = ["model_body", "promise_of", "ready"]
 
@@ -70,4 +71,5 @@ def ready(config: Config) -> Config:
         return config.replace(base_url=local_base_url(), api_key=config.api_key or LOCAL_KEY)
     if config.api_key is None:
         raise ConfigError('no API key: give api_key= or set TINKER_API_KEY (base_url="local" needs none)')
+    check_credential(config.api_key)
     return config
