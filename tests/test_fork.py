@@ -3,10 +3,14 @@
 import multiprocessing
 import os
 import pickle
+import threading
+import time
+from dataclasses import replace
 
 import pytest
+from imitations import TUFT, Imitation, client
 
-from tinkex_sync import ForkedClientError, ServiceClient, types
+from tinkex_sync import DeadlineExceeded, ForkedClientError, ServiceClient, types
 from tinkex_sync.config import Config
 
 PARAMS = types.SamplingParams(max_tokens=2, temperature=0.0)
@@ -107,3 +111,97 @@ def test_no_repr_shows_a_secret():
         proxies={"http": "http://u:tml-very-secret@p"},
     )
     assert "secret" not in repr(config)
+
+
+def test_a_fork_amid_everything_leaves_usable_clients(service):
+    """Locks of the client are held by other threads at the moment of the fork; the child has none of those threads."""
+    sampler, rest = service.create_sampling_client(base_model="tinkex/tiny"), service.create_rest_client()
+    busy, stop = threading.Event(), threading.Event()
+
+    def keep_busy(number):
+        while not stop.is_set():
+            sampler.sample(prompt(number, 1), 1, PARAMS)
+            rest.get_session(service.session_id)
+            busy.set()
+
+    threads = [threading.Thread(target=keep_busy, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    assert busy.wait(20)
+    expected = sampler.sample(prompt(7, 7), 1, PARAMS)
+
+    def child():
+        again = sampler.sample(prompt(7, 7), 1, PARAMS, timeout=20)
+        many = list(sampler.sample_many([prompt(7, 7)] * 5, 1, PARAMS, timeout=20))
+        known = service.session_id in rest.list_sessions(limit=1000, timeout=20).sessions
+        return again == expected and many == [expected] * 5 and known
+
+    try:
+        assert [in_a_child(child) for _ in range(5)] == ["True"] * 5
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join(20)
+
+
+def test_a_child_has_a_throttle_of_its_own(server, service):
+    sampler = service.create_sampling_client(base_model="tinkex/tiny")
+    with service._session.throttle.permit(10**9, None):
+        with pytest.raises(DeadlineExceeded):
+            sampler.sample(prompt(1, 2), 1, PARAMS, timeout=0.2)
+        assert in_a_child(lambda: len(sampler.sample(prompt(1, 2), 1, PARAMS, timeout=20).sequences)) == "1"
+
+
+def test_a_grandchild_works_too(service):
+    sampler = service.create_sampling_client(base_model="tinkex/tiny")
+    expected = sampler.sample(prompt(4, 2), 1, PARAMS)
+
+    def child():
+        first = sampler.sample(prompt(4, 2), 1, PARAMS) == expected
+        return first and in_a_child(lambda: sampler.sample(prompt(4, 2), 1, PARAMS) == expected)
+
+    assert in_a_child(child) == "True"
+
+
+def test_a_child_beats_for_the_session_and_ends_without_ending_it():
+    with Imitation(TUFT) as server, client(server) as service:
+        # The parent beats each 10 s; what arrives sooner is the child's.
+        sampler = service.create_sampling_client(base_model="base")
+        sampler._recipe = replace(sampler._recipe, config=service.config.replace(heartbeat_interval=0.02))
+
+        def child():
+            sampler.sample(prompt(1, 2), 1, PARAMS)
+            session = sampler._session
+            first = session.last_heartbeat
+            nap = threading.Event()
+            ends = time.monotonic() + 20
+            while session.last_heartbeat == first and time.monotonic() < ends:
+                nap.wait(0.01)
+            return session.last_heartbeat > first, session.session_id == sampler._recipe.session_id
+
+        assert in_a_child(child) == "(True, True)"
+        assert {body["session_id"] for _, _, _, body in server.requests_to("session_heartbeat")} == {
+            "session"
+        }
+        assert sampler.sample(prompt(1, 2), 1, PARAMS)
+
+
+def test_many_threads_may_be_the_first_to_use_a_client_in_a_child(service):
+    sampler = service.create_sampling_client(base_model="tinkex/tiny")
+
+    def child():
+        ready, found = threading.Barrier(8), []
+
+        def first():
+            ready.wait(10)
+            found.append(sampler._session)
+            sampler.sample(prompt(1, 2), 1, PARAMS)
+
+        threads = [threading.Thread(target=first) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(20)
+        return len(found), len(set(map(id, found))), sampler._progress._running
+
+    assert in_a_child(child) == "(8, 1, 0)"

@@ -111,12 +111,16 @@ class Config:
     clock: Clock = field(default_factory=Clock, repr=False)
 
     def __post_init__(self) -> None:
+        self._check_texts()
         object.__setattr__(self, "headers", dict(self.headers))
         object.__setattr__(self, "tags", tuple(sorted(set(self.tags))))
         for name in _POSITIVE:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
                 raise ConfigError(f"{name} must be a positive number, not {value!r}")
+        for name in _FINITE:
+            if getattr(self, name) > _LONGEST:
+                raise ConfigError(f"{name} must be at most {_LONGEST:g} seconds, not {getattr(self, name)!r}")
         for name in _NOT_NEGATIVE:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 0:
@@ -124,9 +128,16 @@ class Config:
         for name in _COUNTS:
             if not isinstance(getattr(self, name), int):
                 raise ConfigError(f"{name} must be a whole number, not {getattr(self, name)!r}")
+        for name in ("telemetry", "pickle_credentials"):
+            if not isinstance(getattr(self, name), bool):
+                raise ConfigError(f"{name} must be True or False, not {getattr(self, name)!r}")
         if self.protocol not in PROTOCOLS:
             raise ConfigError(f"protocol must be one of {', '.join(PROTOCOLS)}, not {self.protocol!r}")
-        if self.timeout is not None and not (isinstance(self.timeout, (int, float)) and self.timeout > 0):
+        if self.timeout is not None and (
+            isinstance(self.timeout, bool)
+            or not isinstance(self.timeout, (int, float))
+            or not self.timeout > 0
+        ):
             raise ConfigError(f"timeout must be a positive number of seconds or None, not {self.timeout!r}")
         if isinstance(self.verify, str) and self.verify != "system" and not Path(self.verify).exists():
             raise ConfigError(
@@ -143,13 +154,39 @@ class Config:
                 f"base_url={self.base_url!r} is not a URL: give one such as https://host/prefix, or 'local'"
                 " for the embedded server (argument base_url or environment variable TINKER_BASE_URL)"
             )
-        if self.api_key is not None and (
-            not isinstance(self.api_key, str) or not self.api_key.isprintable() or not self.api_key.isascii()
+        for name, variable in _CREDENTIALS.items():
+            value = getattr(self, name)
+            if value is not None and not _fits_a_header(value):
+                # Without the value, which is a secret.
+                raise ConfigError(
+                    f"{name} must be printable ASCII text without line breaks (argument {name} or"
+                    f" environment variable {variable})"
+                )
+
+    def _check_texts(self) -> None:
+        """What would be taken apart, or fail at the first request."""
+        tags: Any = self.tags
+        if isinstance(tags, str) or not all(isinstance(tag, str) for tag in tags):
+            raise ConfigError(f"tags must be a collection of texts, such as ['run-7'], not {self.tags!r}")
+        if not isinstance(self.sdk_version, str) or not self.sdk_version:
+            raise ConfigError(f"sdk_version must be a text such as '0.7.0', not {self.sdk_version!r}")
+        for name, value in dict(self.headers).items():
+            if not (_fits_a_header(name) and _fits_a_header(value)):
+                raise ConfigError(f"headers: name and value of {name!r} must be printable ASCII texts")
+        if self.proxies is not None and not (
+            isinstance(self.proxies, Mapping) and all(isinstance(url, str) for url in self.proxies.values())
         ):
             raise ConfigError(
-                "api_key must be printable ASCII text without line breaks (argument api_key or"
-                " environment variable TINKER_API_KEY)"
+                "proxies must be a mapping of schemes to URLs, such as {'https': 'http://proxy:3128'}"
             )
+        if self.session_factory is not None and not callable(self.session_factory):
+            raise ConfigError(
+                f"session_factory must be a function without arguments, not {self.session_factory!r}"
+            )
+        certificate = self.client_certificate
+        for path in (certificate,) if isinstance(certificate, str) else certificate or ():
+            if not Path(path).exists():
+                raise ConfigError(f"client_certificate: no such file {path!r}")
 
     @classmethod
     def from_env(cls, **settings: Any) -> Config:
@@ -174,8 +211,16 @@ class Config:
                     raise ConfigError(f"environment variable {variable}={text!r}: {error}") from None
                 if value is not None:
                     values[name] = value
+        from_outside = list(values)
         values.update((name, value) for name, value in settings.items() if value is not None)
-        return cls(**values)
+        try:
+            return cls(**values)
+        except ConfigError as error:
+            for name in from_outside:
+                variable = _ENVIRONMENT[name][0]
+                if str(error).startswith(name) and variable not in str(error):
+                    raise ConfigError(f"{error} (environment variable {variable})") from None
+            raise
 
     def for_pickle(self) -> Config:
         """What may travel to another process: without secrets, unless ``pickle_credentials``."""
@@ -225,6 +270,14 @@ _POSITIVE = (
     "max_polls",
     "pool_size",
 )
+#: Sockets and events wait no longer than this.
+_LONGEST = 3e6
+_FINITE = ("connect_timeout", "read_timeout", "poll_timeout", "heartbeat_interval", "heartbeat_timeout")
+_CREDENTIALS = {
+    "api_key": "TINKER_API_KEY",
+    "cloudflare_access_client_id": "CLOUDFLARE_ACCESS_CLIENT_ID",
+    "cloudflare_access_client_secret": "CLOUDFLARE_ACCESS_CLIENT_SECRET",
+}
 _NOT_NEGATIVE = ("billing_pause", "drain", "max_retries", "throttle_memory")
 _COUNTS = (
     "max_retries",
@@ -238,6 +291,10 @@ _COUNTS = (
     "max_polls",
     "pool_size",
 )
+
+
+def _fits_a_header(text: object) -> bool:
+    return isinstance(text, str) and text.isprintable() and text.isascii()
 
 
 def _text(text: str) -> Optional[str]:

@@ -9,7 +9,8 @@ from ..futures import Future
 from ..hookspecs import Source
 from ..open_calls import OpenCall
 from ..session import Session
-from .rebuilding import Recipe, rebuilt_session
+from ..telemetry import Telemetry
+from .rebuilding import Recipe, one_rebuilds, rebuilt_session
 
 __all__ = ["Client", "RebuildingClient", "settle"]
 
@@ -30,6 +31,14 @@ class Client:
     def _session(self) -> Session:
         assert self._own_session is not None
         return self._own_session
+
+    def get_telemetry(self) -> Optional[Telemetry]:
+        """What tells the server of failures, for events of your own.
+
+        None unless it was turned on; also in a process to which this client came by a fork or a pickle.
+        """
+        session = self._own_session
+        return None if session is None or session.forked else session.observers.find(Telemetry)
 
     def _run(self, operation: str, function: Operation[T], timeout: Optional[float], items: int = 1) -> T:
         """Run an operation in this thread."""
@@ -79,9 +88,12 @@ class RebuildingClient(Client):
         session = self._own_session
         if session is None or session.forked:
             session = rebuilt_session(self._recipe)
-            # First, so that no other thread sees the session without what belongs to it.
-            self._rebuilt(session)
-            self._own_session = session
+            with one_rebuilds():
+                # Two threads may come here at once, and what belongs to the session is made once.
+                if self._own_session is not session:
+                    # First, so that no other thread sees the session without it.
+                    self._rebuilt(session)
+                    self._own_session = session
         return session
 
     def _rebuilt(self, session: Session) -> None:

@@ -15,7 +15,7 @@ from ..protocol import Known
 from ..queue_log import QueueLog
 from ..session import Session
 
-__all__ = ["Recipe", "first_seq_id", "rebuilt_session"]
+__all__ = ["Recipe", "first_seq_id", "one_rebuilds", "rebuilt_session"]
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,11 @@ def _after_fork() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
+
+
+def one_rebuilds() -> threading.Lock:
+    """The lock under which a client takes its rebuilt session up; never held for more than an assignment or two."""
+    return _lock
 
 
 def rebuilt_session(recipe: Recipe) -> Session:

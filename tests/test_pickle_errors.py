@@ -1,0 +1,108 @@
+"""Every error there is survives pickle with its attributes and texts; those that are not written yet will have to."""
+
+import copy
+import importlib
+import inspect
+import pickle
+import pkgutil
+
+import pytest
+
+import tinkex_sync
+from tinkex_sync import errors
+from tinkex_sync.errors import SentRequest, TinkexError
+
+#: A value for each argument that some error takes.
+ARGUMENTS = {
+    "message": "it went wrong: ümlaut",
+    "body": {"detail": ["a", 1]},
+    "status_code": 418,
+    "headers": {"retry-after": "2"},
+    "request_id": "req-7",
+    "retry_after": 2.0,
+    "category": "server",
+    "path": "sequences[0].tokens",
+    "accepted": (0, 3),
+    "refused": (3, 9),
+    "phase": "polling",
+    "sent": "yes",
+    "queue_state": "paused_capacity",
+    "seq_id": 11,
+}
+#: What the client sets on errors after they are made.
+LATER = {
+    "request": SentRequest("POST", "http://127.0.0.1/api/v1/forward"),
+    "attempts": 4,
+    "elapsed": 12.5,
+    "unsent": True,
+    "reused": True,
+    "request_id": "req-8",
+}
+
+
+def _everything():
+    for module in pkgutil.walk_packages(tinkex_sync.__path__, "tinkex_sync."):
+        if not module.name.endswith("__main__"):
+            try:
+                importlib.import_module(module.name)
+            except ImportError:  # an extra is not installed
+                continue
+    found, todo = set(), [TinkexError]
+    while todo:
+        cls = todo.pop()
+        found.add(cls)
+        todo += cls.__subclasses__()
+    return sorted(
+        (cls for cls in found if cls.__module__.startswith("tinkex_sync")), key=lambda cls: cls.__name__
+    )
+
+
+CLASSES = _everything()
+
+
+def made(cls):
+    """One with every argument given."""
+    given, texts = {}, ("message",)
+    for name, parameter in inspect.signature(cls.__init__).parameters.items():
+        if name == "self" or parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            continue
+        assert name in ARGUMENTS, f"{cls.__name__} takes {name}: add a value for it here"
+        given[name] = ARGUMENTS[name]
+    positional = [given.pop(name) for name in texts if name in given] or [ARGUMENTS["message"]]
+    return cls(*positional, **given)
+
+
+def test_all_of_the_module_are_here():
+    defined = {
+        value
+        for value in vars(errors).values()
+        if inspect.isclass(value) and issubclass(value, BaseException) and value.__module__ == errors.__name__
+    }
+    assert defined <= set(CLASSES)
+    assert len(defined) > 20
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+@pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: cls.__name__)
+def test_an_error_survives_pickle(cls, protocol):
+    error = made(cls)
+    error.__dict__.update({name: value for name, value in LATER.items() if name in error.__dict__})
+    back = pickle.loads(pickle.dumps(error, protocol))
+    assert type(back) is cls
+    assert (str(back), back.args, back.__dict__) == (str(error), error.args, error.__dict__)
+    assert ARGUMENTS["message"] in str(back)
+
+
+@pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: cls.__name__)
+def test_an_error_whose_text_was_added_to_keeps_it(cls):
+    error = made(cls)
+    error.args = (f"{error.args[0]} [set TINKER_API_KEY]", *error.args[1:])
+    assert str(pickle.loads(pickle.dumps(error))).endswith("[set TINKER_API_KEY]")
+    assert str(copy.copy(made(cls))) == str(made(cls))
+
+
+def test_an_answer_survives_as_part_of_its_error():
+    error = errors.status_error(429, body={"detail": "slow down"}, headers={"x": "y"}, retry_after=2.0)
+    back = pickle.loads(pickle.dumps(error))
+    assert back.response == error.response
+    assert back.response.json() == {"detail": "slow down"}
