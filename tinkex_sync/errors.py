@@ -11,7 +11,7 @@
     |   |       InternalServerError >= 500
     |   +-- APIConnectionError          no answer at all
     |       +-- APITimeoutError         also TimeoutError
-    +-- RequestFailedError              .request_id .category      (the operation itself failed)
+    +-- RequestFailedError              .request_id .category .polled  (the operation itself failed)
     +-- PromiseExpiredError             accepted, but the server lost the result
     +-- ResultLostError                 the result was delivered to a poll that did not survive
     +-- OutcomeUnknownError             it may or may not have been applied
@@ -73,8 +73,21 @@ def _rebuild(cls: Type[BaseException], args: Tuple[Any, ...], state: Dict[str, A
     return error
 
 
+class Polled(NamedTuple):
+    """Which promise a poll was about."""
+
+    request_id: str
+    #: What the promise is of, such as "OptimStep".
+    request_type: str
+    #: Polls of this promise before this one.
+    iteration: int
+
+
 class TinkexError(Exception):
     """The root: whatever went wrong, ``except TinkexError`` catches it."""
+
+    #: Where it came of polling, what was polled.
+    polled: Optional[Polled] = None
 
     def __reduce__(self) -> Tuple[Any, ...]:
         # The default calls the class with ``args`` alone, which loses keyword-only attributes.
@@ -265,12 +278,13 @@ class RequestFailedError(TinkexError):
     """The server accepted the operation and then failed to carry it out."""
 
     def __init__(
-        self, message: str, *, request_id: Optional[str] = None, category: str = "unknown", body: Any = None
+        self, message: str, request_id: Optional[str] = None, category: str = "unknown", *, body: Any = None
     ) -> None:
         super().__init__(message)
         self.message = message
         self.request_id = request_id
-        #: Whose fault the server says it is: "user", "server" or "unknown".
+        #: Whose fault the server says it is: "user", "server" or "unknown". The server's own verdict comes as a
+        #: ``types.RequestErrorCategory``, which equals its text.
         self.category = category
         self.body = body
 
@@ -306,12 +320,23 @@ class PartialBatchError(TinkexError):
     optimizer step. The refusal itself is ``__cause__``.
     """
 
-    def __init__(self, message: str, *, accepted: Tuple[int, int], refused: Tuple[int, int]) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        accepted: Tuple[int, int],
+        refused: Tuple[int, int],
+        accepted_ranges: Optional[Tuple[Tuple[int, int], ...]] = None,
+        refused_ranges: Optional[Tuple[Tuple[int, int], ...]] = None,
+    ) -> None:
         super().__init__(message)
         #: Datums the server has: ``data[accepted[0]:accepted[1]]``.
         self.accepted = accepted
         #: Datums it does not have: ``data[refused[0]:refused[1]]``.
         self.refused = refused
+        #: The same in full, where chunks were sent side by side: there may be several ranges of each.
+        self.accepted_ranges = (accepted,) if accepted_ranges is None else accepted_ranges
+        self.refused_ranges = (refused,) if refused_ranges is None else refused_ranges
 
 
 class WithdrawnError(TinkexError):

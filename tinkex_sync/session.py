@@ -32,6 +32,7 @@ T = TypeVar("T")
 _FINISH_WITHIN = 0.5
 #: Where the server gives no limit.
 _FETCH_BYTES = 52_428_800
+_CHUNK_BYTES = 50_000_000
 
 _log = logging.getLogger(__name__)
 
@@ -50,6 +51,7 @@ class Session(Caller):
         self.owned = owned
         self.throttle = self._throttle()
         self.fetch_budget = self._fetch_budget()
+        self.chunk_budget = self._chunk_budget()
         self.dispatchers = Workers(
             "dispatch", self.clock, self.timer, active=config.dispatchers, limit=config.max_dispatches
         )
@@ -79,10 +81,14 @@ class Session(Caller):
 
     def _fetch_budget(self) -> BytesSemaphore:
         """Bytes of announced results that may be read at once."""
-        announced = self.protocol.announced.inflight_response_bytes_semaphore_size
-        return BytesSemaphore(
-            _FETCH_BYTES if announced is None else max(announced, 1), self.clock, self.closing
-        )
+        return self._budget(self.protocol.announced.inflight_response_bytes_semaphore_size, _FETCH_BYTES)
+
+    def _chunk_budget(self) -> BytesSemaphore:
+        """Estimated bytes of chunks that may be sent side by side."""
+        return self._budget(self.protocol.announced.fwdbwd_dispatch_bytes_semaphore_size, _CHUNK_BYTES)
+
+    def _budget(self, announced: Optional[int], default: int) -> BytesSemaphore:
+        return BytesSemaphore(default if announced is None else max(announced, 1), self.clock, self.closing)
 
     # Opening
 
@@ -140,6 +146,7 @@ class Session(Caller):
             self.exchange_tokens()
         self.throttle = self._throttle()
         self.fetch_budget = self._fetch_budget()
+        self.chunk_budget = self._chunk_budget()
 
     def refresh(self) -> None:
         """Ask for what may have changed, if the server announced anything. POST /api/v1/client/dynamic_config.
@@ -272,6 +279,7 @@ class Session(Caller):
         self.closing.set()
         self.throttle.close()
         self.fetch_budget.close()
+        self.chunk_budget.close()
         self.transport.close()
         self.timer.close()
         for callback in callbacks:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from typing import Any, Callable, Dict, List, Optional
+from typing import Any, Callable, Dict, List, Optional, Tuple
 
 from .. import codec, types
 from ..byte_estimates import datum_bytes
@@ -15,7 +15,8 @@ from ..metrics import merge
 from ..open_calls import OpenCall
 from ..session import Session
 from .client import settle
-from .sequence import Sent, Sequence
+from .parallel import send_side_by_side
+from .sequence import Sent, Sequence, new_key
 
 __all__ = ["Batch"]
 
@@ -62,26 +63,35 @@ class Batch:
         if not self.future.begin():
             self._session.end(self.future.call)
             return
-        done = 0
-        count = 0
         self.future.call.more_to_send = True
+        accepted: List[Boundary] = []
         try:
-            for boundary in self._boundaries():
-                sent = self._send_chunk(sequence, boundary)
-                done, count = boundary.stop, count + 1
-                self._await(boundary, sent)
+            self._send_all(sequence, accepted)
         except BaseException as error:
             self.error = error
-            self._fail(self._partial(error, done) if done else error)
+            self._fail(self._partial(error, accepted) if accepted else error)
             return
         finally:
             self.future.call.more_to_send = False
         self.accepted = True
         with self._lock:
-            self._expected = count
-            complete = len(self._outputs) == count
+            self._expected = len(accepted)
+            complete = len(self._outputs) == self._expected
         if complete:
             self._finish()
+
+    def _send_all(self, sequence: Sequence, accepted: List[Boundary]) -> None:
+        """Send the chunks; those the server took are in ``accepted``, in order, also when this raises."""
+        boundaries = self._boundaries()
+        # A number in doubt may have to be used again, which only one request at a time can find out.
+        if self._session.protocol.parallel_chunks and sequence.certain:
+            boundaries = list(boundaries)
+            if len(boundaries) > 1:
+                self._send_side_by_side(sequence, boundaries, accepted)
+                return
+        for boundary in boundaries:
+            sent = sequence.dispatch(self._session, self._operation, self._encode(boundary), self.future.call)
+            self._took(boundary, sent, accepted)
 
     def _boundaries(self) -> Any:
         protocol = self._session.protocol
@@ -100,15 +110,13 @@ class Batch:
         )
         return planned
 
-    def _send_chunk(self, sequence: Sequence, boundary: Boundary) -> Sent:
-        call = self.future.call
-
+    def _encode(self, boundary: Boundary, operation: Optional[str] = None) -> Callable[[int], codec.Body]:
         protocol = self._session.protocol
 
         def encode(number: int) -> codec.Body:
             return codec.encode_batch(
                 protocol.wire,
-                self._operation,
+                operation or self._operation,
                 self._data[boundary.start : boundary.stop],
                 self._loss_fn,
                 self._loss_fn_config,
@@ -118,7 +126,32 @@ class Batch:
                 compressed=protocol.compressed,
             )
 
-        sent = sequence.dispatch(self._session, self._operation, encode, call)
+        return encode
+
+    def _send_side_by_side(
+        self, sequence: Sequence, boundaries: List[Boundary], accepted: List[Boundary]
+    ) -> None:
+        session, call = self._session, self.future.call
+
+        def prepare(boundary: Boundary, number: int) -> Sent:
+            return Sent(session, self._operation, self._encode(boundary), number, new_key(), call)
+
+        def fill(boundary: Boundary, number: int) -> Sent:
+            one = boundary._replace(stop=boundary.start + 1)
+            return Sent(session, "forward", self._encode(one, "forward"), number, new_key(), call)
+
+        chunks = send_side_by_side(session, sequence, boundaries, prepare, fill)
+        for chunk in chunks:
+            if chunk.sent is not None:
+                self._took(chunk.boundary, chunk.sent, accepted)
+        for chunk in chunks:
+            if chunk.error is not None:
+                raise chunk.error
+
+    def _took(self, boundary: Boundary, sent: Sent, accepted: List[Boundary]) -> None:
+        """The server has a chunk: tell it, and fetch the result."""
+        accepted.append(boundary)
+        call = self.future.call
         call.request_id = sent.promise.request_id
         hook = self._session.observers.chunk_sent
         if hook is not None:
@@ -130,7 +163,7 @@ class Batch:
                 request_id=sent.promise.request_id,
                 elapsed=self._session.clock.time() - sent.began,
             )
-        return sent
+        self._await(boundary, sent)
 
     def _await(self, boundary: Boundary, sent: Sent) -> None:
         def fetch() -> None:
@@ -165,10 +198,11 @@ class Batch:
         if first:
             settle(self._session, self.future, error=error)
 
-    def _partial(self, error: BaseException, done: int) -> PartialBatchError:
-        total = len(self._data)
+    def _partial(self, error: BaseException, accepted: List[Boundary]) -> PartialBatchError:
+        taken = _joined([(boundary.start, boundary.stop) for boundary in accepted])
+        missing = _between(taken, len(self._data))
         partial = PartialBatchError(
-            f"{self._operation}: datums 0 to {done - 1} were accepted, datums {done} to {total - 1} were not"
+            f"{self._operation}: {_named(taken)} were accepted, {_named(missing)} were not"
             + (" or nobody knows" if isinstance(error, OutcomeUnknownError) else "")
             + f": {error}."
             + (
@@ -177,8 +211,33 @@ class Batch:
                 if self._operation == "forward_backward"
                 else ""
             ),
-            accepted=(0, done),
-            refused=(done, total),
+            accepted=taken[0],
+            refused=missing[0],
+            accepted_ranges=tuple(taken),
+            refused_ranges=tuple(missing),
         )
         partial.__cause__ = error
         return partial
+
+
+Range = Tuple[int, int]
+
+
+def _joined(ranges: List[Range]) -> List[Range]:
+    joined: List[Range] = []
+    for start, stop in ranges:
+        if joined and joined[-1][1] == start:
+            start = joined.pop()[0]
+        joined.append((start, stop))
+    return joined
+
+
+def _between(ranges: List[Range], total: int) -> List[Range]:
+    """What ``ranges``, in order, leave of 0 to ``total``."""
+    starts = [0, *(stop for _, stop in ranges)]
+    stops = [*(start for start, _ in ranges), total]
+    return [(start, stop) for start, stop in zip(starts, stops) if start < stop]
+
+
+def _named(ranges: List[Range]) -> str:
+    return "datums " + " and ".join(f"{start} to {stop - 1}" for start, stop in ranges)

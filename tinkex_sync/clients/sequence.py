@@ -24,10 +24,15 @@ from ..open_calls import OpenCall
 from ..promises import Promise
 from ..session import Session
 
-__all__ = ["Sent", "Sequence"]
+__all__ = ["Sent", "Sequence", "new_key"]
 
 #: Writes an operation under its number, on the wire the server takes now.
 Encode = Callable[[int], Body]
+
+
+def new_key() -> str:
+    """An idempotency key: one per body and number, the same through all retries."""
+    return f"tinkex-sync-{uuid.uuid4()}"
 
 
 class Sent:
@@ -37,7 +42,7 @@ class Sent:
         self, session: Session, endpoint: str, encode: Encode, number: int, key: str, call: OpenCall
     ) -> None:
         self._session = session
-        self._endpoint = endpoint
+        self.endpoint = endpoint
         self._encode = encode
         self._key = key
         self._call = call
@@ -65,15 +70,15 @@ class Sent:
                 break
             except APIStatusError as error:
                 if body.wire is None or not session.protocol.switch(
-                    error, body.wire, self._endpoint == "forward"
+                    error, body.wire, self.endpoint == "forward"
                 ):
                     raise
                 # The number is still free, since the body was not even read; the key belongs to that body.
-                self._key = f"tinkex-sync-{uuid.uuid4()}"
+                self._key = new_key()
             finally:
                 if attempts_made is not None:
                     attempts_made(attempts.in_doubt)
-        self.promise = Promise(answer.request_id, self._endpoint, session.clock.time() - self.began)
+        self.promise = Promise(answer.request_id, self.endpoint, session.clock.time() - self.began)
 
 
 class Sequence:
@@ -106,8 +111,45 @@ class Sequence:
                 conflict = error
         raise conflict
 
+    @property
+    def certain(self) -> bool:
+        """Whether every number below the next is known to have been accepted."""
+        return not self._doubtful
+
+    def reserve(self, count: int) -> int:
+        """Take ``count`` numbers at once, for requests sent side by side; returns the first. See ``certain``."""
+        first = self._next
+        self._next += count
+        return first
+
+    def give_back(self, number: int) -> None:
+        """The last number taken was not used."""
+        assert number == self._next - 1, f"{number} is not the last number, {self._next - 1}"
+        self._next = number
+
+    @staticmethod
+    def transmit(sent: Sent) -> Sent:
+        """Send a request whose number was reserved. Any thread.
+
+        Raises:
+            OutcomeUnknownError: as :meth:`dispatch`; the number counts as used.
+            APIStatusError, APIConnectionError, ClosedError: it was not applied.
+        """
+        doubt = [False]
+
+        def note(in_doubt: bool) -> None:
+            doubt[0] = in_doubt
+
+        try:
+            sent.send(note)
+        except (APIError, ClosedError) as error:
+            if isinstance(error, ClosedError) or not (doubt[0] or _accepted_unreadably(error)):
+                raise
+            raise _unknown(sent, error) from error
+        return sent
+
     def _dispatch(self, session: Session, endpoint: str, encode: Encode, call: OpenCall, number: int) -> Sent:
-        sent = Sent(session, endpoint, encode, number, f"tinkex-sync-{uuid.uuid4()}", call)
+        sent = Sent(session, endpoint, encode, number, new_key(), call)
         doubt = [False]
 
         def note(in_doubt: bool) -> None:
@@ -123,13 +165,17 @@ class Sequence:
                 self._doubtful.append(number)
             if isinstance(error, ClosedError):
                 raise
-            raise OutcomeUnknownError(
-                f"{endpoint} (number {number}) may or may not have been applied: a reply was lost, and then:"
-                f" {error}. Check the model before repeating it.",
-                seq_id=number,
-            ) from error
+            raise _unknown(sent, error) from error
         self._next, self._doubtful = number + 1, []
         return sent
+
+
+def _unknown(sent: Sent, error: Exception) -> OutcomeUnknownError:
+    return OutcomeUnknownError(
+        f"{sent.endpoint} (number {sent.number}) may or may not have been applied: a reply was lost, and then:"
+        f" {error}. Check the model before repeating it.",
+        seq_id=sent.number,
+    )
 
 
 def _accepted_unreadably(error: Exception) -> bool:
