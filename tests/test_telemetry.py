@@ -1,10 +1,18 @@
+import pickle
 import threading
 import time
 
 import pytest
 from scripted_server import Answer, ScriptedServer
 
-from tinkex_sync import Config, NotFoundError, RequestFailedError, ServiceClient, types
+from tinkex_sync import (
+    APIResponseValidationError,
+    Config,
+    NotFoundError,
+    RequestFailedError,
+    ServiceClient,
+    types,
+)
 from tinkex_sync.clock import ScaledClock
 
 OK = Answer(body={"status": "accepted"})
@@ -120,4 +128,69 @@ def test_a_failed_result_is_told_and_the_session_goes_on(server):
     failed = "APIFuture.result_async.application_error"
     assert names == ["SESSION_START", failed, "user_error", failed, "UNHANDLED_EXCEPTION", "SESSION_END"]
     assert events[1]["event_data"]["error_category"] == "User"
+    assert [event["severity"] for event in events[1:5]] == ["WARNING", "WARNING", "ERROR", "ERROR"]
     assert "RequestFailedError" in events[4]["traceback"]
+
+
+def test_a_failed_poll_names_its_promise(server):
+    server.defaults["create_model"] = Answer(body={"request_id": "req-1"})
+    server.defaults["optim_step"] = Answer(body={"request_id": "req-2"})
+    server.script(
+        "retrieve_future",
+        Answer(body={"type": "create_model", "model_id": "m"}),
+        Answer(408, {"queue_state": "active"}),
+        Answer(drop=True),
+        Answer(drop=True),
+        Answer(503, {"detail": "busy"}),
+        Answer(body={"metrics": {}}),
+    )
+    clock = ScaledClock(50.0)
+    with client(server, clock=clock) as service:
+        training = service.create_lora_training_client("m")
+        training.optim_step(types.AdamParams())
+        assert service.get_telemetry().flush(clock.time() + 500.0)
+    told = [(event["event_name"], event["event_data"]) for event in sent(server) if "event_name" in event]
+    about = [(data["request_id"], data["request_type"]) for _, data in told]
+    assert about == [("req-2", "OptimStep")] * len(told)
+    names = [name.rpartition(".")[2] for name, _ in told]
+    assert names[0] == "api_status_error"
+    assert names[-1] == "api_status_error"
+    assert set(names[1:-1]) == {"connection_error"}
+    lost = [data["connection_error_retries"] for name, data in told if name.endswith("connection_error")]
+    assert lost == list(range(len(lost)))
+    numbers = [data["iteration"] for _, data in told]
+    assert numbers == sorted(numbers)
+    assert (told[0][1]["status_code"], told[-1][1]["status_code"]) == (408, 503)
+
+
+def test_an_answer_that_cannot_be_read_is_told(server):
+    server.defaults["create_model"] = Answer(body={"request_id": "req-1"})
+    server.script("retrieve_future", Answer(body={"type": "create_model"}))
+    with client(server) as service, pytest.raises(APIResponseValidationError) as raised:
+        service.create_lora_training_client("m")
+    assert raised.value.polled == ("req-1", "CreateModel", 0)
+    events = sent(server)
+    assert events[1]["event_name"] == "APIFuture.result_async.validation_error"
+    assert events[1]["event_data"]["request_type"] == "CreateModel"
+    assert events[2]["error_type"] == "APIResponseValidationError"
+
+
+def test_every_client_gives_it(server):
+    server.defaults["create_model"] = Answer(body={"request_id": "req-1"})
+    server.defaults["retrieve_future"] = Answer(body={"type": "create_model", "model_id": "m"})
+    server.defaults["create_sampling_session"] = Answer(body={"sampling_session_id": "s-1"})
+    with client(server) as service:
+        telemetry = service.get_telemetry()
+        assert telemetry is not None
+        training = service.create_lora_training_client("m")
+        sampler = service.create_sampling_client(base_model="m")
+        for one in (training, sampler, service.create_rest_client()):
+            assert one.get_telemetry() is telemetry
+        assert pickle.loads(pickle.dumps(sampler)).get_telemetry() is None
+
+
+def test_a_disabled_plugin_is_off(server, monkeypatch):
+    monkeypatch.setenv("TINKEX_SYNC_DISABLED_PLUGINS", "telemetry")
+    with client(server) as service:
+        assert service.get_telemetry() is None
+    assert server.sent("telemetry") == []

@@ -26,6 +26,8 @@ from .errors import (
     ClosedError,
     DeadlineExceeded,
     ForkedClientError,
+    Polled,
+    TinkexError,
 )
 from .hookspecs import Source
 from .open_calls import OpenCall
@@ -90,6 +92,7 @@ class Caller:
         attempts: Optional[Attempts] = None,
         first_contact: bool = False,
         raw: bool = False,
+        polled: Optional[Polled] = None,
     ) -> Any:
         """Send one call under its one retry policy, and decode the answer.
 
@@ -100,6 +103,7 @@ class Caller:
             deadline: Time of the clock at which it ends with DeadlineExceeded.
             attempts: Given by callers who want to see afterwards what happened.
             raw: Return the :class:`~tinkex_sync.transport.Reply`.
+            polled: Noted on what it raises, before observers hear of it.
 
         Raises:
             APIError: as the transport, after the policy has given up.
@@ -125,7 +129,9 @@ class Caller:
             late = limit is not None and (deadline is None or limit < deadline)
             ends = limit if late else deadline
             try:
-                return self._send_once(endpoint, path, content, sent_headers, who, call, ends, made.number)
+                return self._send_once(
+                    endpoint, path, content, sent_headers, who, call, ends, made.number, polled
+                )
             except DeadlineExceeded as error:
                 if not late:
                     raise
@@ -211,6 +217,7 @@ class Caller:
         call: Optional[OpenCall],
         deadline: Optional[float],
         attempt: int,
+        polled: Optional[Polled],
     ) -> Reply:
         self.check_usable()
         if call is not None:
@@ -244,6 +251,8 @@ class Caller:
         finally:
             if call is not None and call.sent == "no" and _may_have_arrived(failure):
                 call.sent = "unknown"
+            if polled is not None and isinstance(failure, TinkexError):
+                failure.polled = polled
             hook = self.observers.request_finished if endpoint.observed else None
             if hook is not None:
                 hook(

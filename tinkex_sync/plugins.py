@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import logging
 import threading
-from typing import Any, Dict, Iterable, List, Optional
+from typing import Any, Dict, Iterable, List, Optional, Type, TypeVar
 
 import pluggy
 
@@ -24,6 +24,8 @@ from .queued_observer import CLOSE_TIMEOUT
 __all__ = ["Hook", "Observers", "PluginStatus"]
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 class _Manager(pluggy.PluginManager):
@@ -140,6 +142,12 @@ class Observers:
                 self._manager.unregister(name=row.name)
             self._plugins.remove(row)
             self._publish()
+
+    def find(self, kind: Type[T]) -> Optional[T]:
+        """The active plugin that is a ``kind``; None if there is none."""
+        with self._lock:
+            active = [row.object for row in self._plugins if row.status == "active"]
+        return next((plugin for plugin in active if isinstance(plugin, kind)), None)
 
     def report(self) -> List[PluginStatus]:
         """All plugins that were found, in the order they were found."""

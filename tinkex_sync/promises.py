@@ -22,9 +22,11 @@ from .errors import (
     ConflictError,
     DeadlineExceeded,
     NotFoundError,
+    Polled,
     PromiseExpiredError,
     RequestFailedError,
     ResultLostError,
+    TinkexError,
 )
 from .open_calls import OpenCall
 from .queue_states import QueueStates
@@ -110,6 +112,7 @@ class _Poll:
                     call=self.call,
                     deadline=self.deadline,
                     raw=True,
+                    polled=self.polled(),
                 )
             except APIStatusError as error:
                 error.request_id = self.promise.request_id
@@ -141,6 +144,10 @@ class _Poll:
                 pause = _BREATH - (self.session.clock.time() - began)
             if pause > 0:
                 self.session.sleep(pause, self.deadline, self.call, "polling")
+
+    def polled(self) -> Polled:
+        """What is being polled, for errors."""
+        return Polled(self.promise.request_id, self.kind.name, self.number)
 
     def _body(self) -> bytes:
         # A 0.7 server may refuse a key it does not know.
@@ -218,7 +225,7 @@ class _Poll:
                 raise RequestFailedError(
                     f"Request failed: {error.body['detail']} (request {self.promise.request_id})",
                     request_id=self.promise.request_id,
-                    category="server",
+                    category=RequestErrorCategory.Server,
                     body=error.body,
                 ) from error
             self.said_why += 1
@@ -292,13 +299,11 @@ class _Poll:
         if isinstance(answer, self.kind.reply):
             return answer
         if isinstance(answer, dict) and "error" in answer:
-            category = answer.get("category")
-            known = {one.value for one in RequestErrorCategory}
             raise RequestFailedError(
                 f"Request failed: {answer['error']} (request {self.promise.request_id},"
                 f" expected {self.kind.reply.__name__})",
                 request_id=self.promise.request_id,
-                category=category if isinstance(category, str) and category in known else "unknown",
+                category=RequestErrorCategory(answer.get("category")),
                 body=answer,
             )
         try:
@@ -341,6 +346,8 @@ def poll(
         return running.run()
     except BaseException as failure:
         error = failure
+        if isinstance(error, TinkexError) and error.polled is None:
+            error.polled = running.polled()
         raise
     finally:
         running.release()

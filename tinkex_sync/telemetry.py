@@ -14,13 +14,12 @@ from . import codec, types
 from .calls import Caller
 from .clock import Clock
 from .config import Config
-from .endpoints import PROMISES
 from .errors import (
-    APIConnectionError,
     APIResponseValidationError,
     APIStatusError,
     ClosedError,
     DeadlineExceeded,
+    Polled,
     RequestFailedError,
     WithdrawnError,
 )
@@ -37,16 +36,9 @@ BATCH = 100
 #: Seconds the last flush may take; closing a client must not be felt.
 CLOSE_FLUSH = 0.5
 
+_POLLING = "APIFuture.result_async."
+#: Their failures are the caller's to tell, and were never reported one by one.
 _CREATING = ("/create_session", "/create_sampling_session", "/create_model", "/session_heartbeat")
-_REQUEST_TYPES = {
-    **{name: kind.name for name, kind in PROMISES.items()},
-    "sample": "Sample",
-    "compute_logprobs": "Sample",
-    "save_state": "SaveWeights",
-    "load_state": "LoadWeights",
-    "load_state_with_optimizer": "LoadWeights",
-    "create_lora_training_client": "CreateModel",
-}
 
 
 def _is_user_error(error: Optional[BaseException]) -> bool:
@@ -61,6 +53,10 @@ def _is_user_error(error: Optional[BaseException]) -> bool:
             return True
         error = error.__cause__ or error.__context__
     return False
+
+
+def _stack(error: BaseException) -> str:
+    return "".join(traceback.format_exception(type(error), error, error.__traceback__))
 
 
 class Telemetry(QueuedObserver):
@@ -82,6 +78,8 @@ class Telemetry(QueuedObserver):
         self._session_id = ""  # guarded by _events_lock
         self._index = 0  # guarded by _events_lock
         self._unsent_kinds = 0  # guarded by _events_lock
+        #: Polls of a promise that got no answer, in a row.
+        self._broken: Dict[str, int] = {}  # guarded by _events_lock
         self._started = 0.0
 
     @property
@@ -119,7 +117,7 @@ class Telemetry(QueuedObserver):
                 severity,
                 error_message=str(error),
                 error_type=type(error).__name__,
-                traceback="".join(traceback.format_exception(type(error), error, error.__traceback__)),
+                traceback=_stack(error),
             )
         self.hurry()
         return queued
@@ -195,24 +193,25 @@ class Telemetry(QueuedObserver):
     ) -> None:
         if error is None or isinstance(error, (ClosedError, DeadlineExceeded)) or path.endswith(_CREATING):
             return
-        data: Dict[str, Any] = {"exception": str(error), "is_user_error": _is_user_error(error)}
-        if status is not None:
-            data["status_code"] = status
-        retried = POLICIES["submit"].retries(error, attempt)
-        if path.endswith("/retrieve_future"):
-            kind = "connection_error" if status is None else "api_status_error"
-            data.update(should_retry=retried, elapsed_time=elapsed)
-            self.log("APIFuture.result_async." + kind, data, "WARNING")
-            return
         if path.endswith("/asample") and status == 429:
             return  # backpressure is no failure
-        stack = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+        retried = POLICIES["submit"].retries(error, attempt)
+        polled = getattr(error, "polled", None)
+        if polled is not None:
+            self._poll_failed(error, polled, status, retried, elapsed)
+            return
         now = datetime.now(timezone.utc).timestamp()
+        data: Dict[str, Any] = {
+            "func": f"{method} {path}",
+            "exception": str(error),
+            "exception_type": type(error).__name__,
+            "exception_stack": _stack(error),
+        }
+        if status is not None:
+            data["status_code"] = status
         data.update(
-            func=f"{method} {path}",
-            exception_type=type(error).__name__,
-            exception_stack=stack,
             is_retryable=retried,
+            is_user_error=_is_user_error(error),
             attempt_count=attempt - 1,
             start_time=now - elapsed,
             current_time=now,
@@ -220,34 +219,50 @@ class Telemetry(QueuedObserver):
         )
         self.log("InternalClientHolder.execute_with_retries.exception", data, "WARNING")
 
+    def _poll_failed(
+        self, error: BaseException, polled: Polled, status: Optional[int], retried: bool, elapsed: float
+    ) -> None:
+        data: Dict[str, Any] = {"request_id": polled.request_id, "request_type": polled.request_type}
+        with self._events_lock:
+            broken = self._broken.pop(polled.request_id, 0)
+            if status is None:
+                self._broken[polled.request_id] = broken + 1
+        if status is None:
+            data.update(exception=str(error), connection_error_retries=broken)
+            severity: types.Severity = "WARNING"
+        else:
+            wrong = _is_user_error(error)
+            data.update(status_code=status, exception=str(error), should_retry=retried, is_user_error=wrong)
+            severity = "WARNING" if retried or wrong else "ERROR"
+        data.update(iteration=polled.iteration, elapsed_time=elapsed)
+        self.log(_POLLING + ("connection_error" if status is None else "api_status_error"), data, severity)
+
     @hookimpl
     def tinkex_future_resolved(
-        self,
-        operation: str,
-        request_id: Optional[str],
-        elapsed: float,
-        polls: int,
-        error: Optional[BaseException],
+        self, operation: str, request_id: Optional[str], elapsed: float, error: Optional[BaseException]
     ) -> None:
-        if error is None or isinstance(error, (ClosedError, WithdrawnError)):
-            return
-        data = {
+        if request_id is not None:
+            with self._events_lock:
+                self._broken.pop(request_id, None)
+        if not isinstance(error, Exception) or isinstance(error, (ClosedError, WithdrawnError)):
+            return  # it went well, or nothing of ours failed
+        polled = getattr(error, "polled", None)
+        data: Dict[str, Any] = {
             "request_id": request_id,
-            "request_type": _REQUEST_TYPES.get(operation, operation),
-            "is_user_error": _is_user_error(error),
-            "iteration": polls,
-            "elapsed_time": elapsed,
+            "request_type": polled.request_type if polled is not None else operation,
         }
-        prefix = "APIFuture.result_async."
+        ending = {"iteration": polled.iteration if polled is not None else 0, "elapsed_time": elapsed}
         if isinstance(error, DeadlineExceeded):
-            self.log(prefix + "timeout", {**data, "exception": str(error)}, "WARNING")
+            self.log(_POLLING + "timeout", {**data, "timeout": elapsed, **ending}, "ERROR")
             return
+        wrong = _is_user_error(error)
         if isinstance(error, RequestFailedError):
             said = error.body.get("error") if isinstance(error.body, dict) else None
-            told = {"error": said or error.message, "error_category": error.category.capitalize()}
-            self.log(prefix + "application_error", {**data, **told}, "WARNING")
+            data.update(error=said or error.message, error_category=error.category.capitalize())
+            data.update(is_user_error=wrong, **ending)
+            self.log(_POLLING + "application_error", data, "WARNING" if wrong else "ERROR")
         elif isinstance(error, APIResponseValidationError):
-            self.log(prefix + "validation_error", {**data, "exception": str(error)}, "WARNING")
-        elif not isinstance(error, (APIStatusError, APIConnectionError)) and not isinstance(error, Exception):
-            return  # interrupted: nothing of ours failed
+            data.update(exception=str(error), exception_type=type(error).__name__)
+            data.update(exception_stack=_stack(error), **ending)
+            self.log(_POLLING + "validation_error", data, "ERROR")
         self.log_exception(error)

@@ -61,8 +61,9 @@ class ServiceClient(Client):
             changes = {name: value for name, value in given.items() if value is not None}
             config = config.replace(**changes) if changes else config
         self.config = ready(config)
-        self._telemetry = Telemetry(self.config) if self.config.telemetry else None
-        builtin = (QueueLog(self.config.clock), *filter(None, (self._telemetry,)))
+        builtin: List[object] = [QueueLog(self.config.clock)]
+        if self.config.telemetry:
+            builtin.append(Telemetry(self.config))
         observers = Observers(
             plugins,
             autoload=load_plugins,
@@ -109,10 +110,6 @@ class ServiceClient(Client):
             The calls that had no result yet, with their request ids; they are also counted in one WARNING.
         """
         return self._session.close()
-
-    def get_telemetry(self) -> Optional[Telemetry]:
-        """What tells the server of failures, for events of your own; None unless it was turned on."""
-        return self._telemetry
 
     def get_server_capabilities(
         self, *, timeout: Optional[float] = None

@@ -7,9 +7,10 @@ annotation, once per class, and checked in ``__post_init__``, so that a value bu
 from a server obey one rule.
 """
 
-import base64
+import copy
 import dataclasses
 import functools
+import json
 import reprlib
 from datetime import datetime
 from enum import Enum
@@ -34,6 +35,7 @@ from typing import (
 from dataclasses_json import DataClassJsonMixin, config
 
 from ..errors import APIResponseValidationError
+from .dumping import Dumping
 from .scalars import FieldError, boolean, floats, instant, instant_text, integer, ints, number, shown, text
 
 __all__ = ["NULLABLE", "OMITTED", "UNSENT", "Wire", "build", "coded"]
@@ -67,7 +69,7 @@ def coded(decode: Decode, encode: Optional[Encode] = None) -> Dict[str, Any]:
     return dict(config(decoder=decode, encoder=encode or _as_is))
 
 
-class Wire(DataClassJsonMixin):
+class Wire(Dumping, DataClassJsonMixin):
     """Base of every wire type: a frozen dataclass that checks itself and knows its JSON.
 
     Building one with a value its field cannot hold raises ValueError naming the field; harmless spellings are
@@ -126,14 +128,44 @@ class Wire(DataClassJsonMixin):
                 body[name] = value if encode is None else encode(value)
         return body
 
-    def to_dict(self, encode_json: bool = False) -> Dict[str, Any]:
-        """Every field, None included, in declared order; datetimes stay unless ``encode_json``."""
-        return {f.name: _plain(getattr(self, f.name), encode_json) for f in dataclasses.fields(self)}  # type: ignore[arg-type]
-
     @classmethod
     def from_dict(cls: Type[Self], kvs: Any, *, infer_missing: bool = False) -> Self:
         """The same as :meth:`from_wire`; ``infer_missing`` is accepted for dataclasses-json's sake."""
         return cls.from_wire(kvs)
+
+    @classmethod
+    def model_validate(cls: Type[Self], obj: Any) -> Self:
+        """``obj`` itself if it is one, else one built from a dict; keys it does not know are ignored.
+
+        Raises:
+            ValueError: it does not fit; the text says where.
+        """
+        return build(cls, obj)
+
+    @classmethod
+    def model_validate_json(cls: Type[Self], json_data: Union[str, bytes, bytearray]) -> Self:
+        """:meth:`model_validate` of JSON text."""
+        return build(cls, json.loads(json_data))
+
+    def model_copy(self: Self, *, update: Optional[Mapping[str, Any]] = None, deep: bool = False) -> Self:
+        """A copy, with the fields of ``update`` replaced and checked.
+
+        Raises:
+            ValueError: a value does not fit its field, or there is no such field.
+        """
+        made = copy.deepcopy(self) if deep else copy.copy(self)
+        if not update:
+            return made
+        unknown = sorted(set(update) - set(_names(type(self))[0]))
+        if unknown:
+            raise ValueError(f"{type(self).__name__} has no field {', '.join(map(repr, unknown))}")
+        values = made.__dict__
+        nulls = values.get("_nulls", ())
+        # A None that was not given stays so.
+        kept = {
+            name: values[name] for name in _names(type(self))[0] if values[name] is not None or name in nulls
+        }
+        return type(self)(**{**kept, **update})
 
     def __repr__(self) -> str:
         told = (f.name for f in dataclasses.fields(self) if f.metadata.get("sent") != "never")  # type: ignore[arg-type]
@@ -277,23 +309,6 @@ def _names(cls: Type[Wire]) -> Tuple[Tuple[str, ...], Tuple[str, ...]]:
     missing = dataclasses.MISSING
     required = (f.name for f in fields if f.default is missing and f.default_factory is missing)
     return tuple(f.name for f in fields), tuple(required)
-
-
-def _plain(value: Any, encode_json: bool) -> Any:
-    """``value`` in JSON's own types, but for datetimes that are wanted as they are."""
-    if isinstance(value, Wire):
-        return value.to_dict(encode_json)
-    if isinstance(value, dict):
-        return {key: _plain(inner, encode_json) for key, inner in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(inner, encode_json) for inner in value]
-    if isinstance(value, Enum):
-        return value.value
-    if isinstance(value, datetime) and encode_json:
-        return instant_text(value)
-    if isinstance(value, bytes):
-        return base64.b64encode(value).decode("ascii")
-    return value.tolist() if hasattr(value, "tolist") else value
 
 
 _HEAD = 8  # elements of a long list that its repr shows
