@@ -19,7 +19,7 @@ FLOORS = [
     "tokenizer_files tokenizers regularizers multimodal",
     "endpoints codec tokens transport throttle workers",
     "open_calls advice background billing calls session",
-    "telemetry queue_states futures promises",
+    "telemetry queue_states futures promises bulk_futures",
     "clients",
     "archives",
     "compat cli testing",

@@ -72,8 +72,17 @@ ENDPOINTS: Dict[str, Endpoint] = {
         Endpoint("save_weights", "POST", "save_weights", types.UntypedAPIFuture),
         Endpoint("load_weights", "POST", "load_weights", types.UntypedAPIFuture),
         Endpoint("save_weights_for_sampler", "POST", "save_weights_for_sampler", types.UntypedAPIFuture),
+        Endpoint(
+            "join_sampling_session",
+            "POST",
+            "join_sampling_session",
+            types.JoinSamplingSessionResponse,
+            "short",
+        ),
         Endpoint("asample", "POST", "asample", types.UntypedAPIFuture, "sample"),
         Endpoint("retrieve_future", "POST", "retrieve_future", None, "none"),
+        Endpoint("retrieve_futures", "POST", "retrieve_futures", None, "none", read_timeout=45.0),
+        Endpoint("cancel_future", "POST", "cancel_future", None, "none", read_timeout=30.0),
         Endpoint(
             "telemetry",
             "POST",

@@ -132,7 +132,7 @@ class _Poll:
                     pause = 0.0
                 elif self.peeks and isinstance(answer, dict) and answer.get("status") == "complete_metadata":
                     self._answered()
-                    self._reserve(answer.get("response_payload_size"))
+                    self.reserve(answer.get("response_payload_size"))
                     pause = -1.0
                 else:
                     return self._result(answer)
@@ -154,7 +154,7 @@ class _Poll:
         peeks = {"allow_metadata_only": self.peeks} if self.session.protocol.modern else {}
         return codec.encode({"request_id": self.promise.request_id, **peeks})
 
-    def _reserve(self, size: Any) -> None:
+    def reserve(self, size: Any) -> None:
         """The result is there and ``size`` bytes long: wait until there is room for it."""
         self.peeks = False
         self.body = self._body()
@@ -321,6 +321,7 @@ def poll(
     states: Optional[QueueStates] = None,
     deadline: Optional[float] = None,
     stuck: Optional[Callable[[], None]] = None,
+    announced: Optional[int] = None,
 ) -> Any:
     """Poll a promise until it is kept, in the calling thread.
 
@@ -328,6 +329,7 @@ def poll(
         states: Where queue states and reasons are reported.
         deadline: Time of the clock at which the wait ends.
         stuck: Called before each poll; raises to give up.
+        announced: The result is known to be there, and to have so many bytes.
 
     Returns:
         The decoded result, of the promise's type.
@@ -343,6 +345,8 @@ def poll(
     call.promised = session.clock.time()
     call.heard = None if states is None else states.read
     try:
+        if announced is not None:
+            running.reserve(announced)
         return running.run()
     except BaseException as failure:
         error = failure

@@ -202,10 +202,7 @@ class Sample:
             if self.deadline is not None:
                 limit = min(limit, self.deadline)
             try:
-                result: types.SampleResponse = poll(
-                    self.session, self.promise, self.call, states=self.client._states, deadline=limit
-                )
-                return result
+                return self._result(self.promise, limit)
             except DeadlineExceeded:
                 now = self.session.clock.time()
                 if self.deadline is not None and now >= self.deadline:
@@ -214,6 +211,24 @@ class Sample:
                     raise APIConnectionError(
                         f"No progress made in {progress.limit}s. Requests appear to be stuck."
                     ) from None
+
+    def _result(self, promise: Promise, limit: float) -> types.SampleResponse:
+        bulk, announced = self.client._bulk, None
+        if bulk is not None:
+            announced = bulk.wait(promise.request_id, self.call, limit)
+        try:
+            result: types.SampleResponse = poll(
+                self.session,
+                promise,
+                self.call,
+                states=self.client._states,
+                deadline=limit,
+                announced=announced,
+            )
+            return result
+        finally:
+            if bulk is not None:
+                bulk.read(promise.request_id)
 
     def renew(self, error: PromiseExpiredError) -> float:
         """After a lost promise: a new number; returns the seconds to wait, or raises ``error``."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import random
 from typing import Any, Callable, Dict, List, Optional
 
 from .. import types
+from ..bulk_futures import BulkPoller
 from ..byte_estimates import model_input_bytes
 from ..errors import (
     ClosedError,
@@ -25,6 +27,10 @@ from .sample_many import SampleMany
 __all__ = ["SamplingClient"]
 
 
+#: Today's servers give each copy of a sampler so many numbers for its samples.
+_NUMBERS_PER_CLONE = 1_000_000_000
+
+
 class SamplingClient(RebuildingClient):
     """Draws completions from one set of weights. Thread-safe; made by the other clients.
 
@@ -40,20 +46,36 @@ class SamplingClient(RebuildingClient):
     ) -> None:
         super().__init__(session, Source("sampling", sampling_session_id, session.session_id))
         self._retry_config = retry_config or RetryConfig(progress_timeout=session.config.progress_timeout)
-        self._begin(session, 0)
+        self._begin(session, 0, 0)
 
     @property
     def sampling_session_id(self) -> str:
         """The server's id of what it samples from."""
         return self._source.id
 
-    def _begin(self, session: Session, seq_id: int) -> None:
+    def _begin(self, session: Session, seq_id: int, clone_id: int) -> None:
         self._seq_ids = itertools.count(seq_id)
         self._states = QueueStates(session.observers, session.clock)
         self._progress = Progress(session.clock.time, self._retry_config.progress_timeout)
+        #: The one poll for all samples, where the server wants that.
+        self._bulk: Optional[BulkPoller] = None
+        if session.protocol.modern and session.protocol.announced.sample_use_retrieve_futures:
+            self._bulk = BulkPoller(session, self._source, clone_id)
 
     def _rebuilt(self, session: Session) -> None:
-        self._begin(session, first_seq_id())
+        if session.protocol.modern:
+            clone_id = self._clone_id(session)
+            self._begin(session, clone_id * _NUMBERS_PER_CLONE, clone_id)
+        else:
+            self._begin(session, first_seq_id(), 0)
+
+    def _clone_id(self, session: Session) -> int:
+        """Tells this copy from others of the same sampler; 0 is the original. POST /api/v1/join_sampling_session."""
+        if session.protocol.announced.sample_join_sampling_session:
+            body = {"sampling_session_id": self._source.id}
+            joined: types.JoinSamplingSessionResponse = session.call("join_sampling_session", body)
+            return joined.client_counter
+        return random.SystemRandom().randrange(1, _NUMBERS_PER_CLONE + 1)
 
     def __getstate__(self) -> Dict[str, Any]:
         return {**super().__getstate__(), "retry_config": self._retry_config}

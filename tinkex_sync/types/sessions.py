@@ -14,6 +14,7 @@ __all__ = [
     "GetServerCapabilitiesResponse",
     "GetSessionResponse",
     "HealthResponse",
+    "JoinSamplingSessionResponse",
     "ListSessionsResponse",
     "SessionHeartbeatRequest",
     "SessionHeartbeatResponse",
@@ -74,6 +75,13 @@ class CreateSamplingSessionResponse(Wire):
 
     sampling_session_id: str
     type: str = "create_sampling_session"
+
+
+@dataclass(frozen=True, repr=False)
+class JoinSamplingSessionResponse(Wire):
+    """Reply of ``POST /api/v1/join_sampling_session``: a number that no other copy of the sampler has."""
+
+    client_counter: int
 
 
 @dataclass(frozen=True, repr=False)
