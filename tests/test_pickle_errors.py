@@ -24,6 +24,8 @@ ARGUMENTS = {
     "path": "sequences[0].tokens",
     "accepted": (0, 3),
     "refused": (3, 9),
+    "accepted_ranges": ((0, 3), (5, 7)),
+    "refused_ranges": ((3, 5), (7, 9)),
     "phase": "polling",
     "sent": "yes",
     "queue_state": "paused_capacity",

@@ -82,7 +82,7 @@ ENDPOINTS: Dict[str, Endpoint] = {
         Endpoint("asample", "POST", "asample", types.UntypedAPIFuture, "sample"),
         Endpoint("retrieve_future", "POST", "retrieve_future", None, "none"),
         Endpoint("retrieve_futures", "POST", "retrieve_futures", None, "none", read_timeout=45.0),
-        Endpoint("cancel_future", "POST", "cancel_future", None, "none", read_timeout=30.0),
+        Endpoint("cancel_future", "POST", "cancel_future", None, "submit", read_timeout=30.0),
         Endpoint(
             "telemetry",
             "POST",

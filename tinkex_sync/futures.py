@@ -8,7 +8,7 @@ import logging
 import threading
 import time
 import weakref
-from concurrent.futures._base import CANCELLED
+from concurrent.futures._base import CANCELLED, RUNNING
 from typing import Any, Callable, Generic, Optional, TypeVar
 
 from .clock import SLICE, remaining
@@ -37,6 +37,8 @@ class Future(concurrent.futures.Future, Generic[T]):  # type: ignore[type-arg]
         super().__init__()
         self.call = call
         self._read = False
+        #: Takes back what was sent, where the server allows that; returns whether it will.
+        self.recall: Optional[Callable[[], bool]] = None
         # The session fails it when it closes; weakly, so that a future nobody holds can tell of its error.
         call.future = weakref.ref(self)
 
@@ -85,10 +87,22 @@ class Future(concurrent.futures.Future, Generic[T]):  # type: ignore[type-arg]
                 return value
 
     def cancel(self) -> bool:
-        """Withdraw it if nothing of it was sent, so that it never is; False once it was sent or has ended."""
+        """Withdraw it if nothing of it was sent, so that it never is; False once it was sent or has ended.
+
+        Where the server takes samples back (``client/dynamic_config``), one that was sent is withdrawn too.
+        """
         cancelled = super().cancel()
         if cancelled:
             self.call.withdrawn = True
+        elif not self.done() and self.recall is not None and self.recall():
+            with self._condition:
+                if self._state != RUNNING:
+                    return False
+                self._state = CANCELLED
+                self._condition.notify_all()
+            self._invoke_callbacks()  # type: ignore[attr-defined]
+            cancelled = True
+        if cancelled:
             with self._condition:
                 if self._state == CANCELLED:
                     # Now, and not when its turn comes: ``wait`` and ``as_completed`` would sit there until then.

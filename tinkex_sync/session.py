@@ -60,6 +60,7 @@ class Session(Caller):
         )
         # Apart from samples' polls, so that a thousand of those never hold up training.
         self.helpers = Workers("work", self.clock, self.timer, active=1000, limit=1000)
+        self._cancels: Optional[Workers] = None  # guarded by _lock
         self.session_id = ""
         self.last_heartbeat: Optional[float] = None
         self._open: Dict[str, OpenCall] = {}  # guarded by _lock
@@ -184,6 +185,28 @@ class Session(Caller):
         with self._lock:
             return next(self._counters.setdefault(counter, itertools.count()))
 
+    def take_back(self, request_id: str) -> bool:
+        """Tell the server, in the background, that nobody wants a sample any more; False where it does not listen.
+
+        POST /api/v1/cancel_future; failures are logged only.
+        """
+        dynamic = self.protocol.dynamic
+        if not dynamic.sample_cancel_enabled:
+            return False
+
+        def tell() -> None:
+            try:
+                self.call("cancel_future", {"request_id": request_id})
+            except (TinkexError, OSError) as error:
+                _log.debug("The server was not told that sample %s is not wanted: %s", request_id, error)
+
+        with self._lock:
+            if self._cancels is None:
+                most = max(dynamic.sample_cancel_max_batch_size, 1)
+                self._cancels = Workers("cancel", self.clock, self.timer, active=most, limit=most)
+            workers = self._cancels
+        return workers.submit(tell)
+
     # What is open
 
     def begin(self, source: Source, operation: str, items: int = 1) -> OpenCall:
@@ -284,8 +307,9 @@ class Session(Caller):
         self.timer.close()
         for callback in callbacks:
             callback()
-        for workers in (self.dispatchers, self.pollers):
-            workers.close()
+        for workers in (self.dispatchers, self.pollers, self._cancels):
+            if workers is not None:
+                workers.close()
         self.helpers.close()
         _fail_all([call.future() for call in calls if call.future is not None])
         hook = self.observers.session_closed

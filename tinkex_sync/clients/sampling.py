@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+import weakref
 from typing import Any, Callable, Dict, List, Optional
 
 from .. import types
@@ -258,6 +259,16 @@ class SamplingClient(RebuildingClient):
         sample = Sample(self, call, body, model_input_bytes(prompt), deadline, future)
         progress = self._progress
 
+        # Weakly: a future that nobody holds must go at once, to tell of its error.
+        running = weakref.ref(sample)
+
+        def recall() -> bool:
+            # Only a promise can be taken back, not a request on its way.
+            promise = getattr(running(), "promise", None)
+            return promise is not None and session.take_back(promise.request_id)
+
+        future.recall = recall
+
         def fail(error: BaseException) -> None:
             progress.end(False)
             settle(session, future, error=error)
@@ -286,6 +297,9 @@ class SamplingClient(RebuildingClient):
             try:
                 reply = finish(sample.fetch())
             except PromiseExpiredError as error:
+                if future.done():
+                    fail(error)  # taken back, so the server has dropped it
+                    return
                 try:
                     delay = sample.renew(error)
                 except PromiseExpiredError as final:
