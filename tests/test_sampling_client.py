@@ -13,6 +13,7 @@ from tinkex_sync import (
     DeadlineExceeded,
     PromiseExpiredError,
     RequestFailedError,
+    hookimpl,
     types,
 )
 from tinkex_sync.clock import ScaledClock
@@ -28,10 +29,27 @@ def server():
         yield running
 
 
+class Watch:
+    """Tells when the client has heard that it is to wait."""
+
+    def __init__(self):
+        self.waits = threading.Event()
+
+    @hookimpl
+    def tinkex_backoff_started(self, everyone):
+        if everyone:
+            self.waits.set()
+
+
 @pytest.fixture
-def service(server):
+def watch():
+    return Watch()
+
+
+@pytest.fixture
+def service(server, watch):
     # What a test leaves unsent is not waited for.
-    with client(server, drain=0) as made:
+    with client(server, drain=0, plugins=[watch]) as made:
         yield made
 
 
@@ -209,10 +227,10 @@ def test_timeouts_in_every_phase(server, sampler, way):
     assert len(server.requests_to("asample")) == 3
 
 
-def test_what_waits_at_the_throttle_can_be_withdrawn(server, sampler):
+def test_what_waits_at_the_throttle_can_be_withdrawn(server, sampler, watch):
     server.script["asample"] = [REFUSED]
     first = sampler.submit_sample(prompt(), 1, PARAMS)
-    server.until(lambda: any(row[0] == "asample" for row in server.arrived))
+    assert watch.waits.wait(20)
     waiting = [sampler.submit_sample(prompt(), 1, PARAMS) for _ in range(20)]
     assert all(future.cancel() for future in waiting)
     done, _ = wait(waiting, timeout=5)
@@ -233,10 +251,10 @@ def test_what_was_sent_cannot_be_withdrawn(server, sampler):
     assert backwards(future.result(20), 1, 2)
 
 
-def test_withdrawn_samples_use_up_no_numbers(server, sampler):
+def test_withdrawn_samples_use_up_no_numbers(server, sampler, watch):
     server.script["asample"] = [(429, {"detail": "slow down"}, {"Retry-After": "0.5"})]
     first = sampler.submit_sample(prompt(), 1, PARAMS)
-    server.until(lambda: any(row[0] == "asample" for row in server.arrived))
+    assert watch.waits.wait(20)
     for _ in range(10):
         assert sampler.submit_sample(prompt(), 1, PARAMS).cancel()
     last = sampler.submit_sample(prompt(), 1, PARAMS)
