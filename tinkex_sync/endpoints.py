@@ -79,6 +79,7 @@ ENDPOINTS: Dict[str, Endpoint] = {
             types.JoinSamplingSessionResponse,
             "short",
         ),
+        Endpoint("save_weights_external", "POST", "save_weights_external", types.UntypedAPIFuture),
         Endpoint("asample", "POST", "asample", types.UntypedAPIFuture, "sample"),
         Endpoint("retrieve_future", "POST", "retrieve_future", None, "none"),
         Endpoint("retrieve_futures", "POST", "retrieve_futures", None, "none", read_timeout=45.0),
@@ -128,5 +129,6 @@ PROMISES: Dict[str, PromiseKind] = {
     "save_weights_for_sampler": PromiseKind(
         "SaveWeightsForSampler", types.SaveWeightsForSamplerResponseInternal
     ),
+    "save_weights_external": PromiseKind("SaveWeightsExternal", types.SaveWeightsExternalResponse),
     "asample": PromiseKind("Sample", types.SampleResponse),
 }

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Callable, Optional
+from typing import Callable, Literal, Mapping, Optional, Sequence
 
 from .. import types
 from ..errors import APIResponseValidationError
 from ..futures import Future
 from ..open_calls import OpenCall
 from ..retry import RetryConfig
+from .arguments import asked
 from .operations import LaneClient
 from .sampling import SamplingClient
 from .sampling_sessions import check_model_path, open_sampling_client
@@ -19,66 +20,169 @@ __all__ = ["WeightsClient"]
 class WeightsClient(LaneClient):
     """The operations of a training client that save and load; each takes its turn in the lane."""
 
-    def save_state(self, name: str, *, timeout: Optional[float] = None) -> types.SaveWeightsResponse:
-        """Save weights and optimizer state under a name. POST /api/v1/save_weights."""
-        return self._wait(lambda: self.submit_save_state(name), timeout)
+    def save_state(
+        self,
+        name: str,
+        ttl_seconds: Optional[int] = None,
+        overwrite: bool = False,
+        user_metadata: Optional[Mapping[str, str]] = None,
+        *,
+        timeout: Optional[float] = None,
+    ) -> types.SaveWeightsResponse:
+        """Save weights and optimizer state under a name. POST /api/v1/save_weights.
 
-    def submit_save_state(self, name: str) -> Future[types.SaveWeightsResponse]:
-        """:meth:`save_state`, without waiting."""
-        return self._submit_one("save_state", "save_weights", {"path": _named("name", name)})
+        Args:
+            ttl_seconds: The server deletes it after so many seconds, 3600 to ten years; None: never.
+            overwrite: Replace what is there under that name.
+            user_metadata: Labels stored with it.
 
-    def load_state(self, path: str, *, timeout: Optional[float] = None) -> types.LoadWeightsResponse:
-        """Load weights from a ``tinker://`` path, with a fresh optimizer. POST /api/v1/load_weights."""
-        return self._wait(lambda: self.submit_load_state(path), timeout)
-
-    def submit_load_state(self, path: str) -> Future[types.LoadWeightsResponse]:
-        """:meth:`load_state`, without waiting."""
-        return self._submit_one(
-            "load_state", "load_weights", {"path": _named("path", path), "optimizer": False}
+        The last three are of the protocol after 0.7.0; what is not given is not sent.
+        """
+        return self._wait(
+            lambda: self.submit_save_state(name, ttl_seconds, overwrite, user_metadata), timeout
         )
+
+    def submit_save_state(
+        self,
+        name: str,
+        ttl_seconds: Optional[int] = None,
+        overwrite: bool = False,
+        user_metadata: Optional[Mapping[str, str]] = None,
+    ) -> Future[types.SaveWeightsResponse]:
+        """:meth:`save_state`, without waiting."""
+        fields = {"path": _named("name", name), **asked(ttl_seconds=ttl_seconds, user_metadata=user_metadata)}
+        if overwrite:
+            fields["overwrite"] = True
+        return self._submit_one("save_state", "save_weights", fields)
+
+    def load_state(
+        self, path: str, weights_access_token: Optional[str] = None, *, timeout: Optional[float] = None
+    ) -> types.LoadWeightsResponse:
+        """Load weights from a ``tinker://`` path, with a fresh optimizer. POST /api/v1/load_weights.
+
+        Args:
+            weights_access_token: Opens weights of another account; of the protocol after 0.7.0.
+        """
+        return self._wait(lambda: self.submit_load_state(path, weights_access_token), timeout)
+
+    def submit_load_state(
+        self, path: str, weights_access_token: Optional[str] = None
+    ) -> Future[types.LoadWeightsResponse]:
+        """:meth:`load_state`, without waiting."""
+        return self._load("load_state", path, weights_access_token, optimizer=False)
 
     def load_state_with_optimizer(
-        self, path: str, *, timeout: Optional[float] = None
+        self, path: str, weights_access_token: Optional[str] = None, *, timeout: Optional[float] = None
     ) -> types.LoadWeightsResponse:
-        """Load weights and optimizer state from a ``tinker://`` path. POST /api/v1/load_weights."""
-        return self._wait(lambda: self.submit_load_state_with_optimizer(path), timeout)
+        """Load weights and optimizer state from a ``tinker://`` path. POST /api/v1/load_weights.
 
-    def submit_load_state_with_optimizer(self, path: str) -> Future[types.LoadWeightsResponse]:
+        Arguments as :meth:`load_state`.
+        """
+        return self._wait(lambda: self.submit_load_state_with_optimizer(path, weights_access_token), timeout)
+
+    def submit_load_state_with_optimizer(
+        self, path: str, weights_access_token: Optional[str] = None
+    ) -> Future[types.LoadWeightsResponse]:
         """:meth:`load_state_with_optimizer`, without waiting."""
-        return self._submit_one(
-            "load_state_with_optimizer", "load_weights", {"path": _named("path", path), "optimizer": True}
-        )
+        return self._load("load_state_with_optimizer", path, weights_access_token, optimizer=True)
+
+    def _load(
+        self, operation: str, path: str, token: Optional[str], *, optimizer: bool
+    ) -> Future[types.LoadWeightsResponse]:
+        fields = {"path": _named("path", path), "optimizer": optimizer, **asked(weights_access_token=token)}
+        return self._submit_one(operation, "load_weights", fields)
 
     def save_weights_for_sampler(
-        self, name: str, *, timeout: Optional[float] = None
+        self,
+        name: str,
+        ttl_seconds: Optional[int] = None,
+        user_metadata: Optional[Mapping[str, str]] = None,
+        *,
+        timeout: Optional[float] = None,
     ) -> types.SaveWeightsForSamplerResponse:
-        """Save the weights for sampling, under a name. POST /api/v1/save_weights_for_sampler."""
-        return self._wait(lambda: self.submit_save_weights_for_sampler(name), timeout)
+        """Save the weights for sampling, under a name. POST /api/v1/save_weights_for_sampler.
 
-    def submit_save_weights_for_sampler(self, name: str) -> Future[types.SaveWeightsForSamplerResponse]:
-        """:meth:`save_weights_for_sampler`, without waiting."""
-        return self._submit_one(
-            "save_weights_for_sampler", "save_weights_for_sampler", {"path": _named("name", name)}, _saved
+        Arguments as :meth:`save_state`.
+        """
+        return self._wait(
+            lambda: self.submit_save_weights_for_sampler(name, ttl_seconds, user_metadata), timeout
         )
+
+    def submit_save_weights_for_sampler(
+        self,
+        name: str,
+        ttl_seconds: Optional[int] = None,
+        user_metadata: Optional[Mapping[str, str]] = None,
+    ) -> Future[types.SaveWeightsForSamplerResponse]:
+        """:meth:`save_weights_for_sampler`, without waiting."""
+        fields = {"path": _named("name", name), **asked(ttl_seconds=ttl_seconds, user_metadata=user_metadata)}
+        return self._submit_one("save_weights_for_sampler", "save_weights_for_sampler", fields, _saved)
+
+    def save_weights_external(
+        self,
+        name: str,
+        ttl_seconds: Optional[int] = None,
+        age_encryption_recipients: Optional[Sequence[str]] = None,
+        *,
+        timeout: Optional[float] = None,
+    ) -> types.SaveWeightsExternalResponse:
+        """Save the weights for download, under a name. POST /api/v1/save_weights_external; not in 0.7.0.
+
+        Args:
+            ttl_seconds: As :meth:`save_state`.
+            age_encryption_recipients: Public keys of age, for which the files are encrypted.
+        """
+        return self._wait(
+            lambda: self.submit_save_weights_external(name, ttl_seconds, age_encryption_recipients), timeout
+        )
+
+    def submit_save_weights_external(
+        self,
+        name: str,
+        ttl_seconds: Optional[int] = None,
+        age_encryption_recipients: Optional[Sequence[str]] = None,
+    ) -> Future[types.SaveWeightsExternalResponse]:
+        """:meth:`save_weights_external`, without waiting."""
+        recipients = None if age_encryption_recipients is None else list(age_encryption_recipients)
+        fields = {
+            "path": _named("name", name),
+            **asked(ttl_seconds=ttl_seconds, age_encryption_recipients=recipients),
+        }
+        if recipients is not None and not (recipients and all(isinstance(one, str) for one in recipients)):
+            raise ValueError(
+                f"age_encryption_recipients must be public keys, not {age_encryption_recipients!r}"
+            )
+        return self._submit_one("save_weights_external", "save_weights_external", fields)
 
     def save_weights_and_get_sampling_client(
         self,
         name: Optional[str] = None,
         retry_config: Optional[RetryConfig] = None,
+        kind: Optional[Literal["snapshot", "inflight"]] = None,
         *,
         timeout: Optional[float] = None,
     ) -> SamplingClient:
-        """Save the weights and sample from them: under ``name`` if given, else for this session only."""
+        """Save the weights and sample from them: under ``name`` if given, else for this session only.
+
+        Args:
+            kind: "inflight": samples on their way go on with the new weights; None leaves it to the server. Of the
+                protocol after 0.7.0, and for weights without a name only.
+        """
         return self._wait(
-            lambda: self.submit_save_weights_and_get_sampling_client(name, retry_config), timeout
+            lambda: self.submit_save_weights_and_get_sampling_client(name, retry_config, kind), timeout
         )
 
     def submit_save_weights_and_get_sampling_client(
-        self, name: Optional[str] = None, retry_config: Optional[RetryConfig] = None
+        self,
+        name: Optional[str] = None,
+        retry_config: Optional[RetryConfig] = None,
+        kind: Optional[Literal["snapshot", "inflight"]] = None,
     ) -> Future[SamplingClient]:
         """:meth:`save_weights_and_get_sampling_client`, without waiting."""
         session = self._session
         operation = "save_weights_and_get_sampling_client"
+        if kind not in (None, "snapshot", "inflight") or (kind is not None and name is not None):
+            raise ValueError(f"kind={kind!r}: give 'snapshot' or 'inflight', and no name; or leave it out")
         if name is not None:
 
             def open_named(saved: types.SaveWeightsForSamplerResponseInternal) -> SamplingClient:
@@ -104,7 +208,10 @@ class WeightsClient(LaneClient):
 
         number = session.next_number("sampling_session_seq_id")
         return self._submit_one(
-            operation, "save_weights_for_sampler", {"sampling_session_seq_id": number}, open_ephemeral
+            operation,
+            "save_weights_for_sampler",
+            {"sampling_session_seq_id": number, **asked(kind=kind)},
+            open_ephemeral,
         )
 
     def create_sampling_client(

@@ -31,6 +31,7 @@ from .inputs import (
     ModelInputChunk,
 )
 from .sampling import (
+    PromptAltTokens,
     SampledSequence,
     SampleRequest,
     SampleResponse,
@@ -88,6 +89,7 @@ from .training import (
     ModelID,
     OptimStepRequest,
     OptimStepResponse,
+    SaveWeightsExternalResponse,
     SaveWeightsForSamplerRequest,
     SaveWeightsForSamplerResponse,
     SaveWeightsForSamplerResponseInternal,
@@ -153,6 +155,7 @@ __all__ = [
     "SampleResponse",
     "SampledSequence",
     "SamplingParams",
+    "SaveWeightsExternalResponse",
     "SaveWeightsForSamplerRequest",
     "SaveWeightsForSamplerResponse",
     "SaveWeightsForSamplerResponseInternal",

@@ -28,6 +28,7 @@ __all__ = [
     "ModelID",
     "OptimStepRequest",
     "OptimStepResponse",
+    "SaveWeightsExternalResponse",
     "SaveWeightsForSamplerRequest",
     "SaveWeightsForSamplerResponse",
     "SaveWeightsForSamplerResponseInternal",
@@ -231,6 +232,15 @@ class SaveWeightsResponse(Wire):
     """``path`` is the checkpoint's ``tinker://`` path."""
 
     path: str
+    type: Optional[str] = None
+
+
+@dataclass(frozen=True, repr=False)
+class SaveWeightsExternalResponse(Wire):
+    """``path`` is the ``tinker://`` path of files to download; ``size_bytes`` is that of all of them."""
+
+    path: str
+    size_bytes: Optional[int] = None
     type: Optional[str] = None
 
 
