@@ -1,15 +1,20 @@
 """Prompts of text and images."""
 
 import base64
+import io
 
 import pytest
 
-from tinkex_sync import multimodal, types
+from tinkex_sync import PromptBuilder, byte_tokenizer, multimodal, tokenizers, types
 
+#: Two by two red pixels, and one grey one.
 PNG = base64.b64decode(
-    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+    "iVBORw0KGgoAAAANSUhEUgAAAAIAAAACCAIAAAD91JpzAAAAFklEQVR4nGM8ISfHwMDAxMDAwMDAAAANBAEIfXHKZgAAAABJRU5ErkJggg=="
 )
-JPEG = b"\xff\xd8\xff\xe0\x00\x10JFIF\x00"
+JPEG = base64.b64decode(
+    "/9j/4AAQSkZJRgABAQAAAQABAAD/2wBDAP//////////////////////////////////////////////////////////////////////////"
+    "////////////wAALCAABAAEBAREA/8QAFAABAAAAAAAAAAAAAAAAAAAAAP/EABQQAQAAAAAAAAAAAAAAAAAAAAD/2gAIAQEAAD8AP//Z"
+)
 
 
 @pytest.mark.parametrize("data", [PNG, bytearray(PNG), memoryview(PNG)])
@@ -55,17 +60,40 @@ def test_what_is_no_image():
         multimodal.image_chunk("no-such-file.png")
 
 
-@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "F"])
-def test_a_pil_image(mode):
-    image = pytest.importorskip("PIL.Image").new(mode, (4, 4))
-    assert multimodal.image_chunk(image).format == "png"
+NO_PIL = "pillow, of the extra `images`, is not in this environment"
 
 
-def test_a_pil_image_read_from_a_jpeg_stays_one(tmp_path):
-    images = pytest.importorskip("PIL.Image")
-    images.new("RGB", (4, 4)).save(tmp_path / "a.jpg")
-    with images.open(tmp_path / "a.jpg") as image:
-        assert multimodal.image_chunk(image).format == "jpeg"
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "I;16"])
+def test_a_pil_image_is_sent_as_png_pixel_for_pixel(mode):
+    images = pytest.importorskip("PIL.Image", reason=NO_PIL)
+    image = images.new(mode, (4, 3), 1)
+    image.putpixel((2, 1), 0 if mode in ("1", "L", "P", "I;16") else tuple(range(len(mode))))
+    chunk = multimodal.image_chunk(image)
+    assert chunk.format == "png"
+    with images.open(io.BytesIO(chunk.data)) as read:
+        assert read.size == (4, 3)
+        assert read.convert("RGBA").tobytes() == image.convert("RGBA").tobytes()
+
+
+@pytest.mark.parametrize(
+    ("mode", "sent"),
+    [("CMYK", "RGB"), ("YCbCr", "RGB"), ("F", "RGB"), ("La", "LA"), ("RGBa", "RGBA"), ("PA", "RGBA")],
+)
+def test_a_pil_image_of_another_mode_is_converted(mode, sent):
+    images = pytest.importorskip("PIL.Image", reason=NO_PIL)
+    chunk = multimodal.image_chunk(images.new(mode, (4, 4)))
+    with images.open(io.BytesIO(chunk.data)) as read:
+        assert (read.format, read.mode) == ("PNG", sent)
+
+
+def test_a_pil_image_opened_from_a_jpeg_stays_one(tmp_path):
+    images = pytest.importorskip("PIL.Image", reason=NO_PIL)
+    with images.open(io.BytesIO(JPEG)) as image:
+        chunk = multimodal.image_chunk(image)
+        assert multimodal.image_chunk(image.rotate(90)).format == "png"
+    with images.open(io.BytesIO(chunk.data)) as again, images.open(io.BytesIO(JPEG)) as image:
+        assert again.format == "JPEG" and again.quantization == image.quantization
+        assert again.tobytes() == image.tobytes()
 
 
 def test_pointers():
@@ -80,11 +108,21 @@ def test_pointers():
         multimodal.image_pointer("asset-7")
     with pytest.raises(ValueError, match="location"):
         multimodal.image_pointer("")
+    with pytest.raises(ValueError, match="'gif'"):
+        multimodal.image_pointer("a.gif", format="gif")
+
+
+@pytest.mark.parametrize("number", [0, -3])
+def test_an_image_of_no_tokens_is_refused(number):
+    with pytest.raises(ValueError, match=f"expected_tokens is {number}"):
+        multimodal.image_chunk(PNG, expected_tokens=number)
+    with pytest.raises(ValueError, match=f"expected_tokens is {number}"):
+        multimodal.image_pointer("a.png", expected_tokens=number)
 
 
 class Words:
-    def encode(self, text):
-        return [len(word) for word in text.split()]
+    def encode(self, text, add_special_tokens=True):
+        return [0] * add_special_tokens + [len(word) for word in text.split()]
 
 
 def test_a_prompt_is_built_in_order_and_sampled_from(service):
@@ -105,6 +143,25 @@ def test_a_prompt_is_built_in_order_and_sampled_from(service):
         prompt, 1, types.SamplingParams(max_tokens=2, seed=1)
     )
     assert len(reply.sequences[0].tokens) == 2
+
+
+def test_the_libraries_tokenizers_do_as_tokenizer(tmp_path):
+    library = pytest.importorskip("tokenizers", reason="tokenizers is not in this environment")
+    made = library.Tokenizer(library.models.WordLevel({"<s>": 0, "hi": 1}, unk_token="hi"))
+    made.post_processor = library.processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
+    made.save(str(tmp_path / "tokenizer.json"))
+    for tokenizer in (made, tokenizers.load_tokenizer(str(tmp_path)), byte_tokenizer.ByteTokenizer()):
+        prompt = multimodal.PromptBuilder(tokenizer).image(PNG).text("hi").build()
+        expected = [104, 105] if isinstance(tokenizer, byte_tokenizer.ByteTokenizer) else [1]
+        assert list(prompt.chunks[1].tokens) == expected, "no first token in the middle"
+
+
+def test_images_are_trained_on(service):
+    prompt = PromptBuilder().text([1, 2]).image(PNG, 3).image(JPEG, 4).text([5]).build()
+    inputs = {"target_tokens": [2] + [0] * 8 + [6], "weights": [1.0] + [0.0] * 8 + [1.0]}
+    client = service.create_lora_training_client("tinkex/tiny", rank=4)
+    datum = types.Datum(model_input=prompt, loss_fn_inputs=inputs)
+    assert client.forward_backward([datum], "cross_entropy").metrics["loss:sum"] > 0
 
 
 def test_text_without_a_tokenizer():

@@ -14,6 +14,9 @@ __all__ = ["PromptBuilder", "image_chunk", "image_format", "image_pointer"]
 
 ImageFormat = Literal["png", "jpeg"]
 
+#: PIL's modes that PNG has too, and those with transparency that it has not; of the rest it takes the colours.
+_AS_PNG = ("1", "L", "LA", "I;16", "P", "RGB", "RGBA")
+_WITH_ALPHA = {"La": "LA", "PA": "RGBA", "RGBa": "RGBA"}
 #: First bytes of the two formats servers take, and of some they do not, to name them in the error.
 _PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
 _OTHERS = {b"GIF8": "GIF", b"BM": "BMP", b"II*\0": "TIFF", b"MM\0*": "TIFF", b"%PDF": "PDF", b"<svg": "SVG"}
@@ -40,15 +43,16 @@ def image_chunk(image: Any, expected_tokens: Optional[int] = None) -> ImageChunk
     """An image by value.
 
     Args:
-        image: Bytes of a PNG or JPEG file, the path of one, or a PIL image (sent as PNG, or as JPEG if it was read
-            from one and has no transparency).
+        image: Bytes of a PNG or JPEG file (sent as they are), the path of one, or a PIL image (sent as PNG; as JPEG,
+            by its own tables, if it was opened from one and not turned into another since).
         expected_tokens: How many tokens it will take, if that is known: gives the prompt a length.
 
     Raises:
-        ValueError: the bytes are neither PNG nor JPEG.
+        ValueError: the bytes are neither PNG nor JPEG; PIL cannot convert the image; ``expected_tokens`` is below 1.
         TypeError: it is no image.
         OSError: the file cannot be read.
     """
+    _check_count(expected_tokens)
     if isinstance(image, (str, os.PathLike)):
         data = Path(image).read_bytes()
         try:
@@ -67,12 +71,17 @@ def image_chunk(image: Any, expected_tokens: Optional[int] = None) -> ImageChunk
 def _encoded(image: Any) -> bytes:
     buffer = io.BytesIO()
     if getattr(image, "format", None) == "JPEG" and image.mode in ("L", "RGB"):
-        image.save(buffer, format="JPEG", quality=95)
-    else:
-        # PNG knows neither CMYK nor YCbCr nor floats.
-        plain = image if image.mode in ("1", "L", "LA", "P", "RGB", "RGBA") else image.convert("RGB")
-        plain.save(buffer, format="PNG")
+        image.save(buffer, format="JPEG", quality="keep")
+        return buffer.getvalue()
+    if image.mode not in _AS_PNG:
+        image = image.convert(_WITH_ALPHA.get(image.mode, "RGB"))
+    image.save(buffer, format="PNG")
     return buffer.getvalue()
+
+
+def _check_count(expected_tokens: Optional[int]) -> None:
+    if expected_tokens is not None and expected_tokens < 1:
+        raise ValueError(f"an image takes at least one token: expected_tokens is {expected_tokens!r}")
 
 
 def image_pointer(
@@ -85,8 +94,9 @@ def image_pointer(
         format: "png" or "jpeg"; default: from the end of the location.
 
     Raises:
-        ValueError: there is no location, or the format cannot be told from it.
+        ValueError: there is no location, or the format cannot be told from it; ``expected_tokens`` is below 1.
     """
+    _check_count(expected_tokens)
     if not isinstance(location, str) or not location:
         raise ValueError(f"location must be a URL or path, not {location!r}")
     if format is None:
@@ -106,7 +116,9 @@ class PromptBuilder:
     """Puts a prompt together; methods return the builder, so that they can be chained.
 
     Args:
-        tokenizer: For text that is given as text: anything with ``encode(text)`` that gives token ids.
+        tokenizer: For text that is given as text: what ``load_tokenizer`` gives, or anything else with
+            ``encode(text, add_special_tokens=False)``. Special tokens are those written out in a text; none are put
+            around it, as it may come after others.
     """
 
     def __init__(self, tokenizer: Any = None) -> None:
@@ -118,7 +130,7 @@ class PromptBuilder:
         if isinstance(text, str):
             if self._tokenizer is None:
                 raise TypeError("text needs a tokenizer: PromptBuilder(tokenizer), or give token ids")
-            encoded = self._tokenizer.encode(text)
+            encoded = self._tokenizer.encode(text, add_special_tokens=False)
             # The tokenizers library returns an object that holds the ids.
             tokens = list(getattr(encoded, "ids", encoded))
         else:

@@ -6,8 +6,10 @@ import abc
 import base64
 import importlib
 import json
+import re
+from datetime import datetime
 from pathlib import Path
-from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Union
+from typing import Any, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Union
 
 from .errors import MissingExtraError
 
@@ -33,8 +35,13 @@ _KIMI_PATTERN = "|".join(
     )
 )
 _KIMI_SPECIALS = 258
-#: tiktoken overflows its stack on longer texts; newlines are where cutting changes least.
-_LONGEST = 400_000
+#: What tiktoken can take at once, and how long a run of spaces or of others may be: characters. The model's own
+#: tokenizer cuts there, so the tokens are these only if we do.
+_LONGEST, _LONGEST_RUN = 400_000, 25_000
+
+_FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
+#: The tokens ``tokenizer_config.json`` names by what they are for.
+_NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
 
 def library(name: str) -> Any:
@@ -81,8 +88,7 @@ class FileTokenizer(abc.ABC):
             self._config["chat_template"] = template.read_text(encoding="utf-8")
 
     def _special(self, name: str) -> Optional[str]:
-        token = self._config.get(name)
-        return token.get("content") if isinstance(token, dict) else token
+        return _content(self._config.get(name))
 
     @property
     def bos_token(self) -> Optional[str]:
@@ -161,9 +167,10 @@ class FileTokenizer(abc.ABC):
             ValueError: the model has no chat template, or the template refuses the conversation.
             MissingExtraError: jinja2 is not installed.
         """
-        template = chat_template or self._config.get("chat_template")
+        template: Any = chat_template or self._config.get("chat_template")
         if isinstance(template, list):
-            template = {entry["name"]: entry["template"] for entry in template}.get("default")
+            named = {entry["name"]: entry["template"] for entry in template}
+            template = (named.get("tool_use") if tools else None) or named.get("default")
         if not template:
             raise ValueError(f"{self.name_or_path} has no chat template: give chat_template=")
         sandbox = library("jinja2.sandbox")
@@ -174,7 +181,9 @@ class FileTokenizer(abc.ABC):
         )
         environment.filters["tojson"] = _to_json
         environment.globals["raise_exception"] = _refuse
-        variables = {"bos_token": self.bos_token, "eos_token": self.eos_token, **values}
+        environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
+        texts = {name: self._special(name) for name in _NAMED}
+        variables = {**{name: text for name, text in texts.items() if text is not None}, **values}
         try:
             text: str = environment.from_string(template).render(
                 messages=list(conversation),
@@ -186,6 +195,11 @@ class FileTokenizer(abc.ABC):
             raise ValueError(f"the chat template of {self.name_or_path}: {error}") from error
         # The template has written the special tokens itself.
         return self.encode(text, add_special_tokens=False) if tokenize else text
+
+
+def _content(token: Any) -> Optional[str]:
+    """The text of a token, which configurations give plainly or among its flags."""
+    return token.get("content") if isinstance(token, dict) else token
 
 
 def _to_json(value: Any, indent: Optional[int] = None, **options: Any) -> str:
@@ -207,6 +221,23 @@ class FastTokenizer(FileTokenizer):
         # A file may ask for them, and a prompt must not be cut or padded unasked.
         self.backend.no_truncation()
         self.backend.no_padding()
+        self._add_declared()
+
+    def _add_declared(self) -> None:
+        """Add the tokens that only the configuration knows, as transformers does."""
+        token_type = library("tokenizers").AddedToken
+        known = {repr(token) for token in self.backend.get_added_tokens_decoder().values()}
+        declared = self._config.get("added_tokens_decoder", {})
+        for _, options in sorted(declared.items(), key=lambda item: int(item[0])):
+            flags = {name: options[name] for name in _FLAGS if name in options}
+            token = token_type(options["content"], **flags)
+            if repr(token) not in known:
+                self.backend.add_tokens([token])
+        known_texts = {token.content for token in self.backend.get_added_tokens_decoder().values()}
+        more = self._config.get("additional_special_tokens") or []
+        for value in (*map(self._special, _NAMED), *(_content(token) for token in more)):
+            if value is not None and value not in known_texts:
+                self.backend.add_special_tokens([value])
 
     @property
     def vocab_size(self) -> int:
@@ -246,10 +277,10 @@ class TiktokenTokenizer(FileTokenizer):
         first = len(ranks)
         names = {number: f"<|reserved_token_{number}|>" for number in range(first, first + _KIMI_SPECIALS)}
         names.update((number, value["content"]) for number, value in added.items())
-        self._special_ids = frozenset(
-            number for number in names if number not in added or added[number].get("special", True)
-        )
         self._ids = {name: number for number, name in names.items()}
+        self._special_ids = frozenset(
+            number for number, value in added.items() if value.get("special", True)
+        ) | frozenset(self._ids[name] for name in map(self._special, _NAMED) if name in self._ids)
         #: The library's own object.
         self.backend: Any = tiktoken.Encoding(
             path.name, pat_str=_KIMI_PATTERN, mergeable_ranks=ranks, special_tokens=self._ids
@@ -266,11 +297,14 @@ class TiktokenTokenizer(FileTokenizer):
 
     def _encode(self, text: str, add_special_tokens: bool) -> List[int]:
         tokens: List[int] = []
-        while text:
-            cut = len(text) if len(text) <= _LONGEST else text.rfind("\n", 1, _LONGEST) + 1 or _LONGEST
-            tokens += self.backend.encode(text[:cut], allowed_special="all")
-            text = text[cut:]
+        for start in range(0, len(text), _LONGEST):
+            for piece in _cut_in_runs(text[start : start + _LONGEST]):
+                tokens += self.backend.encode(piece, allowed_special="all")
         return tokens
+
+    def apply_chat_template(self, conversation: Any, tools: Any = None, **options: Any) -> Any:
+        # As the model's own tokenizer, which sorts the keys of the tools.
+        return super().apply_chat_template(conversation, _sorted(tools), **options)
 
     def _decode(self, tokens: List[int], skip_special_tokens: bool) -> str:
         if skip_special_tokens:
@@ -280,3 +314,18 @@ class TiktokenTokenizer(FileTokenizer):
         except KeyError as error:
             raise ValueError(f"{error} is no token of this tokenizer: there are {self.vocab_size}") from error
         return text
+
+
+def _cut_in_runs(text: str) -> Iterator[str]:
+    start = 0
+    for run in re.finditer(r"\s+|\S+", text):
+        for cut in range(run.start() + _LONGEST_RUN, run.end(), _LONGEST_RUN):
+            yield text[start:cut]
+            start = cut
+    yield text[start:]
+
+
+def _sorted(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _sorted(inner) for key, inner in sorted(value.items())}
+    return [_sorted(inner) for inner in value] if isinstance(value, (list, tuple)) else value

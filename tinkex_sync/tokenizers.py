@@ -158,11 +158,17 @@ def _from_hub(name: str) -> Any:
     library("tokenizers")
     hub = library("huggingface_hub")
     errors = library("huggingface_hub.errors")
+    missing = hub._CACHED_NO_EXIST
 
-    def fetch(file: str) -> Optional[Path]:
+    def fetch(file: str, revision: Optional[str] = None) -> Optional[Path]:
+        # Asking for what a commit is known to lack would end in the hub's retries where there is no network.
+        if revision and hub.try_to_load_from_cache(name, file, revision=revision) is missing:
+            return None
         try:
-            return Path(hub.hf_hub_download(name, file, revision=kwargs.get("revision")))
+            return Path(hub.hf_hub_download(name, file, revision=revision or kwargs.get("revision")))
         except errors.LocalEntryNotFoundError:
+            if hub.try_to_load_from_cache(name, file, revision=kwargs.get("revision")) is missing:
+                return None
             raise
         except errors.EntryNotFoundError:
             return None
@@ -172,7 +178,8 @@ def _from_hub(name: str) -> Any:
         found = found or fetch("tiktoken.model")
         if found is not None:
             for extra in ("tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja"):
-                _optional(fetch, extra)
+                # Of the same commit, which is the name of the folder.
+                _optional(fetch, extra, found.parent.name)
     except Exception as error:  # the hub's library lets through those of its HTTP client
         raise TokenizerError(
             f"tokenizer {name!r} cannot be fetched: {type(error).__name__}: {error}. Without a network, give the"
@@ -184,10 +191,10 @@ def _from_hub(name: str) -> Any:
     return _from_folder(found, name)
 
 
-def _optional(fetch: Any, file: str) -> None:
+def _optional(fetch: Any, file: str, commit: str) -> None:
     """Fetch what a tokenizer may do without; offline it is missing where the cache does not have it."""
     try:
-        fetch(file)
+        fetch(file, commit)
     except FileNotFoundError:
         return
 
