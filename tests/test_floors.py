@@ -17,7 +17,7 @@ FLOORS = [
     "plugin_loading plugin_calls queued_observer plugins queue_log",
     "local",
     "tokenizer_files tokenizers regularizers multimodal",
-    "endpoints codec tokens transport throttle workers",
+    "protobuf endpoints codec tokens transport throttle workers",
     "open_calls advice background billing calls session",
     "telemetry queue_states futures promises bulk_futures",
     "clients",
@@ -29,6 +29,7 @@ HEIGHT = {
     name: (floor, place) for floor, line in enumerate(FLOORS) for place, name in enumerate(line.split())
 }
 HEAVY = {"numpy", "torch", "transformers", "tokenizers", "click", "rich", "flask", "werkzeug", "autograd"}
+HEAVY |= {"google.protobuf", "zstandard"}
 
 
 def module_of(path):

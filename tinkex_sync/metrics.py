@@ -17,23 +17,32 @@ __all__ = ["merge"]
 _Merge = Callable[[Sequence[float], Sequence[int]], float]
 
 
-def merge(outputs: Sequence[ForwardBackwardOutput]) -> ForwardBackwardOutput:
+def merge(outputs: Sequence[ForwardBackwardOutput], *, modern: bool = False) -> ForwardBackwardOutput:
     """One result for the whole batch: outputs in order, metrics merged by the suffix of their names.
 
     A single result is returned as it is. No results give a type of "" and nothing else. A metric that not
     every chunk has, or whose suffix is unknown, is left out; one whose name has not exactly one colon
-    keeps its first value, and so does a ``hash_unordered`` that is not finite.
+    keeps its first value, and so does a hash of values that are not finite.
+
+    Args:
+        modern: Today's protocol: ``hash2``, an exact int, instead of ``hash_unordered``; a single result's
+            ``hash2`` is made an int too.
     """
-    if len(outputs) == 1:
+    if len(outputs) == 1 and not (modern and any(key.endswith(":hash2") for key in outputs[0].metrics)):
         return outputs[0]
-    return ForwardBackwardOutput(
+    merged = ForwardBackwardOutput(
         loss_fn_output_type=outputs[0].loss_fn_output_type if outputs else "",
         loss_fn_outputs=[one for output in outputs for one in output.loss_fn_outputs],
-        metrics=_merge_metrics(outputs) if outputs else {},
+        metrics={},
     )
+    if outputs:
+        # Not through the constructor, which would make floats of the ints that a hash needs all digits of.
+        merged.metrics.update(_merge_metrics(outputs, modern))
+    return merged
 
 
-def _merge_metrics(outputs: Sequence[ForwardBackwardOutput]) -> Dict[str, float]:
+def _merge_metrics(outputs: Sequence[ForwardBackwardOutput], modern: bool) -> Dict[str, float]:
+    merges = _MODERN if modern else _MERGES
     weights = [len(output.loss_fn_outputs) for output in outputs]
     merged: Dict[str, float] = {}
     for key, first in outputs[0].metrics.items():
@@ -47,8 +56,10 @@ def _merge_metrics(outputs: Sequence[ForwardBackwardOutput]) -> Dict[str, float]
         if suffix == "unique":
             merged[key] = first
             merged.update((f"{key}_{index}", value) for index, value in enumerate(values[1:], 1))
-        elif suffix in _MERGES:
-            merged[key] = _MERGES[suffix](values, weights)
+        elif suffix in merges and (len(outputs) > 1 or suffix == "hash2"):
+            merged[key] = merges[suffix](values, weights)
+        elif len(outputs) == 1:
+            merged[key] = first
     return merged
 
 
@@ -91,6 +102,10 @@ def _hash(values: Sequence[float]) -> float:
     return float(hash(tuple(sorted(map(int, values)))))
 
 
+def _hash2(values: Sequence[float]) -> float:
+    return sum(map(int, values)) % 2**64 if all(map(math.isfinite, values)) else values[0]
+
+
 _MERGES: Dict[str, _Merge] = {
     "mean": _mean,
     "sum": lambda values, weights: _sum(values),
@@ -99,3 +114,5 @@ _MERGES: Dict[str, _Merge] = {
     "slack": lambda values, weights: _extreme(max, values) - _mean(values, weights),
     "hash_unordered": lambda values, weights: _hash(values),
 }
+_MODERN = {suffix: merge for suffix, merge in _MERGES.items() if suffix != "hash_unordered"}
+_MODERN["hash2"] = lambda values, weights: _hash2(values)

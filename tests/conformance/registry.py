@@ -22,13 +22,39 @@ PENDING = {
 
 REPLAY: Dict[str, Replay] = {}
 
+#: The same for the files of today's protocol, whose names are partly those of the older one's.
+PENDING38 = {
+    "auth",
+    "budgeted_fetch",
+    "bulk_futures",
+    "custom_loss",
+    "detection",
+    "futures",
+    "fwdbwd_dispatch",
+    "lost_turn",
+    "queue_state",
+    "requests",
+    "sampling_dispatch",
+    "startup",
+}
+
+REPLAY38: Dict[str, Replay] = {}
+
 
 def replay(stem: str) -> Callable[[Replay], Replay]:
     """Register the replay of ``stem.json``."""
+    return _registering(REPLAY, stem)
 
+
+def replay38(stem: str) -> Callable[[Replay], Replay]:
+    """Register the replay of ``stem.json`` among the files of today's protocol."""
+    return _registering(REPLAY38, stem)
+
+
+def _registering(replays: Dict[str, Replay], stem: str) -> Callable[[Replay], Replay]:
     def register(function: Replay) -> Replay:
-        assert stem not in REPLAY, f"two replays for {stem}"
-        REPLAY[stem] = function
+        assert stem not in replays, f"two replays for {stem}"
+        replays[stem] = function
         return function
 
     return register

@@ -147,6 +147,7 @@ __all__ = [
     "OptimStepRequest",
     "OptimStepResponse",
     "ParsedCheckpointTinkerPath",
+    "PromptAltTokens",
     "QueueState",
     "RequestErrorCategory",
     "RequestFailedResponse",

@@ -179,6 +179,7 @@ _DTYPE_BY_KEY: Dict[str, Literal["int64", "float32"]] = {
     "logprobs": "float32",
     "clip_low_threshold": "float32",
     "clip_high_threshold": "float32",
+    "sequence_ratio_mask": "float32",
 }
 
 
@@ -221,8 +222,8 @@ class Datum(Wire):
     ``loss_fn_inputs`` maps names to tensors, given as TensorData, numpy arrays, torch tensors or flat lists.
     Arrays and tensors are copied here, once; lists are kept by reference and must not change until the call
     is done. The dtype of a list follows from its name: int64 for ``target_tokens``, float32 for ``weights``,
-    ``advantages``, ``logprobs``, ``clip_low_threshold`` and ``clip_high_threshold``; under any other name a
-    list is a ValueError.
+    ``advantages``, ``logprobs``, ``clip_low_threshold``, ``clip_high_threshold`` and ``sequence_ratio_mask``;
+    under any other name a list is a ValueError.
     """
 
     loss_fn_inputs: Dict[str, TensorData] = field(

@@ -5,9 +5,17 @@ from typing import Any, List, Literal, Optional, Sequence, Tuple, Union
 
 from .inputs import ModelInput
 from .scalars import FieldError, integer, ints, number, optional_floats, shown, text
+from .tensors import TensorData
 from .wire import UNSENT, Wire, coded
 
-__all__ = ["SampleRequest", "SampleResponse", "SampledSequence", "SamplingParams", "StopReason"]
+__all__ = [
+    "PromptAltTokens",
+    "SampleRequest",
+    "SampleResponse",
+    "SampledSequence",
+    "SamplingParams",
+    "StopReason",
+]
 
 StopReason = Literal["length", "stop"]
 
@@ -61,15 +69,6 @@ class SampleRequest(Wire):
     _wire_order = ("num_samples",)
 
 
-@dataclass(frozen=True, repr=False)
-class SampledSequence(Wire):
-    """One completion. ``logprobs`` are natural logarithms, one per token; None if the server sends none."""
-
-    stop_reason: StopReason
-    tokens: List[int]
-    logprobs: Optional[List[float]] = None
-
-
 def _topk(values: Any) -> Optional[List[Optional[List[Tuple[int, float]]]]]:
     if values is None:
         return None
@@ -88,6 +87,29 @@ def _pairs(index: int, pairs: Any) -> List[Tuple[int, float]]:
 
 
 @dataclass(frozen=True, repr=False)
+class SampledSequence(Wire):
+    """One completion. ``logprobs`` are natural logarithms, one per token; None if the server sends none."""
+
+    stop_reason: StopReason
+    tokens: List[int]
+    logprobs: Optional[List[float]] = None
+    #: (token, logprob) of the likeliest tokens at each position; None unless asked for.
+    topk_sampled_logprobs: Optional[List[Optional[List[Tuple[int, float]]]]] = field(
+        default=None, metadata=coded(_topk)
+    )
+    #: What the server calls this sequence, if it says.
+    sequence_id: Optional[str] = None
+
+
+@dataclass(frozen=True, repr=False)
+class PromptAltTokens(Wire):
+    """Alternatives to the prompt's tokens and their logprobs: matrices of [positions, alternatives]."""
+
+    tokens: TensorData
+    logprobs: TensorData
+
+
+@dataclass(frozen=True, repr=False)
 class SampleResponse(Wire):
     """Result of a sample: completions, and logprobs of the prompt where they were asked for.
 
@@ -103,3 +125,8 @@ class SampleResponse(Wire):
     topk_prompt_logprobs: Optional[List[Optional[List[Tuple[int, float]]]]] = field(
         default=None, metadata=coded(_topk)
     )
+    #: Logprobs of the target tokens given with the request, of their shape.
+    target_prompt_logprobs: Optional[TensorData] = None
+    prompt_alt_tokens: Optional[PromptAltTokens] = None
+    #: Prompt tokens that the server had computed already; None if it does not say.
+    prompt_cache_hit_tokens: Optional[int] = None

@@ -66,11 +66,17 @@ class TensorData(Wire):
     ``data`` is a list of ints or of floats, kept by reference, or a numpy array of this object's own;
     ``dtype`` says what the server takes it for. ``shape`` is None for one dimension. Values are rounded to
     ``dtype`` only when read by ``to_numpy``, ``to_torch`` or ``tolist``.
+
+    A sparse matrix (CSR) has both index lists: ``data`` holds the values row by row, those of row i at
+    ``sparse_crow_indices[i]`` up to ``sparse_crow_indices[i + 1]``, each in its column of
+    ``sparse_col_indices``; ``shape`` is that of the whole matrix.
     """
 
     data: Sequence[Any] = field(metadata=coded(_data))
     dtype: TensorDtype
     shape: Optional[List[int]] = OMITTED
+    sparse_crow_indices: Optional[List[int]] = None
+    sparse_col_indices: Optional[List[int]] = None
 
     @classmethod
     def from_numpy(cls, array: "numpy.ndarray[Any, Any]") -> "TensorData":
@@ -115,7 +121,7 @@ class TensorData(Wire):
             import numpy
         except ImportError:
             raise MissingExtraError("to_numpy() needs numpy: pip install numpy") from None
-        data = self.data
+        data = self._dense()
         if is_array(data) and data.dtype.kind == "u":  # type: ignore[attr-defined]
             data = data.tolist()  # type: ignore[attr-defined]
         values = numpy.array(data, dtype=self.dtype)
@@ -127,7 +133,9 @@ class TensorData(Wire):
             import torch
         except ImportError:
             raise MissingExtraError("to_torch() needs torch: pip install torch") from None
-        data = self.data.tolist() if is_array(self.data) else self.data  # type: ignore[attr-defined]
+        data: Any = self._dense()
+        if is_array(data):
+            data = data.tolist()
         values = torch.tensor(data, dtype=getattr(torch, self.dtype))
         return values if self.shape is None else values.reshape(self.shape)
 
@@ -137,7 +145,9 @@ class TensorData(Wire):
         Raises:
             ValueError, OverflowError: as :meth:`to_numpy`.
         """
-        data = self.data.tolist() if is_array(self.data) else self.data  # type: ignore[attr-defined]
+        data: Any = self._dense()
+        if is_array(data):
+            data = data.tolist()
         flat: List[Any]
         if self.dtype == "float32":
             flat = array.array("f", map(float, data)).tolist()
@@ -145,15 +155,30 @@ class TensorData(Wire):
             flat = array.array("q", map(int, data)).tolist()
         return flat if self.shape is None else _nested(flat, self.shape)
 
+    def _dense(self) -> Sequence[Any]:
+        """``data``, with the zeros that a sparse matrix leaves out."""
+        crow, columns, shape = self.sparse_crow_indices, self.sparse_col_indices, self.shape
+        if crow is None or columns is None or shape is None:
+            return self.data
+        width = shape[1]
+        dense: List[Any] = [0] * (shape[0] * width)
+        for row, (start, stop) in enumerate(zip(crow, crow[1:])):
+            for place in range(start, stop):
+                dense[row * width + columns[place]] = self.data[place]
+        return dense
+
     def __len__(self) -> int:
-        """How many elements there are, over all dimensions."""
+        """How many elements are held: over all dimensions, or those of a sparse matrix that are not left out."""
         return len(self.data)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, TensorData):
             return NotImplemented
-        same_form = (self.dtype, self.shape, len(self)) == (other.dtype, other.shape, len(other))
-        return same_form and all(mine == theirs for mine, theirs in zip(self.data, other.data))
+        mine_form, other_form = (
+            (each.dtype, each.shape, len(each), each.sparse_crow_indices, each.sparse_col_indices)
+            for each in (self, other)
+        )
+        return mine_form == other_form and all(mine == theirs for mine, theirs in zip(self.data, other.data))
 
 
 def _nested(flat: List[Any], shape: Sequence[int]) -> Any:

@@ -1,0 +1,67 @@
+"""Every recorded case of today's protocol, replayed: one test per file and case.
+
+The folder is named by the environment variable TINKEX_VECTORS38 (default: ``tests/vectors38``).
+``tests/deviations38.json`` ({file: {case: row}}) says which case is excused by which row, whose rule stands in the
+replay; a ``deviations.json`` in the folder wins over it.
+"""
+
+import importlib
+import json
+import os
+from pathlib import Path
+from typing import Any, Dict, Iterator
+
+import pytest
+
+from . import registry
+
+HERE = Path(__file__).parent
+FOLDER = Path(os.environ.get("TINKEX_VECTORS38") or HERE.parent / "vectors38")
+
+for module in sorted(HERE.glob("replay38_*.py")):
+    importlib.import_module(f"{__package__}.{module.stem}")
+
+
+def _read(path: Path) -> Dict[str, Any]:
+    loaded: Dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return loaded
+
+
+def _deviations() -> Dict[str, Dict[str, int]]:
+    merged: Dict[str, Dict[str, int]] = _read(HERE.parent / "deviations38.json")
+    for name, rows in _read(FOLDER / "deviations.json").items():
+        stem = Path(name).stem
+        merged[stem] = {**merged.get(stem, {}), **rows}
+    return merged
+
+
+DEVIATIONS = _deviations()
+DOCUMENTS = {path.stem: _read(path) for path in sorted(FOLDER.glob("*.json")) if path.stem != "deviations"}
+
+
+def _cases() -> Iterator[Any]:
+    for stem, document in DOCUMENTS.items():
+        if stem in registry.PENDING38:
+            continue
+        for case in document["cases"]:
+            yield pytest.param(stem, case, id=f"38-{stem}::{case['name']}")
+
+
+@pytest.mark.parametrize(("stem", "case"), list(_cases()))
+def test_vector(stem: str, case: Dict[str, Any]) -> None:
+    replay = registry.REPLAY38.get(stem)
+    if replay is None:
+        registry.not_understood(f"vector file {stem}.json")
+    registry.only(case, "name", "input", "expected", "note")
+    row = DEVIATIONS.get(stem, {}).get(case["name"])
+    if row is not None and type(row) is not int:
+        registry.not_understood(f"row {row!r}")
+    replay(registry.revive(case), DOCUMENTS[stem], row)
+
+
+def test_there_is_something_to_replay() -> None:
+    assert DOCUMENTS, f"no vector files in {FOLDER}"
+
+
+def test_a_replay_takes_its_file_off_the_pending_list() -> None:
+    assert not registry.PENDING38 & set(registry.REPLAY38)
