@@ -151,6 +151,11 @@ class APIResponseValidationError(APIError):
         #: Where in the body the trouble is, such as ``sequences[0].tokens``; "" for the whole.
         self.path = path
 
+    @property
+    def response(self) -> Answer:
+        """Status and body in one."""
+        return Answer(self.status_code, {}, self.body, self.request)
+
 
 class APIStatusError(APIError):
     """The server answered, and the answer was not 2xx."""

@@ -208,6 +208,51 @@ def test_install_registers_the_module_paths():
     assert done.returncode == 0, done.stderr
 
 
+def test_module_paths_work_under_each_name():
+    done = python(
+        "import sys, tinkex_sync.compat as c\n"
+        "from tinkex_sync.compat.types.tensor_data import TensorData\n"
+        "from tinkex_sync.compat.lib.public_interfaces.service_client import RetryConfig\n"
+        "sys.modules['tinker'] = c\n"
+        "from tinker.types.tensor_data import TensorData as same\n"
+        "from tinker._exceptions import APIStatusError, TinkerError\n"
+        "import tinker.lib.retry_handler\n"
+        "assert same is TensorData is c.TensorData\n"
+        "assert tinker.lib.retry_handler.RetryConfig is RetryConfig and tinker.types is c.types\n"
+        "assert issubclass(APIStatusError, TinkerError) and 'error' not in dir(tinker)\n"
+        "try:\n    import tinker.types.nothing\n"
+        "except ImportError as error:\n    assert 'nothing' in str(error)\n"
+        "else:\n    raise AssertionError\n"
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_nothing_is_found_under_a_name_that_is_not_ours():
+    done = python(
+        "import sys, tinkex_sync.compat, importlib.util\n"
+        "try:\n    import tinker.types.tensor_data\n"
+        "except ImportError:\n    pass\n"
+        "else:\n    assert 'tinkex_sync' not in tinker.__file__\n"
+        "assert not any(name.startswith('tinker.') for name in sys.modules)\n"
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_telemetry_has_the_official_shape_where_it_is_on(server):
+    made = tinker.ServiceClient(base_url=server.base_url, api_key="local", load_plugins=False, telemetry=True)
+    try:
+        sampler = made.create_sampling_client(base_model="tinkex/tiny")
+        assert sampler.get_telemetry().log("mine", {"a": 1}, "WARNING")
+        assert not made.get_telemetry().log("bad", {"a": object()})
+        assert made.holder.get_telemetry().log_exception_sync(RuntimeError("x"))
+        assert asyncio.run(made.get_telemetry().log_fatal_exception(RuntimeError("x"), "CRITICAL"))
+        with pytest.raises(KeyError), made.get_telemetry().capture_exceptions(fatal=True):
+            raise KeyError("k")
+        assert pickle.loads(pickle.dumps(sampler)).get_telemetry() is None
+    finally:
+        made.close()
+
+
 def test_install_refuses_beside_the_official_package():
     done = python(
         "import sys, types; sys.modules['tinker'] = types.ModuleType('tinker')\n"

@@ -20,7 +20,7 @@ from ..errors import (
 from . import types
 from .clients import SamplingClient, ServiceClient, TrainingClient
 from .futures import APIFuture
-from .names import install
+from .names import install, provide
 from .settings import NOT_GIVEN, NotGiven, Omit, RequestOptions, Timeout
 from .types import (
     AdamParams,
@@ -56,7 +56,7 @@ __title__ = "tinker"
 __version__ = "0.7.0"
 
 #: Reachable under the official package's name too, but not among its public names.
-_BESIDE = (NOT_GIVEN, NotGiven, Omit, install)
+_BESIDE = (NOT_GIVEN, NotGiven, Omit, install, provide)
 
 __all__ = [
     "TrainingClient",
@@ -105,3 +105,5 @@ __all__ = [
     "__version__",
     "__title__",
 ]
+
+provide()

@@ -5,10 +5,10 @@ from __future__ import annotations
 import functools
 import logging
 import sys
-from typing import TYPE_CHECKING, Any, Awaitable, Callable, Coroutine, TypeVar
+from typing import TYPE_CHECKING, Any, Callable, Coroutine, TypeVar
 
 from ..futures import Future
-from .futures import APIFuture
+from .futures import APIFuture, settled
 
 if TYPE_CHECKING:
     from typing_extensions import Concatenate, ParamSpec
@@ -85,10 +85,7 @@ def awaited(
     """A coroutine that gives the result."""
 
     async def method(self: Any, *args: P.args, **kwargs: P.kwargs) -> T:
-        import asyncio
-
-        result: Awaitable[T] = asyncio.wrap_future(submit(self._core, *args, **kwargs))
-        return await result
+        return await settled(submit(self._core, *args, **kwargs))
 
     made: Callable[Concatenate[Any, P], Coroutine[Any, Any, T]] = _dressed(method, submit, "_async")
     return made

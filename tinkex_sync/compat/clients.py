@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-from typing import Any, Callable, Dict, Iterable, Mapping, Optional, TypeVar
+import contextvars
+import functools
+from typing import Any, Callable, Dict, Iterable, Mapping, Optional
 
 from .. import clients as core
 from .. import types
@@ -12,18 +14,12 @@ from ..clients.sampling_sessions import open_sampling_client
 from ..futures import Future
 from ..retry import RetryConfig
 from .calls import awaited, awaited_promise, blocking, promised, submitted, warn_in_loop
-from .futures import APIFuture, mapped
-from .holder import Holder, QueueStateHooks, QueueStateObserver
+from .futures import APIFuture, mapped, settled
+from .holder import Holder, QueueStateHooks, QueueStateObserver, TelemetryProvider
 from .rest import RestClient
 from .settings import settings
 
 __all__ = ["SamplingClient", "ServiceClient", "TrainingClient"]
-
-T = TypeVar("T")
-
-
-async def _value(future: concurrent.futures.Future[T]) -> T:
-    return await asyncio.wrap_future(future)
 
 
 class SamplingClient(QueueStateObserver):
@@ -188,10 +184,9 @@ class TrainingClient(QueueStateObserver):
         self, data: Iterable[types.Datum], loss_fn: Callable[..., Any]
     ) -> APIFuture[types.ForwardBackwardOutput]:
         """:meth:`forward_backward_custom`; the loss is called in a thread, so the loop goes on."""
-        loop = asyncio.get_running_loop()
-        return APIFuture(
-            await loop.run_in_executor(None, self._core.submit_forward_backward_custom, data, loss_fn)
-        )
+        submit = functools.partial(self._core.submit_forward_backward_custom, data, loss_fn)
+        run = contextvars.copy_context().run
+        return APIFuture(await asyncio.get_running_loop().run_in_executor(None, run, submit))
 
     def get_tokenizer(self) -> Any:
         """The model's tokenizer."""
@@ -221,7 +216,7 @@ class TrainingClient(QueueStateObserver):
         self, name: Optional[str] = None, retry_config: Optional[RetryConfig] = None
     ) -> SamplingClient:
         """:meth:`save_weights_and_get_sampling_client`, without blocking the loop."""
-        return await _value(
+        return await settled(
             self._sampling(self._core.submit_save_weights_and_get_sampling_client(name, retry_config))
         )
 
@@ -235,12 +230,12 @@ class TrainingClient(QueueStateObserver):
         self, model_path: str, retry_config: Optional[RetryConfig] = None
     ) -> SamplingClient:
         """:meth:`create_sampling_client`, without blocking the loop."""
-        return await _value(
+        return await settled(
             self._sampling(self._core.submit_create_sampling_client(model_path, retry_config))
         )
 
 
-class ServiceClient(QueueStateObserver):
+class ServiceClient(TelemetryProvider):
     """Opens a session and makes the other clients.
 
     Args:
@@ -304,7 +299,7 @@ class ServiceClient(QueueStateObserver):
         user_metadata: Optional[Mapping[str, str]] = None,
     ) -> TrainingClient:
         """:meth:`create_lora_training_client`, without blocking the loop."""
-        return await _value(
+        return await settled(
             self._training(
                 self._core.submit_create_lora_training_client(
                     base_model, rank, seed, train_mlp, train_attn, train_unembed, user_metadata
@@ -325,7 +320,7 @@ class ServiceClient(QueueStateObserver):
         self, path: str, user_metadata: Optional[Mapping[str, str]] = None
     ) -> TrainingClient:
         """:meth:`create_training_client_from_state`, without blocking the loop."""
-        return await _value(
+        return await settled(
             self._training(self._core.submit_create_training_client_from_state(path, user_metadata))
         )
 
@@ -342,7 +337,7 @@ class ServiceClient(QueueStateObserver):
     ) -> TrainingClient:
         """:meth:`create_training_client_from_state_with_optimizer`, without blocking the loop."""
         future = self._core.submit_create_training_client_from_state_with_optimizer(path, user_metadata)
-        return await _value(self._training(future))
+        return await settled(self._training(future))
 
     def create_sampling_client(
         self,
@@ -362,8 +357,10 @@ class ServiceClient(QueueStateObserver):
         retry_config: Optional[RetryConfig] = None,
     ) -> SamplingClient:
         """:meth:`create_sampling_client`, without blocking the loop."""
-        return await SamplingClient.create(
-            self.holder, model_path=model_path, base_model=base_model, retry_config=retry_config
+        return await settled(
+            SamplingClient.create(
+                self.holder, model_path=model_path, base_model=base_model, retry_config=retry_config
+            ).future()
         )
 
     def create_rest_client(self) -> RestClient:

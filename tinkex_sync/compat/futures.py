@@ -2,13 +2,55 @@
 
 from __future__ import annotations
 
+import asyncio
 import concurrent.futures
+import contextlib
 from typing import Any, Callable, Generator, Generic, Optional, TypeVar
 
-__all__ = ["APIFuture", "AwaitableConcurrentFuture", "mapped"]
+from ..errors import DeadlineExceeded
+
+__all__ = ["APIFuture", "AwaitableConcurrentFuture", "WaitEnded", "mapped", "settled"]
 
 T = TypeVar("T")
 U = TypeVar("U")
+
+
+class WaitEnded(DeadlineExceeded, asyncio.TimeoutError):
+    """The ``timeout`` of a wait ran out; the operation goes on. Every TimeoutError there is, on every Python."""
+
+
+def _wait_ended(timeout: Optional[float]) -> WaitEnded:
+    return WaitEnded(
+        f"no result within {timeout:g} s; the operation goes on", phase="polling", sent="unknown"
+    )
+
+
+async def _done(future: concurrent.futures.Future[Any]) -> None:
+    """Wait for it in the running loop, which is not held up; what becomes of the wait is nothing to the future."""
+    loop = asyncio.get_running_loop()
+    waiter = loop.create_future()
+
+    def arrived() -> None:
+        if not waiter.done():
+            waiter.set_result(None)
+
+    def wake(_: Any) -> None:
+        # A loop that was closed meanwhile has nobody waiting.
+        with contextlib.suppress(RuntimeError):
+            loop.call_soon_threadsafe(arrived)
+
+    future.add_done_callback(wake)
+    await waiter
+
+
+async def settled(future: concurrent.futures.Future[T]) -> T:
+    """The result of an operation that only this coroutine waits for: cancelling it withdraws what was not sent."""
+    try:
+        await _done(future)
+    except asyncio.CancelledError:
+        getattr(future, "abandon", future.cancel)()
+        raise
+    return future.result()
 
 
 class APIFuture(Generic[T]):
@@ -19,14 +61,21 @@ class APIFuture(Generic[T]):
 
     def result(self, timeout: Optional[float] = None) -> T:
         """Wait for it, for at most ``timeout`` seconds (TimeoutError); the operation itself goes on."""
-        return self._future.result(timeout)
+        try:
+            return self._future.result(timeout)
+        except concurrent.futures.TimeoutError:
+            if isinstance(self._future, _Mapped) and not self._future.done():
+                raise _wait_ended(timeout) from None
+            raise
 
     async def result_async(self, timeout: Optional[float] = None) -> T:
         """:meth:`result`, in the caller's event loop."""
-        import asyncio
-
-        # Shielded, because the end of a wait must not withdraw an operation that others wait for.
-        return await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(self._future)), timeout)
+        try:
+            await asyncio.wait_for(_done(self._future), timeout)
+        except asyncio.TimeoutError:
+            if not self._future.done():
+                raise _wait_ended(timeout) from None
+        return self._future.result()
 
     def __await__(self) -> Generator[Any, None, T]:
         return self.result_async().__await__()
@@ -46,12 +95,15 @@ AwaitableConcurrentFuture = APIFuture
 class _Mapped(concurrent.futures.Future):  # type: ignore[type-arg]
     """Another future's result, put into another shape; cancelling it cancels that one."""
 
-    def __init__(self, source: concurrent.futures.Future[Any]) -> None:
+    def __init__(self, source: Any) -> None:
         super().__init__()
         self._source = source
 
     def cancel(self) -> bool:
-        return self._source.cancel()
+        return bool(self._source.cancel())
+
+    def abandon(self) -> None:
+        self._source.abandon()
 
 
 def mapped(source: concurrent.futures.Future[T], function: Callable[[T], U]) -> concurrent.futures.Future[U]:

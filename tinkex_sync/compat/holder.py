@@ -12,8 +12,9 @@ from ..hookspecs import Source, hookimpl
 from ..queue_log import QueueLog
 from ..session import Session
 from ..types import QueueState
+from .telemetry import Telemetry, found
 
-__all__ = ["Holder", "QueueStateHooks", "QueueStateObserver"]
+__all__ = ["Holder", "QueueStateHooks", "QueueStateObserver", "TelemetryProvider"]
 
 
 class QueueStateHooks(QueueLog):
@@ -57,23 +58,20 @@ class Holder:
         """The server's id of the session."""
         return self._session.session_id
 
-    def get_telemetry(self) -> None:
-        """None: nothing is reported to the vendor."""
+    def get_telemetry(self) -> Optional[Telemetry]:
+        """For events of your own; None unless telemetry was turned on."""
+        return found(self._session)
 
     def close(self) -> None:
         """End the session and every wait; idempotent."""
         self._session.close()
 
 
-class QueueStateObserver:
-    """A client that is told of the queue states it is in. Override :meth:`on_queue_state_change`."""
+class TelemetryProvider:
+    """A client of a session."""
 
     _core: Any
     _holder: Optional[Holder]
-
-    def _observe(self) -> None:
-        if self._holder is not None and self._holder._hooks is not None:
-            self._holder._hooks.add(self, self._core._source)
 
     @property
     def holder(self) -> Holder:
@@ -83,8 +81,17 @@ class QueueStateObserver:
             self._holder = Holder(self._core._session)
         return self._holder
 
-    def get_telemetry(self) -> None:
-        """None: nothing is reported to the vendor."""
+    def get_telemetry(self) -> Optional[Telemetry]:
+        """For events of your own; None unless telemetry was turned on."""
+        return None if self._holder is None else self._holder.get_telemetry()
+
+
+class QueueStateObserver(TelemetryProvider):
+    """A client that is told of the queue states it is in. Override :meth:`on_queue_state_change`."""
+
+    def _observe(self) -> None:
+        if self._holder is not None and self._holder._hooks is not None:
+            self._holder._hooks.add(self, self._core._source)
 
     def on_queue_state_change(
         self, queue_state: QueueState, queue_state_reason: Optional[str] = None

@@ -6,12 +6,12 @@ from typing import Any, Dict, Optional
 
 from ..clients import RestClient as _Rest
 from .calls import awaited, promised, submitted
-from .holder import Holder, QueueStateObserver
+from .holder import Holder, TelemetryProvider
 
 __all__ = ["RestClient"]
 
 
-class RestClient(QueueStateObserver):
+class RestClient(TelemetryProvider):
     """Runs, checkpoints, sessions and samplers."""
 
     def __init__(self, holder: Holder) -> None:

@@ -58,6 +58,10 @@ class Timeout:
         self.write = limits["write"]
         self.pool = limits["pool"]
 
+    def as_dict(self) -> Dict[str, Optional[float]]:
+        """The four limits by name."""
+        return dict(vars(self))
+
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Timeout) and vars(self) == vars(other)
 

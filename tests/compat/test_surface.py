@@ -1,0 +1,210 @@
+"""What scripts can name: ours against what was recorded from the official package (names and parameters alone)."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from surface import TABLE
+
+import tinkex_sync.compat as tinker
+from tinkex_sync.compat.futures import APIFuture
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+OFFICIAL = os.environ.get("TINKEX_OFFICIAL_PYTHON")
+RECORDED = json.loads(TABLE.read_text())
+
+#: Names that modules of the official package have of its machinery, or by having imported them for themselves: their
+#: home has them, where they are public.
+MACHINERY = {
+    "APIConnectionError",
+    "APIError",
+    "APIStatusError",
+    "AsyncTinker",
+    "AsyncTinkerProvider",
+    "AwaitableConcurrentFuture",
+    "BaseModel",
+    "BytesSemaphore",
+    "ClientConnectionPool",
+    "ClientConnectionPoolType",
+    "FutureRetrieveRequest",
+    "GenericEvent",
+    "InternalClientHolderThreadSingleton",
+    "RequestErrorCategory",
+    "RequestFailedError",
+    "RetryHandler",
+    "SessionEndEvent",
+    "SessionStartEvent",
+    "Severity",
+    "Telemetry",
+    "TelemetryBatch",
+    "TelemetryEvent",
+    "TelemetryProvider",
+    "TelemetryResponse",
+    "TelemetrySendRequest",
+    "UnhandledExceptionEvent",
+    "capture_exceptions",
+    "combine_fwd_bwd_output_results",
+    "init_telemetry",
+    "is_retryable_status_code",
+    "is_user_error",
+    "sync_only",
+}
+#: Annotations of the low-level client; what scripts use of that module is not among them.
+TYPE_HINTS = "tinker._types"
+KEPT_OF_TYPE_HINTS = {"NOT_GIVEN", "NotGiven", "Omit", "RequestOptions", "Timeout"}
+#: Members that are machinery too: pydantic's validators, and the event loop and HTTP clients behind the holder.
+ABSENT_MEMBERS = {
+    "tinker.Datum": {"convert_tensors"},
+    "tinker.types.ImageChunk": {"serialize_data", "validate_data"},
+    "tinker.lib.internal_client_holder.InternalClientHolder": {
+        "aclient",
+        "estimate_bytes_count_in_chunk",
+        "estimate_bytes_count_in_model_input",
+        "execute_with_retries",
+        "get_loop",
+        "get_training_client_id",
+        "run_coroutine_threadsafe",
+        "sample_dispatch_rate_limit",
+    },
+}
+#: Made by the package, not by scripts, and out of other things here.
+MADE_OTHERWISE = {
+    "tinker.APIFuture",
+    "tinker.lib.internal_client_holder.InternalClientHolder",
+    "tinker.lib.telemetry.Telemetry",
+}
+#: Base classes that say how the official package is built.
+BASES = {"AsyncTinkerProvider", "ReprEnum", "StrEnum", "TelemetryProvider"}
+RENAMED = {
+    "TinkerError": "TinkexError",
+    "RetryableException": "PromiseExpiredError",
+    "InternalClientHolder": "Holder",
+    "AwaitableConcurrentFuture": "APIFuture",
+}
+#: What scripts use of pydantic. Not there: model_construct, model_fields_set, model_json_schema, the hooks for
+#: subclasses, and what pydantic itself calls deprecated (dict, json, parse_obj, ...).
+PYDANTIC = (
+    "model_copy",
+    "model_dump",
+    "model_dump_json",
+    "model_fields",
+    "model_validate",
+    "model_validate_json",
+)
+
+
+def surface(python, package, path=None):
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    if path is not None:
+        environment["PYTHONPATH"] = str(path)
+    done = subprocess.run(
+        [python, str(TABLE.with_name("surface.py")), package],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.fixture(scope="module")
+def ours():
+    return surface(sys.executable, "ours", ROOT)
+
+
+@pytest.mark.parametrize("path", RECORDED["modules"])
+def test_a_module_has_its_names(ours, path):
+    names = set(RECORDED["modules"][path])
+    names = names & KEPT_OF_TYPE_HINTS if path == TYPE_HINTS else names
+    missing = names - set(ours["modules"][path])
+    assert missing <= (set() if path in ("tinker", "tinker.types") else MACHINERY)
+
+
+def same(theirs, mine):
+    """Defaults, where 1 and 1.0 are one."""
+    try:
+        return float(theirs) == float(mine)
+    except ValueError:
+        return theirs == mine
+
+
+def accepts(mine, theirs):
+    """Whether what ``theirs`` takes is taken in the same way, and nothing else is asked for."""
+    given = dict(map(tuple, theirs))
+    ours_by_name = dict(map(tuple, mine))
+    if [name for name, _ in mine if name in given] != [name for name, _ in theirs]:
+        return False
+    positional = [name for name, _ in theirs if name[0] != "*" and name[-1] != "="]
+    if [name for name, _ in mine][: len(positional)] != positional:
+        return False
+    optional = all(same(given[name], ours_by_name[name]) for name in given if given[name] != "required")
+    return optional and all(
+        default != "required" or name[0] == "*" for name, default in mine if name not in given
+    )
+
+
+@pytest.mark.parametrize("path", RECORDED["classes"])
+def test_a_class_has_its_members(ours, path):
+    theirs, mine = RECORDED["classes"][path], ours["classes"][path]
+    for name in theirs.get("bases", ()):
+        # An alias has the name of what it is.
+        if name not in BASES:
+            assert RENAMED.get(name, name) in mine["bases"] or name == path.rpartition(".")[2]
+    for name, default in theirs.get("fields", {}).items():
+        # What is optional here may be left out there too, by a server.
+        assert default == "required" or same(default, mine["fields"][name])
+        assert name in mine["fields"]
+    for name, told in theirs.get("members", {}).items():
+        if name in ABSENT_MEMBERS.get(path, ()):
+            assert name not in mine["members"]
+            continue
+        assert name in mine["members"], name
+        kind, *takes = mine["members"][name]
+        assert kind == told[0], name
+        assert all(accepts(have, want) for have, want in zip(takes, told[1:])), name
+    assert theirs.get("values") == mine.get("values")
+    if "takes" in theirs and path not in MADE_OTHERWISE:
+        assert accepts(mine["takes"], theirs["takes"])
+
+
+def test_errors_have_their_attributes():
+    made = {
+        tinker.APIError: tinker.APIError("m"),
+        tinker.APIConnectionError: tinker.APIConnectionError("m"),
+        tinker.APITimeoutError: tinker.APITimeoutError("m"),
+        tinker.APIResponseValidationError: tinker.APIResponseValidationError("m"),
+        tinker.RequestFailedError: tinker.RequestFailedError(
+            "m", "req-1", tinker.types.RequestErrorCategory.User
+        ),
+    }
+    for path, told in RECORDED["classes"].items():
+        cls = getattr(tinker, path.rpartition(".")[2], None)
+        if "attributes" in told and cls is not None and cls is not tinker.TinkerError:
+            error = made.get(cls) or cls("m", status_code=418)
+            assert all(hasattr(error, name) for name in told["attributes"]), path
+    failed = made[tinker.RequestFailedError]
+    assert (failed.message, failed.request_id, failed.category) == ("m", "req-1", "user")
+
+
+def test_types_have_what_scripts_use_of_pydantic():
+    models = [path for path, told in RECORDED["classes"].items() if "fields" in told]
+    assert len(models) > 50
+    for path in models:
+        cls = getattr(tinker.types, path.rpartition(".")[2])
+        assert all(hasattr(cls, name) for name in PYDANTIC), path
+
+
+def test_an_alias_is_one_class():
+    from tinkex_sync.compat.lib.public_interfaces.api_future import AwaitableConcurrentFuture
+
+    assert AwaitableConcurrentFuture is APIFuture
+
+
+@pytest.mark.skipif(OFFICIAL is None, reason="TINKEX_OFFICIAL_PYTHON is not set")
+def test_the_record_is_what_the_official_package_has():
+    assert surface(OFFICIAL, "official") == RECORDED
