@@ -200,6 +200,8 @@ def test_masked_tokens_do_not_count():
     assert float(penalty.detach()) == pytest.approx(sum((3 * x * x) ** 2 for x in kept[0]) / 2)
     penalty.backward()
     assert lp[0].grad[0] == 0 and lp[0].grad[1] != 0 and lp[1].grad.tolist() == [0, 0]
+    cosine_alone = r.Consistency(mask="weights", metric="cosine", pair=REF).value(data, lp)
+    assert float(cosine_alone.detach()) == pytest.approx((1 - cosine(kept[0], REF[0][1:])) / 2)
     nothing = [datum(4, weights=[0.0] * 3)]
     assert float(r.L1(mask="weights", reduction="mean").value(nothing, lp[:1]).detach()) == 0.0
 

@@ -242,6 +242,8 @@ class Consistency(Regularizer):
 
 
 def _cosine_distance(x: Any, y: Any) -> Any:
+    if not x.numel():
+        return x.sum()
     similarity = torch_library().nn.functional.cosine_similarity
     return 1 - similarity(x.reshape(-1), y.reshape(-1), dim=0)
 

@@ -147,7 +147,7 @@ def regularized(loss_fn: Loss, terms: Iterable[Loss], *, gradient_norms: bool = 
     labels = [getattr(part, "label", getattr(part, "__name__", type(part).__name__)) for part in parts]
     for label in labels:
         if labels.count(label) > 1:
-            raise ValueError(f"two terms are named {label!r}: give one of them another name=")
+            raise ValueError(f"two terms are named {label!r}: name one otherwise, with name= or by its def")
 
     def total(data: List[Datum], logprobs: List[Any]) -> Tuple[Any, Dict[str, Any]]:
         base, metrics = loss_fn(data, logprobs)
