@@ -22,11 +22,12 @@ API = "/api/v1/"
 
 @dataclass
 class Answer:
-    """One answer. ``text`` goes out as it is, ``body`` as JSON."""
+    """One answer. ``text`` goes out as it is, ``packed`` too, as protobuf, and ``body`` as JSON."""
 
     status: int = 200
     body: Any = None
     text: Optional[str] = None
+    packed: Optional[bytes] = None
     headers: Mapping[str, str] = field(default_factory=dict)
     #: Close the connection instead of answering.
     drop: bool = False
@@ -34,6 +35,8 @@ class Answer:
     hold: Optional[Callable[[], Any]] = None
 
     def content(self) -> bytes:
+        if self.packed is not None:
+            return self.packed
         if self.text is not None:
             return self.text.encode()
         return json.dumps(self.body).encode()
@@ -48,7 +51,7 @@ class Request:
     query: Dict[str, str]
     #: Names in lower case; a name sent twice has both values in its list.
     headers: Dict[str, Union[str, List[str]]]
-    #: Decoded JSON; None if there was no body.
+    #: Decoded JSON, or the bytes of any other body; None if there was none.
     body: Any
     #: Time of the server's clock.
     time: float
@@ -170,6 +173,12 @@ class ScriptedServer:
         return self._clock.time()
 
 
+def _decoded(content: bytes, content_type: str) -> Any:
+    if not content:
+        return None
+    return json.loads(content) if "json" in content_type or not content_type else content
+
+
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
@@ -199,7 +208,7 @@ class _Handler(BaseHTTPRequestHandler):
             split.path,
             dict(parse_qsl(split.query, keep_blank_values=True)),
             headers,
-            json.loads(content) if content else None,
+            _decoded(content, self.headers.get("content-type", "")),
             self.server_of.now(),
             self._connection,
         )
@@ -211,7 +220,8 @@ class _Handler(BaseHTTPRequestHandler):
             return
         body = b"" if answer.status == 204 else answer.content()
         self.send_response_only(answer.status, "Scripted")
-        sent = {"Content-Type": "application/json", **answer.headers}
+        kind = "application/json" if answer.packed is None else "application/x-protobuf"
+        sent = {"Content-Type": kind, **answer.headers}
         for name, value in sent.items():
             self.send_header(name, value)
         if answer.status != 204:
@@ -219,7 +229,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
-    do_GET = do_POST = do_DELETE = _answer
+    do_GET = do_POST = do_PUT = do_DELETE = _answer
 
 
 @contextlib.contextmanager

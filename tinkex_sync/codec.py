@@ -1,8 +1,7 @@
-"""Bodies to bytes and back: the one place that knows how they are written (JSON, by orjson).
+"""Bodies to bytes and back: the one place that knows how they are written: JSON, by orjson, or protobuf.
 
-Callers see four functions: :func:`encode` for any body, :func:`encode_forward_backward` for a batch,
-:func:`check_finite` before a batch is taken on, :func:`decode` for answers. Another wire format goes behind
-the same four; :data:`CONTENT_TYPE` says which one was written.
+Callers see a few functions: :func:`encode` for any body, :func:`encode_batch` for a chunk of a batch on the wire the
+server takes, :func:`check_finite` before a batch is taken on, :func:`decode` and :func:`decode_result` for answers.
 
 orjson writes NaN and infinities as null instead of refusing them. They are looked for only in bodies in
 which a ``null`` occurs, so finding them costs other bodies one search for four letters.
@@ -10,6 +9,7 @@ which a ``null`` occurs, so finding them costs other bodies one search for four 
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import sys
@@ -19,12 +19,24 @@ from typing import Any, Dict, List, Literal, Mapping, Optional, Sequence
 import orjson
 
 from .errors import APIResponseValidationError
-from .types import Datum, ForwardBackwardInput, LossFnType, TensorData
+from .protobuf import reading, writing
+from .types import (
+    Datum,
+    ForwardBackwardInput,
+    ForwardBackwardOutput,
+    LossFnType,
+    SampleResponse,
+    TensorData,
+)
 from .types.wire import Wire
 
 __all__ = ["CONTENT_TYPE", "check_finite", "decode", "encode", "encode_forward_backward", "loads"]
 
 CONTENT_TYPE = "application/json"
+PROTOBUF = "application/x-protobuf"
+
+#: Results that servers of today's protocol may send as protobuf.
+_PACKED_RESULTS = (ForwardBackwardOutput, SampleResponse)
 
 #: Wire types inside a body are written by their own rules, not as orjson writes dataclasses.
 _OPTIONS = orjson.OPT_PASSTHROUGH_DATACLASS
@@ -117,7 +129,25 @@ def encode_batch(
     first_index: int = 0,
     compressed: bool = False,
 ) -> Body:
-    """The request of one chunk of a batch, as :func:`encode_forward_backward`, on the wire asked for."""
+    """The request of one chunk of a batch, as :func:`encode_forward_backward`, on the wire asked for.
+
+    Raises:
+        MissingExtraError: protobuf is asked for, and the extra ``proto`` is not installed.
+    """
+    if wire == "protobuf":
+        headers = {"Content-Type": PROTOBUF}
+        content = writing.encode_forward_backward(
+            data,
+            loss_fn,
+            loss_fn_config,
+            model_id,
+            seq_id,
+            forward_only=kind == "forward",
+            first_index=first_index,
+        )
+        if compressed:
+            content, headers["Content-Encoding"] = writing.compress(content), "zstd"
+        return Body("forward_backward", content, headers, wire="protobuf")
     content = encode_forward_backward(
         kind, data, loss_fn, loss_fn_config, model_id, seq_id, first_index=first_index
     )
@@ -223,8 +253,20 @@ def decode(content: bytes, content_type: str = CONTENT_TYPE, status_code: int = 
         raise APIResponseValidationError(message, status_code=status_code, body=text) from error
 
 
+@functools.cache
+def _reads_protobuf() -> bool:
+    """Whether what protobuf takes is installed; without it results come as JSON."""
+    try:
+        import google.protobuf  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
 def accepts(kind: Any, modern: bool) -> Dict[str, str]:
     """The ``Accept`` header of a poll for a result of type ``kind``; {} for the standing one, JSON."""
+    if modern and kind in _PACKED_RESULTS and _reads_protobuf():
+        return {"Accept": f"{PROTOBUF}, {CONTENT_TYPE}"}
     return {}
 
 
@@ -234,4 +276,12 @@ def decode_result(content: bytes, content_type: str, status_code: int, kind: Any
     Raises:
         APIResponseValidationError: it is neither.
     """
-    return decode(content, content_type, status_code)
+    if PROTOBUF not in content_type:
+        return decode(content, content_type, status_code)
+    if kind not in _PACKED_RESULTS:
+        raise APIResponseValidationError(
+            f"The server's answer is protobuf, where {kind.__name__} comes as JSON",
+            status_code=status_code,
+            body=content,
+        )
+    return reading.decode(content, kind, status_code)

@@ -6,7 +6,7 @@ import threading
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
 from .. import codec, types
-from ..byte_estimates import datum_bytes
+from ..byte_estimates import datum_bytes, protobuf_datum_bytes
 from ..chunking import plan
 from ..errors import OutcomeUnknownError, PartialBatchError, TinkexError
 from ..futures import Future
@@ -96,7 +96,8 @@ class Batch:
     def _boundaries(self) -> Any:
         protocol = self._session.protocol
         limits = {"items": protocol.max_chunk_datums, "bytes": protocol.max_chunk_bytes}
-        boundaries = plan(map(datum_bytes, self._data), max_items=limits["items"], max_bytes=limits["bytes"])
+        size = protobuf_datum_bytes if protocol.modern else datum_bytes
+        boundaries = plan(map(size, self._data), max_items=limits["items"], max_bytes=limits["bytes"])
         hook = self._session.observers.chunks_planned
         if hook is None:
             return boundaries
@@ -186,7 +187,7 @@ class Batch:
     def _finish(self) -> None:
         outputs = [self._outputs[index] for index in sorted(self._outputs)]
         try:
-            merged = merge(outputs)
+            merged = merge(outputs, modern=self._session.protocol.modern)
         except TinkexError as error:
             self._fail(error)
         else:
