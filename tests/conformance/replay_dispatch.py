@@ -52,7 +52,8 @@ def sampling_dispatch(case: Dict[str, Any], document: Dict[str, Any], row: Optio
     times = sorted(request.time - started for request in sent)
     if row not in (4, 22, 23):
         assert len(times) == len(expected["asample_times_s"])
-        later = 10.0 if row == 26 else SLACK
+        # On the system's clock a busy machine is late; early nobody may be.
+        later = 10.0 if row == 26 else SLACK if parallel == 1 else 2.0
         for ours, theirs in zip(times, expected["asample_times_s"]):
             assert theirs - SLACK <= ours <= theirs + later
         assert len(polled) == expected["polls"]
