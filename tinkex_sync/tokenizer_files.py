@@ -111,6 +111,11 @@ class FileTokenizer(abc.ABC):
         return None if self.eos_token is None else self._id(self.eos_token)
 
     @property
+    def chat_template(self) -> Any:
+        """The model's own Jinja template, or several by name, as its files have it; None if they have none."""
+        return self._config.get("chat_template")
+
+    @property
     @abc.abstractmethod
     def vocab_size(self) -> int:
         """How many tokens there are; those added later are not counted by ``tokenizer.json``."""
