@@ -29,7 +29,7 @@ HEIGHT = {
     name: (floor, place) for floor, line in enumerate(FLOORS) for place, name in enumerate(line.split())
 }
 HEAVY = {"numpy", "torch", "transformers", "tokenizers", "click", "rich", "flask", "werkzeug", "autograd"}
-HEAVY |= {"google.protobuf", "zstandard"}
+HEAVY |= {"google.protobuf", "zstandard", "PIL", "tiktoken", "huggingface_hub", "jinja2"}
 
 
 def module_of(path):
