@@ -1,6 +1,6 @@
 """Small real HTTP servers that imitate the servers of the field, for the tests of the client."""
 
-from .columns import COLUMNS, EMBEDDED, HATCHERY, NEITHER, SKYRL, STRICT, TUFT, Column
+from .columns import COLUMNS, EMBEDDED, HATCHERY, LATE, NEITHER, SKYRL, STRICT, TUFT, Column
 from .driving import ADAM, PARAMS, client, datum, datums, prompt, training
 from .server import TRAINING, Imitation
 
@@ -9,6 +9,7 @@ __all__ = [
     "COLUMNS",
     "EMBEDDED",
     "HATCHERY",
+    "LATE",
     "NEITHER",
     "PARAMS",
     "SKYRL",

@@ -5,10 +5,10 @@ recognises a request it has seen nor asks for consecutive numbers, and one that 
 protocol lets it be.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Callable, Dict, FrozenSet, Mapping, Optional, Tuple
 
-__all__ = ["COLUMNS", "EMBEDDED", "HATCHERY", "NEITHER", "SKYRL", "STRICT", "TUFT", "Column"]
+__all__ = ["COLUMNS", "EMBEDDED", "HATCHERY", "LATE", "NEITHER", "SKYRL", "STRICT", "TUFT", "Column"]
 
 
 def _detail(status: int, text: str) -> Any:
@@ -36,7 +36,9 @@ class Column:
 
     name: str
     #: "dedupe": same number and body give the same promise, another body 409. "dedupe_number": the body is
-    #: not compared. "consecutive": exactly the next number, or 409. "none": numbers are ignored.
+    #: not compared. "consecutive": exactly the next number, or 409. "late": likewise, but every POST is accepted,
+    #: the promise tells of the conflict, and an operation that failed has used up no number. "none": numbers are
+    #: ignored.
     numbers: str
     #: What a promise looks like, from its number, the model and the operation.
     promise: Callable[[int, str, str], dict]
@@ -186,6 +188,9 @@ TUFT = Column(
     drops_after_500=True,
     archives="file",
 )
+
+#: The same server as some of its versions are: an operation's number is looked at when its turn has come.
+LATE = replace(TUFT, name="TuFT, late", numbers="late")
 
 HATCHERY = Column(
     name="Hatchery",

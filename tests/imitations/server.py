@@ -30,6 +30,9 @@ class _Promised:
         self.ticket = ticket
         self.delivered = False
         self.sampler = None
+        #: Why it was not carried out, where that is told so late; and whether it is to fail.
+        self.conflict = None
+        self.fails = False
 
 
 class Imitation:
@@ -340,6 +343,8 @@ class Imitation:
 
     def _train(self, endpoint, body):
         model, number = body["model_id"], body["seq_id"]
+        if self.column.numbers == "late":
+            return self.column.accepted, self._judged_late(endpoint, body)
         with self.changed:
             known = self._by_number.get((model, number))
             expected = self._next[model]
@@ -356,6 +361,35 @@ class Imitation:
             self._by_number[model, number] = (body, answer)
             self.applied.append((number, endpoint))
         return self.column.accepted, answer
+
+    def _judged_late(self, endpoint, body):
+        """Carry an operation out before its promise is given, so that nothing else comes in between."""
+        model, number = body["model_id"], body["seq_id"]
+        with self.changed:
+            expected = self._next[model]
+        if number != expected:
+            with self.changed:
+                self._counter += 1
+                answer = self.column.promise(self._counter, model, endpoint)
+                refused = _Promised(endpoint, number, body, model, None)
+                refused.conflict = f"Sequence conflict: expected {expected}, got {number}."
+                self._promises[answer["request_id"]] = refused
+            return answer
+        answer = self._promise(endpoint, number, body)
+        found = self._promises[answer["request_id"]]
+        failed = number in self.fails
+        self.fails.discard(number)
+        found.fails = failed
+        while found.ticket is not None and not self.stopping.is_set():
+            status, result = self.engine.poll(found.ticket, 1.0)
+            if status != 408:
+                failed = failed or "error" in result
+                break
+        if not failed:
+            with self.changed:
+                self._next[model] = number + 1
+                self.applied.append((number, endpoint))
+        return answer
 
     # Results
 
@@ -396,7 +430,9 @@ class Imitation:
             if operation in TRAINING and self.expires.get(number, 0):
                 self.expires[number] -= 1
                 raise Refused(410, "promise expired")
-        if number in self.fails and operation in TRAINING:
+        if found.conflict is not None:
+            raise Refused(409, found.conflict)
+        if found.fails or (number in self.fails and operation in TRAINING and self.column.numbers != "late"):
             return self._failed({"error": "it failed", "category": "user"})
         if found.ticket is None:
             answer = canned.result(operation, found.body, found.model)

@@ -7,7 +7,16 @@ import weakref
 from typing import Any, Callable, Dict, Iterable, List, Optional, TypeVar
 
 from .. import codec, types
-from ..errors import APIError, ClosedError, PromiseExpiredError, WithdrawnError
+from ..errors import (
+    APIError,
+    APIStatusError,
+    ClosedError,
+    OutcomeUnknownError,
+    PromiseExpiredError,
+    RequestFailedError,
+    ResultLostError,
+    WithdrawnError,
+)
 from ..futures import Future, wait_until
 from ..hookspecs import Source
 from ..open_calls import OpenCall
@@ -17,12 +26,17 @@ from ..session import Session
 from ..workers import Lane
 from .batches import Batch
 from .client import Client, settle
-from .sequence import Sent, Sequence
+from .sequence import Sent, Sequence, unknown
+from .verdicts import conflict
 
 __all__ = ["LaneClient"]
 
 T = TypeVar("T")
 
+#: How often an operation is sent again under the number its server waits for.
+_MOST_RESENDS = 5
+#: Seconds between looks at the operations before one that is to be sent again.
+_LOOK_AGAIN = 0.1
 _LOSSES = ("cross_entropy", "importance_sampling", "ppo", "cispo", "dro")
 
 
@@ -155,6 +169,44 @@ class LaneClient(Client):
         return future, send
 
     def _fetch(self, sent: Sent, call: OpenCall) -> Any:
+        """The result of an accepted operation, whose number the server may judge only now."""
+        verdicts = self._sequence.verdicts
+        failed = True
+        try:
+            for resends in range(_MOST_RESENDS + 1):
+                try:
+                    result = self._result(sent, call)
+                    break
+                except (APIStatusError, RequestFailedError) as error:
+                    lower = conflict(error, sent.number)
+                    if lower is False and sent.in_doubt:
+                        raise unknown(sent, error) from error
+                    if not lower:
+                        raise
+                    waited = self._await_earlier(sent, call)
+                    number = verdicts.number_without_failed(sent.place)
+                    if resends == _MOST_RESENDS or (number == sent.number and not waited):
+                        raise
+                sent.send_as(number)
+            failed = False
+            if sent.number != sent.place:
+                verdicts.skips_failed()
+            return result
+        except (OutcomeUnknownError, ClosedError, PromiseExpiredError, ResultLostError):
+            failed = False
+            raise
+        finally:
+            verdicts.settled(sent.place, failed=failed)
+
+    def _await_earlier(self, sent: Sent, call: OpenCall) -> bool:
+        """Wait until the server's verdict on every earlier operation is known; whether any was not."""
+        waited = False
+        while not self._sequence.verdicts.none_open_before(sent.place):
+            waited = True
+            self._session.sleep(_LOOK_AGAIN, None, call, "retrying")
+        return waited
+
+    def _result(self, sent: Sent, call: OpenCall) -> Any:
         """Poll an accepted operation; if the server has lost the promise, send the very same once more."""
         try:
             return poll(self._session, sent.promise, call, states=self._states)

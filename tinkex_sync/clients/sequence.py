@@ -23,8 +23,9 @@ from ..errors import (
 from ..open_calls import OpenCall
 from ..promises import Promise
 from ..session import Session
+from .verdicts import Verdicts
 
-__all__ = ["Sent", "Sequence", "new_key"]
+__all__ = ["Sent", "Sequence", "new_key", "unknown"]
 
 #: Writes an operation under its number, on the wire the server takes now.
 Encode = Callable[[int], Body]
@@ -47,6 +48,10 @@ class Sent:
         self._key = key
         self._call = call
         self.number = number
+        #: Of the operation among the model's; see :mod:`verdicts`.
+        self.place = number
+        #: An earlier attempt may have been taken too.
+        self.in_doubt = False
         self.body_bytes = 0
         self.began = session.clock.time()
         self.promise = Promise("", endpoint)
@@ -76,21 +81,28 @@ class Sent:
                 # The number is still free, since the body was not even read; the key belongs to that body.
                 self._key = new_key()
             finally:
+                self.in_doubt = self.in_doubt or attempts.in_doubt
                 if attempts_made is not None:
                     attempts_made(attempts.in_doubt)
         self.promise = Promise(answer.request_id, self.endpoint, session.clock.time() - self.began)
+
+    def send_as(self, number: int) -> None:
+        """POST it again under another number, after the server said it had not counted this one."""
+        self.number, self._key, self.in_doubt = number, new_key(), False
+        self.send()
 
 
 class Sequence:
     """The numbers of one model. Used by the thread of the model's lane only.
 
     Invariant: every number below ``_next`` was accepted, or may have been; the latter are in ``_doubtful``,
-    ascending, and end at ``_next - 1``.
+    ascending, and end at ``_next - 1``. Numbers are places here; ``verdicts`` knows what goes over the wire for them.
     """
 
     def __init__(self, first: int = 1) -> None:
         self._next = first
         self._doubtful: List[int] = []
+        self.verdicts = Verdicts()
 
     def dispatch(self, session: Session, endpoint: str, encode: Encode, call: OpenCall) -> Sent:
         """Send the next operation and wait for its promise, retries included.
@@ -145,11 +157,12 @@ class Sequence:
         except (APIError, ClosedError) as error:
             if isinstance(error, ClosedError) or not (doubt[0] or _accepted_unreadably(error)):
                 raise
-            raise _unknown(sent, error) from error
+            raise unknown(sent, error) from error
         return sent
 
     def _dispatch(self, session: Session, endpoint: str, encode: Encode, call: OpenCall, number: int) -> Sent:
-        sent = Sent(session, endpoint, encode, number, new_key(), call)
+        sent = Sent(session, endpoint, encode, self.verdicts.number(number), new_key(), call)
+        sent.place = number
         doubt = [False]
 
         def note(in_doubt: bool) -> None:
@@ -165,12 +178,14 @@ class Sequence:
                 self._doubtful.append(number)
             if isinstance(error, ClosedError):
                 raise
-            raise _unknown(sent, error) from error
+            raise unknown(sent, error) from error
         self._next, self._doubtful = number + 1, []
+        self.verdicts.accepted(number)
         return sent
 
 
-def _unknown(sent: Sent, error: Exception) -> OutcomeUnknownError:
+def unknown(sent: Sent, error: Exception) -> OutcomeUnknownError:
+    """The error for an operation whose reply was lost, and of which ``error`` says no more."""
     return OutcomeUnknownError(
         f"{sent.endpoint} (number {sent.number}) may or may not have been applied: a reply was lost, and then:"
         f" {error}. Check the model before repeating it.",
