@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import math
 from dataclasses import dataclass
-from typing import Any, Callable, Optional
+from typing import Any, Callable, Dict, Optional
 
 from . import codec
 from .endpoints import PROMISES
@@ -46,6 +46,7 @@ _UNKNOWN_FOR = 60.0
 _SAID_WHY_WAITS = (3.0, 7.0)
 #: Today's servers say 400 now and then to a poll that is in order.
 _MOST_400 = 3
+_STATES = frozenset(state.value for state in QueueState)
 _FINAL = frozenset({400, 401, 403, 422, 501})
 
 
@@ -126,9 +127,7 @@ class _Poll:
                 if isinstance(answer, dict) and answer.get("type") == "try_again":
                     self._answered()
                     if self.states is not None:
-                        if self.session.protocol.modern and answer.get("queue_state_reason"):
-                            answer.setdefault("queue_state", QueueState.UNKNOWN.value)
-                        self.states.read(self.call, answer)
+                        self.states.read(self.call, self._state(answer))
                     pause = 0.0
                 elif self.peeks and isinstance(answer, dict) and answer.get("status") == "complete_metadata":
                     self._answered()
@@ -179,6 +178,15 @@ class _Poll:
         return headers
 
     # What answers do; each returns the seconds to wait: 0.0 for none but a breath, below 0 for not even that.
+
+    def _state(self, answer: Dict[str, Any]) -> Dict[str, Any]:
+        """Today's servers may give a reason without a state, and states that say nothing."""
+        if not self.session.protocol.modern or answer.get("queue_state") in _STATES:
+            return answer
+        told = {**answer, "queue_state": None}
+        if answer.get("queue_state_reason"):
+            told["queue_state"] = QueueState.UNKNOWN.value
+        return told
 
     def _answered(self) -> None:
         self.known, self.failing, self.said_why = True, None, 0

@@ -25,11 +25,8 @@ REPLAY: Dict[str, Replay] = {}
 #: The same for the files of today's protocol, whose names are partly those of the older one's.
 PENDING38 = {
     "auth",
-    "budgeted_fetch",
-    "bulk_futures",
     "custom_loss",
     "detection",
-    "futures",
     "fwdbwd_dispatch",
     "lost_turn",
     "queue_state",
