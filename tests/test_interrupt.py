@@ -74,6 +74,14 @@ CASES = {
 }
 
 
+@pytest.fixture(autouse=True)
+def _interruptible():
+    """Whoever runs the tests in the background has told them, and their children, to ignore Ctrl-C."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize("kind", CASES)
 def test_ctrl_c_raises_within_a_second_and_the_client_goes_on(kind):
     script, sign = CASES[kind]

@@ -43,6 +43,7 @@ OPERATIONS = {
     "load_state": ((PATH,), ["load_weights"]),
     "load_state_with_optimizer": ((PATH,), ["load_weights"]),
     "save_weights_for_sampler": (("one",), ["save_weights_for_sampler"]),
+    "save_weights_external": (("one",), ["save_weights_external"]),
     "save_weights_and_get_sampling_client": (
         ("one",),
         ["save_weights_for_sampler", "create_sampling_session"],

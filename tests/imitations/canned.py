@@ -31,5 +31,7 @@ def result(operation, body, model):
         }
     if operation == "save_weights_for_sampler" and body.get("path") is None:
         return {"path": None, "sampling_session_id": f"s:{body['sampling_session_seq_id']}"}
+    if operation == "save_weights_external":
+        return {"path": f"tinker://{model}/external/{body['path']}"}
     kind = "weights" if operation == "save_weights" else "sampler_weights"
     return {"path": f"tinker://{model}/{kind}/{body.get('path')}"}

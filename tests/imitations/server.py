@@ -18,6 +18,7 @@ TRAINING = (
     "save_weights",
     "load_weights",
     "save_weights_for_sampler",
+    "save_weights_external",
 )
 
 

@@ -72,6 +72,14 @@ def test_a_name_that_is_taken(imitated, quick):
     assert learner.save_state("twice").path
 
 
+def test_an_operation_that_no_server_of_this_level_has(imitated, quick):
+    learner = model(quick)
+    with pytest.raises((NotFoundError, UnprocessableEntityError), match=r"no such endpoint|extra keys"):
+        learner.save_weights_external("for-download")
+    learner.train_step([datum()], "cross_entropy", ADAM)
+    assert [number for number, _ in imitated.numbers()] == [1, 2]
+
+
 def test_things_that_are_not_there(imitated, quick):
     learner = model(quick)
     before = known(learner)
