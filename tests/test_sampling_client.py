@@ -208,17 +208,17 @@ def test_failures_are_told_once_and_leave_the_client_usable(server, sampler, way
 def test_timeouts_in_every_phase(server, sampler, way):
     server.ready.clear()
     with pytest.raises(DeadlineExceeded) as caught:
-        drawn(sampler, way, prompt(), 1, PARAMS, timeout=0.1)
+        drawn(sampler, way, prompt(), 1, PARAMS, timeout=0.5)
     assert (caught.value.phase, caught.value.sent) == ("polling", "yes")
     assert caught.value.request_id in server._promises
     server.ready.set()
     server.script["asample"] = ["silent"]
     with pytest.raises(DeadlineExceeded) as caught:
-        drawn(sampler, way, prompt(), 1, PARAMS, timeout=0.2)
+        drawn(sampler, way, prompt(), 1, PARAMS, timeout=0.5)
     assert (caught.value.phase, caught.value.sent) == ("sending", "unknown")
     server.script["asample"] = [REFUSED]
     with pytest.raises(DeadlineExceeded) as caught:
-        drawn(sampler, way, prompt(), 1, PARAMS, timeout=0.1)
+        drawn(sampler, way, prompt(), 1, PARAMS, timeout=0.5)
     assert caught.value.phase == "throttled"
     # And the backoff the refusal asked for holds for everyone: nothing of the next one is sent.
     with pytest.raises(DeadlineExceeded) as caught:
@@ -340,6 +340,6 @@ def test_a_callback_that_blocks_does_not_stop_the_others(server, sampler):
 def test_a_sample_can_be_fetched_by_id(server, service, sampler):
     server.ready.clear()
     with pytest.raises(DeadlineExceeded) as caught:
-        sampler.sample(prompt(1, 2), 1, PARAMS, timeout=0.1)
+        sampler.sample(prompt(1, 2), 1, PARAMS, timeout=0.5)
     server.ready.set()
     assert backwards(service.resume_future(caught.value.request_id, "sample"), 1, 2)

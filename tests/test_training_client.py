@@ -103,13 +103,15 @@ def test_a_timeout_is_kept_and_leaves_the_client_usable(server, model, operation
         server.script[endpoint] = ["silent"]
     began = time.monotonic()
     with pytest.raises(DeadlineExceeded) as caught:
-        getattr(model, operation)(*arguments, timeout=0.1)
+        getattr(model, operation)(*arguments, timeout=0.4)
     assert time.monotonic() - began < 2
     assert operation.partition("_")[0] in str(caught.value) or operation == "train_step"
-    direct = operation in ("get_info", "create_sampling_client")
-    assert (caught.value.phase, caught.value.sent) == (
-        ("sending", "unknown") if direct else ("polling", "yes")
-    )
+    if operation in ("get_info", "create_sampling_client"):
+        assert (caught.value.phase, caught.value.sent) == ("sending", "unknown")
+    else:
+        # Accepted; on a busy machine its first poll may not have begun.
+        assert caught.value.phase in ("polling", "sending")
+        assert caught.value.sent == "yes"
     server.script.clear()
     server.ready.set()
     assert model.optim_step(ADAM, timeout=20)
@@ -293,7 +295,7 @@ def test_a_callback_that_blocks_or_raises_stops_nobody(server, model, caplog):
 def test_an_interrupted_wait_can_be_taken_up_by_id(server, service, model):
     server.ready.clear()
     with pytest.raises(DeadlineExceeded) as caught:
-        model.save_state("one", timeout=0.1)
+        model.save_state("one", timeout=0.5)
     server.ready.set()
     assert service.resume_future(caught.value.request_id, "save_state").path.endswith("/one")
 
