@@ -151,6 +151,15 @@ def test_a_sampling_client_survives_a_pickle(client):
     copy.holder.close()
 
 
+def test_a_rest_client_survives_a_pickle(client):
+    rest = pickle.loads(pickle.dumps(client.create_rest_client()))
+    session = client.holder.get_session_id()
+    assert rest.get_session(session).result().training_run_ids == []
+    assert rest.get_telemetry() is None
+    rest.holder.close()
+    client.create_sampling_client(base_model="tinkex/tiny")
+
+
 @pytest.mark.parametrize(
     ("argument", "value"),
     [

@@ -124,3 +124,19 @@ def test_the_official_package_finds_the_same(ours, server, script):
     assert theirs.keys() == ours[script].keys()
     for name, value in theirs.items():
         assert same(ours[script][name], value), name
+
+
+@pytest.fixture(scope="module")
+def custom(server):
+    pytest.importorskip("torch", reason="torch is not in this environment")
+    return run(server, "ours", "script_custom_loss")
+
+
+def test_a_loss_of_the_scripts_own_is_trained_on(custom):
+    assert custom["losses"] == sorted(custom["losses"], reverse=True)
+    assert len(set(custom["losses"])) == 4
+
+
+@pytest.mark.skipif(OFFICIAL is None, reason="TINKEX_OFFICIAL_PYTHON is not set")
+def test_the_official_package_trains_on_it_in_the_same_way(custom, server):
+    assert same(custom, run(server, "official", "script_custom_loss"))
