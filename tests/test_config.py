@@ -12,6 +12,8 @@ HOSTED = "https://tinker.thinkingmachines.dev/services/tinker-prod"
 #: Field: default, and values that are refused. A new setting has to be added here.
 SETTINGS = {
     "api_key": (None, ["a\nb", "ümlaut", 7]),
+    "credential_command": (None, ["", 7]),
+    "project_id": (None, ["", 7]),
     "base_url": (HOSTED, ["", "host:80", "ftp://host", "http://", "locals", 7]),
     "tags": ((), ["run-7", [7]]),
     "sdk_version": ("0.7.0", ["", 7]),
@@ -50,11 +52,20 @@ SETTINGS = {
     "telemetry": (False, ["no", 1]),
     "clock": (None, []),
 }
-SECRET = {"api_key", "headers", "proxies", "cloudflare_access_client_id", "cloudflare_access_client_secret"}
+SECRET = {
+    "api_key",
+    "credential_command",
+    "headers",
+    "proxies",
+    "cloudflare_access_client_id",
+    "cloudflare_access_client_secret",
+}
 #: Variable: setting, texts and what they mean, and texts that are refused.
 VARIABLES = {
     "TINKER_API_KEY": ("api_key", {"tml-1": "tml-1", "": None}, ["a\nb"]),
     "TINKER_BASE_URL": ("base_url", {"http://h/p/": "http://h/p/", "local": "local", "": HOSTED}, ["h:80"]),
+    "TINKER_CREDENTIAL_CMD": ("credential_command", {"print key": "print key", "": None}, []),
+    "TINKER_PROJECT_ID": ("project_id", {"proj-1": "proj-1", "": None}, []),
     "TINKER_TAGS": ("tags", {"b, a,,b": ("a", "b"), "": ()}, []),
     "TINKER_TELEMETRY": (
         "telemetry",

@@ -15,6 +15,7 @@ from .advice import advise
 from .billing import Billing
 from .clock import remaining
 from .config import Config
+from .credentials import Credentials
 from .endpoints import ENDPOINTS, Endpoint
 from .errors import (
     APIConnectionError,
@@ -35,7 +36,6 @@ from .plugins import Observers
 from .protocol import Protocol
 from .retry import POLICIES, Attempts, RetryPolicy, run
 from .timer import Timer
-from .tokens import Tokens, refused_as_invalid
 from .transport import Reply, Transport
 from .types import AuthTokenResponse
 
@@ -62,8 +62,7 @@ class Caller:
         self.transport = Transport(config, self.timer)
         self.protocol = Protocol(config, self.transport.base_url, self.clock)
         self.billing = Billing(self._billing_limit, self.clock, observers)
-        #: Where the server wants the key exchanged for one.
-        self.tokens: Optional[Tokens] = None
+        self.credentials = Credentials(config, self.clock, self.timer)
         #: Who calls made for no client in particular come from.
         self.source = Source("service", "", "")
         self._policies: Dict[str, RetryPolicy] = {
@@ -276,17 +275,15 @@ class Caller:
         headers: Mapping[str, str],
         deadline: Optional[float],
     ) -> Reply:
-        tokens = self.tokens
-        if tokens is None or endpoint.own_key:
-            return self._transport_send(endpoint, path, content, headers, deadline)
-        token = tokens.current(deadline)
+        own = endpoint.own_key
+        key = self.credentials.key(own, deadline)
         try:
-            return self._transport_send(endpoint, path, content, {**headers, "X-API-Key": token}, deadline)
+            return self._transport_send(endpoint, path, content, _keyed(headers, key), deadline)
         except AuthenticationError as error:
-            if not refused_as_invalid(error):
+            key = self.credentials.another(error, key, own, deadline)
+            if key is None:
                 raise
-        token = tokens.replaced(token, deadline)
-        return self._transport_send(endpoint, path, content, {**headers, "X-API-Key": token}, deadline)
+        return self._transport_send(endpoint, path, content, _keyed(headers, key), deadline)
 
     def _transport_send(
         self,
@@ -317,8 +314,8 @@ class Caller:
         given = announced.billing_exception_max_pause_duration_sec
         return float(given) if given is not None and own == Config.billing_pause else own
 
-    def exchange_tokens(self) -> None:
-        """From now on send a token in place of the key; the first call obtains it. POST /api/v1/auth/token."""
+    def adopt_credentials(self) -> None:
+        """Send keys or tokens, as the server announced. POST /api/v1/auth/token, with the first call."""
         own = weakref.ref(self)
 
         def exchange(deadline: Optional[float]) -> str:
@@ -328,7 +325,7 @@ class Caller:
             answer: AuthTokenResponse = caller.call("auth_token", {}, deadline=deadline)
             return answer.jwt
 
-        self.tokens = Tokens(exchange, self.clock, self.timer, self.in_background)
+        self.credentials.adopt(self.protocol.announced, exchange, self.in_background)
 
     def in_background(self, job: Callable[[], None]) -> bool:
         """Run ``job`` in a thread of ours; False if the client is closed."""
@@ -386,6 +383,10 @@ class Caller:
     def forked(self) -> bool:
         """Whether this is a child of the process it was made in."""
         return os.getpid() != self._pid
+
+
+def _keyed(headers: Mapping[str, str], key: Optional[str]) -> Mapping[str, str]:
+    return headers if key is None else {**headers, "X-API-Key": key}
 
 
 def _may_have_arrived(failure: Optional[BaseException]) -> bool:

@@ -41,6 +41,11 @@ class Config:
 
     #: Sent as ``X-API-Key``. Environment: TINKER_API_KEY.
     api_key: Optional[str] = _secret()
+    #: A shell command that prints the key, run whenever one is needed; for servers that exchange it for a token.
+    #: Environment: TINKER_CREDENTIAL_CMD.
+    credential_command: Optional[str] = _secret()
+    #: The project a session belongs to, on servers that have such. Environment: TINKER_PROJECT_ID.
+    project_id: Optional[str] = None
     #: Where the server is; "local" starts the embedded one. Environment: TINKER_BASE_URL.
     base_url: str = DEFAULT_BASE_URL
     #: Labels of the session, sorted. Environment: TINKER_TAGS, comma separated.
@@ -165,6 +170,11 @@ class Config:
 
     def _check_texts(self) -> None:
         """What would be taken apart, or fail at the first request."""
+        for name in ("credential_command", "project_id"):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, str) or not value):
+                shown = "something else" if name in _UNSHOWN else repr(value)
+                raise ConfigError(f"{name} must be a text that is not empty, or None, not {shown}")
         tags: Any = self.tags
         if isinstance(tags, str) or not all(isinstance(tag, str) for tag in tags):
             raise ConfigError(f"tags must be a collection of texts, such as ['run-7'], not {self.tags!r}")
@@ -228,6 +238,7 @@ class Config:
             return self
         return self.replace(
             api_key=None,
+            credential_command=None,
             proxies=None,
             client_certificate=None,
             headers={},
@@ -241,6 +252,7 @@ class Config:
         found = Config.from_env(base_url=self.base_url)
         return self.replace(
             api_key=found.api_key,
+            credential_command=found.credential_command,
             cloudflare_access_client_id=found.cloudflare_access_client_id,
             cloudflare_access_client_secret=found.cloudflare_access_client_secret,
         )
@@ -250,6 +262,7 @@ class Config:
         return replace(self, **changes)
 
 
+_UNSHOWN = ("credential_command",)
 _POSITIVE = (
     "connect_timeout",
     "read_timeout",
@@ -329,6 +342,8 @@ def _seconds(text: str) -> Optional[float]:
 _ENVIRONMENT: Dict[str, Tuple[str, Callable[[str], Any]]] = {
     "api_key": ("TINKER_API_KEY", _text),
     "base_url": ("TINKER_BASE_URL", _text),
+    "credential_command": ("TINKER_CREDENTIAL_CMD", _text),
+    "project_id": ("TINKER_PROJECT_ID", _text),
     "tags": ("TINKER_TAGS", _tags),
     "telemetry": ("TINKER_TELEMETRY", _flag),
     "timeout": ("TINKEX_SYNC_TIMEOUT", _seconds),

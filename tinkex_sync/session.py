@@ -22,6 +22,7 @@ from .plugins import Observers
 from .protocol import ASKS_AS, Known
 from .semaphores import BytesSemaphore
 from .throttle import Throttle, ThrottleLimits
+from .tokens import Tokens
 from .workers import Workers
 
 __all__ = ["Session"]
@@ -103,11 +104,13 @@ class Session(Caller):
             AuthenticationError, APIStatusError: it refuses us; the text says what to do.
         """
         self._detect()
-        body = {
+        body: Dict[str, Any] = {
             "tags": list(self.config.tags),
             "user_metadata": dict(user_metadata or {}),
             "sdk_version": self.protocol.version,
         }
+        if self.config.project_id is not None:
+            body["project_id"] = self.config.project_id
         answer = self.call("create_session", body, first_contact=True)
         for level, text in (
             (logging.INFO, answer.info_message),
@@ -143,8 +146,7 @@ class Session(Caller):
 
     def _adopt(self) -> None:
         """What the server announced comes into force; nothing was sent so far that it concerns."""
-        if self.protocol.announced.pjwt_auth_enabled:
-            self.exchange_tokens()
+        self.adopt_credentials()
         self.throttle = self._throttle()
         self.fetch_budget = self._fetch_budget()
         self.chunk_budget = self._chunk_budget()
@@ -162,6 +164,11 @@ class Session(Caller):
         except APIStatusError as error:
             if error.status_code not in (400, 404, 405, 422, 501):
                 raise
+
+    @property
+    def tokens(self) -> Optional[Tokens]:
+        """What is sent in place of the key, where the server wants that."""
+        return self.credentials.tokens
 
     def in_background(self, job: Callable[[], None]) -> bool:
         return self.helpers.submit(job)

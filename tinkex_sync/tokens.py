@@ -12,6 +12,7 @@ import concurrent.futures
 import json
 import logging
 import random
+import subprocess
 import threading
 import time
 import weakref
@@ -21,7 +22,7 @@ from .clock import Clock, remaining
 from .errors import APIError, AuthenticationError, ClosedError, ConfigError, DeadlineExceeded, TinkexError
 from .timer import Timer
 
-__all__ = ["Tokens", "check_credential", "claims", "refused_as_invalid"]
+__all__ = ["Tokens", "check_credential", "claims", "printed", "refused_as_invalid"]
 
 _log = logging.getLogger(__name__)
 
@@ -31,6 +32,9 @@ _NEAR_END = 60.0
 _AGAIN = 60.0
 #: A refused renewal in the background is not repeated once so few seconds are left.
 _LAST_REFUSAL = 120.0
+
+#: Seconds a credential command may take; it may ask a person.
+_COMMAND_WITHIN = 120.0
 
 #: Exchanges the key for a token; its deadline is on the client's clock.
 Exchange = Callable[[Optional[float]], str]
@@ -51,6 +55,24 @@ def claims(token: str) -> Dict[str, Any]:
 def _instant(token: str, claim: str) -> Optional[float]:
     value = claims(token).get(claim)
     return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+
+
+def printed(command: str) -> str:
+    """What a credential command prints.
+
+    Raises:
+        ConfigError: it failed, or printed nothing; the text shows the end of what it said, not what it printed.
+    """
+    try:
+        done = subprocess.run(  # noqa: S602 - it is the user's own, and meant for a shell
+            command, shell=True, capture_output=True, text=True, timeout=_COMMAND_WITHIN, check=False
+        )
+    except subprocess.TimeoutExpired:
+        raise ConfigError(f"the credential command took longer than {_COMMAND_WITHIN:.0f} s") from None
+    if done.returncode or not done.stdout.strip():
+        why = done.stderr.strip()[-200:] or "it printed nothing"
+        raise ConfigError(f"the credential command failed with status {done.returncode}: {why}")
+    return done.stdout.strip()
 
 
 def check_credential(key: Optional[str]) -> None:

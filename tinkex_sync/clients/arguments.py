@@ -94,7 +94,7 @@ def ready(config: Config) -> Config:
                 f'base_url="local" needs the embedded server: pip install "tinkex-sync[local]" ({error})'
             ) from error
         return config.replace(base_url=local_base_url(), api_key=config.api_key or LOCAL_KEY)
-    if config.api_key is None:
+    if config.api_key is None and config.credential_command is None:
         raise ConfigError('no API key: give api_key= or set TINKER_API_KEY (base_url="local" needs none)')
     check_credential(config.api_key)
     return config

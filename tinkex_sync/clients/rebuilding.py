@@ -63,9 +63,9 @@ def rebuilt_session(recipe: Recipe) -> Session:
         ConfigError: there is no API key, in the recipe or in the environment.
     """
     config = recipe.config
-    if config.api_key is None:
+    if config.api_key is None and config.credential_command is None:
         config = config.with_credentials_from_env()
-    if config.api_key is None:
+    if config.api_key is None and config.credential_command is None:
         raise ConfigError(
             "this client came from another process without its API key: set TINKER_API_KEY here, or make it with"
             " Config(pickle_credentials=True)"

@@ -14,6 +14,8 @@ class ServerConfigResponse(Wire):
 
     #: Requests carry a token that is exchanged for the key at ``auth/token``.
     pjwt_auth_enabled: Optional[bool] = None
+    #: "credential_cmd": the exchange wants what the user's credential command prints.
+    credential_default_source: Optional[str] = None
     #: Chunks of one batch may arrive in any order; the server puts them in order by number.
     parallel_fwdbwd_chunks: Optional[bool] = None
     #: Bodies of forward_backward may be compressed by zstd.
