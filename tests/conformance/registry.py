@@ -24,15 +24,12 @@ REPLAY: Dict[str, Replay] = {}
 
 #: The same for the files of today's protocol, whose names are partly those of the older one's.
 PENDING38 = {
-    "auth",
     "custom_loss",
-    "detection",
     "fwdbwd_dispatch",
     "lost_turn",
     "queue_state",
     "requests",
     "sampling_dispatch",
-    "startup",
 }
 
 REPLAY38: Dict[str, Replay] = {}

@@ -14,7 +14,6 @@ from tinkex_sync.clients.sampling import SamplingClient
 from tinkex_sync.clock import Clock
 from tinkex_sync.hookspecs import Source
 from tinkex_sync.promises import Promise, poll
-from tinkex_sync.protocol import forget
 
 from .registry import no_excuse, not_understood, only, replay38
 
@@ -87,7 +86,6 @@ def futures(case: Dict[str, Any], document: Dict[str, Any], row: Optional[int]) 
         pytest.importorskip("google.protobuf", reason="protobuf is not in this environment")
     answers = [answer_of(spec) for spec in given["server"]]
     states, outcome = States(), None
-    forget()
     with bare_session(SteppedClock(), (states,), protocol="0.38") as (server, session):
         server.script("retrieve_future", *answers)
         # What is refused for good stays refused; what is not goes on to a result.
@@ -102,7 +100,6 @@ def futures(case: Dict[str, Any], document: Dict[str, Any], row: Optional[int]) 
             outcome = error
         session.end(call)
         polls = server.sent("retrieve_future")
-    forget()
     check_polls(polls, expected["polls"])
     if row == 1:
         assert isinstance(outcome, (types.ForwardBackwardOutput, types.SampleResponse))
@@ -208,7 +205,6 @@ def bulk_futures(case: Dict[str, Any], document: Dict[str, Any], row: Optional[i
     given = only(case["input"], "samples", "script")
     expected = only(case["expected"], "results", "requests", "sleeps_s")
     no_excuse(row)
-    forget()
     with bare_session(PausesNoted(), protocol="auto") as (server, session):
         server.script("client/config", Answer(body={**CONFIG, "sample_use_retrieve_futures": True}))
         server.defaults["create_session"] = Answer(body={"session_id": "sess-1"})
@@ -225,7 +221,6 @@ def bulk_futures(case: Dict[str, Any], document: Dict[str, Any], row: Optional[i
             threading.Event().wait(0.01)
         polls, fetches = server.sent("retrieve_futures"), server.sent("retrieve_future")
         pauses = [seconds for seconds in session.clock.noted if seconds >= 0.9]  # type: ignore[attr-defined]
-    forget()
     for outcome, theirs in zip(outcomes, expected["results"]):
         if isinstance(theirs, dict):
             assert isinstance(outcome, ERRORS[theirs["exception"]]), repr(outcome)
@@ -267,7 +262,6 @@ def budgeted_fetch(case: Dict[str, Any], document: Dict[str, Any], row: Optional
     no_excuse(row)
     sizes, lasts = given["payload_sizes"], given["fetch_seconds"]
     limit = given["inflight_response_bytes_semaphore_size"]
-    forget()
     with bare_session(protocol="auto") as (server, session):
         config = {**CONFIG, "inflight_response_bytes_semaphore_size": limit}
         server.script("client/config", Answer(body=config))
@@ -300,7 +294,6 @@ def budgeted_fetch(case: Dict[str, Any], document: Dict[str, Any], row: Optional
             thread.start()
         for thread in threads:
             thread.join(30)
-    forget()
     # How many are under way when each begins says what the budget let in, whatever the machine's pace.
     ours = sorted(began)
     assert len(ours) == len(starts)
