@@ -1,6 +1,7 @@
 import pickle
 import threading
 import time
+import uuid
 
 import pytest
 from scripted_server import Answer, ScriptedServer
@@ -11,11 +12,19 @@ from tinkex_sync import (
     NotFoundError,
     RequestFailedError,
     ServiceClient,
+    protocol,
     types,
 )
 from tinkex_sync.clock import ScaledClock
 
 OK = Answer(body={"status": "accepted"})
+
+
+@pytest.fixture(autouse=True)
+def _nothing_known():
+    protocol.forget()
+    yield
+    protocol.forget()
 
 
 @pytest.fixture
@@ -194,3 +203,19 @@ def test_a_disabled_plugin_is_off(server, monkeypatch):
     with client(server) as service:
         assert service.get_telemetry() is None
     assert server.sent("telemetry") == []
+
+
+def test_todays_servers_are_told_the_process_and_get_a_token(server):
+    server.defaults["client/config"] = Answer(
+        body={"pjwt_auth_enabled": True, "proto_write_fwdbwd": True, "parallel_fwdbwd_chunks": True}
+    )
+    server.defaults["client/dynamic_config"] = Answer(body={})
+    server.defaults["auth/token"] = Answer(body={"jwt": "token-1"})
+    with client(server, protocol="auto") as service:
+        assert service.status()["protocol"]["wire"] == "protobuf"
+        version = service.status()["protocol"]["sdk_version"]
+    (request,) = server.sent("telemetry")
+    assert list(request.body) == ["events", "platform", "sdk_version", "session_id", "process_uuid"]
+    assert uuid.UUID(request.body["process_uuid"])
+    assert request.body["sdk_version"] == version != "0.7.0"
+    assert request.headers["x-api-key"] == "token-1"

@@ -8,7 +8,7 @@ import time
 import traceback
 import uuid
 from datetime import datetime, timedelta, timezone
-from typing import Any, Dict, Mapping, Optional, Sequence
+from typing import Any, Callable, Dict, Mapping, Optional, Sequence
 
 from . import codec, types
 from .calls import Caller
@@ -25,6 +25,7 @@ from .errors import (
 )
 from .hookspecs import Source, hookimpl
 from .plugins import Observers
+from .protocol import Known
 from .queued_observer import QueuedObserver
 from .retry import POLICIES
 
@@ -35,6 +36,9 @@ INTERVAL = 10.0
 BATCH = 100
 #: Seconds the last flush may take; closing a client must not be felt.
 CLOSE_FLUSH = 0.5
+
+#: Today's servers want to tell processes apart.
+_PROCESS = str(uuid.uuid4())
 
 _POLLING = "APIFuture.result_async."
 #: Their failures are the caller's to tell, and were never reported one by one.
@@ -59,6 +63,12 @@ def _stack(error: BaseException) -> str:
     return "".join(traceback.format_exception(type(error), error, error.__traceback__))
 
 
+class _OwnCaller(Caller):
+    def in_background(self, job: Callable[[], None]) -> bool:
+        threading.Thread(target=job, name="tinkex-telemetry-token", daemon=True).start()
+        return True
+
+
 class Telemetry(QueuedObserver):
     """Sends events of one session in batches. POST /api/v1/telemetry.
 
@@ -72,8 +82,7 @@ class Telemetry(QueuedObserver):
         super().__init__(batch=BATCH, interval=INTERVAL)
         self._clock = config.clock
         observers = Observers(autoload=False, disabled=(), modules=(), strict=False)
-        self._caller = Caller(config, observers)
-        self._sdk_version = config.sdk_version
+        self._caller = _OwnCaller(config, observers)
         self._events_lock = threading.Lock()
         self._session_id = ""  # guarded by _events_lock
         self._index = 0  # guarded by _events_lock
@@ -81,6 +90,11 @@ class Telemetry(QueuedObserver):
         #: Polls of a promise that got no answer, in a row.
         self._broken: Dict[str, int] = {}  # guarded by _events_lock
         self._started = 0.0
+
+    def adopt(self, known: Known) -> None:
+        """Speak as the session does, by what it found out about the server; before anything is sent."""
+        self._caller.protocol.take_over(known)
+        self._caller.adopt_credentials()
 
     @property
     def unencodable(self) -> int:
@@ -149,9 +163,14 @@ class Telemetry(QueuedObserver):
             return  # the parent's session
         with self._events_lock:
             session_id = self._session_id
-        rest = codec.encode(
-            {"platform": platform.system(), "sdk_version": self._sdk_version, "session_id": session_id}
-        )
+        protocol = self._caller.protocol
+        about = {
+            "platform": platform.system(),
+            "sdk_version": protocol.version,
+            "session_id": session_id,
+            **({"process_uuid": _PROCESS} if protocol.modern else {}),
+        }
+        rest = codec.encode(about)
         body = b'{"events":[' + b",".join(events) + b"]," + rest[1:]
         try:
             self._caller.call("telemetry", body)

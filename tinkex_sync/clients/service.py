@@ -74,6 +74,9 @@ class ServiceClient(Client):
         session = Session(self.config, observers)
         try:
             session.open(user_metadata)
+            telemetry = observers.find(Telemetry)
+            if telemetry is not None:
+                telemetry.adopt(session.protocol.known())
         except BaseException:
             session.close()
             raise
