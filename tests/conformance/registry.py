@@ -25,11 +25,8 @@ REPLAY: Dict[str, Replay] = {}
 #: The same for the files of today's protocol, whose names are partly those of the older one's.
 PENDING38 = {
     "custom_loss",
-    "fwdbwd_dispatch",
-    "lost_turn",
     "queue_state",
     "requests",
-    "sampling_dispatch",
 }
 
 REPLAY38: Dict[str, Replay] = {}
