@@ -5,7 +5,7 @@ from __future__ import annotations
 from .config import Config
 from .errors import APIError, APIStatusError, AuthenticationError, PermissionDeniedError
 
-__all__ = ["advise"]
+__all__ = ["advise", "names_no_thing"]
 
 
 def advise(error: APIError, config: Config, first_contact: bool) -> None:
@@ -26,7 +26,7 @@ def advise(error: APIError, config: Config, first_contact: bool) -> None:
             advice = (
                 f"the server refuses this protocol version: set sdk_version= (now {config.sdk_version!r})"
             )
-    elif _names_no_thing(error) and error.request is not None:
+    elif names_no_thing(error) and error.request is not None:
         what = f"{error.request.method} {error.request.url}"
         advice = f"this server seems to have no such endpoint: {what}"
     elif first_contact and not isinstance(error, APIStatusError) and hasattr(error, "path"):
@@ -35,7 +35,7 @@ def advise(error: APIError, config: Config, first_contact: bool) -> None:
         error.args = (f"{error.args[0]} [{advice}]", *error.args[1:])
 
 
-def _names_no_thing(error: APIError) -> bool:
+def names_no_thing(error: APIError) -> bool:
     """What frameworks and gateways answer for a path they do not know, as against a thing that is not there."""
     if not isinstance(error, APIStatusError) or error.status_code not in (404, 405):
         return False

@@ -97,12 +97,12 @@ class Transport:
             if type(self._session.adapters.get(prefix)) is requests.adapters.HTTPAdapter:
                 self._session.mount(prefix, Adapter(self.registry, config.pool_size))
         if config.proxies is not None:
-            self._proxies = dict(config.proxies)
+            self.proxies = dict(config.proxies)
         else:
             # No proxy leads to this machine, whatever NO_PROXY forgets.
             loopback = urlsplit(self.base_url).hostname in _LOOPBACK
             found = {} if loopback else requests.utils.get_environ_proxies(self.base_url, no_proxy=None)
-            self._proxies = dict(found)
+            self.proxies = dict(found)
         self._verify = _verify(config.verify)
         self._headers = self._standing_headers(config)
 
@@ -216,7 +216,7 @@ class Transport:
                 prepared,
                 timeout=timeouts,
                 allow_redirects=False,
-                proxies=self._proxies,
+                proxies=self.proxies,
                 verify=self._verify,
                 cert=self._config.client_certificate,
                 stream=False,

@@ -1,10 +1,15 @@
-"""Commands as real processes."""
+"""Commands as real processes, or, where only their outcome counts, in this one."""
 
+import contextlib
+import io
 import os
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any, Dict, List, NamedTuple
+from unittest import mock
+
+import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 KEY = "cli-key"
@@ -38,6 +43,20 @@ class Commands:
         with self.start(*arguments, stdin=subprocess.PIPE, **options) as process:
             out, err = process.communicate(given, timeout=120)
         return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+def in_process(environment: Dict[str, str], *arguments: Any) -> "subprocess.CompletedProcess[str]":
+    """Run a command to its end in this process, which saves starting one."""
+    from tinkex_sync.cli.root import root
+
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(mock.patch.dict(os.environ, environment, clear=True))
+        stack.enter_context(contextlib.redirect_stdout(out))
+        stack.enter_context(contextlib.redirect_stderr(err))
+        ended = stack.enter_context(pytest.raises(SystemExit))
+        root.main([*map(str, arguments)])
+    return subprocess.CompletedProcess([*arguments], ended.value.code, out.getvalue(), err.getvalue())
 
 
 class Saved(NamedTuple):

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
 import sys
-from typing import TYPE_CHECKING, Any, List, NoReturn, Optional, Sequence
+from typing import TYPE_CHECKING, Any, Dict, List, NoReturn, Optional, Sequence
 
 import click
 
 from .._version import __version__
-from . import checkpoints, demo, plugin_list, runs, serving, sessions
-from .failures import explain
 from .groups import Group
 from .output import CommandError, Output
 
@@ -21,6 +20,20 @@ if TYPE_CHECKING:
 __all__ = ["root"]
 
 PROGRAM = "tinkex-sync"
+
+#: Our commands, and the modules that hold them under these names; each is imported when it is asked for.
+_MODULES: Dict[str, str] = {
+    "checkpoint": "checkpoints",
+    "completion": "completion",
+    "demo": "demo",
+    "doctor": "doctor",
+    "plugins": "plugin_list",
+    "run": "runs",
+    "sample": "sample",
+    "serve": "serving",
+    "session": "sessions",
+    "train": "train",
+}
 
 
 class _Stderr(logging.Handler):
@@ -45,7 +58,6 @@ class Root(Group):
     """Our commands, and those of plugins, which are loaded only when a command is not one of ours."""
 
     format_hidden = False
-    _own_complete = False
     _loaded = False
 
     def add_command(self, cmd: click.Command, name: Optional[str] = None) -> None:
@@ -55,7 +67,7 @@ class Root(Group):
             ValueError: the name is taken.
         """
         name = name or cmd.name or ""
-        if self._own_complete and name in self.commands:
+        if name in self.commands or name in _MODULES:
             raise ValueError(f"there is a command {name!r} already; give the plugin's another name")
         super().add_command(cmd, name)
 
@@ -64,11 +76,15 @@ class Root(Group):
         return super().list_commands(ctx)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> Optional[click.Command]:
-        found = super().get_command(ctx, cmd_name)
-        if found is None and not self._loaded:
+        self._import(cmd_name)
+        if cmd_name not in self.commands and not self._loaded:
             self.load_plugins()
-            found = super().get_command(ctx, cmd_name)
-        return found
+        return super().get_command(ctx, cmd_name)
+
+    def _import(self, name: str) -> None:
+        if name in _MODULES and name not in self.commands:
+            module = importlib.import_module(f".{_MODULES[name]}", __package__)
+            super().add_command(getattr(module, name), name)
 
     def load_plugins(self) -> Optional[Observers]:
         """Load plugins and let them add their commands, once per process."""
@@ -77,7 +93,12 @@ class Root(Group):
         self._loaded = True
         # What is wrong with a plugin is said, also where only help is asked for.
         _log_to_stderr()
-        observers = plugin_list.observers()
+        from .plugin_list import observers as found
+
+        for name in _MODULES:
+            # A plugin may add to a group of ours.
+            self._import(name)
+        observers = found()
         if observers.register_commands is not None:
             observers.register_commands(cli=self)
         return observers
@@ -101,6 +122,8 @@ class Root(Group):
             click.echo("Interrupted." if interrupted else "Aborted.", err=True)
             code = 130 if interrupted else 1
         except Exception as error:
+            from .failures import explain
+
             title, details = explain(error)
             CommandError(title, *details).show()
             code = 1
@@ -126,15 +149,3 @@ def root(context: click.Context, base_url: Optional[str]) -> None:
 def version() -> None:
     """Print the version."""
     click.echo(f"{PROGRAM} {__version__}")
-
-
-for command in (
-    runs.run,
-    checkpoints.checkpoint,
-    sessions.session,
-    demo.demo,
-    serving.serve,
-    plugin_list.plugins,
-):
-    root.add_command(command)
-root._own_complete = True

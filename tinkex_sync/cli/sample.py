@@ -1,0 +1,404 @@
+"""``tinkex-sync sample``: replies to a file of prompts, each once, however often it is interrupted."""
+
+from __future__ import annotations
+
+import queue
+import signal
+import threading
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, List, Optional, Tuple
+
+import click
+
+from .connecting import connected_service
+from .groups import Command
+from .output import CommandError, Output, pass_output
+
+if TYPE_CHECKING:
+    from ..clients import SamplingClient, ServiceClient
+    from ..futures import Future
+    from .sample_input import Prompt, PromptFile
+    from .sample_output import ReplyFile
+    from .sample_progress import SampleProgress
+
+__all__ = ["sample"]
+
+_SCHEME = "tinker://"
+#: Stands in the queue of replies for Ctrl-C.
+_INTERRUPT = None
+
+
+@click.command(cls=Command)
+@click.argument("prompts", metavar="PROMPTS.jsonl", type=click.Path(path_type=Path))
+@click.option(
+    "-o",
+    "--output",
+    "replies",
+    metavar="REPLIES.jsonl",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="Where replies go; if some are there already, the others are added.",
+)
+@click.option("-m", "--model", required=True, help="A base model, or the tinker:// path of saved weights.")
+@click.option(
+    "--max-tokens", type=click.IntRange(min=1), default=256, show_default=True, help="Longest reply."
+)
+@click.option("--temperature", type=click.FloatRange(min=0), default=1.0, show_default=True)
+@click.option("--top-k", type=int, default=-1, show_default=True, help="Draw from the k likeliest; -1: all.")
+@click.option(
+    "--top-p",
+    type=click.FloatRange(0, 1, min_open=True),
+    default=1.0,
+    show_default=True,
+    help="Draw from the likeliest that make up this probability.",
+)
+@click.option("--seed", type=int, help="Of the random choice; the same for every prompt.")
+@click.option("--stop", metavar="TEXT", multiple=True, help="End a reply before this text; repeatable.")
+@click.option(
+    "-n",
+    "--num-samples",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Completions of each prompt.",
+)
+@click.option("--logprobs", is_flag=True, help="Also write the log probability of each token.")
+@click.option("--tokenizer", metavar="ID|PATH", help="Default: the one that belongs to the model.")
+@click.option(
+    "--concurrency",
+    type=click.IntRange(min=1),
+    default=256,
+    show_default=True,
+    help="Most prompts on their way at once.",
+)
+@click.option(
+    "--timeout", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help="For each prompt."
+)
+@click.option(
+    "--on-error",
+    type=click.Choice(["continue", "stop"]),
+    default="continue",
+    show_default=True,
+    help="When one prompt fails.",
+)
+@pass_output
+def sample(
+    output: Output,
+    /,
+    prompts: Path,
+    replies: Path,
+    model: str,
+    tokenizer: Optional[str],
+    concurrency: int,
+    timeout: Optional[float],
+    on_error: str,
+    **drawing: Any,
+) -> None:
+    """Answer every prompt of PROMPTS.jsonl once.
+
+    Each line is an object with "prompt" (text, or a list of token ids) and, if you like, "id". Replies come in
+    any order; "index" is the prompt's place, from 0. Run the same command again to go on after an interruption
+    or a crash: nothing is lost or repeated, and prompts that failed are tried again.
+    """
+    from ..clock import Clock
+    from .sample_input import PromptFile
+    from .sample_output import ReplyFile
+    from .sample_progress import shown_progress
+
+    if drawing["top_k"] < 1 and drawing["top_k"] != -1:
+        raise click.BadParameter(f"{drawing['top_k']} is neither -1 nor at least 1.", param_hint="'--top-k'")
+    drawing["stop"] = list(drawing["stop"]) or None
+    if replies.exists() and prompts.exists() and replies.samefile(prompts):
+        raise CommandError(f"{replies} is the file of prompts", "Give another output with -o.")
+    asked = PromptFile(prompts)
+    run = {
+        "prompts_sha256": asked.fingerprint,
+        "prompts": asked.count,
+        "model": model,
+        "tokenizer": tokenizer,
+        **drawing,
+    }
+    clock = Clock()
+    began = clock.time()
+    written = ReplyFile(replies, run, clock)
+    before = written.answered
+    failed = 0
+    try:
+        if before:
+            output.note(f"{before} of {asked.count} prompts have replies already.")
+        if before < asked.count:
+            with (
+                shown_progress(output, clock, asked.count, before) as progress,
+                connected_service(output, plugins=[progress]) as service,
+            ):
+                texts = _Texts(output, service, model, tokenizer, asked)
+                drawn = Drawing(service, texts, model, drawing, timeout)
+                failed = _answer_all(drawn, asked, written, progress, concurrency, on_error == "stop")
+    except (Exception, KeyboardInterrupt):
+        output.note(
+            f"{written.answered} of {asked.count} prompts have replies in {replies}."
+            " Run the same command again to go on."
+        )
+        raise
+    finally:
+        written.close()
+    summary = {
+        "prompts": asked.count,
+        "answered": written.answered,
+        "failed": failed,
+        "new": written.answered - before,
+        "seconds": round(clock.time() - began, 3),
+        "output": str(replies),
+    }
+    rows = [(name.capitalize(), str(value)) for name, value in summary.items()]
+    output.result(summary, f"Replies to {prompts}", ("Property", "Value"), rows)
+    if failed:
+        output.note(
+            f"{failed} prompts failed; their lines say why. Run the same command again to retry them."
+        )
+        click.get_current_context().exit(1)
+
+
+class _Texts:
+    """From text to tokens and back, where the tokenizer can be had."""
+
+    def __init__(
+        self, output: Output, service: ServiceClient, model: str, tokenizer: Optional[str], asked: PromptFile
+    ) -> None:
+        from ..errors import MissingExtraError
+        from ..tokenizers import TokenizerError
+
+        self._tokenizer: Any = None
+        try:
+            self._tokenizer = _tokenizer(service, model, tokenizer)
+        except (TokenizerError, MissingExtraError) as error:
+            if asked.texts or tokenizer is not None:
+                raise CommandError(str(error), "Or give another with --tokenizer.") from None
+            output.note(f"Replies hold tokens only, no text: {error}")
+
+    def encode(self, prompt: Prompt) -> List[int]:
+        content = prompt.content
+        return content if isinstance(content, list) else list(self._tokenizer.encode(content))
+
+    def decode(self, reply: Any) -> Optional[List[str]]:
+        if self._tokenizer is None:
+            return None
+        return [self._tokenizer.decode(list(sequence.tokens)) for sequence in reply.sequences]
+
+
+def _tokenizer(service: ServiceClient, model: str, given: Optional[str]) -> Any:
+    from ..errors import APIStatusError
+    from ..tokenizers import TokenizerError, choose, load_tokenizer
+
+    if given is not None:
+        return load_tokenizer(given)
+    base = model
+    if model.startswith(_SCHEME):
+        try:
+            base = service.create_rest_client().get_weights_info_by_tinker_path(model).base_model
+        except APIStatusError as error:
+            raise TokenizerError(
+                f"the server does not say which model {model} belongs to: {error}"
+            ) from error
+    return load_tokenizer(choose(base).id)
+
+
+class Drawing:
+    """Submits prompts, all in the same way."""
+
+    def __init__(
+        self,
+        service: ServiceClient,
+        texts: _Texts,
+        model: str,
+        drawing: Dict[str, Any],
+        timeout: Optional[float],
+    ) -> None:
+        from ..types import SamplingParams
+
+        fields = dict(drawing)
+        self.texts = texts
+        self.logprobs: bool = fields.pop("logprobs")
+        self._num_samples: int = fields.pop("num_samples")
+        self._params = SamplingParams(**fields)
+        self._timeout = timeout
+        path = model if model.startswith(_SCHEME) else None
+        self._sampler: SamplingClient = service.create_sampling_client(
+            model_path=path, base_model=None if path else model
+        )
+
+    def submit(self, prompt: Prompt) -> Future[Any]:
+        """Never waits.
+
+        Raises:
+            ValueError: the prompt has no tokens.
+        """
+        from ..types import ModelInput
+
+        tokens = self.texts.encode(prompt)
+        if not tokens:
+            raise ValueError("the prompt is empty: the tokenizer makes no token of it")
+        return self._sampler.submit_sample(
+            ModelInput.from_ints(tokens), self._num_samples, self._params, timeout=self._timeout
+        )
+
+
+#: What comes through the queue: a prompt, and what has its reply; or Ctrl-C.
+_Arrival = Optional[Tuple["Prompt", "Future[Any]"]]
+
+
+def _answer_all(
+    drawing: Drawing,
+    asked: PromptFile,
+    written: ReplyFile,
+    progress: SampleProgress,
+    concurrency: int,
+    stop: bool,
+) -> int:
+    """Sample every prompt without a reply; returns how many failed.
+
+    Replies and Ctrl-C come through one queue, so that Ctrl-C cannot strike while a reply is on its way to the
+    file, and what has come by then is written first.
+    """
+    arrivals: queue.SimpleQueue[_Arrival] = queue.SimpleQueue()
+    open_futures: Dict[int, Future[Any]] = {}
+    failed = 0
+
+    def settle(arrival: _Arrival) -> None:
+        nonlocal failed
+        if arrival is _INTERRUPT:
+            raise KeyboardInterrupt
+        prompt, future = arrival
+        del open_futures[prompt.index]
+        failed += not _write(drawing, written, progress, prompt, future, stop)
+
+    with _interrupts(lambda: arrivals.put(_INTERRUPT)):
+        try:
+            for prompt in asked:
+                if written.has(prompt.index):
+                    continue
+                while len(open_futures) >= concurrency:
+                    settle(_next(arrivals))
+                try:
+                    future = drawing.submit(prompt)
+                except (ValueError, TypeError) as error:
+                    # Refused before it was sent.
+                    failed += 1
+                    _write_failure(written, progress, prompt, error, stop)
+                    continue
+                open_futures[prompt.index] = future
+                future.add_done_callback(partial(_arrive, arrivals, prompt))
+            while open_futures:
+                settle(_next(arrivals))
+        except BaseException:
+            for future in reversed(list(open_futures.values())):
+                future.abandon()
+            _write_rest(drawing, arrivals, written, progress)
+            raise
+    return failed
+
+
+def _arrive(arrivals: queue.SimpleQueue[_Arrival], prompt: Prompt, future: Any) -> None:
+    arrivals.put((prompt, future))
+
+
+def _next(arrivals: queue.SimpleQueue[_Arrival]) -> _Arrival:
+    from ..clock import SLICE
+
+    while True:
+        try:
+            return arrivals.get(timeout=SLICE)
+        except queue.Empty:
+            continue
+
+
+def _write_rest(
+    drawing: Drawing, arrivals: queue.SimpleQueue[_Arrival], written: ReplyFile, progress: SampleProgress
+) -> None:
+    """Write the good replies that have come, and no other."""
+    while True:
+        try:
+            arrival = arrivals.get_nowait()
+        except queue.Empty:
+            return
+        if arrival is not _INTERRUPT:
+            prompt, future = arrival
+            if not future.cancelled() and future.exception() is None:
+                _write(drawing, written, progress, prompt, future, False)
+
+
+def _write(
+    drawing: Drawing,
+    written: ReplyFile,
+    progress: SampleProgress,
+    prompt: Prompt,
+    future: Future[Any],
+    stop: bool,
+) -> bool:
+    """Write what became of a prompt; False if that is an error."""
+    from .sample_output import sequences_of
+
+    error = future.exception()
+    if error is not None:
+        if not _of_this_prompt(error):
+            raise error
+        _write_failure(written, progress, prompt, error, stop)
+        return False
+    reply = future.result()
+    sequences = sequences_of(reply, drawing.texts.decode(reply), drawing.logprobs)
+    written.write({**_head(prompt), "sequences": sequences})
+    progress.advance(failed=False)
+    return True
+
+
+def _write_failure(
+    written: ReplyFile, progress: SampleProgress, prompt: Prompt, error: BaseException, stop: bool
+) -> None:
+    from .sample_output import failure_of
+
+    written.write({**_head(prompt), "error": failure_of(error)})
+    progress.advance(failed=True)
+    if stop:
+        raise CommandError(f"prompt {prompt.index} failed: {error}", "With --on-error continue others go on.")
+
+
+def _head(prompt: Prompt) -> Dict[str, Any]:
+    return {"index": prompt.index, **({} if prompt.id is None else {"id": prompt.id})}
+
+
+def _of_this_prompt(error: BaseException) -> bool:
+    """Whether another prompt may well fare better; otherwise going on would only fail them all."""
+    from .. import errors
+
+    own = (
+        errors.BadRequestError,
+        errors.UnprocessableEntityError,
+        errors.RequestFailedError,
+        errors.PromiseExpiredError,
+        errors.ResultLostError,
+        errors.DeadlineExceeded,
+        errors.APIResponseValidationError,
+        ValueError,
+    )
+    return isinstance(error, own) or getattr(error, "status_code", None) == 413
+
+
+@contextmanager
+def _interrupts(note: Callable[[], None]) -> Iterator[None]:
+    """The first Ctrl-C is only noted; a second one strikes as ever."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGINT)
+
+    def noted(*_: object) -> None:
+        signal.signal(signal.SIGINT, before)
+        note()
+
+    signal.signal(signal.SIGINT, noted)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
