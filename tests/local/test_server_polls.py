@@ -134,14 +134,15 @@ def test_delivered_results_are_forgotten_when_they_take_too_much_memory(monkeypa
     gate = FaultGate(Faults(), Clock())
     promises = operations.Promises(gate, Stats(), Clock())
     first, second, unread = (promises.accept("sampling", None, ("s", number), b"")[0] for number in range(3))
+    result = operations.Result(b"x" * 60, b"y" * 30)
     for promise in (first, second, unread):
-        promises.resolve(promise, b"x" * 90)
-    assert promises.wait(first, 0) == promises.wait(first, 0) == b"x" * 90
-    assert promises.wait(second, 0) == b"x" * 90
+        promises.resolve(promise, result)
+    assert promises.wait(first, 0) == promises.wait(first, 0) == result
+    assert promises.wait(second, 0) == result
     with pytest.raises(Refusal) as refusal:
         promises.wait(first, 0)
     assert refusal.value.status == 410
-    assert promises.wait(unread, 0) == b"x" * 90
+    assert promises.wait(unread, 0) == result
 
 
 def test_polls_wait_for_no_packet_of_the_other_side(wire):

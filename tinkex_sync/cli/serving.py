@@ -8,6 +8,7 @@ from typing import Any, Callable, Optional, Tuple, TypeVar
 
 import click
 
+from ..local import announced
 from ..local.faults import Faults
 from .groups import Command
 from .output import CommandError
@@ -61,6 +62,19 @@ def _faults(given: Any) -> Faults:
     show_default=True,
     help="Seconds for which a poll for a result is held at most.",
 )
+@click.option(
+    "--protocol",
+    type=click.Choice(announced.PROTOCOLS),
+    default="0.7",
+    show_default=True,
+    help="What is spoken: JSON (0.7), protobuf and what came with it (0.38), or both.",
+)
+@click.option(
+    "--announce",
+    metavar="NAME=VALUE",
+    multiple=True,
+    help="What client/config says otherwise than usual, such as pjwt_auth_enabled=true; repeatable.",
+)
 @_fault_options
 def serve(
     host: str,
@@ -69,6 +83,8 @@ def serve(
     api_key: Optional[str],
     models: Tuple[str, ...],
     hold: float,
+    protocol: str,
+    announce: Tuple[str, ...],
     **faults: Optional[str],
 ) -> None:
     """Run the embedded server until Ctrl-C.
@@ -86,6 +102,11 @@ def serve(
         )
 
     try:
+        changes = announced.parsed(announce)
+        announced.Announced(protocol, changes)
+    except ValueError as error:
+        raise click.UsageError(f"--{error}") from None
+    try:
         serve_until_interrupted(
             host=host,
             port=port,
@@ -94,6 +115,8 @@ def serve(
             models=models,
             hold=hold,
             faults=_faults(faults),
+            protocol=protocol,
+            announce=changes,
             ready=ready,
         )
     except OSError as error:

@@ -14,6 +14,7 @@ import threading
 from typing import Any, Dict, List, Optional
 
 from ..errors import MissingExtraError
+from . import announced
 from .faults import Faults
 from .serving import serve
 
@@ -42,6 +43,16 @@ def _parser() -> argparse.ArgumentParser:
         default=45.0,
         metavar="SECONDS",
         help="longest hold of a poll (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--protocol", choices=announced.PROTOCOLS, default="0.7", help="what is spoken (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--announce",
+        metavar="NAME=VALUE",
+        action="append",
+        default=[],
+        help="what client/config says otherwise than usual, VALUE in JSON; repeatable",
     )
     parser.add_argument("--supervised", action="store_true", help=argparse.SUPPRESS)
     group = parser.add_argument_group(
@@ -81,6 +92,8 @@ def main(arguments: Optional[List[str]] = None) -> int:
             models=given.model,
             hold=given.hold,
             faults=faults,
+            protocol=given.protocol,
+            announce=announced.parsed(given.announce),
             ready=lambda base_url: print(
                 f"tinkex_sync embedded server on {base_url} (Ctrl-C ends it)", flush=True
             ),

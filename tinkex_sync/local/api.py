@@ -1,14 +1,16 @@
-"""The operations of the protocol (PROTOCOL level 0.7.0): every POST that is not about a stored checkpoint."""
+"""The operations of the protocol: every POST that is not about a stored checkpoint."""
 
 from __future__ import annotations
 
 import uuid
 from typing import Any, Callable, Dict, Optional, Tuple
 
+from . import packed
+from .announced import Announced
 from .bodies import Body, Refusal
 from .faults import FaultGate
 from .models import LOSSES, Models, TrainedModel
-from .operations import Promise, Promises, Runner, digest
+from .operations import Pack, Promise, Promises, Result, Runner, digest
 from .stats import Stats
 from .store import Store, check_name, now
 
@@ -40,7 +42,14 @@ class Api:
     """One method per operation: takes the body and its bytes, gives the answer's JSON object."""
 
     def __init__(
-        self, store: Store, models: Models, promises: Promises, runner: Runner, gate: FaultGate, stats: Stats
+        self,
+        store: Store,
+        models: Models,
+        promises: Promises,
+        runner: Runner,
+        gate: FaultGate,
+        stats: Stats,
+        announced: Announced,
     ) -> None:
         self._store = store
         self._models = models
@@ -48,6 +57,7 @@ class Api:
         self._runner = runner
         self._gate = gate
         self._stats = stats
+        self._announced = announced
         self.operations: Dict[str, Callable[[Body, bytes], Answer]] = {
             "asample": self.asample,
             "create_model": self.create_model,
@@ -138,7 +148,12 @@ class Api:
         }
 
     def _train(
-        self, model: TrainedModel, body: Body, data: bytes, work: Callable[[], Any]
+        self,
+        model: TrainedModel,
+        body: Body,
+        data: bytes,
+        work: Callable[[], Any],
+        pack: Optional[Pack] = None,
     ) -> Tuple[Promise, bool]:
         """Have ``work`` done in the model's turn, once."""
         model_id = model.record["id"]
@@ -146,7 +161,7 @@ class Api:
         key = None if number is None else (f"model {model_id}", number)
         promise, fresh = self._promises.accept("training", model_id, key, digest(data))
         if fresh:
-            self._runner.train(model.lane, promise, work)
+            self._runner.train(model.lane, promise, work, number, pack)
         return promise, fresh
 
     def unload_model(self, body: Body, data: bytes) -> Answer:
@@ -165,9 +180,13 @@ class Api:
             inner.inner("loss_fn_inputs")
             inner.inner("model_input").items("chunks")
         config = given.optional_inner("loss_fn_config").raw or None
-        backward = field == "forward_backward_input"
+        backward = field == "forward_backward_input" and not body.flag("forward_only", False)
         promise, fresh = self._train(
-            model, body, data, lambda: self._models.train(model, backward, datums, loss_fn, config)
+            model,
+            body,
+            data,
+            lambda: self._models.train(model, backward, datums, loss_fn, config),
+            packed.output if self._announced.modern else None,
         )
         if fresh:
             self._stats.add("datums_received", len(datums))
@@ -255,8 +274,13 @@ class Api:
         if fresh:
             self._stats.add("samples_accepted")
             self._runner.sample(
-                promise, lambda: self._models.sample(sampler, prompt, num_samples, params.raw, logprobs, topk)
+                promise,
+                lambda: self._models.sample(sampler, prompt, num_samples, params.raw, logprobs, topk),
+                packed.response if self._announced.modern else None,
             )
+        if self._announced.modern:
+            ids = [f"{promise.request_id}-{index}" for index in range(num_samples)]
+            return {**_promised(promise), "sample_sequence_ids": ids}
         return _promised(promise)
 
     def _admit(self) -> None:
@@ -272,12 +296,14 @@ class Api:
             headers={} if faults.retry_after is None else {"Retry-After": f"{faults.retry_after:g}"},
         )
 
-    def poll(self, request_id: str, hold: float) -> Tuple[int, Optional[bytes], Answer]:
-        """A retrieve_future: 200 with the encoded result, or 408 with what to say instead."""
+    def poll(
+        self, request_id: str, hold: float, peek: Callable[[Result], bool]
+    ) -> Tuple[int, Optional[Result], Answer]:
+        """A retrieve_future: 200 with the result, or 408 with what to say instead."""
         promise = self._promises.get(request_id)
         self._stats.poll_started()
         try:
-            result = self._promises.wait(promise, hold)
+            result = self._promises.wait(promise, hold, peek)
         finally:
             self._stats.poll_ended()
         if result is not None:

@@ -10,11 +10,13 @@ from flask import Flask, Response, g, request, send_file
 from werkzeug.exceptions import HTTPException
 
 from ..clock import Clock
+from . import packed
+from .announced import Announced
 from .api import REPLAYED, Api
-from .bodies import Refusal, decode, encode
+from .bodies import Body, Refusal, decode, encode
 from .faults import FaultGate, Faults
 from .models import Models
-from .operations import Replays, digest
+from .operations import Replays, Result, digest
 from .rest import Rest
 from .stats import Stats
 
@@ -68,6 +70,7 @@ def create_app(
     models: Models,
     gate: FaultGate,
     stats: Stats,
+    announced: Announced,
     api_key: Optional[str],
     hold: float,
     clock: Clock,
@@ -76,6 +79,7 @@ def create_app(
     """The application.
 
     Args:
+        announced: The protocol spoken, and what is said of it.
         api_key: What ``X-API-Key`` (or a bearer token) must be; None: anything goes.
         hold: Seconds for which a poll is held at most.
         closing: Event that ends injected delays when the server closes.
@@ -140,15 +144,32 @@ def create_app(
         _log.exception("%s %s failed", request.method, request.path)
         return _json({"detail": f"{type(error).__name__}: {error}"}, 500)
 
+    def read(name: str, data: bytes) -> Body:
+        if name != "forward_backward":
+            return decode(data)
+        is_packed = request.mimetype == packed.PROTOBUF
+        if not (announced.modern if is_packed else announced.old):
+            wanted = packed.PROTOBUF if announced.modern else "application/json"
+            raise Refusal(415, f"forward_backward takes {wanted} on this server, not {request.mimetype}")
+        if not is_packed:
+            return decode(data)
+        stats.add("protobuf_requests")
+        plain = packed.inflate(data, request.headers.get("Content-Encoding", ""))
+        if plain is not data:
+            stats.add("compressed_requests")
+        return Body(packed.forward_backward(plain))
+
     def operation(name: str) -> Callable[[], Response]:
         handle = api.operations[name]
 
         def view() -> Response:
+            if name == "forward" and not announced.old:
+                raise Refusal(404, "Not Found")  # what gateways say of paths they do not know
             data = request.get_data(cache=False)
             key = request.headers.get("X-Idempotency-Key")
             if key is None or name not in REPLAYED:
-                return _json(handle(decode(data), data))
-            answer, replayed = replays.answer(name, key, digest(data), lambda: handle(decode(data), data))
+                return _json(handle(read(name, data), data))
+            answer, replayed = replays.answer(name, key, digest(data), lambda: handle(read(name, data), data))
             if replayed:
                 stats.add("idempotency_hits")
             return _json(answer)
@@ -157,12 +178,29 @@ def create_app(
 
     for name in api.operations:
         app.add_url_rule(f"/api/v1/{name}", name, operation(name), methods=["POST"])
+    if announced.modern:
+        _add_start_up(app, announced)
 
     @app.post("/api/v1/retrieve_future")
     def retrieve_future() -> Response:
-        request_id = decode(request.get_data(cache=False)).text("request_id")
-        status, result, answer = api.poll(request_id, _hold(hold))
-        return _json(answer if result is None else result, status)
+        body = decode(request.get_data(cache=False))
+        wants_packed = announced.modern and packed.PROTOBUF in request.headers.get("Accept", "")
+        peeks = announced.modern and body.flag("allow_metadata_only", False)
+
+        def peek(result: Result) -> bool:
+            return peeks and len(result.as_wanted(wants_packed)) > announced.metadata_above
+
+        status, result, answer = api.poll(body.text("request_id"), _hold(hold), peek)
+        if result is None:
+            return _json(answer, status)
+        content = result.as_wanted(wants_packed)
+        if peek(result):
+            stats.add("metadata_answers")
+            return _json({"status": "complete_metadata", "response_payload_size": len(content)})
+        if content is result.packed:
+            stats.add("protobuf_results")
+            return Response(content, mimetype=packed.PROTOBUF)
+        return _json(content)
 
     @app.get("/api/v1/get_server_capabilities")
     def get_server_capabilities() -> Response:
@@ -184,6 +222,16 @@ def _hold(hold: float) -> float:
     except ValueError:
         return hold
     return max(0.0, min(hold, 0.9 * patience))
+
+
+def _add_start_up(app: Flask, announced: Announced) -> None:
+    @app.post("/api/v1/client/config")
+    def client_config() -> Response:
+        return _json(announced.config())
+
+    @app.post("/api/v1/client/dynamic_config")
+    def dynamic_config() -> Response:
+        return _json(announced.dynamic())
 
 
 def _add_reading(app: Flask, rest: Rest) -> None:

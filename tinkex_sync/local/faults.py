@@ -17,7 +17,11 @@ __all__ = ["ENDPOINTS", "FaultGate", "Faults", "Verdict"]
 ENDPOINTS = (
     "archives",
     "asample",
+    "auth",
+    "cancel_future",
     "checkpoints",
+    "client",
+    "copy_weights",
     "create_model",
     "create_sampling_session",
     "create_session",
@@ -26,11 +30,14 @@ ENDPOINTS = (
     "get_info",
     "get_server_capabilities",
     "healthz",
+    "join_sampling_session",
     "load_weights",
     "optim_step",
     "retrieve_future",
+    "retrieve_futures",
     "samplers",
     "save_weights",
+    "save_weights_external",
     "save_weights_for_sampler",
     "session_heartbeat",
     "sessions",
@@ -38,6 +45,23 @@ ENDPOINTS = (
     "training_runs",
     "unload_model",
     "weights_info",
+)
+
+#: What an unpaid account is refused.
+_PAID = frozenset(
+    {
+        "asample",
+        "create_model",
+        "create_sampling_session",
+        "create_session",
+        "forward",
+        "forward_backward",
+        "load_weights",
+        "optim_step",
+        "save_weights",
+        "save_weights_external",
+        "save_weights_for_sampler",
+    }
 )
 
 _STATES = ("active", "paused_capacity", "paused_rate_limit")
@@ -128,6 +152,10 @@ class Faults:
     drop_after: Mapping[str, int] = field(default_factory=dict)
     #: How many answers are cut off in the middle of their body.
     truncate: Mapping[str, int] = field(default_factory=dict)
+    #: For how long, from now, requests for work are answered 402. (For so many times: ``fail_first``.)
+    unpaid: float = 0.0
+    #: How many requests from now on are told that their token is not valid, if tokens are asked for.
+    reject_tokens: int = 0
     #: How many of the promises given from now on lose their result: it is computed, and polls get 410.
     expire_promises: int = 0
     #: How many polls of each promise given from now on are answered 408 at once before one is held.
@@ -149,6 +177,8 @@ class Faults:
         self._require("admit_burst", _is_count(self.admit_burst) and self.admit_burst >= 1, "1 or more")
         self._require("retry_after", self.retry_after is None or _is_duration(self.retry_after), "0 or more")
         self._require("pause", _is_duration(self.pause), "seconds, 0 or more")
+        self._require("unpaid", _is_duration(self.unpaid), "seconds, 0 or more")
+        self._require("reject_tokens", _is_count(self.reject_tokens), "a count")
         self._require("pause_hold", _is_duration(self.pause_hold), "seconds, 0 or more")
         self._require("pause_kind", self.pause_kind in _KINDS, f"one of {', '.join(_KINDS)}")
         self._require("pause_state", self.pause_state in _STATES, f"one of {', '.join(_STATES)}")
@@ -216,6 +246,8 @@ class FaultGate:
             "truncate": dict(faults.truncate),
         }  # guarded by _lock
         self._to_expire = faults.expire_promises  # guarded by _lock
+        self._to_reject = faults.reject_tokens  # guarded by _lock
+        self._unpaid_until = now + faults.unpaid  # guarded by _lock
         self._tokens = float(faults.admit_burst)  # guarded by _lock
         self._filled_at = now  # guarded by _lock
         self._paused_until = now + faults.pause  # guarded by _lock
@@ -247,6 +279,8 @@ class FaultGate:
             statuses = self._fail_first.get(endpoint) or self._fail_first.get("*")
             if statuses:
                 return Verdict(delay, status=statuses.pop(0))
+            if endpoint in _PAID and self._clock.time() < self._unpaid_until:
+                return Verdict(delay, status=402)
             rate = faults.error_rate.get(endpoint, faults.error_rate.get("*", 0.0))
             if rate and self._random.random() < rate:
                 return Verdict(delay, status=faults.error_status)
@@ -277,6 +311,14 @@ class FaultGate:
             if self._to_expire == 0:
                 return False
             self._to_expire -= 1
+            return True
+
+    def reject_token(self) -> bool:
+        """Whether the next token is to be called invalid."""
+        with self._lock:
+            if self._to_reject == 0:
+                return False
+            self._to_reject -= 1
             return True
 
     def _pause(self, kind: str) -> Tuple[float, threading.Event]:

@@ -28,17 +28,18 @@ class TrainedModel:
     failed, and after it was unloaded.
     """
 
-    def __init__(self, record: Record) -> None:
+    def __init__(self, record: Record, ordered: bool) -> None:
         self.record = record
-        self.lane = Lane(record["id"])
+        self.lane = Lane(record["id"], ordered=ordered)
         self.engine: Optional[TrainingModel] = None
 
 
 class Models:
     """All live models of the server. The record of a run is in the store once its model was made."""
 
-    def __init__(self, store: Store, stats: Stats, extra_names: Sequence[str]) -> None:
+    def __init__(self, store: Store, stats: Stats, extra_names: Sequence[str], *, ordered: bool) -> None:
         self._store = store
+        self._ordered = ordered
         self._stats = stats
         #: Name on the wire to name in the engine; names beyond the engine's own get the smallest model.
         self.names: Dict[str, str] = {
@@ -77,7 +78,10 @@ class Models:
             "time": now(),
             "last_request_time": now(),
         }
-        model = TrainedModel(record)
+        return self._planned(record)
+
+    def _planned(self, record: Record) -> TrainedModel:
+        model = TrainedModel(record, self._ordered)
         with self._lock:
             self._live[record["id"]] = model
         return model

@@ -8,14 +8,14 @@ import queue
 import threading
 import uuid
 from collections import OrderedDict, deque
-from typing import Any, Callable, Deque, Dict, Optional, Set, Tuple, Type
+from typing import Any, Callable, Deque, Dict, NamedTuple, Optional, Set, Tuple, Type
 
 from ..clock import Clock
 from .bodies import Refusal, encode
 from .faults import FaultGate
 from .stats import Stats
 
-__all__ = ["Lane", "Promise", "Promises", "Replays", "Runner", "digest"]
+__all__ = ["Lane", "Promise", "Promises", "Replays", "Result", "Runner", "digest"]
 
 _log = logging.getLogger(__name__)
 
@@ -25,22 +25,44 @@ KEPT_BYTES = 64 * 1024 * 1024
 KEPT_KEYS = 10_000
 
 
+#: Makes protobuf of a result.
+Pack = Callable[[Any], bytes]
+
+
 def digest(data: bytes) -> bytes:
     """Tells request bodies apart."""
     return hashlib.blake2b(data, digest_size=16).digest()
+
+
+class Result(NamedTuple):
+    """What an operation came to, as the answers of polls."""
+
+    #: JSON.
+    body: bytes
+    #: Protobuf, where the result has that form too.
+    packed: Optional[bytes] = None
+    failed: bool = False
+
+    def as_wanted(self, packed: bool) -> bytes:
+        """The protobuf form if it is wanted and exists, else JSON."""
+        return self.packed if packed and self.packed is not None else self.body
+
+    @property
+    def size(self) -> int:
+        return len(self.body) + len(self.packed or b"")
 
 
 class Promise:
     """The result of one accepted operation, now or later. Its fields belong to :class:`Promises`."""
 
     __slots__ = (
-        "body",
         "delivered",
         "done",
         "expired",
         "kind",
         "model_id",
         "request_id",
+        "result",
         "try_again_left",
         "waiting",
     )
@@ -54,7 +76,7 @@ class Promise:
         self.try_again_left = try_again_polls
         self.done = False
         self.delivered = False
-        self.body = b""
+        self.result = Result(b"")
         self.waiting: Set[threading.Event] = set()
 
 
@@ -123,12 +145,14 @@ class Promises:
             raise Refusal(404, f"no promise {request_id!r} on this server")
         return promise
 
-    def resolve(self, promise: Promise, body: bytes) -> None:
-        """The operation is over; ``body`` is what polls get."""
+    def resolve(self, promise: Promise, result: Result) -> None:
+        """The operation is over; ``result`` is what polls get."""
         with self._lock:
+            if promise.done:
+                return  # It was cancelled meanwhile.
             promise.done = True
             if not promise.expired:
-                promise.body = body
+                promise.result = result
             waiting = list(promise.waiting)
         for event in waiting:
             event.set()
@@ -141,11 +165,14 @@ class Promises:
         for event in waiting:
             event.set()
 
-    def wait(self, promise: Promise, hold: float) -> Optional[bytes]:
+    def wait(
+        self, promise: Promise, hold: float, peek: Callable[[Result], bool] = lambda result: False
+    ) -> Optional[Result]:
         """What a poll gets: the result, or None when it is to try again.
 
         Args:
             hold: Seconds to wait for the result.
+            peek: Whether the poll, though there is a result, is answered without it.
 
         Raises:
             Refusal: 410, the result is lost.
@@ -159,7 +186,11 @@ class Promises:
                     return None
                 done, first = promise.done, not promise.delivered
                 if done:
-                    body = self._deliver(promise)
+                    result = promise.result
+                    if promise.expired or not peek(result):
+                        result = self._deliver(promise)
+                    else:
+                        first = False
                 elif self._closed:
                     return None
                 else:
@@ -168,7 +199,7 @@ class Promises:
             if done:
                 if first and promise.kind == "sampling":
                     self._stats.add("samples_delivered")
-                return body
+                return result
             limit = min(hold, self._gate.faults.pause_hold) if self._gate.paused(promise.kind) else hold
             left = started + limit - self._clock.time()
             if left > 0:
@@ -180,39 +211,53 @@ class Promises:
                 if left <= 0 and not promise.done:
                     return None
 
-    def _deliver(self, promise: Promise) -> bytes:
+    def _deliver(self, promise: Promise) -> Result:
         """Call with ``_lock`` held."""
         if promise.expired:
             raise Refusal(410, f"promise {promise.request_id!r} expired: its result is lost")
         if not promise.delivered:
             promise.delivered = True
             self._delivered.append(promise)
-            self._delivered_bytes += len(promise.body)
-        body = promise.body
+            self._delivered_bytes += promise.result.size
+        result = promise.result
         while self._delivered_bytes > KEPT_BYTES and len(self._delivered) > 1:
             oldest = self._delivered.popleft()
-            self._delivered_bytes -= len(oldest.body)
-            oldest.body, oldest.expired = b"", True
-        return body
+            self._delivered_bytes -= oldest.result.size
+            oldest.result, oldest.expired = Result(b""), True
+        return result
 
 
 class Lane:
     """Runs what it is given one at a time, in order, on a thread that is there while something is to do.
 
-    Invariant: ``_running`` is true exactly while a thread will look at ``_todo`` again.
+    Invariant: ``_running`` is true exactly while a thread will look at ``_todo`` again. In an ordered lane the jobs
+    of the numbers below ``_next`` are in ``_todo`` or were; those of ``_early`` wait for a lower number.
+
+    Args:
+        ordered: Jobs run in the order of their numbers, from 1; otherwise as they come.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, *, ordered: bool = False) -> None:
         self._name = name
+        self._ordered = ordered
         self._lock = threading.Lock()
         self._todo: Deque[Callable[[], None]] = deque()  # guarded by _lock
         self._running = False  # guarded by _lock
+        self._next = 1  # guarded by _lock
+        self._early: Dict[int, Callable[[], None]] = {}  # guarded by _lock
 
-    def submit(self, job: Callable[[], None]) -> None:
-        """``job`` must not raise."""
+    def submit(self, job: Callable[[], None], number: Optional[int] = None) -> None:
+        """``job`` must not raise; one without a number, or with one whose turn has passed, is run as it comes."""
         with self._lock:
-            self._todo.append(job)
-            start, self._running = not self._running, True
+            if self._ordered and number is not None and number >= self._next:
+                self._early[number] = job
+                while self._next in self._early:
+                    self._todo.append(self._early.pop(self._next))
+                    self._next += 1
+            else:
+                self._todo.append(job)
+            start = bool(self._todo) and not self._running
+            self._running = self._running or start
         if start:
             threading.Thread(target=self._run, name=f"lane-{self._name}", daemon=True).start()
 
@@ -239,29 +284,43 @@ class Runner:
         for number in range(threads):
             threading.Thread(target=self._run_samples, name=f"sampler-{number}", daemon=True).start()
 
-    def train(self, lane: Lane, promise: Promise, work: Callable[[], Any]) -> None:
-        """Run ``work`` when the earlier ones of its lane are over."""
-        lane.submit(lambda: self._run(promise, work))
+    def train(
+        self,
+        lane: Lane,
+        promise: Promise,
+        work: Callable[[], Any],
+        number: Optional[int] = None,
+        pack: Optional[Pack] = None,
+    ) -> None:
+        """Run ``work`` when the earlier ones of its lane are over.
 
-    def sample(self, promise: Promise, work: Callable[[], Any]) -> None:
+        Args:
+            number: The place of the work in the lane, if that is an ordered one.
+            pack: Makes the protobuf form of what ``work`` gives.
+        """
+        lane.submit(lambda: self._run(promise, work, pack), number)
+
+    def sample(self, promise: Promise, work: Callable[[], Any], pack: Optional[Pack] = None) -> None:
         """Run ``work`` on one of the sampling threads."""
-        self._samples.put(lambda: self._run(promise, work))
+        self._samples.put(lambda: self._run(promise, work, pack))
 
     def _run_samples(self) -> None:
         while True:
             self._samples.get()()
 
-    def _run(self, promise: Promise, work: Callable[[], Any]) -> None:
+    def _run(self, promise: Promise, work: Callable[[], Any], pack: Optional[Pack]) -> None:
         self._gate.wait_open(promise.kind)
         try:
-            body = encode(work())
+            done = work()
+            result = Result(encode(done), None if pack is None else pack(done))
         except self._user_errors as error:
-            body = encode({"error": str(error), "category": "user"})
+            result = Result(encode({"error": str(error), "category": "user"}), failed=True)
         except Exception as error:
             _log.exception("operation %s failed", promise.request_id)
-            body = encode({"error": f"{type(error).__name__}: {error}", "category": "server"})
+            text = f"{type(error).__name__}: {error}"
+            result = Result(encode({"error": text, "category": "server"}), failed=True)
         self._gate.wait_open(promise.kind)
-        self._promises.resolve(promise, body)
+        self._promises.resolve(promise, result)
 
 
 class Replays:

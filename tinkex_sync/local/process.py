@@ -18,9 +18,10 @@ import urllib.request
 from concurrent.futures import Future
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Dict, Optional, Sequence, Type
+from typing import IO, Any, Dict, Mapping, Optional, Sequence, Type
 
 from ..errors import MissingExtraError
+from .announced import Announced
 from .faults import Faults
 
 __all__ = ["BLAS_THREADS", "LocalServer", "check_extra", "local_base_url"]
@@ -64,6 +65,15 @@ class LocalServer:
         faults: What to do wrong.
         hold: Seconds for which a poll for a result is held at most.
         start_timeout: Seconds to wait for the server to come up.
+        protocol: What it speaks: "0.7" (JSON), "0.38" (training requests as protobuf, and all that came with that) or
+            "both"; the last two need the extra ``proto``.
+        announce: What it says of itself in client/config and client/dynamic_config, by key of those replies, where
+            that is to differ from ``announced.CONFIG`` and ``DYNAMIC``; it acts accordingly. None leaves a key out.
+        token_life: Seconds for which a token is good (with ``pjwt_auth_enabled`` announced).
+        metadata_above: A result of more bytes is first told by its size, to clients that ask for that.
+
+    Raises:
+        ValueError: there is no such protocol or key, or a value is out of range.
 
     The child ends when :meth:`close` is called and when this process ends, however it ends. In a forked
     child of this process :meth:`close` does nothing: the server is the parent's.
@@ -79,7 +89,12 @@ class LocalServer:
         faults: Optional[Faults] = None,
         hold: float = 45.0,
         start_timeout: float = 60.0,
+        protocol: str = "0.7",
+        announce: Optional[Mapping[str, Any]] = None,
+        token_life: float = 3600.0,
+        metadata_above: int = 1_000_000,
     ) -> None:
+        self._announced = Announced(protocol, dict(announce or {}), token_life, metadata_above)
         self._settings: Dict[str, Any] = {
             "port": port,
             "data": None if data is None else str(Path(data).resolve()),
@@ -87,6 +102,10 @@ class LocalServer:
             "models": list(models or ()),
             "hold": hold,
             "faults": None if faults is None else faults.to_dict(),
+            "protocol": protocol,
+            "announce": dict(announce or {}),
+            "token_life": token_life,
+            "metadata_above": metadata_above,
         }
         self._api_key = api_key
         self._start_timeout = start_timeout
@@ -134,12 +153,13 @@ class LocalServer:
         """Start the child and return when it serves requests. Does nothing if it was started before.
 
         Raises:
-            MissingExtraError: flask, numpy or autograd is not installed.
+            MissingExtraError: flask, numpy or autograd is not installed, or protobuf and it is to be spoken.
             RuntimeError: It did not start; the text has what it wrote to stderr.
         """
         if self._process is not None:
             return self
         check_extra()
+        self._announced.check_extra()
         package = Path(__file__).resolve().parents[1]
         environment = {**os.environ, **dict.fromkeys(BLAS_THREADS, "1")}
         if "PYTHONPATH" in environment:

@@ -8,9 +8,10 @@ import socket
 import tempfile
 import threading
 from pathlib import Path
-from typing import Callable, Optional, Sequence
+from typing import Any, Callable, Mapping, Optional, Sequence
 
 from ..clock import Clock
+from .announced import Announced
 from .faults import FaultGate, Faults
 from .process import BLAS_THREADS, check_extra
 
@@ -26,6 +27,10 @@ def serve(
     models: Sequence[str] = (),
     hold: float = 45.0,
     faults: Optional[Faults] = None,
+    protocol: str = "0.7",
+    announce: Optional[Mapping[str, Any]] = None,
+    token_life: float = 3600.0,
+    metadata_above: int = 1_000_000,
     ready: Callable[[str], None] = lambda base_url: None,
     stop: Optional[threading.Event] = None,
 ) -> None:
@@ -39,18 +44,25 @@ def serve(
         models: Names of base models to offer beside our own; the smallest model stands in for each.
         hold: Seconds for which a poll for a result is held at most.
         faults: What to do wrong.
+        protocol: "0.7", "0.38" or "both".
+        announce: Keys of the replies of client/config and client/dynamic_config that are to differ from
+            ``announced.CONFIG`` and ``DYNAMIC``; None leaves a key out.
+        token_life: Seconds for which a token is good.
+        metadata_above: A result of more bytes is first told by its size, to clients that ask for that.
         ready: Called with the base URL once requests are served.
 
     Raises:
-        MissingExtraError: flask, numpy or autograd is not installed.
+        MissingExtraError: flask, numpy or autograd is not installed, or protobuf and it is to be spoken.
         OSError: The port or the directory cannot be used.
-        ValueError: ``port`` or ``hold`` is out of range.
+        ValueError: ``port``, ``hold`` or something of the protocol is out of range.
     """
     if not 0 <= port <= 65535:
         raise ValueError(f"port must be from 0 to 65535, not {port}")
     if not hold >= 0:
         raise ValueError(f"hold must be seconds, 0 or more, not {hold}")
     check_extra()
+    announced = Announced(protocol, dict(announce or {}), token_life, metadata_above)
+    announced.check_extra()
     # One BLAS thread: the same inputs give the same bits. Only works before numpy is first imported.
     os.environ.update(dict.fromkeys(BLAS_THREADS, "1"))
     from .api import Api
@@ -68,14 +80,15 @@ def serve(
     root = Path(tempfile.mkdtemp(prefix="tinkex-local-") if data is None else data)
     root.mkdir(parents=True, exist_ok=True)
     store = Store(root)
-    live = Models(store, stats, models)
+    live = Models(store, stats, models, ordered=announced.ordered)
     promises = Promises(gate, stats, clock)
     app = create_app(
-        api=Api(store, live, promises, Runner(promises, gate, (EngineError,)), gate, stats),
+        api=Api(store, live, promises, Runner(promises, gate, (EngineError,)), gate, stats, announced),
         rest=Rest(store, live),
         models=live,
         gate=gate,
         stats=stats,
+        announced=announced,
         api_key=api_key,
         hold=hold,
         clock=clock,

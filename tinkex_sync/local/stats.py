@@ -21,6 +21,10 @@ COUNTERS = (
     "samples_done",  # samples computed
     "samples_delivered",  # results of samples handed to a poll for the first time
     "telemetry_events",
+    "protobuf_requests",  # forward_backward bodies that came as protobuf
+    "compressed_requests",  # of those, by zstd
+    "protobuf_results",  # results that polls got as protobuf
+    "metadata_answers",  # polls answered with the size of the result only
 )
 
 
