@@ -329,6 +329,13 @@ def test_a_server_that_answers_405_tells_all_by_a_method_that_nothing_has(server
         assert after.get(operation, 0) == before.get(operation, 0), "it does nothing but look"
 
 
+def test_a_server_that_goes_away_in_between(scripted):
+    scripted.script("create_session", Answer(body={"session_id": "s-1"}), *[Answer(drop=True)] * 4)
+    _, _, checks = examine(scripted.base_url)
+    assert checks["endpoints"]["verdict"] == "failed"
+    assert checks["endpoints"]["remedy"]
+
+
 def test_a_queue_that_does_not_move(scripted):
     scripted.defaults["create_sampling_session"] = Answer(body={"sampling_session_id": "x"})
     scripted.defaults["asample"] = Answer(body={"request_id": "r"})

@@ -1,5 +1,6 @@
 """Replies to a file of prompts: what is written, what is refused, and what failed ones become."""
 
+import contextlib
 import json
 import os
 import signal
@@ -214,6 +215,45 @@ def test_why_it_waits_is_shown(scripted, prompts, out):
     assert done.returncode == 0
     assert "full" in done.stderr
     assert "1 of 1 prompts" in done.stderr
+
+
+@pytest.mark.skipif(not hasattr(os, "openpty"), reason="no pseudo-terminals here")
+def test_a_bar_on_a_terminal(scripted, prompts, out):
+    ours, theirs = os.openpty()
+    shown = []
+
+    def read():
+        with contextlib.suppress(OSError):
+            while content := os.read(ours, 4096):
+                shown.append(content)
+
+    reader = threading.Thread(target=read, daemon=True)
+    reader.start()
+    paused = {
+        "type": "try_again",
+        "request_id": "r",
+        "queue_state": "paused_capacity",
+        "queue_state_reason": "full",
+    }
+    scripted.script("retrieve_future", Answer(body=paused))
+    asked = prompts(*({"prompt": f"{place}"} for place in range(5)))
+    command = Commands(variables(scripted.base_url))
+    with command.start("sample", asked, "-o", out, *MODEL, stderr=theirs, env={"COLUMNS": "120"}) as running:
+        assert running.wait(timeout=60) == 0
+    os.close(theirs)
+    reader.join(10)
+    os.close(ours)
+    text = b"".join(shown).decode()
+    assert "5/5" in text
+    assert "full" in text
+
+
+def test_a_tokenizer_that_does_not_fit(scripted, prompts, out):
+    wild = Answer(body={"sequences": [{"tokens": [151000], "stop_reason": "length"}]})
+    scripted.script("retrieve_future", wild)
+    done = in_process(variables(scripted.base_url), "sample", prompts({"prompt": "a"}), "-o", out, *MODEL)
+    assert done.returncode == 1
+    assert "--tokenizer" in done.stderr
 
 
 def test_two_processes_do_not_share_an_output_and_ctrl_c_keeps_what_has_come(scripted, prompts, out):

@@ -31,6 +31,8 @@ def doctor(output: Output, /, model: Optional[str], timeout: float) -> None:
     Settings, proxy, name resolution, connection, TLS, API key, version, and what the server can do. Exit status 0
     means that all is well.
     """
+    from ..errors import TinkexError
+    from .doctor_answers import Finding
     from .doctor_checks import CHECKS, Patient
 
     patient = Patient(output.base_url, model, timeout)
@@ -41,7 +43,10 @@ def doctor(output: Output, /, model: Optional[str], timeout: float) -> None:
             if stopped:
                 rows.append(_row(check.name, "skipped", _NOT_RUN))
                 continue
-            found = check.run(patient)
+            try:
+                found = check.run(patient)
+            except (TinkexError, OSError) as error:
+                found = Finding("failed", str(error), "The server answered before: run it again.")
             rows.append(_row(check.name, found.verdict, found.text, found.remedy, found.fault, found.data))
             stopped = found.verdict == "failed" and check.needed
     finally:

@@ -185,7 +185,13 @@ class _Texts:
     def decode(self, reply: Any) -> Optional[List[str]]:
         if self._tokenizer is None:
             return None
-        return [self._tokenizer.decode(list(sequence.tokens)) for sequence in reply.sequences]
+        try:
+            return [self._tokenizer.decode(list(sequence.tokens)) for sequence in reply.sequences]
+        except Exception as error:  # the Rust libraries raise bare Exception
+            raise CommandError(
+                f"the tokenizer cannot read what the model writes: {error}",
+                "It is not this model's: give the right one with --tokenizer.",
+            ) from error
 
 
 def _tokenizer(service: ServiceClient, model: str, given: Optional[str]) -> Any:
