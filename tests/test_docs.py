@@ -1,7 +1,8 @@
 """Every code block of the README and the docs runs.
 
 Python blocks of one page run one after another, in one namespace, against the embedded server. A block fenced as
-``python torch`` needs torch. Shell lines that call tinkex-sync run; the others must be in the list below, with who
+``python torch`` needs torch. A block fenced as ``text story.txt`` or ``jsonl chats.jsonl`` is a file the shell lines of
+its page find. Shell lines that call tinkex-sync run; the others must be in the list below, with who
 runs them.
 """
 
@@ -46,7 +47,10 @@ def test_every_block_says_what_it_is():
     known = SHOWN | {"python", "python torch", "sh"}
     for page in PAGES:
         for match in _FENCE.finditer(page.read_text()):
-            assert match.group(1).strip() in known, f"{page.name}: a block is fenced {match.group(1)!r}"
+            kind, _, file = match.group(1).strip().partition(" ")
+            assert match.group(1).strip() in known or (file and kind in SHOWN), (
+                f"{page.name}: a block is fenced {match.group(1)!r}"
+            )
 
 
 def pages_with(*languages):
@@ -83,6 +87,10 @@ def test_python_blocks_run(page, server, tmp_path):
 
 @pytest.mark.parametrize("page", pages_with("sh"))
 def test_shell_lines_run(page, server, tmp_path):
+    for match in _FENCE.finditer(page.read_text()):
+        kind, _, file = match.group(1).strip().partition(" ")
+        if file and kind in SHOWN:
+            (tmp_path / file).write_text(match.group(2))
     for _, text in blocks(page, {"sh"}):
         for line in text.replace("\\\n", " ").splitlines():
             line = re.sub(r"\s+", " ", line.split(" #")[0]).strip()

@@ -69,11 +69,11 @@ def test_delete_asks_first_and_says_how_far_it_came(command, save):
 )
 @pytest.mark.parametrize("verb", ["info", "publish", "delete", "download"])
 def test_a_path_that_is_none_is_refused_before_anything_is_sent(verb, path, command, server):
-    before = server.stats()["requests"].get("create_session")
+    before = server.stats()["requests"].get("/api/v1/create_session")
     done = command("checkpoint", verb, path)
     assert (done.returncode, done.stdout) == (1, "")
     assert path in done.stderr
-    assert server.stats()["requests"].get("create_session") == before
+    assert server.stats()["requests"].get("/api/v1/create_session") == before
 
 
 def test_download(command, saved, tmp_path):
