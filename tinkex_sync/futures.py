@@ -153,9 +153,10 @@ def wait_until(session: Session, future: Future[T], deadline: Optional[float]) -
                 if future.done():
                     return future.result()
                 continue
-            if future.cancel():
+            withdrawn = future.cancel()
+            if withdrawn:
                 session.end(future.call)
-            error = future.call.deadline_exceeded()
+            error = future.call.deadline_exceeded(goes_on=not withdrawn)
             future.abandon()
             raise error from None
         except BaseException:

@@ -82,19 +82,20 @@ class OpenCall:
         """Whether sending it is not over: it was not accepted yet, or not all of it."""
         return not self.withdrawn and (self.sent != "yes" or self.more_to_send)
 
-    def deadline_exceeded(self) -> DeadlineExceeded:
-        """The error for a timeout at this point."""
+    def deadline_exceeded(self, goes_on: bool = False) -> DeadlineExceeded:
+        """The error for a timeout at this point; ``goes_on``: it was begun, and is sent although nobody waits."""
+        sent = "unknown" if goes_on and self.sent == "no" else self.sent
         state = f", queue state {self.queue_state}" if self.queue_state else ""
         request = f", request {self.request_id}" if self.request_id else ""
         consequence = {
             "no": "nothing was sent",
             "unknown": "it may have reached the server",
             "yes": "the server has accepted it",
-        }[self.sent]
+        }[sent]
         return DeadlineExceeded(
             f"{self.operation}: the timeout ran out while {self.phase} ({consequence}{request}{state})",
             phase=self.phase,
-            sent=self.sent,
+            sent=sent,
             request_id=self.request_id,
             queue_state=self.queue_state,
         )
