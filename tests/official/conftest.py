@@ -1,5 +1,11 @@
-"""Run only with TINKEX_OFFICIAL_PYTHON set: an interpreter that has the official SDK 0.7.0."""
+"""Each file runs only with the variable set that names an interpreter with the official SDK of its version."""
 
 import os
 
-collect_ignore_glob = [] if os.environ.get("TINKEX_OFFICIAL_PYTHON") else ["test_*.py"]
+#: File -> the variables of which one must be set.
+WANTED = {
+    "test_official_sdk.py": ("TINKEX_OFFICIAL_PYTHON",),
+    "test_official_modern.py": ("TINKEX_OFFICIAL25_PYTHON", "TINKEX_OFFICIAL38_PYTHON"),
+}
+
+collect_ignore = [file for file, names in WANTED.items() if not any(map(os.environ.get, names))]

@@ -8,18 +8,21 @@ from typing import Any, Callable, Dict, Optional, Tuple
 from . import packed
 from .announced import Announced
 from .bodies import Body, Refusal
+from .completions import Completions
+from .extras import kept_until, labels, only_adam
 from .faults import FaultGate
 from .models import LOSSES, Models, TrainedModel
 from .operations import Pack, Promise, Promises, Result, Runner, digest
 from .stats import Stats
 from .store import Store, check_name, now
 
-__all__ = ["REPLAYED", "Api"]
+__all__ = ["REPLAYED", "Answer", "Api"]
 
 #: Operations whose answers are recorded by idempotency key. The others change nothing, or count.
 REPLAYED = frozenset(
     {
         "asample",
+        "copy_weights",
         "create_model",
         "create_sampling_session",
         "create_session",
@@ -28,10 +31,14 @@ REPLAYED = frozenset(
         "load_weights",
         "optim_step",
         "save_weights",
+        "save_weights_external",
         "save_weights_for_sampler",
         "unload_model",
     }
 )
+
+#: A copy of a sampler numbers its samples from its own number times this.
+NUMBERS_PER_COPY = 1_000_000_000
 
 _ADAM = ("learning_rate", "beta1", "beta2", "eps", "weight_decay", "grad_clip_norm")
 
@@ -50,6 +57,7 @@ class Api:
         gate: FaultGate,
         stats: Stats,
         announced: Announced,
+        completions: Completions,
     ) -> None:
         self._store = store
         self._models = models
@@ -58,6 +66,7 @@ class Api:
         self._gate = gate
         self._stats = stats
         self._announced = announced
+        self._completions = completions
         self.operations: Dict[str, Callable[[Body, bytes], Answer]] = {
             "asample": self.asample,
             "create_model": self.create_model,
@@ -99,13 +108,21 @@ class Api:
             "type": "create_session",
         }
 
-    def _session(self, body: Body) -> str:
+    def session(self, body: Body) -> str:
+        """The id of an existing session, which ``body`` has.
+
+        Raises:
+            Refusal: 422, it is missing, or 404, there is none of this id.
+        """
         session_id = body.text("session_id")
         self._store.get("sessions", session_id)
         return session_id
 
     def session_heartbeat(self, body: Body, _: bytes) -> Answer:
-        self._stats.heartbeat(self._session(body))
+        session_id = self.session(body)
+        if "finished" in self._store.get("sessions", session_id):
+            raise Refusal(410, f"session {session_id!r} is finished")
+        self._stats.heartbeat(session_id)
         return {"type": "session_heartbeat"}
 
     def telemetry(self, body: Body, _: bytes) -> Answer:
@@ -116,19 +133,28 @@ class Api:
     # Models.
 
     def create_model(self, body: Body, data: bytes) -> Answer:
-        session_id = self._session(body)
-        number = body.optional_integer("model_seq_id")
+        session_id = self.session(body)
+        only_adam(body.optional_inner("optimizer_config"))
         model = self._models.plan(session_id, body)
-        key = None if number is None else (f"session {session_id} model", number)
-        try:
-            promise, fresh = self._promises.accept("training", model.record["id"], key, digest(data))
-        except Refusal:
-            self._models.discard(model)
-            raise
+        number = body.optional_integer("model_seq_id")
+        return self._begin(model, number, data, lambda: self._models.make(model))
+
+    def _create_from(self, body: Body, data: bytes) -> Answer:
+        """A load_weights that makes its model."""
+        session_id, number = self.session(body), body.integer("model_seq_id")
+        only_adam(body.optional_inner("optimizer_config"))
+        model = self._models.plan_from(f"{session_id}:train:{number}", session_id, body)
+        path, optimizer = body.text("path"), body.flag("optimizer", False)
+        return self._begin(model, number, data, lambda: self._models.make(model, path, optimizer))
+
+    def _begin(
+        self, model: TrainedModel, number: Optional[int], data: bytes, make: Callable[[], Any]
+    ) -> Answer:
+        key = None if number is None else (f"session {model.record['session_id']} model", number)
+        promise, fresh = self._promises.accept("training", model.record["id"], key, digest(data))
         if fresh:
-            self._runner.train(model.lane, promise, lambda: self._models.make(model))
-        else:
-            self._models.discard(model)
+            self._models.add(model)
+            self._runner.train(model.lane, promise, make)
         return _promised(promise)
 
     def get_info(self, body: Body, _: bytes) -> Answer:
@@ -145,7 +171,11 @@ class Api:
             "is_lora": True,
             "lora_rank": record["lora_rank"],
             "type": "get_info",
+            **self._optimizer(),
         }
+
+    def _optimizer(self) -> Answer:
+        return {"optimizer_config": {"type": "adamw"}} if self._announced.modern else {}
 
     def _train(
         self,
@@ -164,9 +194,13 @@ class Api:
             self._runner.train(model.lane, promise, work, number, pack)
         return promise, fresh
 
+    def in_turn(self, model: TrainedModel, body: Body, data: bytes, work: Callable[[], Any]) -> Answer:
+        """A promise that ``work`` will be done in the model's turn, once."""
+        return _promised(self._train(model, body, data, work)[0])
+
     def unload_model(self, body: Body, data: bytes) -> Answer:
         model = self._models.live(body.text("model_id"))
-        return _promised(self._train(model, body, data, lambda: self._models.unload(model))[0])
+        return self.in_turn(model, body, data, lambda: self._models.unload(model))
 
     def train(self, field: str, body: Body, data: bytes) -> Answer:
         """forward and forward_backward, whose bodies differ in the name of ``field``."""
@@ -196,26 +230,36 @@ class Api:
 
     def optim_step(self, body: Body, data: bytes) -> Answer:
         model = self._models.live(body.text("model_id"))
+        only_adam(body.optional_inner("optimizer_params"))
         adam = body.optional_inner("adam_params")
         for name in _ADAM:
             value = adam.raw.get(name, 0.0)
             if isinstance(value, bool) or not isinstance(value, (int, float)):
                 raise adam.bad(name, f"must be a number, not {value!r}")
-        return _promised(self._train(model, body, data, lambda: self._models.step(model, adam.raw))[0])
+        return self.in_turn(model, body, data, lambda: self._models.step(model, adam.raw))
 
     # Checkpoints.
 
     def save_weights(self, body: Body, data: bytes) -> Answer:
         model = self._models.live(body.text("model_id"))
         name = uuid.uuid4().hex if body.optional_text("path") is None else check_name(body.text("path"))
-        return _promised(self._train(model, body, data, lambda: self._models.save(model, "weights", name))[0])
+        about = self._about(body)
+        # At level 0.7.0 a name is given to the newest.
+        overwrite = not self._announced.modern or body.flag("overwrite", self._announced.old)
+        return self.in_turn(
+            model, body, data, lambda: self._models.save(model, "weights", name, about, overwrite)
+        )
+
+    def _about(self, body: Body) -> Answer:
+        """What the record of a save has beside, as asked for in today's protocol."""
+        return {"expires_at": kept_until(body), **labels(body)} if self._announced.modern else {}
 
     def save_weights_for_sampler(self, body: Body, data: bytes) -> Answer:
         model = self._models.live(body.text("model_id"))
         if body.optional_text("path") is not None:
-            name = check_name(body.text("path"))
-            return _promised(
-                self._train(model, body, data, lambda: self._models.save(model, "sampler_weights", name))[0]
+            name, about = check_name(body.text("path")), self._about(body)
+            return self.in_turn(
+                model, body, data, lambda: self._models.save(model, "sampler_weights", name, about)
             )
         number = body.integer("sampling_session_seq_id")
         session_id = model.record["session_id"]
@@ -226,21 +270,29 @@ class Api:
             "run_id": model.record["id"],
             "time": now(),
         }
-        return _promised(self._train(model, body, data, lambda: self._models.save_sampler(model, sampler))[0])
+        return self.in_turn(model, body, data, lambda: self._models.save_sampler(model, sampler))
 
     def load_weights(self, body: Body, data: bytes) -> Answer:
+        if self._announced.modern and body.optional_text("model_id") is None:
+            return self._create_from(body, data)
         model = self._models.live(body.text("model_id"))
         path, optimizer = body.text("path"), body.flag("optimizer", False)
-        return _promised(self._train(model, body, data, lambda: self._models.load(model, path, optimizer))[0])
+        return self.in_turn(model, body, data, lambda: self._models.load(model, path, optimizer))
 
     def weights_info(self, body: Body, _: bytes) -> Answer:
         record = self._models.checkpoint(body.text("tinker_path"))
-        return {"base_model": record["base_model"], "is_lora": True, "lora_rank": record["lora_rank"]}
+        trained = {name: record["meta"][name] for name in ("train_unembed", "train_mlp", "train_attn")}
+        return {
+            "base_model": record["base_model"],
+            "is_lora": True,
+            "lora_rank": record["lora_rank"],
+            **({**self._optimizer(), **trained} if self._announced.modern else {}),
+        }
 
     # Sampling.
 
     def create_sampling_session(self, body: Body, data: bytes) -> Answer:
-        session_id = self._session(body)
+        session_id = self.session(body)
         sampler_id = _sampler_id(session_id, body.integer("sampling_session_seq_id"))
         given = digest(data).hex()
         try:
@@ -273,6 +325,9 @@ class Api:
         promise, fresh = self._promises.accept("sampling", None, key, digest(data), self._admit)
         if fresh:
             self._stats.add("samples_accepted")
+            if self._announced.modern and sampler_id is not None and number is not None:
+                group = (sampler_id, number // NUMBERS_PER_COPY)
+                promise.told = lambda result: self._completions.add(group, promise.request_id, result)
             self._runner.sample(
                 promise,
                 lambda: self._models.sample(sampler, prompt, num_samples, params.raw, logprobs, topk),

@@ -1,24 +1,27 @@
-"""The Flask application: paths, the API key, faults, and errors as ``{"detail": ...}``."""
+"""The Flask application: operations, the API key, faults, and errors as ``{"detail": ...}``."""
 
 from __future__ import annotations
 
 import hmac
 import logging
-from typing import Any, Callable, Dict, Optional
+from typing import Any, Callable, Optional
 
-from flask import Flask, Response, g, request, send_file
+from flask import Flask, Response, g, request
 from werkzeug.exceptions import HTTPException
 
 from ..clock import Clock
 from . import packed
 from .announced import Announced
 from .api import REPLAYED, Api
-from .bodies import Body, Refusal, decode, encode
+from .bodies import Body, Refusal, decode
 from .faults import FaultGate, Faults
 from .models import Models
+from .modern import Modern
 from .operations import Replays, Result, digest
 from .rest import Rest
+from .routes import ASKED_WITH_KEY, add_modern, add_reading, json_answer
 from .stats import Stats
+from .tokens import Tokens
 
 __all__ = ["OUTCOME", "Outcome", "create_app"]
 
@@ -38,16 +41,11 @@ class Outcome:
         self.truncate = False
 
 
-def _json(answer: Any, status: int = 200, headers: Optional[Dict[str, str]] = None) -> Response:
-    body = answer if isinstance(answer, bytes) else encode(answer)
-    return Response(body, status, headers, mimetype="application/json")
-
-
 def _injected(status: int, faults: Faults) -> Response:
     headers = {} if faults.retry_after is None else {"Retry-After": f"{faults.retry_after:g}"}
     if faults.error_detail is None:
         return Response(f"injected fault {status}\n", status, headers, mimetype="text/plain")
-    return _json({"detail": faults.error_detail}, status, headers)
+    return json_answer({"detail": faults.error_detail}, status, headers)
 
 
 def _endpoint() -> str:
@@ -66,6 +64,7 @@ def _shown_path() -> str:
 def create_app(
     *,
     api: Api,
+    modern: Modern,
     rest: Rest,
     models: Models,
     gate: FaultGate,
@@ -79,6 +78,7 @@ def create_app(
     """The application.
 
     Args:
+        modern: What today's protocol has beside; served only where that is spoken.
         announced: The protocol spoken, and what is said of it.
         api_key: What ``X-API-Key`` (or a bearer token) must be; None: anything goes.
         hold: Seconds for which a poll is held at most.
@@ -86,22 +86,38 @@ def create_app(
     """
     app = Flask("tinkex_sync.local", static_folder=None)
     app.url_map.strict_slashes = False
-    replays = Replays()
+    replays, tokens = Replays(), Tokens(announced.token_life)
+    operations = {**api.operations, **(modern.operations if announced.modern else {})}
 
     @app.before_request
     def authorize() -> Optional[Response]:
         # A link to an archive is its own permission: whoever follows it does not send a key.
-        if api_key is None or request.path == "/api/v1/healthz" or request.path.startswith("/archives/"):
+        if request.path == "/api/v1/healthz" or request.path.startswith("/archives/"):
             return None
         given = (
             request.headers.get("X-API-Key")
             or request.headers.get("Authorization", "").partition("Bearer ")[2]
         )
+        if announced.tokens and request.path.startswith("/api/") and request.path not in ASKED_WITH_KEY:
+            return authorize_token(given)
+        if api_key is None:
+            return None
         if not given:
-            return _json({"detail": "no API key: send it as X-API-Key"}, 401)
+            return json_answer({"detail": "no API key: send it as X-API-Key"}, 401)
         if not hmac.compare_digest(given.encode(), api_key.encode()):
-            return _json({"detail": "this API key is not the one this server was started with"}, 401)
+            return json_answer({"detail": "this API key is not the one this server was started with"}, 401)
         return None
+
+    def authorize_token(given: str) -> Optional[Response]:
+        if given.count(".") != 2:
+            detail = "no token: exchange the API key for one at /api/v1/auth/token, and send it as X-API-Key"
+            return json_answer({"detail": detail}, 401)
+        complaint = tokens.complaint(given)
+        if complaint is None and gate.reject_token():
+            complaint = "this token is rejected (an injected fault)"
+        if complaint is None:
+            return None
+        return json_answer({"detail": complaint}, 401, {"WWW-Authenticate": 'Bearer error="invalid_token"'})
 
     @app.before_request
     def misbehave() -> Optional[Response]:
@@ -115,7 +131,7 @@ def create_app(
             return _injected(verdict.status, gate.faults)
         if verdict.drop_before:
             request.environ[OUTCOME].drop = True
-            return _json({})
+            return json_answer({})
         return None
 
     @app.after_request
@@ -130,19 +146,19 @@ def create_app(
 
     @app.errorhandler(Refusal)
     def refuse(refusal: Refusal) -> Response:
-        return _json({"detail": refusal.detail, **refusal.extra}, refusal.status, refusal.headers)
+        return json_answer({"detail": refusal.detail, **refusal.extra}, refusal.status, refusal.headers)
 
     @app.errorhandler(HTTPException)
     def http_error(error: HTTPException) -> Response:
         if error.code == 404:
-            return _json({"detail": f"no such endpoint: {request.method} {request.path}"}, 404)
+            return json_answer({"detail": f"no such endpoint: {request.method} {request.path}"}, 404)
         headers = {name: value for name, value in error.get_headers() if name != "Content-Type"}
-        return _json({"detail": error.description or error.name}, error.code or 500, headers)
+        return json_answer({"detail": error.description or error.name}, error.code or 500, headers)
 
     @app.errorhandler(Exception)
     def crash(error: Exception) -> Response:
         _log.exception("%s %s failed", request.method, request.path)
-        return _json({"detail": f"{type(error).__name__}: {error}"}, 500)
+        return json_answer({"detail": f"{type(error).__name__}: {error}"}, 500)
 
     def read(name: str, data: bytes) -> Body:
         if name != "forward_backward":
@@ -160,7 +176,7 @@ def create_app(
         return Body(packed.forward_backward(plain))
 
     def operation(name: str) -> Callable[[], Response]:
-        handle = api.operations[name]
+        handle = operations[name]
 
         def view() -> Response:
             if name == "forward" and not announced.old:
@@ -168,18 +184,16 @@ def create_app(
             data = request.get_data(cache=False)
             key = request.headers.get("X-Idempotency-Key")
             if key is None or name not in REPLAYED:
-                return _json(handle(read(name, data), data))
+                return json_answer(handle(read(name, data), data))
             answer, replayed = replays.answer(name, key, digest(data), lambda: handle(read(name, data), data))
             if replayed:
                 stats.add("idempotency_hits")
-            return _json(answer)
+            return json_answer(answer)
 
         return view
 
-    for name in api.operations:
+    for name in operations:
         app.add_url_rule(f"/api/v1/{name}", name, operation(name), methods=["POST"])
-    if announced.modern:
-        _add_start_up(app, announced)
 
     @app.post("/api/v1/retrieve_future")
     def retrieve_future() -> Response:
@@ -192,25 +206,27 @@ def create_app(
 
         status, result, answer = api.poll(body.text("request_id"), _hold(hold), peek)
         if result is None:
-            return _json(answer, status)
+            return json_answer(answer, status)
         content = result.as_wanted(wants_packed)
         if peek(result):
             stats.add("metadata_answers")
-            return _json({"status": "complete_metadata", "response_payload_size": len(content)})
+            return json_answer({"status": "complete_metadata", "response_payload_size": len(content)})
         if content is result.packed:
             stats.add("protobuf_results")
             return Response(content, mimetype=packed.PROTOBUF)
-        return _json(content)
+        return json_answer(content)
 
     @app.get("/api/v1/get_server_capabilities")
     def get_server_capabilities() -> Response:
-        return _json({"supported_models": [{"model_name": name} for name in models.names]})
+        return json_answer({"supported_models": [{"model_name": name} for name in models.names]})
 
     @app.get("/api/v1/healthz")
     def healthz() -> Response:
-        return _json({"status": "ok"})
+        return json_answer({"status": "ok"})
 
-    _add_reading(app, rest)
+    add_reading(app, rest)
+    if announced.modern:
+        add_modern(app, modern, rest, announced, tokens)
     _add_control(app, gate, stats)
     return app
 
@@ -224,66 +240,10 @@ def _hold(hold: float) -> float:
     return max(0.0, min(hold, 0.9 * patience))
 
 
-def _add_start_up(app: Flask, announced: Announced) -> None:
-    @app.post("/api/v1/client/config")
-    def client_config() -> Response:
-        return _json(announced.config())
-
-    @app.post("/api/v1/client/dynamic_config")
-    def dynamic_config() -> Response:
-        return _json(announced.dynamic())
-
-
-def _add_reading(app: Flask, rest: Rest) -> None:
-    run = "/api/v1/training_runs/<run_id>"
-    checkpoint = f"{run}/checkpoints/<folder>/<name>"
-    readings: Dict[str, Callable[..., Any]] = {
-        "/api/v1/training_runs": lambda: rest.runs(request.args),
-        run: rest.run,
-        f"{run}/checkpoints": rest.run_checkpoints,
-        "/api/v1/checkpoints": lambda: rest.checkpoints(request.args),
-        "/api/v1/sessions": lambda: rest.sessions(request.args),
-        "/api/v1/sessions/<session_id>": rest.session,
-        "/api/v1/samplers/<sampler_id>": rest.sampler,
-    }
-
-    def reading(read: Callable[..., Any]) -> Callable[..., Response]:
-        return lambda **parts: _json(read(**parts))
-
-    for path, read in readings.items():
-        app.add_url_rule(path, path, reading(read))
-
-    @app.delete(checkpoint)
-    def delete(run_id: str, folder: str, name: str) -> Response:
-        rest.delete(run_id, folder, name)
-        return _json({})
-
-    @app.route(f"{checkpoint}/publish", methods=["POST", "DELETE"])
-    def publish(run_id: str, folder: str, name: str) -> Response:
-        rest.publish(run_id, folder, name, request.method == "POST")
-        return _json({})
-
-    @app.get(f"{checkpoint}/archive")
-    def archive(run_id: str, folder: str, name: str) -> Response:
-        path, expires = rest.link(run_id, folder, name)
-        return _json({}, 302, {"Location": request.host_url + path, "Expires": expires})
-
-    @app.get("/archives/<token>/<name>")
-    def download(token: str, name: str) -> Response:
-        # conditional: answers Range, If-Range and If-None-Match by the ETag.
-        return send_file(
-            rest.archive(token),
-            mimetype="application/gzip",
-            as_attachment=True,
-            download_name=name,
-            conditional=True,
-        )
-
-
 def _add_control(app: Flask, gate: FaultGate, stats: Stats) -> None:
     @app.get("/__stats")
     def read_stats() -> Response:
-        return _json(stats.snapshot())
+        return json_answer(stats.snapshot())
 
     @app.route("/__faults", methods=["GET", "POST"])
     def faults() -> Response:
@@ -292,4 +252,4 @@ def _add_control(app: Flask, gate: FaultGate, stats: Stats) -> None:
                 gate.replace(Faults.from_dict(decode(request.get_data(cache=False)).raw))
             except (TypeError, ValueError) as error:
                 raise Refusal(422, str(error)) from None
-        return _json(gate.faults.to_dict())
+        return json_answer(gate.faults.to_dict())

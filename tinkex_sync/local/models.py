@@ -17,6 +17,14 @@ __all__ = ["LOSSES", "Models", "TrainedModel"]
 
 LOSSES = ("cross_entropy", "importance_sampling", "ppo", "cispo", "dro")
 
+#: The operation that saves into a folder.
+_SAVED_BY = {
+    "weights": "save_weights",
+    "sampler_weights": "save_weights_for_sampler",
+    "external_weights": "save_weights_external",
+}
+_NOTHING_MORE: Mapping[str, Any] = {}
+
 #: Sampling models kept in memory; further ones are read from disk again when they are used.
 KEPT_SAMPLERS = 16
 
@@ -78,26 +86,54 @@ class Models:
             "time": now(),
             "last_request_time": now(),
         }
-        return self._planned(record)
+        return TrainedModel(record, self._ordered)
 
-    def _planned(self, record: Record) -> TrainedModel:
-        model = TrainedModel(record, self._ordered)
+    def plan_from(self, id: str, session_id: str, body: Body) -> TrainedModel:
+        """A model to be made of the training checkpoint ``path`` of ``body``; :meth:`make` makes it.
+
+        Raises:
+            Refusal: there is no such checkpoint, or it is of another base model than ``body`` has.
+        """
+        checkpoint = self.checkpoint(body.text("path"))
+        base_model = body.optional_text("base_model")
+        if base_model not in (None, checkpoint["base_model"]):
+            raise Refusal(
+                400, f"base_model: the checkpoint is of {checkpoint['base_model']}, not {base_model}"
+            )
+        metadata, meta = body.optional_inner("user_metadata").raw, checkpoint["meta"]
+        record: Record = {
+            "id": id,
+            "session_id": session_id,
+            "base_model": checkpoint["base_model"],
+            "lora_rank": checkpoint["lora_rank"],
+            "seed": meta["seed"],
+            "train": {part: meta[part] for part in ("train_attn", "train_mlp", "train_unembed")},
+            "user_metadata": {str(key): str(value) for key, value in metadata.items()} or None,
+            "time": now(),
+            "last_request_time": now(),
+        }
+        return TrainedModel(record, self._ordered)
+
+    def add(self, model: TrainedModel) -> None:
+        """From now on there is such a model."""
         with self._lock:
-            self._live[record["id"]] = model
-        return model
+            self._live[model.record["id"]] = model
 
-    def discard(self, model: TrainedModel) -> None:
-        """Forget a model that was planned in vain."""
-        with self._lock:
-            self._live.pop(model.record["id"], None)
-
-    def make(self, model: TrainedModel) -> Dict[str, Any]:
+    def make(
+        self, model: TrainedModel, path: Optional[str] = None, optimizer: bool = False
+    ) -> Dict[str, Any]:
+        """Make a planned model, with the weights of a training checkpoint if ``path`` names one."""
         record = model.record
-        model.engine = TrainingModel(
+        engine = TrainingModel(
             self.names[record["base_model"]], rank=record["lora_rank"], seed=record["seed"], **record["train"]
         )
+        if path is not None:
+            self._load(engine, path, optimizer)
+        model.engine = engine
         self._store.put("runs", record)
-        return {"model_id": record["id"], "type": "create_model"}
+        if path is None:
+            return {"model_id": record["id"], "type": "create_model"}
+        return {"path": path, "model_id": record["id"], "type": "load_weights"}
 
     def live(self, model_id: str) -> TrainedModel:
         """Raises: Refusal: 404, there is no such model, or not any more."""
@@ -129,7 +165,8 @@ class Models:
 
     def unload(self, model: TrainedModel) -> Dict[str, Any]:
         model.engine = None
-        self.discard(model)
+        with self._lock:
+            self._live.pop(model.record["id"], None)
         return {"model_id": model.record["id"], "type": "unload_model"}
 
     @staticmethod
@@ -161,11 +198,28 @@ class Models:
         self._stats.add("optim_steps")
         return {"metrics": metrics}
 
-    def save(self, model: TrainedModel, folder: str, name: str) -> Dict[str, Any]:
-        """A checkpoint under a name: "weights" with optimizer state, or "sampler_weights"."""
+    def save(
+        self,
+        model: TrainedModel,
+        folder: str,
+        name: str,
+        about: Mapping[str, Any] = _NOTHING_MORE,
+        overwrite: bool = True,
+    ) -> Dict[str, Any]:
+        """A checkpoint under a name: "weights" with optimizer state, or one of the other folders without.
+
+        Args:
+            about: What else its record is to have.
+            overwrite: Whether it may take the place of another.
+        """
         engine = self._engine(model)
+        if not overwrite and self._store.has(model.record["id"], folder, name):
+            raise EngineError(
+                f"there is a checkpoint {folder}/{name} of this model already: choose another name, or overwrite it"
+            )
         record = self._store.save(
             {
+                **about,
                 "run_id": model.record["id"],
                 "folder": folder,
                 "name": name,
@@ -176,8 +230,8 @@ class Models:
             engine.arrays(optimizer=folder == "weights"),
         )
         self._store.put("runs", model.record)
-        operation = "save_weights" if folder == "weights" else "save_weights_for_sampler"
-        return {"path": tinker_path(record), "type": operation}
+        answer = {"path": tinker_path(record), "type": _SAVED_BY[folder]}
+        return {**answer, "size_bytes": record["size_bytes"]} if folder == "external_weights" else answer
 
     def save_sampler(self, model: TrainedModel, sampler: Record) -> Dict[str, Any]:
         """The weights as they are now, behind a sampling session and nothing else."""
@@ -193,6 +247,10 @@ class Models:
 
     def load(self, model: TrainedModel, path: str, optimizer: bool) -> Dict[str, Any]:
         """Weights, and with ``optimizer`` its state too, from a training checkpoint."""
+        self._load(self._engine(model), path, optimizer)
+        return {"path": path, "type": "load_weights"}
+
+    def _load(self, engine: TrainingModel, path: str, optimizer: bool) -> None:
         try:
             record = self.checkpoint(path)
         except Refusal as refusal:
@@ -202,8 +260,7 @@ class Models:
             raise EngineError(
                 f"{path} holds weights for sampling only; load a path of save_state, like tinker://RUN/weights/NAME"
             )
-        self._engine(model).load(record["meta"], self._store.arrays(record), optimizer)
-        return {"path": path, "type": "load_weights"}
+        engine.load(record["meta"], self._store.arrays(record), optimizer)
 
     # Checkpoints and samplers.
 

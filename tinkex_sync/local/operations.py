@@ -63,6 +63,7 @@ class Promise:
         "model_id",
         "request_id",
         "result",
+        "told",
         "try_again_left",
         "waiting",
     )
@@ -78,6 +79,8 @@ class Promise:
         self.delivered = False
         self.result = Result(b"")
         self.waiting: Set[threading.Event] = set()
+        #: Called once with the result.
+        self.told: Callable[[Result], None] = lambda result: None
 
 
 class Promises:
@@ -156,6 +159,26 @@ class Promises:
             waiting = list(promise.waiting)
         for event in waiting:
             event.set()
+        promise.told(result)
+
+    def cancel(self, promise: Promise) -> bool:
+        """Break a promise unless it is kept already; whether that was so. The work is not begun, if it was not."""
+        with self._lock:
+            done = promise.done
+        if not done:
+            broken = {"error": f"request {promise.request_id} was cancelled", "category": "user"}
+            self.resolve(promise, Result(encode(broken), failed=True))
+        return not done
+
+    def forget(self, request_id: str) -> bool:
+        """The result was read and need not be kept; whether it still was."""
+        with self._lock:
+            promise = self._by_id.get(request_id)
+            if promise is None or not promise.delivered or promise.expired:
+                return False
+            self._delivered_bytes -= promise.result.size
+            promise.result, promise.expired = Result(b""), True
+            return True
 
     def wake(self, *, close: bool = False) -> None:
         """Have every held poll look again (the pauses changed) or, with ``close``, give up."""
@@ -310,6 +333,8 @@ class Runner:
 
     def _run(self, promise: Promise, work: Callable[[], Any], pack: Optional[Pack]) -> None:
         self._gate.wait_open(promise.kind)
+        if promise.done:
+            return  # It was cancelled.
         try:
             done = work()
             result = Result(encode(done), None if pack is None else pack(done))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import secrets
 import threading
 from datetime import datetime, timedelta, timezone
-from email.utils import format_datetime
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Tuple
 
@@ -40,6 +39,8 @@ def _checkpoint(record: Record) -> Answer:
         "tinker_path": tinker_path(record),
         "size_bytes": record["size_bytes"],
         "public": record["public"],
+        # Only today's protocol knows these, and they are there only if its saves set them.
+        **{name: record[name] for name in ("expires_at", "user_metadata") if name in record},
     }
 
 
@@ -100,13 +101,16 @@ class Rest:
         return {"checkpoints": found[offset : offset + limit], "cursor": _cursor(limit, offset, len(found))}
 
     def publish(self, run_id: str, folder: str, name: str, public: bool) -> None:
-        self._store.publish(self._store.checkpoint(run_id, folder, name), public)
+        self._store.change(self._store.checkpoint(run_id, folder, name), public=public)
+
+    def keep_until(self, run_id: str, folder: str, name: str, ends: Optional[str]) -> None:
+        self._store.change(self._store.checkpoint(run_id, folder, name), expires_at=ends)
 
     def delete(self, run_id: str, folder: str, name: str) -> None:
         self._store.delete(self._store.checkpoint(run_id, folder, name))
 
-    def link(self, run_id: str, folder: str, name: str) -> Tuple[str, str]:
-        """A path on this server that gives the archive to whoever knows it, and its end as an HTTP date."""
+    def link(self, run_id: str, folder: str, name: str) -> Tuple[str, datetime]:
+        """A path on this server that gives the archive to whoever knows it, and until when."""
         record = self._store.checkpoint(run_id, folder, name)
         file = self._store.archive(record)
         token = secrets.token_urlsafe(24)
@@ -115,7 +119,7 @@ class Rest:
         with self._lock:
             self._links = {known: link for known, link in self._links.items() if link[1] > moment}
             self._links[token] = (file, ends)
-        return f"archives/{token}/{name}.tar.gz", format_datetime(ends, usegmt=True)
+        return f"archives/{token}/{name}.tar.gz", ends
 
     def archive(self, token: str) -> Path:
         """The file behind a link."""

@@ -67,8 +67,10 @@ def serve(
     os.environ.update(dict.fromkeys(BLAS_THREADS, "1"))
     from .api import Api
     from .app import create_app
+    from .completions import Completions
     from .engine import EngineError
     from .models import Models
+    from .modern import Modern
     from .operations import Promises, Runner
     from .rest import Rest
     from .stats import Stats
@@ -82,8 +84,12 @@ def serve(
     store = Store(root)
     live = Models(store, stats, models, ordered=announced.ordered)
     promises = Promises(gate, stats, clock)
+    completions = Completions(clock)
+    runner = Runner(promises, gate, (EngineError,))
+    api = Api(store, live, promises, runner, gate, stats, announced, completions)
     app = create_app(
-        api=Api(store, live, promises, Runner(promises, gate, (EngineError,)), gate, stats, announced),
+        api=api,
+        modern=Modern(api, store, live, promises, completions, stats, hold),
         rest=Rest(store, live),
         models=live,
         gate=gate,
@@ -104,6 +110,7 @@ def serve(
         finally:
             closing.set()
             promises.wake(close=True)
+            completions.close()
             server.shutdown()
             live.keep()
     finally:

@@ -24,6 +24,10 @@ COUNTERS = (
     "protobuf_requests",  # forward_backward bodies that came as protobuf
     "compressed_requests",  # of those, by zstd
     "protobuf_results",  # results that polls got as protobuf
+    "samples_cancelled",  # samples taken back before they were done
+    "samples_acknowledged",  # results forgotten as retrieve_futures said they were read
+    "sessions_finished",
+    "tokens_issued",
     "metadata_answers",  # polls answered with the size of the result only
 )
 

@@ -6,7 +6,7 @@
     samplers/ID.json  samplers/ID.npz            (the weights of an ephemeral save)
     runs/RUN/run.json
     runs/RUN/weights/SAVE.json  SAVE.npz          (training checkpoints, with optimizer state)
-    runs/RUN/sampler_weights/SAVE.json  SAVE.npz
+    runs/RUN/sampler_weights/SAVE.json  SAVE.npz  (external_weights as well)
     archives/SAVE.tar.gz                          (made when first asked for)
 
 Every file is written under another name and then renamed, data before the record that names it, so a record
@@ -23,7 +23,7 @@ import shutil
 import tarfile
 import threading
 import uuid
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import IO, Any, Callable, Dict, Iterable, List, Mapping, Optional, Tuple
 from urllib.parse import quote
@@ -39,14 +39,15 @@ Record = Dict[str, Any]
 Arrays = Mapping[str, "np.ndarray[Any, Any]"]
 
 #: Middle part of a ``tinker://`` path, and the checkpoint type it stands for.
-FOLDERS = {"weights": "training", "sampler_weights": "sampler"}
+FOLDERS = {"weights": "training", "sampler_weights": "sampler", "external_weights": "external"}
 
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}")
 
 
-def now() -> str:
-    """The current time, UTC, in ISO 8601."""
-    return datetime.now(timezone.utc).isoformat(timespec="microseconds").replace("+00:00", "Z")
+def now(later: float = 0.0) -> str:
+    """The current time, or ``later`` seconds after it, UTC, in ISO 8601. Such texts sort by time."""
+    moment = datetime.now(timezone.utc) + timedelta(seconds=later)
+    return moment.isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
 def check_name(name: str) -> str:
@@ -191,22 +192,32 @@ class Store:
         """Raises: Refusal: 404, there is none."""
         with self._lock:
             record = self._checkpoints.get((run_id, folder, name))
+        if record is not None and _is_over(record):
+            self.delete(record)
+            record = None
         if record is None:
             raise Refusal(404, f"no checkpoint tinker://{run_id}/{folder}/{name} on this server")
         return record
 
+    def has(self, run_id: str, folder: str, name: str) -> bool:
+        """Whether there is such a checkpoint."""
+        with self._lock:
+            record = self._checkpoints.get((run_id, folder, name))
+        return record is not None and not _is_over(record)
+
     def checkpoints(self, run_id: Optional[str] = None) -> List[Record]:
         """Those of a run, or all; oldest first."""
         with self._lock:
-            return [record for record in self._checkpoints.values() if run_id in (None, record["run_id"])]
+            found = [record for record in self._checkpoints.values() if run_id in (None, record["run_id"])]
+        return [record for record in found if not _is_over(record)]
 
     def arrays(self, record: Record) -> Dict[str, np.ndarray[Any, Any]]:
         """The weights of a checkpoint."""
         return _read_arrays(self._files(record).with_suffix(".npz"))
 
-    def publish(self, record: Record, public: bool) -> None:
-        """Mark a checkpoint as public, or as not."""
-        record = {**record, "public": public}
+    def change(self, record: Record, **fields: Any) -> None:
+        """Give fields of a checkpoint's record other values."""
+        record = {**record, **fields}
         _write_record(self._files(record), record)
         with self._lock:
             current = self._checkpoints.get(_key(record))
@@ -257,6 +268,12 @@ class Store:
     def remove(self) -> None:
         """Delete everything (the directory was a temporary one)."""
         shutil.rmtree(self.root, ignore_errors=True)
+
+
+def _is_over(record: Record) -> bool:
+    """Whether the time for which a checkpoint was to be kept is over."""
+    ends: Optional[str] = record.get("expires_at")
+    return ends is not None and ends <= now()
 
 
 def _key(record: Record) -> Tuple[str, str, str]:
