@@ -27,12 +27,12 @@ class Answer:
     status: int = 200
     body: Any = None
     text: Optional[str] = None
-    packed: Optional[bytes] = None
     headers: Mapping[str, str] = field(default_factory=dict)
     #: Close the connection instead of answering.
     drop: bool = False
     #: Called before answering; whatever it waits for, the answer waits for.
     hold: Optional[Callable[[], Any]] = None
+    packed: Optional[bytes] = None
 
     def content(self) -> bytes:
         if self.packed is not None:
@@ -57,6 +57,8 @@ class Request:
     time: float
     #: Which connection it came on, from 0.
     connection: int
+    #: As it stood in the request line, query included.
+    raw_path: str = ""
     answer: Optional[Answer] = None
 
     @property
@@ -142,6 +144,16 @@ class ScriptedServer:
         with self._lock:
             return [request for request in self.requests if request.operation == operation]
 
+    def noted(self, answer: Answer) -> Script:
+        """``answer``, for requests that are otherwise left out of ``requests``."""
+
+        def give(request: Request) -> Answer:
+            with self._lock:
+                self.requests.append(request)
+            return answer
+
+        return give
+
     def __enter__(self) -> ScriptedServer:
         self._thread.start()
         return self
@@ -211,6 +223,7 @@ class _Handler(BaseHTTPRequestHandler):
             _decoded(content, self.headers.get("content-type", "")),
             self.server_of.now(),
             self._connection,
+            self.path,
         )
         answer = self.server_of.choose(request)
         if answer.hold is not None:

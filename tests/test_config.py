@@ -45,6 +45,7 @@ SETTINGS = {
     "verify": (True, ["/no/such/bundle.pem"]),
     "client_certificate": (None, ["/no/such/cert.pem", ("/no/such/cert.pem", "/no/such/key.pem")]),
     "headers": ({}, [{"X-A": "a\r\nX-B: b"}, {"X A\n": "a"}, {"X-A": 7}]),
+    "default_query": ({}, [{"a": None}, {7: "a"}, {"a": [object]}]),
     "cloudflare_access_client_id": (None, ["a\nb", 7]),
     "cloudflare_access_client_secret": (None, ["a\nb", 7]),
     "session_factory": (None, ["requests.Session"]),
@@ -55,6 +56,7 @@ SETTINGS = {
 SECRET = {
     "api_key",
     "credential_command",
+    "default_query",
     "headers",
     "proxies",
     "cloudflare_access_client_id",

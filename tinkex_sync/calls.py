@@ -114,6 +114,8 @@ class Caller:
             path = f"{path}?{urlencode(query)}"
         content = body if isinstance(body, bytes) or body is None else codec.encode(body)
         sent_headers = dict(headers or {})
+        if endpoint.accept:
+            sent_headers["Accept"] = endpoint.accept
         if endpoint.method != "GET":
             sent_headers["X-Idempotency-Key"] = idempotency_key or f"tinkex-sync-{uuid.uuid4()}"
         chosen = self._policies[policy or endpoint.policy]

@@ -105,6 +105,8 @@ class Config:
     client_certificate: Union[None, str, Tuple[str, str]] = _secret()
     #: Sent with every request.
     headers: Mapping[str, str] = _secret(default=())
+    #: Added to the query of every request; several values of one name are joined by commas.
+    default_query: Mapping[str, Any] = _secret(default=())
     cloudflare_access_client_id: Optional[str] = _secret()
     cloudflare_access_client_secret: Optional[str] = _secret()
     #: Makes the ``requests.Session`` to use; its auth, hooks and adapters are kept.
@@ -118,6 +120,7 @@ class Config:
     def __post_init__(self) -> None:
         self._check_texts()
         object.__setattr__(self, "headers", dict(self.headers))
+        object.__setattr__(self, "default_query", dict(self.default_query))
         object.__setattr__(self, "tags", tuple(sorted(set(self.tags))))
         for name in _POSITIVE:
             value = getattr(self, name)
@@ -180,6 +183,12 @@ class Config:
             raise ConfigError(f"tags must be a collection of texts, such as ['run-7'], not {self.tags!r}")
         if not isinstance(self.sdk_version, str) or not self.sdk_version:
             raise ConfigError(f"sdk_version must be a text such as '0.7.0', not {self.sdk_version!r}")
+        for name, value in dict(self.default_query).items():
+            values = value if isinstance(value, (list, tuple)) else [value]
+            if not isinstance(name, str) or not all(isinstance(one, (str, int, float)) for one in values):
+                raise ConfigError(
+                    f"default_query: {name!r} must be a text, a number, a bool or a list of those"
+                )
         for name, value in dict(self.headers).items():
             if not (_fits_a_header(name) and _fits_a_header(value)):
                 raise ConfigError(f"headers: name and value of {name!r} must be printable ASCII texts")
@@ -242,6 +251,7 @@ class Config:
             proxies=None,
             client_certificate=None,
             headers={},
+            default_query={},
             cloudflare_access_client_id=None,
             cloudflare_access_client_secret=None,
             session_factory=None,

@@ -30,6 +30,8 @@ class Endpoint:
     #: Sent with the key itself, also where other calls carry a token.
     own_key: bool = False
     redirect_ok: bool = False
+    #: What the answer may be; "": JSON.
+    accept: str = ""
 
     def url(self, **parts: str) -> str:
         """The path with its fields filled in and quoted."""
@@ -101,7 +103,15 @@ ENDPOINTS: Dict[str, Endpoint] = {
         Endpoint("delete_checkpoint", "DELETE", _CHECKPOINT),
         Endpoint("publish_checkpoint", "POST", _CHECKPOINT + "/publish"),
         Endpoint("unpublish_checkpoint", "DELETE", _CHECKPOINT + "/publish"),
-        Endpoint("checkpoint_archive", "GET", _CHECKPOINT + "/archive", None, "short", redirect_ok=True),
+        Endpoint(
+            "checkpoint_archive",
+            "GET",
+            _CHECKPOINT + "/archive",
+            None,
+            "short",
+            redirect_ok=True,
+            accept="application/json, application/gzip",
+        ),
         Endpoint("session", "GET", "sessions/{session}", types.GetSessionResponse),
         Endpoint("sessions", "GET", "sessions", types.ListSessionsResponse),
         Endpoint("sampler", "GET", "samplers/{sampler}", types.GetSamplerResponse),

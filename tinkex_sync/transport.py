@@ -8,7 +8,7 @@ import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Dict, Mapping, Optional, Tuple, Union
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import urlencode, urljoin, urlsplit
 
 import requests
 import requests.adapters
@@ -105,6 +105,7 @@ class Transport:
             self.proxies = dict(found)
         self._verify = _verify(config.verify)
         self._headers = self._standing_headers(config)
+        self._query = urlencode({name: _query_text(value) for name, value in config.default_query.items()})
 
     @staticmethod
     def _standing_headers(config: Config) -> Dict[str, str]:
@@ -150,6 +151,8 @@ class Transport:
             DeadlineExceeded, ClosedError: cut.
         """
         url = urljoin(self.base_url, path.lstrip("/"))
+        if self._query:
+            url = f"{url}{'&' if '?' in url else '?'}{self._query}"
         all_headers = {**self._headers, **(headers or {})}
         if body is not None:
             all_headers.setdefault("Content-Type", "application/json")
@@ -283,6 +286,12 @@ class Transport:
         with self._lock:
             in_flight = len(self._exchanges)
         return {"in_flight": in_flight, "connections_opened": self.registry.opened}
+
+
+def _query_text(value: Any) -> str:
+    if isinstance(value, (list, tuple)):
+        return ",".join(map(_query_text, value))
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _asked(method: str, url: str) -> SentRequest:

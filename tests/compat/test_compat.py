@@ -164,7 +164,6 @@ def test_a_rest_client_survives_a_pickle(client):
     ("argument", "value"),
     [
         ("http_client", object()),
-        ("default_query", {"a": "b"}),
         ("timeout", "soon"),
         ("default_headers", {"a": 1}),
     ],

@@ -9,16 +9,14 @@ not understand it must fail: read cases with :func:`only` and end every choice o
 import builtins
 import dataclasses
 import math
-from typing import Any, Callable, Dict, NoReturn, Optional
+from typing import Any, Callable, Dict, NoReturn, Optional, Set
 
 import pytest
 
 Replay = Callable[[Dict[str, Any], Dict[str, Any], Optional[int]], None]
 
 #: Vector files without a replay yet: a list to empty.
-PENDING = {
-    "requests",
-}
+PENDING: Set[str] = set()
 
 REPLAY: Dict[str, Replay] = {}
 

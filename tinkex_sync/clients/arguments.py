@@ -48,7 +48,7 @@ def model_body(
     if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
         raise ValueError(f"rank must be a whole number of at least 1, not {rank!r}")
     if not (train_mlp or train_attn or train_unembed):
-        raise ValueError("at least one of train_mlp, train_attn and train_unembed must be True")
+        raise NothingToTrainError("at least one of train_mlp, train_attn and train_unembed must be True")
     config = types.LoraConfig(
         rank=rank, seed=seed, train_unembed=train_unembed, train_mlp=train_mlp, train_attn=train_attn
     )
@@ -57,6 +57,10 @@ def model_body(
         "user_metadata": dict(user_metadata or {}),
         "lora_config": config.to_wire(),
     }
+
+
+class NothingToTrainError(ValueError, AssertionError):
+    """No layer is to get an adapter; the official client asserts that."""
 
 
 #: What a checkpoint may live, in seconds.

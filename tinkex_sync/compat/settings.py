@@ -117,10 +117,9 @@ def settings(given: Mapping[str, Any]) -> Dict[str, Any]:
             if not isinstance(value, (str, bytes)):
                 raise TypeError(f"default_headers[{name!r}] must be text, not {value!r}")
         made["headers"] = dict(headers)
-    if left.pop("default_query", None):
-        raise TypeError(
-            "default_query cannot be honoured: no request takes one; put it into base_url by a proxy of yours"
-        )
+    query = left.pop("default_query", None)
+    if query:
+        made["default_query"] = dict(query)
     if left.pop("http_client", None) is not None:
         raise TypeError(
             "http_client cannot be honoured, since requests is used: give session_factory=, a function that makes a"
