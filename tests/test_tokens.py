@@ -248,7 +248,13 @@ def test_tokens_show_up_nowhere(caplog):
         with pytest.raises(errors.AuthenticationError) as refused:
             session.call("sessions")
         answer = session.call("auth_token", {})
-        shown = [repr(session.credentials.tokens), repr(answer), repr(session.config), caplog.text, repr(refused.value)]
+        shown = [
+            repr(session.credentials.tokens),
+            repr(answer),
+            repr(session.config),
+            caplog.text,
+            repr(refused.value),
+        ]
         shown.append(repr(vars(refused.value)))
         shown.append(repr(pickle.dumps(refused.value)))
         shown.append(repr(session.protocol.status()))
