@@ -13,7 +13,7 @@ from tinkex_sync.hookspecs import Source
 from tinkex_sync.plugins import Observers
 from tinkex_sync.queue_log import QueueLog, default_reason, message
 
-VECTORS = Path(os.environ.get("TINKEX_VECTORS") or Path(__file__).parent)
+VECTORS = Path(__file__).parent / "vectors"
 TRAINING = Source("training", "model-1", "sess-1")
 SAMPLING = Source("sampling", "sess-1:sample:0", "sess-1")
 
@@ -57,10 +57,8 @@ def log(caplog: pytest.LogCaptureFixture) -> Log:
 
 
 def cases() -> List[Dict[str, Any]]:
-    # Wherever the project keeps its copy.
-    return [
-        case for path in VECTORS.rglob("queue_state.json") for case in json.loads(path.read_text())["cases"]
-    ]
+    found: List[Dict[str, Any]] = json.loads((VECTORS / "queue_state.json").read_text())["cases"]
+    return found
 
 
 def source_of(case: Dict[str, Any], kind: str) -> Source:

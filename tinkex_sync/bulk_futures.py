@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import weakref
-from typing import Any, Dict, List, Optional, Set, Tuple
+from typing import Any, Callable, Dict, List, Optional, Set, Tuple
 
 from . import codec
 from .clock import remaining
@@ -78,8 +78,11 @@ class BulkPoller:
 
         session.on_close(close)
 
-    def wait(self, request_id: str, call: OpenCall, deadline: Optional[float] = None) -> Optional[int]:
+    def wait(self, request_id: str, call: OpenCall, gives_up_at: Callable[[], float]) -> Optional[int]:
         """Wait until the server says that a promise is kept or broken.
+
+        Args:
+            gives_up_at: Time of the clock at which the wait ends; asked again then.
 
         Returns:
             The size of the result in bytes; None where the server does not say, or where it failed: then the
@@ -99,8 +102,9 @@ class BulkPoller:
             self._waiters[request_id] = waiter
         self._start()
         try:
-            if not self._session.clock.wait(waiter.done, remaining(self._session.clock, deadline)):
-                raise call.deadline_exceeded()
+            while not self._session.clock.wait(waiter.done, remaining(self._session.clock, gives_up_at())):
+                if gives_up_at() <= self._session.clock.time():
+                    raise call.deadline_exceeded()
         finally:
             with self._lock:
                 self._waiters.pop(request_id, None)

@@ -89,6 +89,7 @@ class Caller:
         policy: Optional[str] = None,
         idempotency_key: Optional[str] = None,
         attempts: Optional[Attempts] = None,
+        within: Optional[Attempts] = None,
         first_contact: bool = False,
         raw: bool = False,
         polled: Optional[Polled] = None,
@@ -100,7 +101,7 @@ class Caller:
             parts: What fills the braces of its path.
             call: The open call it belongs to; its phase and ``sent`` are kept up to date.
             deadline: Time of the clock at which it ends with DeadlineExceeded.
-            attempts: Given by callers who want to see afterwards what happened.
+            attempts, within: Given by callers who want to see what happened; what this one send is part of.
             raw: Return the :class:`~tinkex_sync.transport.Reply`.
             polled: Noted on what it raises, before observers hear of it.
 
@@ -126,7 +127,7 @@ class Caller:
         who = source or (call.source if call is not None else self.source)
 
         def attempt(made: Attempts) -> Reply:
-            limit = made.cut_at()
+            limit = (within or made).cut_at()
             late = limit is not None and (deadline is None or limit < deadline)
             ends = limit if late else deadline
             try:
@@ -137,7 +138,7 @@ class Caller:
                 if not late:
                     raise
                 # It was not the caller's time that ran out, but the policy's.
-                given = made.policy.give_up_after
+                given = (within or made).policy.give_up_after
                 raise APITimeoutError(f"Request timed out. No answer within {given:g} s in all.") from error
 
         def send(made: Attempts) -> Reply:

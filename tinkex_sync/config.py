@@ -89,6 +89,20 @@ class Config:
     throttled_bytes_factor: int = 20
     #: How long after the end of a requested backoff the throttled limits still apply.
     throttle_memory: float = 10.0
+    #: Up to this estimate a refused sample costs ``small_backoff`` seconds, above it ``large_backoff``.
+    small_payload_bytes: int = 128 * 1024
+    small_backoff: float = 1.0
+    large_backoff: float = 5.0
+    #: Samples per second after the stop that begins an episode of refusals, and the seconds it takes to double.
+    pace_start: float = 20.0
+    pace_doubling: float = 0.25
+    #: What a refusal leaves of the rate accepted so far, and the least it can become; see docs/throttle.md.
+    pace_cut: float = 0.9
+    pace_floor: float = 1.0
+    pace_growth: float = 5.0
+    pace_search: float = 2.0
+    #: The pace goes away when it held nobody back for so long.
+    pace_memory: float = 10.0
     #: Threads that send submitted samples.
     dispatchers: int = 4
     #: Most long polls of submitted calls at once, each in a thread of its own.
@@ -139,6 +153,8 @@ class Config:
         for name in ("telemetry", "pickle_credentials"):
             if not isinstance(getattr(self, name), bool):
                 raise ConfigError(f"{name} must be True or False, not {getattr(self, name)!r}")
+        if not self.pace_cut <= 1:
+            raise ConfigError(f"pace_cut must be at most 1, not {self.pace_cut!r}")
         if self.protocol not in PROTOCOLS:
             raise ConfigError(f"protocol must be one of {', '.join(PROTOCOLS)}, not {self.protocol!r}")
         if self.timeout is not None and (
@@ -273,6 +289,11 @@ class Config:
 
 
 _UNSHOWN = ("credential_command",)
+#: Numbers of ``pace.ThrottleLimits`` beside those of the dispatches.
+_PACE = (
+    *("small_backoff", "large_backoff", "pace_start", "pace_doubling", "pace_cut", "pace_floor"),
+    *("pace_growth", "pace_search", "pace_memory"),
+)
 _POSITIVE = (
     "connect_timeout",
     "read_timeout",
@@ -292,6 +313,7 @@ _POSITIVE = (
     "dispatchers",
     "max_polls",
     "pool_size",
+    *_PACE,
 )
 #: Sockets and events wait no longer than this.
 _LONGEST = 3e6
@@ -301,8 +323,9 @@ _CREDENTIALS = {
     "cloudflare_access_client_id": "CLOUDFLARE_ACCESS_CLIENT_ID",
     "cloudflare_access_client_secret": "CLOUDFLARE_ACCESS_CLIENT_SECRET",
 }
-_NOT_NEGATIVE = ("billing_pause", "drain", "max_retries", "throttle_memory")
+_NOT_NEGATIVE = ("billing_pause", "drain", "max_retries", "small_payload_bytes", "throttle_memory")
 _COUNTS = (
+    "small_payload_bytes",
     "max_retries",
     "max_chunk_datums",
     "max_chunk_bytes",

@@ -71,7 +71,7 @@ class _Poll:
         call: OpenCall,
         states: Optional[QueueStates],
         deadline: Optional[float],
-        stuck: Optional[Callable[[], None]],
+        extend: Optional[Callable[[], float]],
     ) -> None:
         self.session = session
         self.promise = promise
@@ -79,7 +79,7 @@ class _Poll:
         self.call = call
         self.states = states
         self.deadline = deadline
-        self.stuck = stuck
+        self.extend = extend
         #: The server may tell the size of a large result first, so that not too many are read at once.
         self.peeks = session.protocol.modern
         self.body = self._body()
@@ -101,8 +101,6 @@ class _Poll:
         self.call.phase, self.call.sent = "polling", "yes"
         self.call.request_id = self.promise.request_id
         while True:
-            if self.stuck is not None:
-                self.stuck()
             began = self.session.clock.time()
             try:
                 self.call.reconnects = 0
@@ -115,6 +113,12 @@ class _Poll:
                     raw=True,
                     polled=self.polled(),
                 )
+            except DeadlineExceeded:
+                later = None if self.extend is None else self.extend()
+                if later is None or later <= self.session.clock.time():
+                    raise
+                self.deadline = later
+                pause = self._tick()
             except APIStatusError as error:
                 error.request_id = self.promise.request_id
                 pause = self._refused(error)
@@ -328,7 +332,7 @@ def poll(
     *,
     states: Optional[QueueStates] = None,
     deadline: Optional[float] = None,
-    stuck: Optional[Callable[[], None]] = None,
+    extend: Optional[Callable[[], float]] = None,
     announced: Optional[int] = None,
 ) -> Any:
     """Poll a promise until it is kept, in the calling thread.
@@ -336,7 +340,7 @@ def poll(
     Args:
         states: Where queue states and reasons are reported.
         deadline: Time of the clock at which the wait ends.
-        stuck: Called before each poll; raises to give up.
+        extend: Asked at the deadline for a later one; the wait goes on if there is one.
         announced: The result is known to be there, and to have so many bytes.
 
     Returns:
@@ -348,7 +352,7 @@ def poll(
         APIError: polling failed for good, or for 15 minutes.
         DeadlineExceeded, ClosedError: the wait ended.
     """
-    running = _Poll(session, promise, call, states, deadline, stuck)
+    running = _Poll(session, promise, call, states, deadline, extend)
     error: Optional[BaseException] = None
     call.promised = session.clock.time()
     call.heard = None if states is None else states.read

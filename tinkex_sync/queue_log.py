@@ -47,8 +47,8 @@ def message(source: Source, state: str, reason: Any) -> str:
 class QueueLog:
     """Log a WARNING when a client is paused, then another at most each 60 s while it is; never about "active".
 
-    A state or reason that changes sooner is not logged either. While a pause lasts the server's repeated
-    refusals (408 to a poll, 429 to a sample) are the occasion to log again, so no thread or timer is needed.
+    A state or reason that changes sooner is not logged either. While a pause lasts the server's repeated words
+    (408 or try_again to a poll, 429 to a sample) are the occasion to log again, so no thread or timer is needed.
 
     Invariant, whenever ``_lock`` is free: ``_paused`` holds the clients whose last known state is not
     "active".
@@ -72,8 +72,11 @@ class QueueLog:
 
     @hookimpl
     def tinkex_request_finished(self, source: Source, status: Optional[int]) -> None:
-        if status not in (408, 429):
-            return
+        if status in (408, 429):
+            self.still_paused(source)
+
+    def still_paused(self, source: Source) -> None:
+        """The server has said again that a client has to wait."""
         with self._lock:
             paused = self._paused.get(source)
         if paused is not None:

@@ -8,7 +8,7 @@ from typing import Any, Dict, Optional, Tuple
 from .clock import Clock
 from .open_calls import OpenCall
 from .plugins import Observers
-from .queue_log import default_reason
+from .queue_log import QueueLog, default_reason
 from .types import QueueState
 
 __all__ = ["QueueStates"]
@@ -28,6 +28,7 @@ class QueueStates:
     def __init__(self, observers: Observers, clock: Clock) -> None:
         self._observers = observers
         self._clock = clock
+        self._log = observers.find(QueueLog)
         self._lock = threading.Lock()
         self._paused: Dict[str, Tuple[str, Any]] = {}  # guarded by _lock
         self._shown: Optional[Tuple[str, Any]] = None  # guarded by _lock
@@ -55,6 +56,9 @@ class QueueStates:
                 # Two calls told different reasons must not alternate for ever: only a call with news counts.
                 news = None if before == told else self._change(call, told)
         self._tell(call, news)
+        if news is None and state != _ACTIVE and self._log is not None:
+            # Of a pause that lasts, observers hear once; the log says again now and then that it does.
+            self._log.still_paused(call.source)
 
     def settle(self, call: OpenCall, kept: bool = True) -> None:
         """A call ended. With its result (``kept``), and if no other is paused, the client is active again."""

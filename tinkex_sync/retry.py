@@ -18,7 +18,14 @@ from typing import Any, Callable, Dict, FrozenSet, Mapping, Optional, Tuple, Typ
 import tenacity
 
 from .clock import Clock
-from .errors import APIConnectionError, APIStatusError, DeadlineExceeded, PromiseExpiredError, TinkexError
+from .errors import (
+    APIConnectionError,
+    APIStatusError,
+    ClosedError,
+    DeadlineExceeded,
+    PromiseExpiredError,
+    TinkexError,
+)
 
 __all__ = ["POLICIES", "Attempts", "RetryConfig", "RetryPolicy", "retry_after", "run"]
 
@@ -179,6 +186,15 @@ class RetryConfig:
     def __post_init__(self) -> None:
         if not self.max_connections > 0:
             raise ValueError(f"max_connections must be positive, got {self.max_connections}")
+
+    def redraws(self, error: BaseException) -> bool:
+        """Whether a sample that failed so is drawn anew, under a new number.
+
+        Not where it may yet have a result: a connection that broke, or time that ran out.
+        """
+        if not self.enable_retry_logic or isinstance(error, (TimeoutError, APIConnectionError, ClosedError)):
+            return False
+        return isinstance(error, self.retryable_exceptions)
 
     def policy(self) -> RetryPolicy:
         """The policy around a whole sample that these settings make."""

@@ -9,6 +9,7 @@ import threading
 import warnings
 import weakref
 from contextlib import contextmanager
+from dataclasses import fields
 from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, TypeVar
 
 from . import codec
@@ -71,14 +72,8 @@ class Session(Caller):
         close_at_exit(self)
 
     def _throttle(self) -> Throttle:
-        config = self.config
-        limits = ThrottleLimits(
-            max_dispatches=config.max_dispatches,
-            throttled_dispatches=config.throttled_dispatches,
-            dispatch_bytes=self.protocol.dispatch_bytes,
-            throttled_bytes_factor=config.throttled_bytes_factor,
-            throttle_memory=config.throttle_memory,
-        )
+        numbers = {one.name: getattr(self.config, one.name) for one in fields(ThrottleLimits)}
+        limits = ThrottleLimits(**{**numbers, "dispatch_bytes": self.protocol.dispatch_bytes})
         return Throttle(limits, self.clock, self.closing)
 
     def _fetch_budget(self) -> BytesSemaphore:

@@ -97,7 +97,7 @@ class Sample:
             self.dispatch()
             try:
                 return self.fetch()
-            except PromiseExpiredError as error:
+            except Exception as error:
                 self.session.sleep(self.renew(error), self.deadline, self.call)
 
     def dispatch(self) -> None:
@@ -140,6 +140,7 @@ class Sample:
                             deadline=self.deadline,
                             policy="none",
                             idempotency_key=self.key,
+                            within=attempts,
                         )
                 except (RateLimitError, BillingError) as error:
                     if isinstance(error, BillingError):
@@ -197,32 +198,32 @@ class Sample:
         """Poll the promise."""
         assert self.promise is not None
         progress = self.client._progress
-        while True:
-            limit = progress.gives_up_at()
-            if self.deadline is not None:
-                limit = min(limit, self.deadline)
-            try:
-                return self._result(self.promise, limit)
-            except DeadlineExceeded:
-                now = self.session.clock.time()
-                if self.deadline is not None and now >= self.deadline:
-                    raise
-                if now >= progress.gives_up_at():
-                    raise APIConnectionError(
-                        f"No progress made in {progress.limit}s. Requests appear to be stuck."
-                    ) from None
+        try:
+            return self._result(self.promise)
+        except DeadlineExceeded:
+            if self.deadline is not None and self.session.clock.time() >= self.deadline:
+                raise
+            raise APIConnectionError(
+                f"No progress made in {progress.limit}s. Requests appear to be stuck."
+            ) from None
 
-    def _result(self, promise: Promise, limit: float) -> types.SampleResponse:
+    def _gives_up_at(self) -> float:
+        """When the wait for the result ends; later, once another sample has succeeded meanwhile."""
+        limit = self.client._progress.gives_up_at()
+        return limit if self.deadline is None else min(limit, self.deadline)
+
+    def _result(self, promise: Promise) -> types.SampleResponse:
         bulk, announced = self.client._bulk, None
         if bulk is not None:
-            announced = bulk.wait(promise.request_id, self.call, limit)
+            announced = bulk.wait(promise.request_id, self.call, self._gives_up_at)
         try:
             result: types.SampleResponse = poll(
                 self.session,
                 promise,
                 self.call,
                 states=self.client._states,
-                deadline=limit,
+                deadline=self._gives_up_at(),
+                extend=self._gives_up_at,
                 announced=announced,
             )
             return result
@@ -230,11 +231,18 @@ class Sample:
             if bulk is not None:
                 bulk.read(promise.request_id)
 
-    def renew(self, error: PromiseExpiredError) -> float:
-        """After a lost promise: a new number; returns the seconds to wait, or raises ``error``."""
-        if self.resamples >= _MOST_RESAMPLES or not self.client._retry_config.enable_retry_logic:
+    def renew(self, error: Exception) -> float:
+        """After a failure: a new number; returns the seconds to wait, or raises ``error``.
+
+        A sample whose promise the server has lost is drawn anew, and one that failed as the user's
+        ``RetryConfig.retryable_exceptions`` say beyond the default; what may yet have a result never is.
+        """
+        config = self.client._retry_config
+        lost = isinstance(error, PromiseExpiredError)
+        late = self.session.clock.time() >= self._gives_up_at()
+        if not config.redraws(error) or late or (lost and self.resamples >= _MOST_RESAMPLES):
             raise error
         self.resamples += 1
         self._number()
         self.call.request_id, self.call.sent = None, "no"
-        return self.client._retry_config.policy().wait(self.resamples - 1)
+        return config.policy().wait(self.resamples - 1)

@@ -12,7 +12,6 @@ from ..bulk_futures import BulkPoller
 from ..byte_estimates import model_input_bytes
 from ..errors import (
     ClosedError,
-    PromiseExpiredError,
 )
 from ..futures import Future
 from ..hookspecs import Source
@@ -296,13 +295,13 @@ class SamplingClient(RebuildingClient):
         def fetch() -> None:
             try:
                 reply = finish(sample.fetch())
-            except PromiseExpiredError as error:
+            except Exception as error:
                 if future.done():
                     fail(error)  # taken back, so the server has dropped it
                     return
                 try:
                     delay = sample.renew(error)
-                except PromiseExpiredError as final:
+                except Exception as final:
                     fail(final)
                 else:
                     session.timer.at(session.clock.time() + delay, again)
