@@ -4,6 +4,7 @@ import base64
 import contextlib
 import json
 import pickle
+import re
 import threading
 import time
 
@@ -419,3 +420,87 @@ def test_the_errors_of_the_client_are_those_of_the_protocol(server):
         with pytest.raises(errors.RequestFailedError, match="logprobs"):
             training.forward_backward([example()], "ppo")
         assert training.forward_backward([example()], "cross_entropy").metrics
+
+
+# Scores asked for beside samples
+
+
+def scored(wire, **asked):
+    sampler = wire.sampler(wire.session())
+    return wire.result(wire.sample(sampler, 0, **asked).json())
+
+
+def test_the_rivals_of_each_drawn_token_are_told(wire):
+    (sequence,) = scored(wire, topk_sample_logprobs=3)["sequences"]
+    assert [len(row) for row in sequence["topk_sampled_logprobs"]] == [3] * len(sequence["tokens"])
+    for token, logprob, row in zip(
+        sequence["tokens"], sequence["logprobs"], sequence["topk_sampled_logprobs"]
+    ):
+        assert row == sorted(row, key=lambda cell: -cell[1])
+        assert [logprob] == [value for id, value in row if id == token] or logprob < row[-1][1]
+
+
+def test_targets_and_alternatives_have_the_log_probabilities_of_their_places(wire):
+    prompt = list(b"hello")
+    targets = {"data": [7, -1, *prompt[2:3], 7, 7, -1, *prompt[4:5], 9], "dtype": "int64", "shape": [4, 2]}
+    reply = scored(
+        wire,
+        prompt_logprobs=True,
+        topk_prompt_logprobs=258,
+        target_prompt_logprobs=targets,
+        prompt_alt_tokens_k=3,
+    )
+    table = [dict(row) for row in reply["topk_prompt_logprobs"][1:]]
+    found = reply["target_prompt_logprobs"]
+    assert found["shape"] == [4, 2]
+    expected = [
+        0.0 if token == -1 else table[place // 2][token] for place, token in enumerate(targets["data"])
+    ]
+    assert found["data"] == pytest.approx(expected)
+    assert found["data"][2] == pytest.approx(reply["prompt_logprobs"][2])
+    drawn = reply["prompt_alt_tokens"]
+    assert drawn["tokens"]["shape"] == drawn["logprobs"]["shape"] == [4, 3]
+    told = [table[place // 3][token] for place, token in enumerate(drawn["tokens"]["data"])]
+    assert drawn["logprobs"]["data"] == pytest.approx(told)
+
+    sparse = {
+        "data": [prompt[2], prompt[4]],
+        "dtype": "int64",
+        "shape": [4, 2],
+        "sparse_crow_indices": [0, 0, 1, 1, 2],
+        "sparse_col_indices": [1, 0],
+    }
+    listed = scored(wire, target_prompt_logprobs=sparse)["target_prompt_logprobs"]
+    assert listed["data"] == pytest.approx([reply["prompt_logprobs"][2], reply["prompt_logprobs"][4]])
+    assert listed["sparse_crow_indices"] == [0, 0, 1, 1, 2]
+
+
+def test_only_the_last_of_the_prompt_is_scored(wire):
+    reply = scored(wire, prompt_logprobs=True, topk_prompt_logprobs=2, prompt_logprobs_last_n=2)
+    for name in ("prompt_logprobs", "topk_prompt_logprobs"):
+        assert [value is None for value in reply[name]] == [True, True, True, False, False]
+
+
+def test_no_stops_at_all_are_no_stop_at_the_end_of_text(wire):
+    params = {"max_tokens": 40, "seed": 5, "temperature": 3.0, "stop": []}
+    body = {"sampling_params": params, "num_samples": 64}
+    assert {one["stop_reason"] for one in scored(wire, **body)["sequences"]} == {"length"}
+    del params["stop"]
+    assert "stop" in {one["stop_reason"] for one in scored(wire, **body)["sequences"]}
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        ({"prompt_logprobs_last_n": 2}, "was not asked for"),
+        ({"prompt_logprobs": True, "prompt_logprobs_last_n": 5}, "from 1 to 4"),
+        ({"topk_sample_logprobs": 1000}, "topk_sample_logprobs"),
+        ({"prompt_alt_tokens_k": 1000}, "prompt_alt_tokens_k"),
+        ({"target_prompt_logprobs": {"data": [1], "dtype": "int64", "shape": [1]}}, r"\[4, K\]"),
+        ({"target_prompt_logprobs": {"data": [1], "dtype": "int64", "shape": [4, 1]}}, "1 numbers"),
+        ({"target_prompt_logprobs": {"data": ["x"] * 4, "dtype": "int64", "shape": [4, 1]}}, "token ids"),
+        ({"target_prompt_logprobs": {"data": [-2] * 4, "dtype": "int64", "shape": [4, 1]}}, "-2"),
+    ],
+)
+def test_scores_that_make_no_sense_are_refused_by_name(wire, asked, words):
+    assert re.search(words, scored(wire, **asked)["error"])

@@ -109,6 +109,28 @@ def sample(service, training, weights, seen):
     seen["many"] = sum(len(future.result().sequences[0].tokens) for future in many)
 
 
+def scores(service, seen):
+    """What samples can be asked for since 0.7.0."""
+    base = made(service.create_sampling_client(base_model="tinkex/tiny"))
+    tokens = list(b"the quick ")
+    targets = types.TensorData(data=tokens[1:], dtype="int64", shape=[9, 1])
+    reply = base.sample(
+        types.ModelInput.from_ints(tokens),
+        2,
+        types.SamplingParams(max_tokens=3, seed=1),
+        include_prompt_logprobs=True,
+        topk_sample_logprobs=2,
+        target_prompt_logprobs=targets,
+        prompt_alt_tokens_k=3,
+        prompt_logprobs_last_n=4,
+    ).result()
+    seen["scored"] = [value is None for value in reply.prompt_logprobs]
+    seen["targets"] = [float(value) for value in reply.target_prompt_logprobs.to_numpy().ravel()[-4:]]
+    seen["last"] = reply.prompt_logprobs[-4:]
+    seen["alternatives"] = list(reply.prompt_alt_tokens.tokens.shape)
+    seen["rivals"] = [len(row) for row in reply.sequences[1].topk_logprobs]
+
+
 def rest(service, training, state, weights, seen):
     client = tinker.RestClient() if hasattr(tinker, "RestClient") else service.create_rest_client()
     run = client.get_training_run(training.model_id).result()
@@ -151,6 +173,7 @@ def main():
     rest(service, training, state, weights, seen)
     if hasattr(training, "save_weights_external"):
         keep(training, tinker.RestClient(), seen)
+        scores(service, seen)
     if hasattr(service, "__exit__"):
         service.__exit__(None, None, None)
     json.dump(seen, sys.stdout)

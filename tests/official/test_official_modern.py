@@ -91,6 +91,9 @@ def test_it_manages_checkpoints(ran):
         ]
         assert seen["downloaded"] == {"out.tar.gz": True}
         assert seen["copied"] == "weights/kept"
+        assert seen["scored"] == [True] * 6 + [False] * 4
+        assert seen["targets"] == pytest.approx(seen["last"])
+        assert (seen["alternatives"], seen["rivals"]) == ([9, 3], [2, 2, 2])
 
 
 def test_it_spoke_protobuf_and_did_what_the_server_asked(ran):
@@ -105,4 +108,4 @@ def test_it_spoke_protobuf_and_did_what_the_server_asked(ran):
         assert counted["tokens_issued"] >= 1
     if version == "0.38.0":
         assert counted["sessions_finished"] == 1
-        assert counted["samples_acknowledged"] == (64 if announce else 0)
+        assert counted["samples_acknowledged"] == (65 if announce else 0)

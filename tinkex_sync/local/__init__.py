@@ -1,4 +1,4 @@
-"""The embedded server: the Tinker protocol, level 0.7.0, on loopback, with a small model that really learns.
+"""The embedded server: the Tinker protocol on loopback, with a small model that really learns.
 
 ::
 
@@ -6,6 +6,8 @@
 
     with LocalServer() as server:
         print(server.base_url)
+
+It speaks level 0.7.0; ``LocalServer(protocol="0.38")`` speaks today's protocol, and "both" takes either's requests.
 
 Importing this package loads neither numpy nor flask; they live in the server's own process. They come with
 ``pip install "tinkex-sync[local]"``.

@@ -9,7 +9,7 @@ from . import packed
 from .announced import Announced
 from .bodies import Body, Refusal
 from .completions import Completions
-from .extras import kept_until, labels, only_adam
+from .extras import kept_until, labels, only_adam, scores_asked
 from .faults import FaultGate
 from .models import LOSSES, Models, TrainedModel
 from .operations import Pack, Promise, Promises, Result, Runner, digest
@@ -318,8 +318,12 @@ class Api:
         params = body.optional_inner("sampling_params")
         params.optional_integer("max_tokens", 1)
         num_samples = body.optional_integer("num_samples", 1) or 1
-        logprobs = body.flag("prompt_logprobs", False)
-        topk = body.optional_integer("topk_prompt_logprobs") or 0
+        asked: Answer = {
+            "prompt_logprobs": body.flag("prompt_logprobs", False),
+            "topk_prompt_logprobs": body.optional_integer("topk_prompt_logprobs") or 0,
+        }
+        if self._announced.modern:
+            asked.update(scores_asked(body), literal_stop=True)
         number = body.optional_integer("seq_id")
         key = None if number is None or sampler_id is None else (f"sampling session {sampler_id}", number)
         promise, fresh = self._promises.accept("sampling", None, key, digest(data), self._admit)
@@ -330,7 +334,7 @@ class Api:
                 promise.told = lambda result: self._completions.add(group, promise.request_id, result)
             self._runner.sample(
                 promise,
-                lambda: self._models.sample(sampler, prompt, num_samples, params.raw, logprobs, topk),
+                lambda: self._models.sample(sampler, prompt, num_samples, params.raw, asked),
                 packed.response if self._announced.modern else None,
             )
         if self._announced.modern:

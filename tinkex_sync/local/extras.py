@@ -7,7 +7,7 @@ from typing import Any, Dict, Optional
 from .bodies import Body, Refusal
 from .store import now
 
-__all__ = ["kept_until", "labels", "only_adam"]
+__all__ = ["kept_until", "labels", "only_adam", "scores_asked"]
 
 #: Seconds for which a save may be asked to be kept: an hour to ten years.
 LEAST_LIFE, MOST_LIFE = 3600, 10 * 365 * 24 * 3600
@@ -36,3 +36,15 @@ def only_adam(optimizer: Body) -> None:
     kind = optimizer.optional_text("type")
     if kind not in (None, "adamw"):
         raise Refusal(400, f"optimizer {kind!r}: this server has AdamW only; use adam_params")
+
+
+def scores_asked(body: Body) -> Dict[str, Any]:
+    """What an asample asks for beside samples; ``record_stability_info`` is taken, and nothing comes of it."""
+    body.flag("record_stability_info", False)
+    targets = body.optional_inner("target_prompt_logprobs").raw
+    return {
+        "topk_sample_logprobs": body.optional_integer("topk_sample_logprobs") or 0,
+        "prompt_alt_tokens_k": body.optional_integer("prompt_alt_tokens_k") or 0,
+        "prompt_logprobs_last_n": body.optional_integer("prompt_logprobs_last_n"),
+        "target_prompt_logprobs": targets or None,
+    }

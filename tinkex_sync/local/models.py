@@ -292,13 +292,10 @@ class Models:
         prompt: List[Any],
         num_samples: int,
         params: Dict[str, Any],
-        logprobs: bool,
-        topk: int,
+        asked: Mapping[str, Any],
     ) -> Mapping[str, Any]:
-        """num_samples completions; the answer of asample."""
-        output: Mapping[str, Any] = self._sampling_model(sampler).sample(
-            prompt, num_samples, params, prompt_logprobs=logprobs, topk_prompt_logprobs=topk
-        )
+        """num_samples completions, with what was ``asked`` for beside; the answer of asample."""
+        output: Mapping[str, Any] = self._sampling_model(sampler).sample(prompt, num_samples, params, **asked)
         self._stats.add("samples_done")
         return output
 

@@ -198,8 +198,25 @@ def response(result: Mapping[str, Any]) -> bytes:
     if result["prompt_logprobs"] is not None:
         made.prompt_logprobs = _floats(result["prompt_logprobs"])
     _fill_top(made, "topk_prompt_logprobs", result["topk_prompt_logprobs"])
+    if result.get("target_prompt_logprobs") is not None:
+        _fill_tensor(made.target_prompt_logprobs, result["target_prompt_logprobs"])
+    for name, tensor in (result.get("prompt_alt_tokens") or {}).items():
+        _fill_tensor(getattr(made.prompt_alt_tokens, name), tensor)
     packed: bytes = made.SerializeToString()
     return packed
+
+
+def _fill_tensor(made: Any, tensor: Mapping[str, Any]) -> None:
+    name, code = ("DTYPE_INT64", "<i8") if tensor["dtype"] == "int64" else ("DTYPE_FLOAT32", "<f4")
+    made.dtype = ENUMS["DType"].index(name)
+    made.shape.extend(tensor["shape"])
+    values = np.asarray(tensor["data"], code).tobytes()
+    if "sparse_crow_indices" not in tensor:
+        made.dense = values
+        return
+    made.sparse_csr.values = values
+    made.sparse_csr.crow_indices = np.asarray(tensor["sparse_crow_indices"], "<i8").tobytes()
+    made.sparse_csr.col_indices = np.asarray(tensor["sparse_col_indices"], "<i8").tobytes()
 
 
 def _fill_top(made: Any, name: str, rows: Optional[Sequence[Optional[Sequence[Any]]]]) -> None:

@@ -231,3 +231,16 @@ def number(value: Any, where: str, low: float = -math.inf, high: float = math.in
         bounds = f"at least {low:g}" if high == math.inf else f"from {low:g} to {high:g}"
         raise EngineError(f"{where} is {value!r}: use a number {bounds}")
     return float(value)
+
+
+def whole(value: Any, name: str, remark: str, low: Optional[int] = None, high: Optional[int] = None) -> int:
+    """An int from ``low`` to ``high``; 5.0 counts as 5.
+
+    Raises:
+        EngineError: it is not.
+    """
+    right = isinstance(value, (int, float)) and not isinstance(value, bool) and value == value // 1
+    if not right or (low is not None and value < low) or (high is not None and value > high):
+        bounds = "" if low is None else f" of at least {low}" if high is None else f" from {low} to {high}"
+        raise EngineError(f"{name} is {value!r}: use a whole number{bounds} {remark}".rstrip())
+    return int(value)

@@ -11,9 +11,10 @@ from ...byte_tokenizer import ByteTokenizer
 from . import adapters as lora
 from .architecture import BaseModel, ModelConfig
 from .errors import EngineError
-from .inputs import Prompt, integers, number, prompt
+from .inputs import Prompt, integers, number, prompt, whole
 from .network import hidden_states, with_echoes
 from .primitives import relu_squared, rms_norm
+from .scores import Asked, prompt_scores, tops
 
 #: Completions of one request computed together.
 _ROWS = 64
@@ -34,9 +35,11 @@ class SamplingRules:
     top_p: float
 
     @classmethod
-    def checked(cls, params: Mapping[str, Any], config: ModelConfig, prompt_length: int) -> SamplingRules:
+    def checked(
+        cls, params: Mapping[str, Any], config: ModelConfig, prompt_length: int, *, literal_stop: bool = False
+    ) -> SamplingRules:
         """From a request's ``sampling_params``; missing keys take the wire's defaults, unknown ones are
-        ignored.
+        ignored. With ``literal_stop`` an empty list of stops is none at all, not even the end of text.
 
         Raises:
             EngineError: a value is out of range.
@@ -56,7 +59,9 @@ class SamplingRules:
             if most is None
             else min(room, whole(most, "max_tokens", "or null for all there is room", low=1)),
             seed=None if seed is None else whole(seed, "seed", "or null") & 0xFFFFFFFFFFFFFFFF,
-            stops=_stops(params.get("stop"), config.vocab),
+            stops=()
+            if literal_stop and params.get("stop") == []
+            else _stops(params.get("stop"), config.vocab),
             temperature=number(params.get("temperature", 1.0), "temperature", 0.0),
             top_k=top_k,
             top_p=top_p,
@@ -106,8 +111,8 @@ class SamplingModel:
         num_samples: int,
         params: Mapping[str, Any],
         *,
-        prompt_logprobs: bool = False,
-        topk_prompt_logprobs: int = 0,
+        literal_stop: bool = False,
+        **asked: Any,
     ) -> Dict[str, Any]:
         """Draw ``num_samples`` completions of one prompt; a SampleResponse as the wire has it.
 
@@ -116,7 +121,8 @@ class SamplingModel:
         temperature, top_k and top_p change what is drawn, not what is reported. With a seed, the same
         request gives the same tokens, and sample number i does not depend on ``num_samples``.
 
-        Prompt log probabilities are None at the first position and at images.
+        ``asked`` are the fields of an asample that ask for scores beside, such as ``prompt_logprobs``. Prompt log
+        probabilities are None at the first position and at images. ``literal_stop`` as ``SamplingRules.checked``.
 
         Raises:
             EngineError: the prompt or a parameter is out of range.
@@ -124,22 +130,21 @@ class SamplingModel:
         config = self.base_model.config
         start = prompt(self.base_model, chunks, "prompt")
         count = whole(num_samples, "num_samples", "", low=1, high=_MAX_SAMPLES)
-        top = whole(topk_prompt_logprobs, "topk_prompt_logprobs", "(0 for none)", low=0, high=config.vocab)
-        rules = SamplingRules.checked(params, config, start.length)
+        wanted = Asked.checked(asked, config.vocab, start.length)
+        rules = SamplingRules.checked(params, config, start.length, literal_stop=literal_stop)
         cache: List[Tuple[Any, Any]] = []
         states = hidden_states(config, self._weights, start.embeddings[None], cache)
-        scores = _log_softmax(states @ self._weights["unembed"]) if prompt_logprobs or top else None
         first = _log_softmax(states[-1:] @ self._weights["unembed"])
         sequences: List[Dict[str, Any]] = []
         for low in range(0, count, _ROWS):
             rows = range(low, min(low + _ROWS, count))
-            sequences.extend(_Completions(self._weights, config, start, cache, rules, rows).run(first))
-        return {
-            "type": "sample",
-            "sequences": sequences,
-            "prompt_logprobs": _prompt_logprobs(start, scores) if prompt_logprobs else None,
-            "topk_prompt_logprobs": _prompt_tops(start, scores, top) if top else None,
-        }
+            completions = _Completions(self._weights, config, start, cache, rules, rows)
+            sequences.extend(completions.run(first, wanted.top_sampled))
+        reply: Dict[str, Any] = {"type": "sample", "sequences": sequences}
+        if not wanted.whole_prompt:
+            return {**reply, "prompt_logprobs": None, "topk_prompt_logprobs": None}
+        scores = _log_softmax(states @ self._weights["unembed"])
+        return {**reply, **prompt_scores(wanted, start, scores, rules.temperature, rules.seed)}
 
 
 class _Completions:
@@ -168,20 +173,27 @@ class _Completions:
             np.random.default_rng(None if rules.seed is None else [rules.seed, row]) for row in rows
         ]
 
-    def run(self, first: Any) -> List[Dict[str, Any]]:
-        """Draw until every row has ended; ``first`` is the distribution after the prompt, (1, vocab)."""
+    def run(self, first: Any, top: int = 0) -> List[Dict[str, Any]]:
+        """Draw until every row has ended; ``first`` is the distribution after the prompt, (1, vocab).
+
+        ``top`` likeliest tokens are told at each place.
+        """
         rules = self._rules
         tokens: List[List[int]] = [[] for _ in self._streams]
         logprobs: List[List[float]] = [[] for _ in self._streams]
+        rivals: List[List[List[List[Any]]]] = [[] for _ in self._streams]
         reasons: List[Optional[str]] = [None for _ in self._streams]
         scores = np.repeat(first, len(tokens), axis=0)
         while True:
             drawn = choose(scores, rules, self._streams)
+            best = tops(scores, top) if top else []
             for row, token in enumerate(drawn.tolist()):
                 if reasons[row] is not None:
                     continue
                 tokens[row].append(token)
                 logprobs[row].append(float(scores[row, token]))
+                if top:
+                    rivals[row].append(best[row])
                 if any(tuple(tokens[row][-len(stop) :]) == stop for stop in rules.stops):
                     reasons[row] = "stop"
                 elif len(tokens[row]) == rules.budget:
@@ -189,10 +201,15 @@ class _Completions:
             if all(reasons):
                 break
             scores = self._advance(drawn)
-        return [
+        sequences: List[Dict[str, Any]] = [
             {"stop_reason": reason, "tokens": ids, "logprobs": values}
             for reason, ids, values in zip(reasons, tokens, logprobs)
         ]
+        return (
+            [{**one, "topk_sampled_logprobs": rows} for one, rows in zip(sequences, rivals)]
+            if top
+            else sequences
+        )
 
     def _advance(self, drawn: Any) -> Any:
         """Feed one token to every row; log probabilities of the next, (rows, vocab)."""
@@ -263,19 +280,6 @@ def adapters_from(arrays: Mapping[str, Any], group: str, like: Mapping[str, Any]
     return found
 
 
-def whole(value: Any, name: str, remark: str, low: Optional[int] = None, high: Optional[int] = None) -> int:
-    """An int from ``low`` to ``high``; 5.0 counts as 5.
-
-    Raises:
-        EngineError: it is not.
-    """
-    right = isinstance(value, (int, float)) and not isinstance(value, bool) and value == value // 1
-    if not right or (low is not None and value < low) or (high is not None and value > high):
-        bounds = "" if low is None else f" of at least {low}" if high is None else f" from {low} to {high}"
-        raise EngineError(f"{name} is {value!r}: use a whole number{bounds} {remark}".rstrip())
-    return int(value)
-
-
 def _stops(stop: Any, vocab: int) -> Tuple[Tuple[int, ...], ...]:
     ends: List[Tuple[int, ...]] = [(ByteTokenizer.eos_token_id,)]
     if stop is None:
@@ -297,19 +301,3 @@ def _stops(stop: Any, vocab: int) -> Tuple[Tuple[int, ...], ...]:
 def _log_softmax(logits: Any) -> Any:
     shifted = logits - logits.max(axis=1, keepdims=True)
     return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-
-
-def _prompt_logprobs(start: Prompt, scores: Any) -> List[Optional[float]]:
-    found: List[Optional[float]] = [None]
-    for place, token in enumerate(start.tokens[1:]):
-        found.append(None if token is None else float(scores[place, token]))
-    return found
-
-
-def _prompt_tops(start: Prompt, scores: Any, top: int) -> List[Optional[List[List[Any]]]]:
-    best = np.argsort(-scores, axis=1, kind="stable")[:, :top]
-    found: List[Optional[List[List[Any]]]] = [None]
-    for place, token in enumerate(start.tokens[1:]):
-        pairs = [[int(i), float(scores[place, i])] for i in best[place]]
-        found.append(None if token is None else pairs)
-    return found
