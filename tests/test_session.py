@@ -181,7 +181,8 @@ def test_two_minutes_of_silence_are_a_warning_and_calls_go_on(server, caplog):
     warnings = [one.message for one in caplog.records if "Session heartbeat failed" in one.message]
     assert warnings
     seconds = int(warnings[0].split("failed for ")[1].split()[0])
-    assert 120 <= seconds < 1000
+    # A moment of a busy machine is minutes of this clock.
+    assert 120 <= seconds < 60_000
     assert "for session session. Last exception: NotFoundError: " in warnings[0]
     assert "the session will be terminated" in warnings[0]
 
