@@ -5,8 +5,11 @@ import contextlib
 import json
 import pickle
 import re
+import subprocess
+import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 import requests
@@ -22,6 +25,7 @@ ADAM = types.AdamParams(learning_rate=1e-2)
 PROMPT = types.ModelInput.from_ints(list(b"the quick "))
 PARAMS = types.SamplingParams(max_tokens=4, seed=1)
 KEY = "tml-k"
+ROOT = str(Path(__file__).resolve().parents[2])
 TOKENS = {"pjwt_auth_enabled": True}
 
 
@@ -504,3 +508,57 @@ def test_no_stops_at_all_are_no_stop_at_the_end_of_text(wire):
 )
 def test_scores_that_make_no_sense_are_refused_by_name(wire, asked, words):
     assert re.search(words, scored(wire, **asked)["error"])
+
+
+# Starting it
+
+
+@pytest.mark.parametrize("command", [["tinkex_sync", "serve"], ["tinkex_sync.local"]])
+def test_the_command_line_serves_what_it_is_told_to(command):
+    flags = [
+        "--protocol",
+        "0.38",
+        "--announce",
+        "fwdbwd_max_chunk_len=7",
+        "--announce",
+        "pjwt_auth_enabled=true",
+    ]
+    running = subprocess.Popen(
+        [sys.executable, "-u", "-m", *command, *flags], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        (url,) = re.findall(r"http://\S+", running.stdout.readline())
+        config = requests.post(f"{url}/api/v1/client/config", json={}, timeout=30).json()
+        assert (config["fwdbwd_max_chunk_len"], config["pjwt_auth_enabled"]) == (7, True)
+        assert requests.post(f"{url}/api/v1/auth/token", json={}, timeout=30).json()["jwt"]
+    finally:
+        running.terminate()
+        running.communicate(timeout=30)
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [(["--protocol", "0.8"], "0.8"), (["--announce", "fwdbwd=1"], "there is no 'fwdbwd'")],
+)
+def test_a_wrong_flag_of_serve_is_a_usage_error(flags, words):
+    done = subprocess.run(
+        [sys.executable, "-m", "tinkex_sync", "serve", *flags],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_without_protobuf_the_error_says_what_to_install():
+    code = (
+        "import sys; sys.modules['google'] = None\n"
+        "from tinkex_sync.local import LocalServer\n"
+        "LocalServer(protocol='both').start()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert "MissingExtraError: protocol both needs protobuf" in done.stderr
+    assert "[local,proto]" in done.stderr

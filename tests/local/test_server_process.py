@@ -280,6 +280,9 @@ def test_its_flags_do_what_they_say(tmp_path):
         (["--port", "x"], "--port"),
         (["--port", "99999"], "port must be"),
         (["--hold", "-1"], "hold must be"),
+        (["--protocol", "0.8"], "0.8"),
+        (["--announce", "fwdbwd=1"], "there is no 'fwdbwd'"),
+        (["--announce", "fwdbwd_max_chunk_len"], "NAME=VALUE"),
     ],
 )
 def test_a_wrong_flag_is_a_usage_error(arguments, said):
