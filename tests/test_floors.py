@@ -21,7 +21,7 @@ FLOORS = [
     "open_calls advice background billing calls session",
     "telemetry queue_states futures promises bulk_futures",
     "clients",
-    "archives",
+    "archives restarts",
     "compat cli testing",
     "__init__ __main__",
 ]

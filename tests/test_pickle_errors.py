@@ -30,6 +30,8 @@ ARGUMENTS = {
     "sent": "yes",
     "queue_state": "paused_capacity",
     "seq_id": 11,
+    "run_id": "run-1",
+    "checkpoint": "tinker://run-1/weights/c",
 }
 #: What the client sets on errors after they are made.
 LATER = {

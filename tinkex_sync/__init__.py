@@ -9,6 +9,7 @@ from ._version import __version__
 
 if TYPE_CHECKING:
     from . import types
+    from .archives import download_checkpoint
     from .clients import RestClient, SamplingClient, ServiceClient, TrainingClient, TrainStepOutput
     from .config import Config
     from .errors import (
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
         APITimeoutError,
         AuthenticationError,
         BadRequestError,
+        BillingError,
         ClosedError,
         ConfigError,
         ConflictError,
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
     from .futures import Future
     from .hookspecs import hookimpl
     from .multimodal import PromptBuilder, image_chunk, image_pointer
+    from .restarts import RestartPolicy, RunCorruptedError
     from .retry import RetryConfig
 
 __all__ = [
@@ -52,6 +55,7 @@ __all__ = [
     "APITimeoutError",
     "AuthenticationError",
     "BadRequestError",
+    "BillingError",
     "ClosedError",
     "Config",
     "ConfigError",
@@ -71,8 +75,10 @@ __all__ = [
     "RateLimitError",
     "RequestFailedError",
     "RestClient",
+    "RestartPolicy",
     "ResultLostError",
     "RetryConfig",
+    "RunCorruptedError",
     "SamplingClient",
     "ServiceClient",
     "TinkexError",
@@ -81,6 +87,7 @@ __all__ = [
     "UnprocessableEntityError",
     "WithdrawnError",
     "__version__",
+    "download_checkpoint",
     "hookimpl",
     "image_chunk",
     "image_pointer",
@@ -96,7 +103,7 @@ _FROM = {
         "config": "Config",
         "errors": (
             "APIConnectionError APIError APIResponseValidationError APIStatusError APITimeoutError "
-            "AuthenticationError BadRequestError ClosedError ConfigError ConflictError DeadlineExceeded "
+            "AuthenticationError BadRequestError BillingError ClosedError ConfigError ConflictError DeadlineExceeded "
             "ForkedClientError InternalServerError MissingExtraError NotFoundError OutcomeUnknownError "
             "PartialBatchError PermissionDeniedError PluginError PromiseExpiredError RateLimitError "
             "RequestFailedError ResultLostError TinkexError UnprocessableEntityError WithdrawnError"
@@ -104,7 +111,9 @@ _FROM = {
         "futures": "Future",
         "hookspecs": "hookimpl",
         "multimodal": "PromptBuilder image_chunk image_pointer",
+        "restarts": "RestartPolicy RunCorruptedError",
         "retry": "RetryConfig",
+        "archives": "download_checkpoint",
     }.items()
     for name in names.split()
 }

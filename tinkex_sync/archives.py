@@ -14,6 +14,7 @@ from urllib.parse import urljoin, urlsplit
 
 import requests
 import requests.utils
+import urllib3.exceptions
 
 from .clients.rest import RestClient, split_tinker_path
 from .endpoints import ENDPOINTS
@@ -189,7 +190,7 @@ class _Fetch:
                 http.verify = self._session.transport._verify
                 http.cert = config.client_certificate
                 self._read(http, url)
-        except (requests.RequestException, OSError) as error:
+        except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
             raise APIConnectionError(
                 f"the download broke off after {self._done} of {self._total or 'an unknown number of'} bytes: {error}"
             ) from error
@@ -198,8 +199,10 @@ class _Fetch:
         # The bytes as they are stored: lengths and ranges count those.
         headers = {"Accept": "*/*", "Accept-Encoding": "identity"}
         config = self._session.config
-        if config.api_key and urlsplit(url)[:2] == urlsplit(self._session.transport.base_url)[:2]:
-            headers["X-API-Key"] = config.api_key
+        if urlsplit(url)[:2] == urlsplit(self._session.transport.base_url)[:2]:
+            key = self._session.credentials.key(False, None) or config.api_key
+            if key:
+                headers["X-API-Key"] = key
         if self._done and self._version:
             headers["Range"] = f"bytes={self._done}-"
             headers["If-Range"] = self._version

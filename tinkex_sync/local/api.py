@@ -236,7 +236,9 @@ class Api:
             value = adam.raw.get(name, 0.0)
             if isinstance(value, bool) or not isinstance(value, (int, float)):
                 raise adam.bad(name, f"must be a number, not {value!r}")
-        return self.in_turn(model, body, data, lambda: self._models.step(model, adam.raw))
+        return self.in_turn(
+            model, body, data, lambda: self._models.step(model, adam.raw, corrupt=self._gate.corrupt())
+        )
 
     # Checkpoints.
 

@@ -158,6 +158,8 @@ class Faults:
     reject_tokens: int = 0
     #: How many of the promises given from now on lose their result: it is computed, and polls get 410.
     expire_promises: int = 0
+    #: How many of the optimizer steps from now on corrupt their run: they fail, and so does all it is asked later.
+    corrupt_runs: int = 0
     #: How many polls of each promise given from now on are answered 408 at once before one is held.
     try_again_polls: int = 0
 
@@ -185,6 +187,7 @@ class Faults:
         self._require("error_status", _is_status(self.error_status), "from 400 to 599")
         self._require("seed", isinstance(self.seed, int), "an integer")
         self._require("expire_promises", _is_count(self.expire_promises), "a count")
+        self._require("corrupt_runs", _is_count(self.corrupt_runs), "a count")
         self._require("try_again_polls", _is_count(self.try_again_polls), "a count")
 
     def _require(self, name: str, fine: bool, what: str) -> None:
@@ -247,6 +250,7 @@ class FaultGate:
         }  # guarded by _lock
         self._to_expire = faults.expire_promises  # guarded by _lock
         self._to_reject = faults.reject_tokens  # guarded by _lock
+        self._to_corrupt = faults.corrupt_runs  # guarded by _lock
         self._unpaid_until = now + faults.unpaid  # guarded by _lock
         self._tokens = float(faults.admit_burst)  # guarded by _lock
         self._filled_at = now  # guarded by _lock
@@ -319,6 +323,14 @@ class FaultGate:
             if self._to_reject == 0:
                 return False
             self._to_reject -= 1
+            return True
+
+    def corrupt(self) -> bool:
+        """Whether the optimizer step that is about to be made corrupts its run."""
+        with self._lock:
+            if self._to_corrupt == 0:
+                return False
+            self._to_corrupt -= 1
             return True
 
     def _pause(self, kind: str) -> Tuple[float, threading.Event]:

@@ -40,6 +40,8 @@ class TrainedModel:
         self.record = record
         self.lane = Lane(record["id"], ordered=ordered)
         self.engine: Optional[TrainingModel] = None
+        #: It can do nothing any more, and the run says so.
+        self.corrupted = False
 
 
 class Models:
@@ -155,6 +157,12 @@ class Models:
             model = self._live.get(model_id)
         return self._store.get("runs", model_id) if model is None or model.engine is None else model.record
 
+    def corrupted(self, model_id: str) -> bool:
+        """Whether a run can only be gone on with from a checkpoint."""
+        with self._lock:
+            model = self._live.get(model_id)
+        return model is not None and model.corrupted
+
     def keep(self) -> None:
         """Write down what changed in the records of the live models since they were made."""
         with self._lock:
@@ -171,6 +179,8 @@ class Models:
 
     @staticmethod
     def _engine(model: TrainedModel) -> TrainingModel:
+        if model.corrupted:
+            raise RuntimeError(f"run {model.record['id']} is corrupted: go on from its last checkpoint")
         if model.engine is None:
             raise EngineError(
                 f"model {model.record['id']} is not loaded: making it failed, or it was unloaded"
@@ -193,7 +203,9 @@ class Models:
         self._stats.add("datums_done", len(data))
         return output
 
-    def step(self, model: TrainedModel, adam: Dict[str, Any]) -> Dict[str, Any]:
+    def step(self, model: TrainedModel, adam: Dict[str, Any], *, corrupt: bool = False) -> Dict[str, Any]:
+        if corrupt:
+            model.corrupted = True
         metrics = self._engine(model).optim_step(adam)
         self._stats.add("optim_steps")
         return {"metrics": metrics}

@@ -67,7 +67,7 @@ class Rest:
             "base_model": record["base_model"],
             "model_owner": "local",
             "is_lora": True,
-            "corrupted": False,
+            "corrupted": self._models.corrupted(record["id"]),
             "lora_rank": record["lora_rank"],
             "last_request_time": record["last_request_time"],
             "last_checkpoint": last["weights"],
