@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Iterator, List, Optional, Tuple
@@ -248,4 +249,94 @@ def download(output: Output, checkpoint_path: str, parent: Optional[str], force:
             ("Archive Size", format_size(made.size_bytes)),
             ("Extracted to", str(target)),
         ],
+    )
+
+
+_CARD = """\
+---
+base_model: {base_model}
+library_name: peft
+tags:
+- lora
+---
+
+# {title}
+
+A LoRA adapter for `{base_model}`{rank}, saved as `{path}`.
+"""
+
+
+@checkpoint.command("push-hf")
+@click.argument("checkpoint_path")
+@click.argument("repository", metavar="OWNER/NAME")
+@click.option("--public", is_flag=True, help="A repository that is made is visible to all; default: private.")
+@click.option("--revision", help="Branch to push to; default: main.")
+@click.option("--message", help="Of the commit.")
+@pass_output
+def push_hf(
+    output: Output,
+    checkpoint_path: str,
+    repository: str,
+    public: bool,
+    revision: Optional[str],
+    message: Optional[str],
+) -> None:
+    """Put a checkpoint into a model repository of the Hugging Face hub, which is made if it is not there.
+
+    The hub's key is HF_TOKEN, or what "hf auth login" has stored. A model card is written unless the checkpoint has
+    one.
+    """
+    try:
+        import huggingface_hub
+    except ImportError as error:
+        raise CommandError(
+            f"push-hf needs huggingface_hub, which is not installed ({error}).",
+            'Install it with: pip install "tinkex-sync[hub]"',
+        ) from error
+    from ..archives import download_checkpoint
+
+    split(checkpoint_path)
+    if repository.count("/") != 1 or not all(repository.split("/")):
+        raise CommandError(
+            f"Invalid repository: {repository}", "Give it as OWNER/NAME, such as me/my-adapter."
+        )
+    hub = huggingface_hub.HfApi()
+    with tempfile.TemporaryDirectory() as folder, connected_rest(output) as rest:
+        target = Path(folder, "checkpoint")
+        with download_progress(output) as progress:
+            download_checkpoint(rest, checkpoint_path, target, progress=progress)
+        card = target / "README.md"
+        if not card.exists():
+            known = rest.get_weights_info_by_tinker_path(checkpoint_path)
+            rank = f" of rank {known.lora_rank}" if known.lora_rank else ""
+            title = repository.partition("/")[2]
+            text = _CARD.format(base_model=known.base_model, title=title, rank=rank, path=checkpoint_path)
+            card.write_text(text, encoding="utf-8")
+        output.note(f"Pushing {sum(path.is_file() for path in target.rglob('*'))} files to {repository}")
+        try:
+            hub.create_repo(repository, private=not public, exist_ok=True)
+            if revision is not None:
+                hub.create_branch(repository, branch=revision, exist_ok=True)
+            done = hub.upload_folder(
+                repo_id=repository,
+                folder_path=str(target),
+                revision=revision,
+                commit_message=message or f"Checkpoint {checkpoint_path}",
+            )
+        except (OSError, ValueError) as error:
+            # All of the hub's own errors are one or the other.
+            raise CommandError(
+                f"The hub refused: {str(error).strip() or type(error).__name__}",
+                "Check that HF_TOKEN may write there: https://huggingface.co/settings/tokens",
+            ) from error
+    output.result(
+        {
+            "checkpoint_path": checkpoint_path,
+            "repository": repository,
+            "commit": done.oid,
+            "url": done.commit_url,
+        },
+        f"Checkpoint Push: {checkpoint_path}",
+        ("Property", "Value"),
+        [("Checkpoint Path", checkpoint_path), ("Repository", repository), ("Commit", done.commit_url)],
     )
