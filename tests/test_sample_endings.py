@@ -131,3 +131,85 @@ def test_the_log_says_each_minute_that_a_pause_lasts_however_the_server_says_so(
         session.end(call)
         said = [one for one in caplog.records if "Training is paused" in one.getMessage()]
         assert len(said) == 4
+
+
+class Crowd:
+    """How many samples the server has promised and not yet given."""
+
+    def __init__(self, server):
+        self._lock = threading.Lock()
+        self.now = self.most = self.served = 0
+        server.defaults["asample"] = self.promise
+        server.defaults["retrieve_future"] = self.give
+
+    def promise(self, request):
+        with self._lock:
+            self.now += 1
+            self.most = max(self.most, self.now)
+        return Answer(body={"request_id": f"rf-{request.body['seq_id']}"})
+
+    def give(self, request):
+        with self._lock:
+            self.now -= 1
+            self.served += 1
+        return GOOD
+
+
+@pytest.mark.parametrize("submitted", [True, False])
+def test_no_more_samples_are_in_progress_than_connections_are_allowed(submitted):
+    with bare_session() as (server, session):
+        crowd = Crowd(server)
+        sampler = SamplingClient(session, "s", retry_config=RetryConfig(max_connections=3))
+        if submitted:
+            futures = [sampler.submit_sample(PROMPT, 1, ONE) for _ in range(60)]
+            assert all(future.result(30).sequences for future in futures)
+        else:
+            threads = [threading.Thread(target=sampler.sample, args=(PROMPT, 1, ONE)) for _ in range(60)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join(30)
+        assert crowd.served == 60 and 1 <= crowd.most <= 3
+        assert sampler._places._held == 0 and not sampler._places._waiting
+
+
+def test_waiting_for_a_place_ends_with_time_withdrawal_and_close_and_leaks_none():
+    with bare_session() as (server, session):
+        sampler = SamplingClient(session, "s", retry_config=RetryConfig(max_connections=1))
+        held, let_go = threading.Event(), threading.Event()
+        server.defaults["asample"] = Answer(body={"request_id": "rf-0"})
+        server.defaults["retrieve_future"] = lambda request: Answer(
+            body=GOOD.body, hold=lambda: (held.set(), let_go.wait(20))
+        )
+        first = sampler.submit_sample(PROMPT, 1, ONE)
+        assert held.wait(20)
+        waiting = sampler.submit_sample(PROMPT, 1, ONE)
+        with pytest.raises(errors.DeadlineExceeded) as late:
+            sampler.sample(PROMPT, 1, ONE, timeout=0.05)
+        assert late.value.sent == "no"
+        assert waiting.cancel()
+        let_go.set()
+        assert first.result(20).sequences
+        assert sampler.sample(PROMPT, 1, ONE).sequences
+        assert len(server.sent("asample")) == 2
+        held.clear()
+        let_go.clear()
+        last = sampler.submit_sample(PROMPT, 1, ONE)
+        assert held.wait(20)
+        queued = sampler.submit_sample(PROMPT, 1, ONE)
+        ended = []
+
+        def blocked():
+            try:
+                sampler.sample(PROMPT, 1, ONE)
+            except errors.ClosedError:
+                ended.append(True)
+
+        thread = threading.Thread(target=blocked)
+        thread.start()
+        session.close()
+        thread.join(20)
+        let_go.set()
+        assert ended == [True]
+        for future in (last, queued):
+            assert isinstance(future.exception(20), errors.ClosedError)

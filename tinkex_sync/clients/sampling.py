@@ -20,6 +20,7 @@ from ..queue_states import QueueStates
 from ..retry import RetryConfig
 from ..session import Session
 from .client import RebuildingClient, settle
+from .places import Places
 from .rebuilding import first_seq_id
 from .sample import Progress, Sample
 from .sample_many import SampleMany
@@ -45,7 +46,11 @@ class SamplingClient(RebuildingClient):
         retry_config: Optional[RetryConfig] = None,
     ) -> None:
         super().__init__(session, Source("sampling", sampling_session_id, session.session_id))
-        self._retry_config = retry_config or RetryConfig(progress_timeout=session.config.progress_timeout)
+        if retry_config is None:
+            # The server's word on how many at once counts where the user said nothing.
+            most = session.protocol.max_samples or RetryConfig.max_connections
+            retry_config = RetryConfig(most, progress_timeout=session.config.progress_timeout)
+        self._retry_config = retry_config
         self._begin(session, 0, 0)
 
     @property
@@ -57,6 +62,7 @@ class SamplingClient(RebuildingClient):
         self._seq_ids = itertools.count(seq_id)
         self._states = QueueStates(session.observers, session.clock)
         self._progress = Progress(session.clock.time, self._retry_config.progress_timeout)
+        self._places = Places(self._retry_config.max_connections)
         #: The one poll for all samples, where the server wants that.
         self._bulk: Optional[BulkPoller] = None
         if session.protocol.modern and session.protocol.announced.sample_use_retrieve_futures:
@@ -232,14 +238,15 @@ class SamplingClient(RebuildingClient):
         size = model_input_bytes(prompt)
 
         def operate(call: OpenCall, deadline: Optional[float]) -> types.SampleResponse:
-            self._progress.begin()
-            success = False
-            try:
-                reply = Sample(self, call, body, size, deadline).run()
-                success = True
-                return reply
-            finally:
-                self._progress.end(success)
+            with self._places.place(self._session, call, deadline):
+                self._progress.begin()
+                success = False
+                try:
+                    reply = Sample(self, call, body, size, deadline).run()
+                    success = True
+                    return reply
+                finally:
+                    self._progress.end(success)
 
         return self._run(operation, operate, timeout)
 
@@ -256,7 +263,7 @@ class SamplingClient(RebuildingClient):
         call = session.begin(self._source, operation)
         future: Future[Any] = Future(call)
         sample = Sample(self, call, body, model_input_bytes(prompt), deadline, future)
-        progress = self._progress
+        progress, places = self._progress, self._places
 
         # Weakly: a future that nobody holds must go at once, to tell of its error.
         running = weakref.ref(sample)
@@ -270,10 +277,19 @@ class SamplingClient(RebuildingClient):
 
         def fail(error: BaseException) -> None:
             progress.end(False)
+            places.leave()
             settle(session, future, error=error)
+
+        def start() -> bool:
+            if session.dispatchers.submit(begin):
+                return True
+            session.end(call)
+            future.set_exception(ClosedError("the client is closed"))
+            return False
 
         def begin() -> None:
             if future.done():
+                places.leave()
                 session.end(call)
                 return
             progress.begin()
@@ -309,12 +325,11 @@ class SamplingClient(RebuildingClient):
                 fail(error)
             else:
                 progress.end(True)
+                places.leave()
                 session.end(call)
                 future.set_result(reply)
 
-        if not session.dispatchers.submit(begin):
-            session.end(call)
-            future.set_exception(ClosedError("the client is closed"))
+        places.enter(start)
         return future
 
 
