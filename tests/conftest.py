@@ -1,6 +1,7 @@
 """What every test may use: a clean environment, and one embedded server for the whole run."""
 
 import os
+import signal
 import threading
 import time
 
@@ -8,6 +9,12 @@ import pytest
 
 from tinkex_sync import ServiceClient
 from tinkex_sync.local import Faults, LocalServer
+
+
+def pytest_configure(config):
+    # A runner in the background ignores Ctrl-C, and so would every process that a test starts and interrupts.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)
