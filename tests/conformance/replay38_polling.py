@@ -206,6 +206,7 @@ def bulk_futures(case: Dict[str, Any], document: Dict[str, Any], row: Optional[i
     expected = only(case["expected"], "results", "requests", "sleeps_s")
     no_excuse(row)
     with bare_session(PausesNoted(), protocol="auto") as (server, session):
+        session.clock.closing = session.closing  # type: ignore[attr-defined]
         server.script("client/config", Answer(body={**CONFIG, "sample_use_retrieve_futures": True}))
         server.defaults["create_session"] = Answer(body={"session_id": "sess-1"})
         session.open()
@@ -247,9 +248,11 @@ class PausesNoted(Clock):
 
     def __init__(self) -> None:
         self.noted: List[float] = []
+        #: What pauses wait for; idle threads wait for events of their own.
+        self.closing: Optional[threading.Event] = None
 
     def wait(self, event: threading.Event, timeout: Optional[float] = None) -> bool:
-        if timeout in (1.0, 5.0):
+        if event is self.closing and timeout in (1.0, 5.0):
             self.noted.append(timeout)
             return event.is_set()
         return super().wait(event, timeout)
