@@ -67,7 +67,7 @@ ROWS = [
     for name, row in rows.items()
 ]
 #: Waiting has no twin: what these do needs no request, or they are twins of themselves.
-ALONE = {"close", "status", "create_rest_client", "get_telemetry", "get_tokenizer", "sample_many"}
+ALONE = {"close", "status", "create_rest_client", "get_telemetry", "sample_many"}
 
 
 def parameters(function, *, without=()):

@@ -151,6 +151,7 @@ def test_the_embedded_servers_tokenizer_comes_from_its_answer(service):
     training = service.create_lora_training_client("tinkex/tiny", rank=4)
     tokenizer = training.get_tokenizer()
     assert isinstance(tokenizer, ByteTokenizer) and training.get_tokenizer() is tokenizer
+    assert training.submit_get_tokenizer().result(20) is tokenizer
     assert tokenizer.encode("hi", add_special_tokens=False) == [104, 105]
     assert tokenizer.decode([104, 105, 257], skip_special_tokens=True) == "hi"
 

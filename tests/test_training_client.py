@@ -78,7 +78,8 @@ def wire(server, since):
 
 def test_every_operation_is_here(model):
     there = {name[len("submit_") :] for name in dir(model) if name.startswith("submit_")}
-    assert there - {"forward_backward_custom"} == set(OPERATIONS)
+    # These have tests of their own: the one calls the caller, the other reads files.
+    assert there - {"forward_backward_custom", "get_tokenizer"} == set(OPERATIONS)
     assert all(callable(getattr(model, name)) for name in there)
 
 

@@ -264,7 +264,14 @@ class TrainingClient(WeightsClient):
             MissingExtraError: a library is missing: ``pip install "tinkex-sync[tokenizers]"``.
             TokenizerError: it cannot be found or read; the text says what to do.
         """
+        return self._run("get_tokenizer", self._named_tokenizer, timeout)
+
+    def submit_get_tokenizer(self) -> Future[Any]:
+        """:meth:`get_tokenizer`, without waiting."""
+        return self._submit("get_tokenizer", self._named_tokenizer)
+
+    def _named_tokenizer(self, call: OpenCall, deadline: Optional[float]) -> Any:
         if self._tokenizer is None:
-            model = self.get_info(timeout=timeout).model_data
+            model = self._get_info(call, deadline).model_data
             self._tokenizer = load_tokenizer(choose(model.model_name, model.tokenizer_id).id)
         return self._tokenizer
