@@ -8,6 +8,7 @@ import time
 import pytest
 
 from tinkex_sync import ServiceClient
+from tinkex_sync.clients import rebuilding
 from tinkex_sync.local import Faults, LocalServer
 
 
@@ -25,6 +26,17 @@ def _nothing_from_outside():
             if name.startswith(("TINKER_", "TINKEX_SYNC_")) or name.lower().endswith("_proxy"):
                 patch.delenv(name)
         yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _nothing_rebuilt():
+    """Clients unpickled in this process share sessions that live as long as it; none outlives its tests."""
+    yield
+    with rebuilding._lock:
+        sessions = list(rebuilding._sessions.values())
+        rebuilding._sessions.clear()
+    for session in sessions:
+        session.close(None)
 
 
 @pytest.fixture(scope="session")
