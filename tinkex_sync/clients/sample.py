@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import uuid
 from concurrent.futures import CancelledError
-from typing import TYPE_CHECKING, Any, Callable, Dict, Optional
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional
 
 from .. import codec, types
 from ..errors import APIConnectionError, BillingError, DeadlineExceeded, PromiseExpiredError, RateLimitError
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
     from .sampling import SamplingClient
 
 __all__ = ["Progress", "Sample"]
+
+_log = logging.getLogger(__name__)
 
 #: A sample whose promise the server has lost is drawn anew at most this often.
 _MOST_RESAMPLES = 2
@@ -73,6 +77,7 @@ class Sample:
         self.resamples = 0
         self.permit: Optional[Permit] = None
         self.promise: Optional[Promise] = None
+        self.sequence_ids: Optional[List[str]] = None
         call.heard = client._states.read
         #: What its caller can withdraw until the first send.
         self.future = future
@@ -110,6 +115,7 @@ class Sample:
         finally:
             self._release()
         self.promise = Promise(answer.request_id, "asample", session.clock.time() - began)
+        self.sequence_ids = answer.sample_sequence_ids
 
     def _admitted_send(self, attempts: Attempts) -> types.UntypedAPIFuture:
         """One attempt; a 429 is waited out with the permit held, any other retry gives it back."""
@@ -217,7 +223,7 @@ class Sample:
         if bulk is not None:
             announced = bulk.wait(promise.request_id, self.call, self._gives_up_at)
         try:
-            result: types.SampleResponse = poll(
+            result = poll(
                 self.session,
                 promise,
                 self.call,
@@ -226,10 +232,24 @@ class Sample:
                 extend=self._gives_up_at,
                 announced=announced,
             )
-            return result
+            return self._named(result)
         finally:
             if bulk is not None:
                 bulk.read(promise.request_id)
+
+    def _named(self, result: types.SampleResponse) -> types.SampleResponse:
+        """``result`` with the names that the promise gave its completions."""
+        ids, drawn = self.sequence_ids, result.sequences
+        if not ids:
+            return result
+        if len(ids) != len(drawn):
+            # Which name is whose cannot be told; the completions are good all the same.
+            _log.warning(
+                "The server named %d completions and sent %d; the names are dropped", len(ids), len(drawn)
+            )
+            return result
+        named = [replace(one, sequence_id=name) for one, name in zip(drawn, ids)]
+        return replace(result, sequences=named)
 
     def renew(self, error: Exception) -> float:
         """After a failure: a new number; returns the seconds to wait, or raises ``error``.

@@ -10,9 +10,7 @@ from typing import Any, Callable, Dict, List, Optional
 from .. import types
 from ..bulk_futures import BulkPoller
 from ..byte_estimates import model_input_bytes
-from ..errors import (
-    ClosedError,
-)
+from ..errors import ClosedError
 from ..futures import Future
 from ..hookspecs import Source
 from ..open_calls import OpenCall
@@ -24,6 +22,7 @@ from .places import Places
 from .rebuilding import first_seq_id
 from .sample import Progress, Sample
 from .sample_many import SampleMany
+from .sample_options import SampleOptions, sample_body
 
 __all__ = ["SamplingClient"]
 
@@ -44,8 +43,10 @@ class SamplingClient(RebuildingClient):
         sampling_session_id: str,
         *,
         retry_config: Optional[RetryConfig] = None,
+        record_stability_info: bool = False,
     ) -> None:
         super().__init__(session, Source("sampling", sampling_session_id, session.session_id))
+        self._record_stability_info = record_stability_info
         if retry_config is None:
             # The server's word on how many at once counts where the user said nothing.
             most = session.protocol.max_samples or RetryConfig.max_connections
@@ -84,11 +85,13 @@ class SamplingClient(RebuildingClient):
         return random.SystemRandom().randrange(1, _NUMBERS_PER_CLONE + 1)
 
     def __getstate__(self) -> Dict[str, Any]:
-        return {**super().__getstate__(), "retry_config": self._retry_config}
+        own = {"retry_config": self._retry_config, "record_stability_info": self._record_stability_info}
+        return {**super().__getstate__(), **own}
 
     def __setstate__(self, state: Dict[str, Any]) -> None:
         super().__setstate__(state)
         self._retry_config = state["retry_config"]
+        self._record_stability_info = state["record_stability_info"]
 
     def __repr__(self) -> str:
         return f"<SamplingClient {self.sampling_session_id!r}>"
@@ -104,6 +107,10 @@ class SamplingClient(RebuildingClient):
         include_prompt_logprobs: bool = False,
         topk_prompt_logprobs: int = 0,
         *,
+        topk_sample_logprobs: int = 0,
+        target_prompt_logprobs: Any = None,
+        prompt_alt_tokens_k: int = 0,
+        prompt_logprobs_last_n: Optional[int] = None,
         timeout: Optional[float] = None,
     ) -> types.SampleResponse:
         """Draw completions of a prompt, and wait for them. POST /api/v1/asample.
@@ -112,17 +119,29 @@ class SamplingClient(RebuildingClient):
             num_samples: How many completions, at least 1.
             include_prompt_logprobs: Also return the natural log probability of each prompt token.
             topk_prompt_logprobs: Also return this many most likely tokens at each prompt position; 0: none.
+            topk_sample_logprobs: The same for each position of the completions. This and what follows are of
+                today's protocol, and sent only when set.
+            target_prompt_logprobs: Also return the log probabilities of these tokens instead of the prompt's own:
+                int64 TensorData (sparse too) or array of [prompt tokens - 1, K], -1 where nothing is asked.
+            prompt_alt_tokens_k: Also draw this many alternatives to each prompt token.
+            prompt_logprobs_last_n: Log probabilities for the last so many tokens of the prompt only.
             timeout: Seconds for all of it, waiting at the throttle included; default ``Config.timeout``.
 
         Raises:
             ValueError: an argument is wrong; nothing was sent.
             RequestFailedError: the server could not carry it out.
+            OptionIgnoredError: it is too old for an option; a RuntimeError too, and has the ``reply``.
             APIStatusError, APIConnectionError: it was refused, or could not be sent for five minutes.
             DeadlineExceeded: ``timeout`` ran out; its ``sent`` tells whether the sample was withdrawn.
             ClosedError: the client was closed.
         """
-        body = self._body(prompt, num_samples, sampling_params, include_prompt_logprobs, topk_prompt_logprobs)
-        return self._sample(body, prompt, timeout)
+        options = SampleOptions(
+            topk_sample_logprobs, target_prompt_logprobs, prompt_alt_tokens_k, prompt_logprobs_last_n
+        )
+        body = self._body(
+            prompt, num_samples, sampling_params, include_prompt_logprobs, topk_prompt_logprobs, options
+        )
+        return options.check(self._sample(body, prompt, timeout))
 
     def submit_sample(
         self,
@@ -132,29 +151,48 @@ class SamplingClient(RebuildingClient):
         include_prompt_logprobs: bool = False,
         topk_prompt_logprobs: int = 0,
         *,
+        topk_sample_logprobs: int = 0,
+        target_prompt_logprobs: Any = None,
+        prompt_alt_tokens_k: int = 0,
+        prompt_logprobs_last_n: Optional[int] = None,
         timeout: Optional[float] = None,
     ) -> Future[types.SampleResponse]:
         """:meth:`sample`, without waiting: the future has the result."""
-        body = self._body(prompt, num_samples, sampling_params, include_prompt_logprobs, topk_prompt_logprobs)
-        return self._submit_sample("sample", body, prompt, timeout, lambda reply: reply)
+        options = SampleOptions(
+            topk_sample_logprobs, target_prompt_logprobs, prompt_alt_tokens_k, prompt_logprobs_last_n
+        )
+        body = self._body(
+            prompt, num_samples, sampling_params, include_prompt_logprobs, topk_prompt_logprobs, options
+        )
+        return self._submit_sample("sample", body, prompt, timeout, options.check)
 
     def compute_logprobs(
-        self, prompt: types.ModelInput, *, timeout: Optional[float] = None
+        self,
+        prompt: types.ModelInput,
+        prompt_logprobs_last_n: Optional[int] = None,
+        *,
+        timeout: Optional[float] = None,
     ) -> List[Optional[float]]:
         """Natural log probability of each prompt token given those before it; None for the first.
 
-        Sampled as one token with prompt log probabilities. Raises as :meth:`sample` does.
+        Sampled as one token with prompt log probabilities. ``prompt_logprobs_last_n`` and errors as :meth:`sample`.
         """
-        body = self._body(prompt, 1, types.SamplingParams(max_tokens=1), True, 0)
-        return _aligned(self._sample(body, prompt, timeout, "compute_logprobs"), prompt)
+        options = SampleOptions(prompt_logprobs_last_n=prompt_logprobs_last_n)
+        body = self._body(prompt, 1, types.SamplingParams(max_tokens=1), True, 0, options)
+        return _aligned(options.check(self._sample(body, prompt, timeout, "compute_logprobs")), prompt)
 
     def submit_compute_logprobs(
-        self, prompt: types.ModelInput, *, timeout: Optional[float] = None
+        self,
+        prompt: types.ModelInput,
+        prompt_logprobs_last_n: Optional[int] = None,
+        *,
+        timeout: Optional[float] = None,
     ) -> Future[List[Optional[float]]]:
         """:meth:`compute_logprobs`, without waiting."""
-        body = self._body(prompt, 1, types.SamplingParams(max_tokens=1), True, 0)
+        options = SampleOptions(prompt_logprobs_last_n=prompt_logprobs_last_n)
+        body = self._body(prompt, 1, types.SamplingParams(max_tokens=1), True, 0, options)
         return self._submit_sample(
-            "compute_logprobs", body, prompt, timeout, lambda reply: _aligned(reply, prompt)
+            "compute_logprobs", body, prompt, timeout, lambda reply: _aligned(options.check(reply), prompt)
         )
 
     def sample_many(
@@ -169,6 +207,7 @@ class SamplingClient(RebuildingClient):
         ordered: bool = True,
         on_error: str = "raise",
         timeout: Optional[float] = None,
+        **options: Any,
     ) -> SampleMany:
         """Draw completions of many prompts from one thread; an iterator over the replies.
 
@@ -182,14 +221,22 @@ class SamplingClient(RebuildingClient):
             on_error: "raise" ends the iteration with the first error; "yield" gives the exception in the place of
                 the reply.
             timeout: Seconds for each sample.
+            **options: Those of :meth:`sample` for each prompt, such as ``topk_sample_logprobs``.
 
         Raises:
-            ValueError: an argument is wrong.
+            ValueError, TypeError: an argument is wrong.
         """
         params = types.SamplingParams() if sampling_params is None else sampling_params
+        SampleOptions(**options)  # an unknown name is told here, not at the first prompt
         return SampleMany(
             lambda prompt: self.submit_sample(
-                prompt, num_samples, params, include_prompt_logprobs, topk_prompt_logprobs, timeout=timeout
+                prompt,
+                num_samples,
+                params,
+                include_prompt_logprobs,
+                topk_prompt_logprobs,
+                timeout=timeout,
+                **options,
             ),
             prompts,
             max_in_flight=max_in_flight,
@@ -197,36 +244,11 @@ class SamplingClient(RebuildingClient):
             on_error=on_error,
         )
 
-    def _body(
-        self,
-        prompt: types.ModelInput,
-        num_samples: int,
-        sampling_params: types.SamplingParams,
-        include_prompt_logprobs: bool,
-        topk_prompt_logprobs: int,
-    ) -> Dict[str, Any]:
-        if not isinstance(prompt, types.ModelInput):
-            raise TypeError(
-                f"prompt must be a ModelInput, not {type(prompt).__name__}: use ModelInput.from_ints(tokens)"
-            )
-        if not isinstance(sampling_params, types.SamplingParams):
-            raise TypeError(f"sampling_params must be SamplingParams, not {type(sampling_params).__name__}")
-        if not isinstance(num_samples, int) or num_samples < 1:
-            raise ValueError(f"num_samples must be a whole number of at least 1, not {num_samples!r}")
-        if not isinstance(topk_prompt_logprobs, int) or topk_prompt_logprobs < 0:
-            raise ValueError(
-                f"topk_prompt_logprobs must be a whole number of at least 0, not {topk_prompt_logprobs!r}"
-            )
-        if not prompt.chunks:
-            raise ValueError("the prompt is empty: give it at least one token")
-        return {
-            "num_samples": num_samples,
-            "prompt": prompt.to_wire(),
-            "sampling_params": sampling_params.to_wire(),
-            "sampling_session_id": self.sampling_session_id,
-            "prompt_logprobs": bool(include_prompt_logprobs),
-            "topk_prompt_logprobs": topk_prompt_logprobs,
-        }
+    def _body(self, *asked_for: Any) -> Dict[str, Any]:
+        body = sample_body(self.sampling_session_id, *asked_for)
+        if self._record_stability_info:
+            body["record_stability_info"] = True
+        return body
 
     def _sample(
         self,

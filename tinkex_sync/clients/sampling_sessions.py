@@ -24,6 +24,7 @@ def open_sampling_client(
     model_path: Optional[str],
     base_model: Optional[str],
     retry_config: Optional[RetryConfig] = None,
+    record_stability_info: bool = False,
     call: Optional[OpenCall] = None,
     deadline: Optional[float] = None,
 ) -> SamplingClient:
@@ -43,4 +44,9 @@ def open_sampling_client(
         call=call,
         deadline=deadline,
     )
-    return SamplingClient(session, answer.sampling_session_id, retry_config=retry_config)
+    return SamplingClient(
+        session,
+        answer.sampling_session_id,
+        retry_config=retry_config,
+        record_stability_info=record_stability_info,
+    )

@@ -324,9 +324,14 @@ class ServiceClient(Client):
         base_model: Optional[str] = None,
         retry_config: Optional[RetryConfig] = None,
         *,
+        record_stability_info: bool = False,
         timeout: Optional[float] = None,
     ) -> SamplingClient:
         """Sample from saved weights or from a base model. POST /api/v1/create_sampling_session.
+
+        Args:
+            record_stability_info: Ask a server of today's protocol to keep what it needs to study how stable its
+                numbers are.
 
         Raises:
             ValueError: neither is given, or ``model_path`` does not start with ``tinker://``.
@@ -338,6 +343,7 @@ class ServiceClient(Client):
                 model_path=model_path,
                 base_model=base_model,
                 retry_config=retry_config,
+                record_stability_info=record_stability_info,
                 call=call,
                 deadline=deadline,
             ),
@@ -349,6 +355,8 @@ class ServiceClient(Client):
         model_path: Optional[str] = None,
         base_model: Optional[str] = None,
         retry_config: Optional[RetryConfig] = None,
+        *,
+        record_stability_info: bool = False,
     ) -> Future[SamplingClient]:
         """:meth:`create_sampling_client`, without waiting."""
         return self._submit(
@@ -358,6 +366,7 @@ class ServiceClient(Client):
                 model_path=model_path,
                 base_model=base_model,
                 retry_config=retry_config,
+                record_stability_info=record_stability_info,
                 call=call,
                 deadline=deadline,
             ),

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Optional, Union
+from typing import List, Optional, Union
 
 from .training import (
     CreateModelResponse,
@@ -67,6 +67,8 @@ class UntypedAPIFuture(Wire):
 
     request_id: RequestID
     model_id: Optional[ModelID] = None
+    #: What the server will call the completions of a sample, one by one; None where it does not say.
+    sample_sequence_ids: Optional[List[str]] = None
 
 
 @dataclass(frozen=True, repr=False)
