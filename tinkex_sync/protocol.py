@@ -158,6 +158,11 @@ class Protocol:
         return self.modern and self.announced.proto_compress_fwdbwd is True
 
     @property
+    def creates_by_loading(self) -> bool:
+        """Whether loading weights may make the model; among today's servers only some older ones say no."""
+        return self.modern and self.announced.create_model_via_load_weights is not False
+
+    @property
     def max_chunk_datums(self) -> int:
         return self._limit("max_chunk_datums", self.announced.fwdbwd_max_chunk_len)
 

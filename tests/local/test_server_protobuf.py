@@ -64,7 +64,8 @@ def run(service):
     seen.append(again.forward(batch(), "cross_entropy").metrics)
     sampler = training.save_weights_and_get_sampling_client()
     reply = sampler.sample(PROMPT, 2, GREEDY, include_prompt_logprobs=True, topk_prompt_logprobs=3)
-    seen.append(reply.sequences)
+    assert len({one.sequence_id for one in reply.sequences}) == 2
+    seen.append([(one.stop_reason, one.tokens, one.logprobs) for one in reply.sequences])
     seen.append([reply.prompt_logprobs, reply.topk_prompt_logprobs])
     return seen, floats
 

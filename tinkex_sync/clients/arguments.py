@@ -11,7 +11,7 @@ from ..errors import ConfigError, MissingExtraError
 from ..promises import Promise
 from ..tokens import check_credential
 
-__all__ = ["asked", "model_body", "promise_of", "ready"]
+__all__ = ["asked", "model_body", "optimizer_config", "promise_of", "ready"]
 
 #: Rows of ``endpoints.PROMISES`` that methods call by other names.
 _PROMISE_NAMES = {
@@ -42,6 +42,7 @@ def model_body(
     train_attn: bool,
     train_unembed: bool,
     user_metadata: Optional[Mapping[str, str]],
+    optimizer: Optional[types.OptimizerConfig] = None,
 ) -> Dict[str, Any]:
     if not isinstance(base_model, str) or not base_model:
         raise ValueError(f"base_model must be the name of a model, not {base_model!r}")
@@ -56,7 +57,19 @@ def model_body(
         "base_model": base_model,
         "user_metadata": dict(user_metadata or {}),
         "lora_config": config.to_wire(),
+        **asked(optimizer_config=optimizer_config(optimizer)),
     }
+
+
+def optimizer_config(optimizer: Optional[types.OptimizerConfig]) -> Optional[Dict[str, Any]]:
+    if optimizer is None:
+        return None
+    if not isinstance(optimizer, (types.AdamOptimizerConfig, types.DimuonOptimizerConfig)):
+        raise TypeError(
+            "optimizer must be types.AdamOptimizerConfig() or types.DimuonOptimizerConfig(), not"
+            f" {type(optimizer).__name__}"
+        )
+    return optimizer.to_wire()
 
 
 class NothingToTrainError(ValueError, AssertionError):

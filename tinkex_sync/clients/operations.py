@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import types as python_types
 import weakref
-from typing import Any, Callable, Dict, Iterable, List, Optional, TypeVar
+from typing import Any, Callable, Dict, Iterable, List, Optional, TypeVar, Union
 
 from .. import codec, types
 from ..errors import (
@@ -29,7 +29,7 @@ from .client import Client, settle
 from .sequence import Sent, Sequence, unknown
 from .verdicts import conflict
 
-__all__ = ["LaneClient"]
+__all__ = ["LaneClient", "check_optimizer"]
 
 T = TypeVar("T")
 
@@ -38,6 +38,8 @@ _MOST_RESENDS = 5
 #: Seconds between looks at the operations before one that is to be sent again.
 _LOOK_AGAIN = 0.1
 _LOSSES = ("cross_entropy", "importance_sampling", "ppo", "cispo", "dro")
+#: Those that servers of today's protocol may have beside.
+_LOSSES_TODAY = ("gspo", "stable_reinforce", "custom")
 
 
 class LaneClient(Client):
@@ -77,8 +79,9 @@ class LaneClient(Client):
         loss_fn_config: Optional[Dict[str, float]],
         finish: Optional[Callable[[types.ForwardBackwardOutput], types.ForwardBackwardOutput]] = None,
     ) -> tuple[Batch, Callable[[], None]]:
-        datums = _checked(data, loss_fn, loss_fn_config)
         session = self._session
+        losses = _LOSSES + _LOSSES_TODAY if session.protocol.modern else _LOSSES
+        datums = _checked(data, loss_fn, loss_fn_config, losses)
         call = session.begin(self._source, operation, len(datums))
         future: Future[types.ForwardBackwardOutput] = Future(call)
         batch = Batch(
@@ -87,10 +90,9 @@ class LaneClient(Client):
         return batch, lambda: batch.send(self._sequence)
 
     def _optim_step(
-        self, adam_params: types.AdamParams, after: Optional[Batch]
+        self, adam_params: Union[types.AdamParams, types.DimuonParams], after: Optional[Batch]
     ) -> tuple[Future[types.OptimStepResponse], Callable[[], None]]:
-        if not isinstance(adam_params, types.AdamParams):
-            raise TypeError(f"adam_params must be AdamParams, not {type(adam_params).__name__}")
+        check_optimizer(adam_params)
         payload = adam_params.to_wire()
 
         def before(call: OpenCall) -> None:
@@ -99,7 +101,7 @@ class LaneClient(Client):
                     "the optimizer step was withdrawn, because its backward pass was not accepted as a whole"
                 ) from after.error
             hook = self._session.observers.adam_params_serialized
-            if hook is not None:
+            if hook is not None and isinstance(adam_params, types.AdamParams):
                 hook(
                     source=self._source,
                     call_id=call.call_id,
@@ -107,7 +109,8 @@ class LaneClient(Client):
                     payload=python_types.MappingProxyType(payload),
                 )
 
-        return self._one("optim_step", "optim_step", {"adam_params": payload}, None, before)
+        name = "adam_params" if isinstance(adam_params, types.AdamParams) else "optimizer_params"
+        return self._one("optim_step", "optim_step", {name: payload}, None, before)
 
     def _submit_one(
         self,
@@ -247,8 +250,17 @@ class LaneClient(Client):
         return wait_until(self._session, future, deadline)
 
 
+def check_optimizer(params: Any) -> None:
+    """Raises TypeError where these are no optimizer's parameters."""
+    if not isinstance(params, (types.AdamParams, types.DimuonParams)):
+        raise TypeError(f"adam_params must be AdamParams or DimuonParams, not {type(params).__name__}")
+
+
 def _checked(
-    data: Iterable[types.Datum], loss_fn: types.LossFnType, loss_fn_config: Optional[Dict[str, float]]
+    data: Iterable[types.Datum],
+    loss_fn: types.LossFnType,
+    loss_fn_config: Optional[Dict[str, float]],
+    losses: tuple[str, ...],
 ) -> List[types.Datum]:
     datums = list(data)
     if not datums:
@@ -257,8 +269,8 @@ def _checked(
         if not isinstance(datum, types.Datum):
             raise TypeError(f"data[{index}] must be a Datum, not {type(datum).__name__}")
         _check_lengths(index, datum)
-    if loss_fn not in _LOSSES:
-        raise ValueError(f"loss_fn {loss_fn!r} is none of {', '.join(_LOSSES)}")
+    if loss_fn not in losses:
+        raise ValueError(f"loss_fn {loss_fn!r} is none of {', '.join(losses)}")
     codec.check_finite(datums)
     if loss_fn_config is not None and not isinstance(loss_fn_config, dict):
         raise TypeError(f"loss_fn_config must be a dict of numbers or None, not {loss_fn_config!r}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, Iterable, List, Mapping, Optional
+from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional
 
 from .. import types
 from ..config import Config
@@ -17,9 +17,10 @@ from ..session import Session
 from ..telemetry import Telemetry
 from .arguments import model_body, promise_of, ready
 from .client import Client
+from .models import Checkpointed, create_model
 from .rest import RestClient
 from .sampling import SamplingClient
-from .sampling_sessions import check_model_path, open_sampling_client
+from .sampling_sessions import open_sampling_client
 from .training import TrainingClient
 
 __all__ = ["ServiceClient"]
@@ -142,6 +143,7 @@ class ServiceClient(Client):
         train_unembed: bool = True,
         user_metadata: Optional[Mapping[str, str]] = None,
         *,
+        optimizer: Optional[types.OptimizerConfig] = None,
         timeout: Optional[float] = None,
     ) -> TrainingClient:
         """Make a new LoRA adapter on a base model. POST /api/v1/create_model.
@@ -151,15 +153,18 @@ class ServiceClient(Client):
             seed: Of the adapter's first values; None leaves it to the server.
             train_mlp, train_attn, train_unembed: Which layers get adapters; at least one.
             user_metadata: Labels stored with the run.
+            optimizer: Of the protocol after 0.7.0; None: AdamW, and nothing is sent.
 
         Raises:
             ValueError: an argument is wrong; nothing was sent.
             BadRequestError, NotFoundError, RequestFailedError: for instance, the base model is not known.
         """
-        body = model_body(base_model, rank, seed, train_mlp, train_attn, train_unembed, user_metadata)
+        body = model_body(
+            base_model, rank, seed, train_mlp, train_attn, train_unembed, user_metadata, optimizer
+        )
         return self._run(
             "create_lora_training_client",
-            lambda call, deadline: self._create_model(body, call, deadline),
+            lambda call, deadline: create_model(self._session, body, call, deadline),
             timeout,
         )
 
@@ -172,100 +177,82 @@ class ServiceClient(Client):
         train_attn: bool = True,
         train_unembed: bool = True,
         user_metadata: Optional[Mapping[str, str]] = None,
+        *,
+        optimizer: Optional[types.OptimizerConfig] = None,
     ) -> Future[TrainingClient]:
         """:meth:`create_lora_training_client`, without waiting."""
-        body = model_body(base_model, rank, seed, train_mlp, train_attn, train_unembed, user_metadata)
+        body = model_body(
+            base_model, rank, seed, train_mlp, train_attn, train_unembed, user_metadata, optimizer
+        )
         return self._submit(
-            "create_lora_training_client", lambda call, deadline: self._create_model(body, call, deadline)
+            "create_lora_training_client",
+            lambda call, deadline: create_model(self._session, body, call, deadline),
         )
 
     def create_training_client_from_state(
-        self, path: str, user_metadata: Optional[Mapping[str, str]] = None, *, timeout: Optional[float] = None
+        self,
+        path: str,
+        user_metadata: Optional[Mapping[str, str]] = None,
+        *,
+        base_model: Optional[str] = None,
+        weights_access_token: Optional[str] = None,
+        optimizer: Optional[types.OptimizerConfig] = None,
+        timeout: Optional[float] = None,
     ) -> TrainingClient:
         """A new adapter with the weights of a checkpoint and a fresh optimizer.
 
-        POST /api/v1/weights_info, create_model, load_weights.
+        POST /api/v1/weights_info, create_model, load_weights; load_weights alone where the server takes that.
 
         Args:
             path: ``tinker://RUN/weights/NAME``.
+            base_model: Another base model than the checkpoint's.
+            weights_access_token: Opens weights of another account; of the protocol after 0.7.0.
+            optimizer: As for :meth:`create_lora_training_client`.
         """
-        check_model_path(path)
-        return self._run(
-            "create_training_client_from_state",
-            lambda call, deadline: self._from_state(path, user_metadata, False, call, deadline),
-            timeout,
-        )
+        wanted = Checkpointed(path, user_metadata, False, base_model, weights_access_token, optimizer)
+        return self._run("create_training_client_from_state", self._making(wanted), timeout)
 
     def submit_create_training_client_from_state(
-        self, path: str, user_metadata: Optional[Mapping[str, str]] = None
-    ) -> Future[TrainingClient]:
-        """:meth:`create_training_client_from_state`, without waiting."""
-        check_model_path(path)
-        return self._submit(
-            "create_training_client_from_state",
-            lambda call, deadline: self._from_state(path, user_metadata, False, call, deadline),
-        )
-
-    def create_training_client_from_state_with_optimizer(
-        self, path: str, user_metadata: Optional[Mapping[str, str]] = None, *, timeout: Optional[float] = None
-    ) -> TrainingClient:
-        """As :meth:`create_training_client_from_state`, with the optimizer's state too: training goes on as it was."""
-        check_model_path(path)
-        return self._run(
-            "create_training_client_from_state_with_optimizer",
-            lambda call, deadline: self._from_state(path, user_metadata, True, call, deadline),
-            timeout,
-        )
-
-    def submit_create_training_client_from_state_with_optimizer(
-        self, path: str, user_metadata: Optional[Mapping[str, str]] = None
-    ) -> Future[TrainingClient]:
-        """:meth:`create_training_client_from_state_with_optimizer`, without waiting."""
-        check_model_path(path)
-        return self._submit(
-            "create_training_client_from_state_with_optimizer",
-            lambda call, deadline: self._from_state(path, user_metadata, True, call, deadline),
-        )
-
-    def _create_model(
-        self, body: Dict[str, Any], call: OpenCall, deadline: Optional[float]
-    ) -> TrainingClient:
-        session = self._session
-        began = session.clock.time()
-        content = {
-            "session_id": session.session_id,
-            "model_seq_id": session.next_number("model_seq_id"),
-            **body,
-        }
-        answer = session.call("create_model", content, call=call, deadline=deadline)
-        promise = Promise(answer.request_id, "create_model", session.clock.time() - began)
-        states = QueueStates(session.observers, session.clock)
-        made = poll(session, promise, call, states=states, deadline=deadline)
-        return TrainingClient(session, made.model_id)
-
-    def _from_state(
         self,
         path: str,
-        user_metadata: Optional[Mapping[str, str]],
-        optimizer: bool,
-        call: OpenCall,
-        deadline: Optional[float],
+        user_metadata: Optional[Mapping[str, str]] = None,
+        *,
+        base_model: Optional[str] = None,
+        weights_access_token: Optional[str] = None,
+        optimizer: Optional[types.OptimizerConfig] = None,
+    ) -> Future[TrainingClient]:
+        """:meth:`create_training_client_from_state`, without waiting."""
+        wanted = Checkpointed(path, user_metadata, False, base_model, weights_access_token, optimizer)
+        return self._submit("create_training_client_from_state", self._making(wanted))
+
+    def create_training_client_from_state_with_optimizer(
+        self,
+        path: str,
+        user_metadata: Optional[Mapping[str, str]] = None,
+        *,
+        base_model: Optional[str] = None,
+        weights_access_token: Optional[str] = None,
+        timeout: Optional[float] = None,
     ) -> TrainingClient:
-        session = self._session
-        info = session.call("weights_info", {"tinker_path": path}, call=call, deadline=deadline)
-        if not info.is_lora or info.lora_rank is None:
-            raise ValueError(
-                f"{path} is not a LoRA checkpoint (is_lora {info.is_lora}, lora_rank {info.lora_rank}),"
-                " and only those can be trained on"
-            )
-        body = model_body(info.base_model, info.lora_rank, None, True, True, True, user_metadata)
-        training = self._create_model(body, call, deadline)
-        left = None if deadline is None else max(0.001, deadline - session.clock.time())
-        if optimizer:
-            training.load_state_with_optimizer(path, timeout=left)
-        else:
-            training.load_state(path, timeout=left)
-        return training
+        """As :meth:`create_training_client_from_state`, with the optimizer's state too: training goes on as it was."""
+        wanted = Checkpointed(path, user_metadata, True, base_model, weights_access_token)
+        return self._run("create_training_client_from_state_with_optimizer", self._making(wanted), timeout)
+
+    def submit_create_training_client_from_state_with_optimizer(
+        self,
+        path: str,
+        user_metadata: Optional[Mapping[str, str]] = None,
+        *,
+        base_model: Optional[str] = None,
+        weights_access_token: Optional[str] = None,
+    ) -> Future[TrainingClient]:
+        """:meth:`create_training_client_from_state_with_optimizer`, without waiting."""
+        wanted = Checkpointed(path, user_metadata, True, base_model, weights_access_token)
+        return self._submit("create_training_client_from_state_with_optimizer", self._making(wanted))
+
+    def _making(self, wanted: Checkpointed) -> Callable[[OpenCall, Optional[float]], TrainingClient]:
+        checked = wanted.checked()
+        return lambda call, deadline: checked.make(self._session, call, deadline)
 
     # What goes on
 

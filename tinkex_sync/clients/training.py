@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Dict, Iterable, List, Literal, Optional, TypeVar
+from typing import Any, Dict, Iterable, List, Literal, Optional, TypeVar, Union
 
 from .. import types
 from ..clock import remaining
@@ -12,6 +12,7 @@ from ..futures import Future
 from ..open_calls import OpenCall
 from ..tokenizers import choose, load_tokenizer
 from .custom_loss import LossFunction, chosen, weighted, with_metrics
+from .operations import check_optimizer
 from .weights import WeightsClient
 
 __all__ = ["TrainStepOutput", "TrainingClient"]
@@ -185,15 +186,18 @@ class TrainingClient(WeightsClient):
         return second.future
 
     def optim_step(
-        self, adam_params: types.AdamParams, *, timeout: Optional[float] = None
+        self, adam_params: Union[types.AdamParams, types.DimuonParams], *, timeout: Optional[float] = None
     ) -> types.OptimStepResponse:
         """Update the weights by the accumulated gradients, and clear those. POST /api/v1/optim_step.
 
-        Errors as :meth:`forward_backward`.
+        DimuonParams are for a model made with ``optimizer=DimuonOptimizerConfig()``. Errors as
+        :meth:`forward_backward`.
         """
         return self._wait(lambda: self.submit_optim_step(adam_params), timeout)
 
-    def submit_optim_step(self, adam_params: types.AdamParams) -> Future[types.OptimStepResponse]:
+    def submit_optim_step(
+        self, adam_params: Union[types.AdamParams, types.DimuonParams]
+    ) -> Future[types.OptimStepResponse]:
         """:meth:`optim_step`, without waiting."""
         future, job = self._optim_step(adam_params, None)
         self._enqueue([future], job)
@@ -203,7 +207,7 @@ class TrainingClient(WeightsClient):
         self,
         data: Iterable[types.Datum],
         loss_fn: types.LossFnType,
-        adam_params: types.AdamParams,
+        adam_params: Union[types.AdamParams, types.DimuonParams],
         loss_fn_config: Optional[Dict[str, float]] = None,
         *,
         timeout: Optional[float] = None,
@@ -227,12 +231,11 @@ class TrainingClient(WeightsClient):
         self,
         data: Iterable[types.Datum],
         loss_fn: types.LossFnType,
-        adam_params: types.AdamParams,
+        adam_params: Union[types.AdamParams, types.DimuonParams],
         loss_fn_config: Optional[Dict[str, float]] = None,
     ) -> tuple[Future[types.ForwardBackwardOutput], Future[types.OptimStepResponse]]:
         """:meth:`train_step`, without waiting: the futures of the backward pass and of the optimizer step."""
-        if not isinstance(adam_params, types.AdamParams):
-            raise TypeError(f"adam_params must be AdamParams, not {type(adam_params).__name__}")
+        check_optimizer(adam_params)
         batch, send = self._batch("forward_backward", data, loss_fn, loss_fn_config)
         step, step_job = self._optim_step(adam_params, batch)
         self._enqueue([batch.future, step], send, step_job)

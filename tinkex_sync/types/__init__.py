@@ -71,9 +71,12 @@ from .tensors import (
     TensorDtype,
 )
 from .training import (
+    AdamOptimizerConfig,
     AdamParams,
     CreateModelRequest,
     CreateModelResponse,
+    DimuonOptimizerConfig,
+    DimuonParams,
     ForwardBackwardInput,
     ForwardBackwardOutput,
     ForwardBackwardRequest,
@@ -87,6 +90,7 @@ from .training import (
     LossFnType,
     ModelData,
     ModelID,
+    OptimizerConfig,
     OptimStepRequest,
     OptimStepResponse,
     SaveWeightsExternalResponse,
@@ -100,6 +104,7 @@ from .training import (
 )
 
 __all__ = [
+    "AdamOptimizerConfig",
     "AdamParams",
     "AuthTokenResponse",
     "Checkpoint",
@@ -114,6 +119,8 @@ __all__ = [
     "CreateSessionResponse",
     "Cursor",
     "Datum",
+    "DimuonOptimizerConfig",
+    "DimuonParams",
     "DynamicConfigResponse",
     "EncodedTextChunk",
     "EventType",
@@ -146,6 +153,7 @@ __all__ = [
     "ModelInputChunk",
     "OptimStepRequest",
     "OptimStepResponse",
+    "OptimizerConfig",
     "ParsedCheckpointTinkerPath",
     "PromptAltTokens",
     "QueueState",

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Dict, List, Literal, Optional
+from typing import Any, Dict, List, Literal, Optional
 
 from .wire import NULLABLE, Wire
 
@@ -120,3 +120,8 @@ class WeightsInfoResponse(Wire):
     base_model: str
     is_lora: bool
     lora_rank: Optional[int] = None
+    #: By what they were trained, such as {"type": "adamw"}, and which layers have adapters; None: not said.
+    optimizer_config: Optional[Dict[str, Any]] = None
+    train_unembed: Optional[bool] = None
+    train_mlp: Optional[bool] = None
+    train_attn: Optional[bool] = None

@@ -38,6 +38,8 @@ class ServerConfigResponse(Wire):
     #: Copies of a sampling client ask the server for a number of their own.
     sample_join_sampling_session: Optional[bool] = None
     custom_loss_server_side: Optional[bool] = None
+    #: A ``load_weights`` may make its model.
+    create_model_via_load_weights: Optional[bool] = None
     #: How long an unpaid account is waited for, in seconds.
     billing_exception_max_pause_duration_sec: Optional[int] = None
 

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass, field
-from typing import Any, Dict, List, Literal, Optional
+from typing import Any, Dict, List, Literal, Optional, Union
 
 from .inputs import Datum
 from .scalars import FieldError
@@ -10,9 +10,12 @@ from .tensors import TensorData
 from .wire import NULLABLE, UNSENT, Wire
 
 __all__ = [
+    "AdamOptimizerConfig",
     "AdamParams",
     "CreateModelRequest",
     "CreateModelResponse",
+    "DimuonOptimizerConfig",
+    "DimuonParams",
     "ForwardBackwardInput",
     "ForwardBackwardOutput",
     "ForwardBackwardRequest",
@@ -28,6 +31,7 @@ __all__ = [
     "ModelID",
     "OptimStepRequest",
     "OptimStepResponse",
+    "OptimizerConfig",
     "SaveWeightsExternalResponse",
     "SaveWeightsForSamplerRequest",
     "SaveWeightsForSamplerResponse",
@@ -41,6 +45,13 @@ __all__ = [
 ModelID = str
 LossFnType = Literal["cross_entropy", "importance_sampling", "ppo", "cispo", "dro"]
 LossFnOutput = Dict[str, TensorData]
+
+
+def _in_range(params: Any, name: str, good: bool, rule: str) -> None:
+    value = getattr(params, name)
+    if not (good and math.isfinite(value)):
+        owner = type(params).__name__
+        raise FieldError(f"must be finite and {rule}, not {value!r}").inside(name, owner=owner)
 
 
 @dataclass(frozen=True, repr=False)
@@ -64,15 +75,51 @@ class AdamParams(Wire):
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("learning_rate", "weight_decay", "grad_clip_norm"):
-            self._check(name, getattr(self, name) >= 0, "at least 0")
+            _in_range(self, name, getattr(self, name) >= 0, "at least 0")
         for name in ("beta1", "beta2"):
-            self._check(name, 0 <= getattr(self, name) < 1, "at least 0 and below 1")
-        self._check("eps", self.eps > 0, "above 0")
+            _in_range(self, name, 0 <= getattr(self, name) < 1, "at least 0 and below 1")
+        _in_range(self, "eps", self.eps > 0, "above 0")
 
-    def _check(self, name: str, good: bool, rule: str) -> None:
-        value = getattr(self, name)
-        if not (good and math.isfinite(value)):
-            raise FieldError(f"must be finite and {rule}, not {value!r}").inside(name, owner="AdamParams")
+
+@dataclass(frozen=True, repr=False)
+class DimuonParams(Wire):
+    """One step of Dimuon, for a model made with :class:`DimuonOptimizerConfig`. Of the protocol after 0.7.0.
+
+    All fields are sent. Out of range is a ValueError: ``learning_rate`` and ``grad_clip_norm`` are at least 0,
+    ``beta1`` in [0, 1), all finite.
+    """
+
+    learning_rate: float
+    #: Largest L2 norm over all gradients; 0 means no clipping.
+    grad_clip_norm: float = 0.0
+    beta1: float = 0.9
+    type: Literal["dimuon"] = "dimuon"
+
+    _wire_order = ("type",)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("learning_rate", "grad_clip_norm"):
+            _in_range(self, name, getattr(self, name) >= 0, "at least 0")
+        _in_range(self, "beta1", 0 <= self.beta1 < 1, "at least 0 and below 1")
+
+
+@dataclass(frozen=True, repr=False)
+class AdamOptimizerConfig(Wire):
+    """A model is trained by AdamW, which is also the default. Of the protocol after 0.7.0."""
+
+    type: Literal["adamw"] = "adamw"
+
+
+@dataclass(frozen=True, repr=False)
+class DimuonOptimizerConfig(Wire):
+    """A model is trained by Dimuon, with :class:`DimuonParams` at each step. Of the protocol after 0.7.0."""
+
+    type: Literal["dimuon"] = "dimuon"
+    version: int = 1
+
+
+OptimizerConfig = Union[AdamOptimizerConfig, DimuonOptimizerConfig]
 
 
 @dataclass(frozen=True, repr=False)
@@ -142,6 +189,8 @@ class GetInfoResponse(Wire):
     lora_rank: Optional[int] = None
     model_name: Optional[str] = None
     type: Optional[str] = None
+    #: By what it is trained, such as {"type": "adamw"}; None where the server does not say.
+    optimizer_config: Optional[Dict[str, Any]] = None
 
 
 @dataclass(frozen=True, repr=False)
@@ -289,3 +338,5 @@ class LoadWeightsResponse(Wire):
 
     path: Optional[str] = None
     type: Optional[str] = None
+    #: The model they were loaded into, where the server says.
+    model_id: Optional[ModelID] = None
