@@ -17,7 +17,7 @@ FLOORS = [
     "plugin_loading plugin_calls queued_observer plugins queue_log",
     "protobuf local",
     "tokenizer_files tokenizers regularizers multimodal",
-    "endpoints codec tokens credentials transport throttle workers",
+    "endpoints codec tokens credentials deprecations transport throttle workers",
     "open_calls advice background billing calls session",
     "telemetry queue_states futures promises bulk_futures",
     "clients",

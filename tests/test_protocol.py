@@ -1,11 +1,12 @@
 """What a server speaks, found out before the session is made: asked once, remembered, overridable."""
 
+import threading
 import time
 
 import pytest
 from scripted_server import Answer, SteppedClock, bare_session
 
-from tinkex_sync import errors, protocol
+from tinkex_sync import background, errors, protocol
 from tinkex_sync.config import Config
 from tinkex_sync.errors import ConfigError
 
@@ -217,3 +218,51 @@ def test_a_finish_that_hangs_holds_nobody_up():
         before = time.monotonic()
         session.close()
         assert session.closing.is_set() and time.monotonic() - before < 3.0
+
+
+def test_what_may_change_is_looked_at_again_and_a_failure_changes_nothing(monkeypatch):
+    monkeypatch.setattr(background, "_LEAST_REFRESH", 0.0)
+    changed = threading.Event()
+
+    def last(_):
+        changed.set()
+        return Answer(body={"refresh_interval_sec": 300, "sample_cancel_enabled": True})
+
+    with bare_session(protocol="auto") as (server, session):
+        server.script("client/config", Answer(body=TELLING))
+        server.script(
+            "client/dynamic_config",
+            Answer(body={"refresh_interval_sec": 0, "sample_cancel_max_batch_size": 3}),
+            Answer(500, {"detail": "busy"}),
+            Answer(body={"refresh_interval_sec": 0, "sample_cancel_max_batch_size": 3}),
+            last,
+        )
+        server.defaults["create_session"] = Answer(body={"session_id": "sess-1"})
+        session.open()
+        assert changed.wait(20)
+        tick = threading.Event()
+        assert any(session.protocol.dynamic.sample_cancel_enabled or tick.wait(0.01) for _ in range(1000))
+        assert len(server.sent("client/dynamic_config")) == 4
+
+
+def test_a_server_without_the_endpoint_is_not_asked_again():
+    with bare_session(protocol="auto") as (server, session):
+        opened(
+            server, session, Answer(body=TELLING), client__dynamic_config=Answer(404, {"detail": "Not Found"})
+        )
+        assert len(server.sent("client/dynamic_config")) == 1
+        assert not session.timer._heap
+
+
+@pytest.mark.parametrize(("level", "wanted"), [("error", "ERROR"), ("warning", "WARNING"), (None, "WARNING")])
+def test_notes_on_what_is_going_away_are_logged_once(caplog, level, wanted):
+    headers = {"X-Deprecation-Note": "use the other one", **({"X-Deprecation-Level": level} if level else {})}
+    with bare_session() as (server, session):
+        server.defaults["get_info"] = Answer(404, {"detail": "no model"}, headers=headers)
+        server.defaults["healthz"] = Answer(body={"status": "ok"}, headers=headers)
+        for _ in range(3):
+            session.call("healthz")
+            with pytest.raises(errors.NotFoundError):
+                session.call("get_info", {"model_id": "m"})
+    told = [record for record in caplog.records if "use the other one" in record.getMessage()]
+    assert [record.levelname for record in told] == [wanted]

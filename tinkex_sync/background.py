@@ -1,4 +1,4 @@
-"""What runs beside the calls of a session: its heartbeat, and its end with the interpreter."""
+"""What runs beside the calls of a session: its heartbeat, a look at what may change, its end with the interpreter."""
 
 from __future__ import annotations
 
@@ -15,12 +15,14 @@ from .errors import APIStatusError, ClosedError, TinkexError
 if TYPE_CHECKING:
     from .session import Session
 
-__all__ = ["beat", "close_at_exit"]
+__all__ = ["beat", "close_at_exit", "refresh_later"]
 
 _log = logging.getLogger(__name__)
 
 #: After this long without a good heartbeat each failed one is logged.
 _HEARTBEAT_SILENCE = 120.0
+#: Seconds between two looks at the dynamic configuration, whatever the server says.
+_LEAST_REFRESH = 10.0
 
 
 def beat(
@@ -64,6 +66,32 @@ def _missed(session: Session, misses: int, error: BaseException) -> int:
             error,
         )
     return misses
+
+
+def refresh_later(session: Session) -> None:
+    """Ask for the dynamic configuration again when it is due; what fails leaves it as it is."""
+    due = session.clock.time() + max(session.protocol.dynamic.refresh_interval_sec, _LEAST_REFRESH)
+    ref = weakref.ref(session)
+
+    def begin() -> None:
+        alive = ref()
+        if alive is not None and not alive.forked:
+            alive.in_background(lambda: _refresh(ref))
+
+    session.timer.at(due, begin)
+
+
+def _refresh(ref: weakref.ref[Session]) -> None:
+    session = ref()
+    if session is None:
+        return
+    try:
+        session.refresh()
+    except ClosedError:
+        return
+    except (TinkexError, OSError) as error:
+        _log.debug("The dynamic configuration stays as it was: %s", error)
+        refresh_later(session)
 
 
 _sessions: weakref.WeakSet[Session] = weakref.WeakSet()

@@ -13,7 +13,7 @@ from dataclasses import fields
 from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, TypeVar
 
 from . import codec
-from .background import beat, close_at_exit
+from .background import beat, close_at_exit, refresh_later
 from .calls import Caller
 from .config import Config
 from .errors import APIStatusError, ClosedError, TinkexError
@@ -147,7 +147,9 @@ class Session(Caller):
         self.chunk_budget = self._chunk_budget()
 
     def refresh(self) -> None:
-        """Ask for what may have changed, if the server announced anything. POST /api/v1/client/dynamic_config.
+        """Ask for what may have changed, if the server announced anything, and again each time it is due.
+
+        POST /api/v1/client/dynamic_config.
 
         Raises:
             APIError: it failed, other than for want of the endpoint.
@@ -159,6 +161,8 @@ class Session(Caller):
         except APIStatusError as error:
             if error.status_code not in (400, 404, 405, 422, 501):
                 raise
+        else:
+            refresh_later(self)
 
     @property
     def tokens(self) -> Optional[Tokens]:

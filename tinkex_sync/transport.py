@@ -17,6 +17,7 @@ import requests.utils
 from . import codec
 from ._version import __version__
 from .config import Config
+from .deprecations import Deprecations
 from .errors import (
     APIConnectionError,
     APITimeoutError,
@@ -86,6 +87,7 @@ class Transport:
         self._config = config
         self.base_url = config.base_url.rstrip("/") + "/"
         self.registry = SocketRegistry()
+        self._deprecations = Deprecations()
         self._timer = timer
         self._lock = threading.Lock()
         self._exchanges: set[Exchange] = set()  # guarded by _lock
@@ -181,6 +183,7 @@ class Transport:
                 with self._lock:
                     self._exchanges.discard(exchange)
         lowered = {name.lower(): value for name, value in response.headers.items()}
+        self._deprecations.read(lowered)
         status = response.status_code
         if 200 <= status < 300 or (redirect_ok and 300 <= status < 400):
             return Reply(status, lowered, response.content, self._clock.time() - started)
