@@ -54,7 +54,8 @@ def test_all_public_names_of_the_protocol_exist() -> None:
     UntypedAPIFuture WeightsInfoResponse TryAgainResponse GenericEvent QueueState
     """
     # Of the protocol after 0.7.0, which has names of its own.
-    later = """AdamOptimizerConfig AuthTokenResponse DimuonOptimizerConfig DimuonParams DynamicConfigResponse
+    later = """AdamOptimizerConfig AuthTokenResponse CopyWeightsResponse DimuonOptimizerConfig DimuonParams
+    DynamicConfigResponse ExternalWeightsUrlsResponse
     JoinSamplingSessionResponse OptimizerConfig PromptAltTokens SaveWeightsExternalResponse ServerConfigResponse"""
     assert {*names.split(), *later.split()} == set(types.__all__)
 

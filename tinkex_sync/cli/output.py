@@ -89,16 +89,13 @@ pass_output = click.make_pass_decorator(Output, ensure=True)
 
 
 def wire_fields(value: Wire) -> Any:
-    """Every field of a wire object, those without a value included; times become text as ``str`` has them."""
-    from dataclasses import fields, is_dataclass
+    """A wire object as ``to_dict`` has it; times become text as ``str`` has them."""
 
     def plain(inner: Any) -> Any:
-        if is_dataclass(inner):
-            return {field.name: plain(getattr(inner, field.name)) for field in fields(inner)}
         if isinstance(inner, (list, tuple)):
             return [plain(item) for item in inner]
         if isinstance(inner, dict):
             return {key: plain(item) for key, item in inner.items()}
         return inner if inner is None or isinstance(inner, (bool, int, float, str)) else str(inner)
 
-    return plain(value)
+    return plain(value.to_dict())

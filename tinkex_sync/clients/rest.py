@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from datetime import datetime, timedelta, timezone
 from email.utils import parsedate_to_datetime
-from typing import Any, Callable, Dict, Iterator, Optional, Tuple, Type, TypeVar
+from typing import Any, Callable, Iterator, Optional, Type, TypeVar
 from urllib.parse import urlsplit
 
 from .. import types
@@ -15,40 +15,19 @@ from ..hookspecs import Source
 from ..open_calls import OpenCall
 from ..session import Session
 from ..transport import Reply
-from .client import RebuildingClient
+from .rest_calls import AccessScope, Operation, split_tinker_path
+from .rest_today import StoredToday
 
 __all__ = ["RestClient", "split_tinker_path"]
 
 T = TypeVar("T")
-Operation = Callable[[OpenCall, Optional[float]], T]
 
-_SCHEME = "tinker://"
 #: How long an archive URL is assumed to be good if the server does not say.
 _URL_LIFE = timedelta(minutes=15)
 _PAGE = 100
 
 
-def split_tinker_path(tinker_path: str) -> Tuple[str, str]:
-    """Run and checkpoint of ``tinker://RUN/weights/NAME``, or of ``tinker://RUN/NAME`` as some servers have it.
-
-    Raises:
-        ValueError: it is not such a path.
-    """
-    run, _, checkpoint = tinker_path[len(_SCHEME) :].partition("/")
-    parts = checkpoint.split("/")
-    if (
-        not tinker_path.startswith(_SCHEME)
-        or run in ("", ".", "..")
-        or len(parts) > 2
-        or any(part in ("", ".", "..") for part in parts)
-    ):
-        raise ValueError(
-            f"invalid checkpoint path {tinker_path!r}: it should look like tinker://RUN/weights/NAME"
-        )
-    return run, checkpoint
-
-
-class RestClient(RebuildingClient):
+class RestClient(StoredToday):
     """Runs, checkpoints, sessions and samplers of an account. Thread-safe; made by :class:`ServiceClient`.
 
     Methods raise ValueError for an argument that cannot be right, NotFoundError and the other status errors for
@@ -64,34 +43,68 @@ class RestClient(RebuildingClient):
     # Training runs
 
     def list_training_runs(
-        self, limit: int = 20, offset: int = 0, *, timeout: Optional[float] = None
+        self,
+        limit: int = 20,
+        offset: int = 0,
+        access_scope: Optional[AccessScope] = None,
+        project_id: Optional[str] = None,
+        *,
+        timeout: Optional[float] = None,
     ) -> types.TrainingRunsResponse:
-        """One page of runs, newest first. GET /api/v1/training_runs."""
-        return self._run(
-            "list_training_runs",
-            self._page("training_runs", limit, offset, types.TrainingRunsResponse),
-            timeout,
-        )
+        """One page of runs, newest first. GET /api/v1/training_runs.
+
+        Args:
+            access_scope: "accessible": those of others too that the account may read; None leaves it to the server,
+                which shows the account's own. This and the next are of the protocol after 0.7.0.
+            project_id: Those of one project.
+        """
+        operation = self._runs(limit, offset, access_scope, project_id)
+        return self._run("list_training_runs", operation, timeout)
 
     def submit_list_training_runs(
-        self, limit: int = 20, offset: int = 0
+        self,
+        limit: int = 20,
+        offset: int = 0,
+        access_scope: Optional[AccessScope] = None,
+        project_id: Optional[str] = None,
     ) -> Future[types.TrainingRunsResponse]:
         """:meth:`list_training_runs`, without waiting."""
-        return self._submit(
-            "list_training_runs", self._page("training_runs", limit, offset, types.TrainingRunsResponse)
+        return self._submit("list_training_runs", self._runs(limit, offset, access_scope, project_id))
+
+    def _runs(
+        self, limit: int, offset: int, access_scope: Optional[AccessScope], project_id: Optional[str]
+    ) -> Operation[types.TrainingRunsResponse]:
+        asked_for = {"access_scope": access_scope, "project_id": project_id}
+        return self._page("training_runs", limit, offset, types.TrainingRunsResponse, **asked_for)
+
+    def iter_training_runs(
+        self,
+        page_size: int = _PAGE,
+        access_scope: Optional[AccessScope] = None,
+        project_id: Optional[str] = None,
+    ) -> Iterator[types.TrainingRun]:
+        """Every run, fetched a page at a time as the iteration goes on."""
+        return _pages(
+            lambda offset: self.list_training_runs(page_size, offset, access_scope, project_id),
+            "training_runs",
+            page_size,
         )
 
-    def iter_training_runs(self, page_size: int = _PAGE) -> Iterator[types.TrainingRun]:
-        """Every run, fetched a page at a time as the iteration goes on."""
-        return _pages(lambda offset: self.list_training_runs(page_size, offset), "training_runs", page_size)
+    def get_training_run(
+        self,
+        training_run_id: str,
+        access_scope: Optional[AccessScope] = None,
+        *,
+        timeout: Optional[float] = None,
+    ) -> types.TrainingRun:
+        """One run; ``access_scope`` as for :meth:`list_training_runs`. GET /api/v1/training_runs/{id}."""
+        return self._run("get_training_run", self._training_run(training_run_id, access_scope), timeout)
 
-    def get_training_run(self, training_run_id: str, *, timeout: Optional[float] = None) -> types.TrainingRun:
-        """One run. GET /api/v1/training_runs/{id}."""
-        return self._run("get_training_run", self._training_run(training_run_id), timeout)
-
-    def submit_get_training_run(self, training_run_id: str) -> Future[types.TrainingRun]:
+    def submit_get_training_run(
+        self, training_run_id: str, access_scope: Optional[AccessScope] = None
+    ) -> Future[types.TrainingRun]:
         """:meth:`get_training_run`, without waiting."""
-        return self._submit("get_training_run", self._training_run(training_run_id))
+        return self._submit("get_training_run", self._training_run(training_run_id, access_scope))
 
     def get_training_run_by_tinker_path(
         self, tinker_path: str, *, timeout: Optional[float] = None
@@ -223,31 +236,57 @@ class RestClient(RebuildingClient):
 
     # Sessions and samplers
 
-    def get_session(self, session_id: str, *, timeout: Optional[float] = None) -> types.GetSessionResponse:
+    def get_session(
+        self,
+        session_id: str,
+        access_scope: Optional[AccessScope] = None,
+        *,
+        timeout: Optional[float] = None,
+    ) -> types.GetSessionResponse:
         """Runs and samplers of a session. GET /api/v1/sessions/{id}."""
-        return self._run("get_session", self._by_id("session", session_id, types.GetSessionResponse), timeout)
+        return self._run("get_session", self._one_session(session_id, access_scope), timeout)
 
-    def submit_get_session(self, session_id: str) -> Future[types.GetSessionResponse]:
+    def submit_get_session(
+        self, session_id: str, access_scope: Optional[AccessScope] = None
+    ) -> Future[types.GetSessionResponse]:
         """:meth:`get_session`, without waiting."""
-        return self._submit("get_session", self._by_id("session", session_id, types.GetSessionResponse))
+        return self._submit("get_session", self._one_session(session_id, access_scope))
+
+    def _one_session(
+        self, session_id: str, access_scope: Optional[AccessScope]
+    ) -> Operation[types.GetSessionResponse]:
+        parts = {"session": session_id}
+        return self._get("session", parts, types.GetSessionResponse, access_scope=access_scope)
 
     def list_sessions(
-        self, limit: int = 20, offset: int = 0, *, timeout: Optional[float] = None
+        self,
+        limit: int = 20,
+        offset: int = 0,
+        access_scope: Optional[AccessScope] = None,
+        *,
+        timeout: Optional[float] = None,
     ) -> types.ListSessionsResponse:
         """One page of session ids. GET /api/v1/sessions."""
-        return self._run(
-            "list_sessions", self._page("sessions", limit, offset, types.ListSessionsResponse), timeout
-        )
+        return self._run("list_sessions", self._sessions(limit, offset, access_scope), timeout)
 
-    def submit_list_sessions(self, limit: int = 20, offset: int = 0) -> Future[types.ListSessionsResponse]:
+    def submit_list_sessions(
+        self, limit: int = 20, offset: int = 0, access_scope: Optional[AccessScope] = None
+    ) -> Future[types.ListSessionsResponse]:
         """:meth:`list_sessions`, without waiting."""
-        return self._submit(
-            "list_sessions", self._page("sessions", limit, offset, types.ListSessionsResponse)
-        )
+        return self._submit("list_sessions", self._sessions(limit, offset, access_scope))
 
-    def iter_sessions(self, page_size: int = _PAGE) -> Iterator[str]:
+    def _sessions(
+        self, limit: int, offset: int, access_scope: Optional[AccessScope]
+    ) -> Operation[types.ListSessionsResponse]:
+        return self._page("sessions", limit, offset, types.ListSessionsResponse, access_scope=access_scope)
+
+    def iter_sessions(
+        self, page_size: int = _PAGE, access_scope: Optional[AccessScope] = None
+    ) -> Iterator[str]:
         """Every session id, fetched a page at a time as the iteration goes on."""
-        return _pages(lambda offset: self.list_sessions(page_size, offset), "sessions", page_size)
+        return _pages(
+            lambda offset: self.list_sessions(page_size, offset, access_scope), "sessions", page_size
+        )
 
     def get_sampler(self, sampler_id: str, *, timeout: Optional[float] = None) -> types.GetSamplerResponse:
         """What a sampling session samples from. GET /api/v1/samplers/{id}."""
@@ -259,31 +298,11 @@ class RestClient(RebuildingClient):
 
     # The operations
 
-    def _page(self, endpoint: str, limit: int, offset: int, reply: Type[T]) -> Operation[T]:
-        for name, value in (("limit", limit), ("offset", offset)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-                raise ValueError(f"{name} must be a whole number of at least 0, not {value!r}")
-        query = {"limit": limit, "offset": offset}
-
-        def fetch(call: OpenCall, deadline: Optional[float]) -> T:
-            page: T = self._session.call(endpoint, query=query, call=call, deadline=deadline)
-            return page
-
-        return fetch
-
-    def _get(self, endpoint: str, parts: Dict[str, str], reply: Type[T]) -> Operation[T]:
-        for name, value in parts.items():
-            if not isinstance(value, str) or not value:
-                raise ValueError(f"{name} id must be a text that is not empty, not {value!r}")
-
-        def fetch(call: OpenCall, deadline: Optional[float]) -> T:
-            found: T = self._session.call(endpoint, parts=parts, call=call, deadline=deadline)
-            return found
-
-        return fetch
-
-    def _training_run(self, training_run_id: str) -> Operation[types.TrainingRun]:
-        return self._get("training_run", {"run": training_run_id}, types.TrainingRun)
+    def _training_run(
+        self, training_run_id: str, access_scope: Optional[AccessScope] = None
+    ) -> Operation[types.TrainingRun]:
+        parts = {"run": training_run_id}
+        return self._get("training_run", parts, types.TrainingRun, access_scope=access_scope)
 
     def _run_checkpoints(self, training_run_id: str) -> Operation[types.CheckpointsListResponse]:
         return self._get("run_checkpoints", {"run": training_run_id}, types.CheckpointsListResponse)

@@ -97,6 +97,7 @@ class Api:
             "tags": tags,
             "user_metadata": body.optional_inner("user_metadata").raw,
             "sdk_version": body.optional_text("sdk_version"),
+            "project_id": body.optional_text("project_id"),
             "time": now(),
         }
         self._store.put("sessions", record)

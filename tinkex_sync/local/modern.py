@@ -74,6 +74,12 @@ class Modern:
             self._stats.add("sessions_finished")
         return {}
 
+    def assign_project(self, session_id: str, body: Body) -> Answer:
+        """Put a session, with its runs, into a project; every name is one."""
+        record = self._store.get("sessions", session_id)
+        self._store.put("sessions", {**record, "project_id": body.text("project_id")})
+        return {}
+
     # Sampling.
 
     def join_sampling_session(self, body: Body, _: bytes) -> Answer:
@@ -130,7 +136,7 @@ class Modern:
             session_id = self._api.session(body)
             run.update(id=f"{session_id}:train:{number}", session_id=session_id)
         else:
-            run.update(id=uuid.uuid4().hex)
+            run.update(id=uuid.uuid4().hex, project_id=project)
         self._store.put("runs", {**run, "time": now(), "last_request_time": now()})
         copy = {**source, "run_id": run["id"], "expires_at": kept_until(body), **labels(body)}
         return {"tinker_path": tinker_path(self._store.save(copy, self._store.arrays(source)))}

@@ -78,9 +78,19 @@ class Rest:
     def runs(self, query: Mapping[str, str]) -> Answer:
         """Newest first."""
         limit, offset = _page(query, 20)
-        ids = [record["id"] for record in reversed(self._store.all("runs"))]
+        wanted = query.get("project_id")
+        ids = [
+            record["id"]
+            for record in reversed(self._store.all("runs"))
+            if wanted is None or wanted == self._project(record)
+        ]
         shown = [self.run(id) for id in ids[offset : offset + limit]]
         return {"training_runs": shown, "cursor": _cursor(limit, offset, len(ids))}
+
+    def _project(self, run: Record) -> Optional[str]:
+        """Its own, else that of its session."""
+        own: Optional[str] = run.get("project_id")
+        return own or self._store.get("sessions", run["session_id"]).get("project_id")
 
     def run(self, run_id: str) -> Answer:
         return self._run(self._models.record(run_id))

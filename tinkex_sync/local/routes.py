@@ -99,6 +99,10 @@ def add_modern(app: Flask, modern: Modern, rest: Rest, announced: Announced, tok
     def finish(session_id: str) -> Response:
         return json_answer(modern.finish_session(session_id, body()))
 
+    @app.put("/api/v1/sessions/<session_id>/project")
+    def project(session_id: str) -> Response:
+        return json_answer(modern.assign_project(session_id, body()))
+
     @app.put(f"{CHECKPOINT}/ttl")
     def ttl(run_id: str, folder: str, name: str) -> Response:
         rest.keep_until(run_id, folder, name, kept_until(body()))

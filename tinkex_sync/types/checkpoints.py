@@ -4,21 +4,23 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Dict, List, Literal, Optional
 
-from .wire import NULLABLE, Wire
+from .wire import LATER, NULLABLE, Wire
 
 __all__ = [
     "Checkpoint",
     "CheckpointArchiveUrlResponse",
     "CheckpointType",
     "CheckpointsListResponse",
+    "CopyWeightsResponse",
     "Cursor",
+    "ExternalWeightsUrlsResponse",
     "ParsedCheckpointTinkerPath",
     "TrainingRun",
     "TrainingRunsResponse",
     "WeightsInfoResponse",
 ]
 
-CheckpointType = Literal["training", "sampler"]
+CheckpointType = Literal["training", "sampler", "external"]
 
 _SCHEME = "tinker://"
 _KIND_BY_FOLDER: Dict[str, CheckpointType] = {"weights": "training", "sampler_weights": "sampler"}
@@ -62,6 +64,9 @@ class Checkpoint(Wire):
     size_bytes: Optional[int] = None
     #: Anyone may read it.
     public: bool = False
+    #: Labels of its save, and when the server will delete it; of the protocol after 0.7.0.
+    user_metadata: Optional[Dict[str, str]] = field(default=None, metadata=LATER)
+    expires_at: Optional[datetime] = field(default=None, metadata=LATER)
 
 
 @dataclass(frozen=True, repr=False)
@@ -121,7 +126,22 @@ class WeightsInfoResponse(Wire):
     is_lora: bool
     lora_rank: Optional[int] = None
     #: By what they were trained, such as {"type": "adamw"}, and which layers have adapters; None: not said.
-    optimizer_config: Optional[Dict[str, Any]] = None
-    train_unembed: Optional[bool] = None
-    train_mlp: Optional[bool] = None
-    train_attn: Optional[bool] = None
+    optimizer_config: Optional[Dict[str, Any]] = field(default=None, metadata=LATER)
+    train_unembed: Optional[bool] = field(default=None, metadata=LATER)
+    train_mlp: Optional[bool] = field(default=None, metadata=LATER)
+    train_attn: Optional[bool] = field(default=None, metadata=LATER)
+
+
+@dataclass(frozen=True, repr=False)
+class CopyWeightsResponse(Wire):
+    """``POST /api/v1/copy_weights``: where the copy is."""
+
+    tinker_path: str
+
+
+@dataclass(frozen=True, repr=False)
+class ExternalWeightsUrlsResponse(Wire):
+    """Signed URLs of weights saved for use elsewhere, by file name, good until ``expires`` (UTC)."""
+
+    urls: Dict[str, str]
+    expires: datetime

@@ -58,7 +58,11 @@ class _Form(NamedTuple):
 def _plain(value: Any, form: _Form) -> Any:
     if isinstance(value, Dumping):
         pairs = ((field, getattr(value, field.name)) for field in dataclasses.fields(value))  # type: ignore[arg-type]
-        return {field.name: _plain(held, form) for field, held in pairs if not form.leaves_out(field, held)}
+        return {
+            field.name: _plain(held, form)
+            for field, held in pairs
+            if not (form.leaves_out(field, held) or (held is None and "later" in field.metadata))
+        }
     if isinstance(value, dict):
         return {key: _plain(held, form) for key, held in value.items()}
     if isinstance(value, (list, tuple)):
@@ -80,7 +84,10 @@ class Dumping:
     model_fields = _Fields()
 
     def to_dict(self, encode_json: bool = False) -> Dict[str, Any]:
-        """Every field, None included, in declared order; datetimes stay unless ``encode_json``."""
+        """Every field of 0.7.0, None included, in declared order; later ones if they have a value.
+
+        Datetimes stay unless ``encode_json``.
+        """
         form = _Form(not encode_json, False, False, lambda field, held: False)
         plain: Dict[str, Any] = _plain(self, form)
         return plain

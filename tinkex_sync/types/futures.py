@@ -14,7 +14,7 @@ from .training import (
     SaveWeightsResponse,
     UnloadModelResponse,
 )
-from .wire import Wire, coded
+from .wire import LATER, Wire, coded
 
 __all__ = [
     "FutureRetrieveRequest",
@@ -68,7 +68,7 @@ class UntypedAPIFuture(Wire):
     request_id: RequestID
     model_id: Optional[ModelID] = None
     #: What the server will call the completions of a sample, one by one; None where it does not say.
-    sample_sequence_ids: Optional[List[str]] = None
+    sample_sequence_ids: Optional[List[str]] = field(default=None, metadata=LATER)
 
 
 @dataclass(frozen=True, repr=False)

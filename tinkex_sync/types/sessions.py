@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any, Dict, List, Literal, Optional
 
-from .wire import NULLABLE, UNSENT, Wire
+from .wire import LATER, NULLABLE, UNSENT, Wire
 
 __all__ = [
     "CreateSamplingSessionRequest",
@@ -89,6 +89,10 @@ class SupportedModel(Wire):
     """A base model the server offers."""
 
     model_name: Optional[str] = None
+    #: Most tokens of an input, and what it can be used for; None: the server does not say.
+    max_context_length: Optional[int] = field(default=None, metadata=LATER)
+    trainable: Optional[bool] = field(default=None, metadata=LATER)
+    sampleable: Optional[bool] = field(default=None, metadata=LATER)
 
 
 @dataclass(frozen=True, repr=False)
@@ -111,6 +115,9 @@ class GetSessionResponse(Wire):
 
     training_run_ids: List[str]
     sampler_ids: List[str]
+    #: Labels and name of the session, where the server has them.
+    user_metadata: Optional[Dict[str, Any]] = field(default=None, metadata=LATER)
+    display_name: Optional[str] = field(default=None, metadata=LATER)
 
 
 @dataclass(frozen=True, repr=False)

@@ -7,7 +7,7 @@ from typing import Any, Dict, List, Literal, Optional, Union
 from .inputs import Datum
 from .scalars import FieldError
 from .tensors import TensorData
-from .wire import NULLABLE, UNSENT, Wire
+from .wire import LATER, NULLABLE, UNSENT, Wire
 
 __all__ = [
     "AdamOptimizerConfig",
@@ -190,7 +190,7 @@ class GetInfoResponse(Wire):
     model_name: Optional[str] = None
     type: Optional[str] = None
     #: By what it is trained, such as {"type": "adamw"}; None where the server does not say.
-    optimizer_config: Optional[Dict[str, Any]] = None
+    optimizer_config: Optional[Dict[str, Any]] = field(default=None, metadata=LATER)
 
 
 @dataclass(frozen=True, repr=False)
@@ -339,4 +339,4 @@ class LoadWeightsResponse(Wire):
     path: Optional[str] = None
     type: Optional[str] = None
     #: The model they were loaded into, where the server says.
-    model_id: Optional[ModelID] = None
+    model_id: Optional[ModelID] = field(default=None, metadata=LATER)

@@ -38,7 +38,7 @@ from ..errors import APIResponseValidationError
 from .dumping import Dumping
 from .scalars import FieldError, boolean, floats, instant, instant_text, integer, ints, number, shown, text
 
-__all__ = ["NULLABLE", "OMITTED", "UNSENT", "Wire", "build", "coded"]
+__all__ = ["LATER", "NULLABLE", "OMITTED", "UNSENT", "Wire", "build", "coded"]
 
 Self = TypeVar("Self", bound="Wire")
 Decode = Callable[[Any], Any]
@@ -60,6 +60,8 @@ OMITTED: Any = _Omitted()
 
 #: Metadata of a field whose None is sent as null instead of staying out.
 NULLABLE: Mapping[str, Any] = {"sent": "null"}
+#: Metadata of a field that came after 0.7.0: in dicts and JSON made of the object only if it has a value.
+LATER: Mapping[str, Any] = {"later": True}
 #: Metadata of the ``type`` of a request or chunk: known to the reader, never sent.
 UNSENT: Mapping[str, Any] = {"sent": "never"}
 
