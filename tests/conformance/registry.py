@@ -21,11 +21,7 @@ PENDING: Set[str] = set()
 REPLAY: Dict[str, Replay] = {}
 
 #: The same for the files of today's protocol, whose names are partly those of the older one's.
-PENDING38 = {
-    "custom_loss",
-    "queue_state",
-    "requests",
-}
+PENDING38: Set[str] = set()
 
 REPLAY38: Dict[str, Replay] = {}
 

@@ -2,7 +2,7 @@
 
 The folder is named by the environment variable TINKEX_VECTORS38 (default: ``tests/vectors38``).
 ``tests/deviations38.json`` ({file: {case: row}}) says which case is excused by which row, whose rule stands in the
-replay; a ``deviations.json`` in the folder wins over it.
+replay; case "*" is every case of the file. A ``deviations.json`` in the folder wins over it.
 """
 
 import importlib
@@ -55,7 +55,8 @@ def test_vector(stem: str, case: Dict[str, Any]) -> None:
     if replay is None:
         registry.not_understood(f"vector file {stem}.json")
     registry.only(case, "name", "input", "expected", "note")
-    row = DEVIATIONS.get(stem, {}).get(case["name"])
+    rows = DEVIATIONS.get(stem, {})
+    row = rows.get(case["name"], rows.get("*"))
     if row is not None and type(row) is not int:
         registry.not_understood(f"row {row!r}")
     # Ports come again, and what was spoken there is remembered.

@@ -8,19 +8,22 @@ other loss train the model by that loss.
 from __future__ import annotations
 
 import math
-from typing import Any, Callable, Dict, List, Literal, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Literal, Optional, Sequence, Tuple
 
 from .. import types
 from ..errors import APIResponseValidationError, MissingExtraError
 
-__all__ = ["LossFunction", "chosen", "weighted", "with_metrics"]
+__all__ = ["LossFunction", "MissingTargetsError", "chosen", "for_forward", "weighted", "with_metrics"]
 
 #: ``loss(data, logprobs)``, where ``logprobs`` has one tensor or array per datum. With torch it returns
 #: (loss, metrics), with numpy (loss, gradients, metrics).
 LossFunction = Callable[[List[types.Datum], List[Any]], Any]
 
-#: Given the loss function, the data and their log probabilities: the gradient for each datum, and the metrics.
-_Differentiate = Callable[[LossFunction, List[types.Datum], List[Sequence[float]]], Tuple[List[Any], Any]]
+#: Given the loss function, the data and their log probabilities: the gradient for each datum, the metrics,
+#: and the loss.
+_Differentiate = Callable[
+    [LossFunction, List[types.Datum], List[Sequence[float]]], Tuple[List[Any], Any, float]
+]
 
 
 def chosen(backend: Literal["auto", "torch", "numpy"]) -> _Differentiate:
@@ -57,15 +60,15 @@ def weighted(
     forward: types.ForwardBackwardOutput,
     loss_fn: LossFunction,
     differentiate: _Differentiate,
-) -> Tuple[List[types.Datum], Dict[str, float]]:
-    """The batch for the second half, and the loss's metrics.
+) -> Tuple[List[types.Datum], Dict[str, float], float]:
+    """The batch for the second half, the loss's metrics, and the loss itself.
 
     Each datum keeps its model input and its ``target_tokens``; its ``weights`` are minus the gradient. What else
     it has was for ``loss_fn`` to use, and is not sent again.
     """
     logprobs = _logprobs(data, forward)
     targets = [_targets(index, datum) for index, datum in enumerate(data)]
-    gradients, metrics = differentiate(loss_fn, data, logprobs)
+    gradients, metrics, loss = differentiate(loss_fn, data, logprobs)
     if not isinstance(metrics, dict):
         raise TypeError(f"the loss's metrics must be a dict of numbers, not {type(metrics).__name__}")
     batch = []
@@ -73,17 +76,45 @@ def weighted(
         _check_finite(index, gradient)
         inputs = {"target_tokens": target, "weights": -gradient}
         batch.append(types.Datum(loss_fn_inputs=inputs, model_input=datum.model_input))
-    return batch, {name: _number(value) for name, value in metrics.items()}
+    return batch, {name: _number(value) for name, value in metrics.items()}, loss
+
+
+def for_forward(data: List[types.Datum]) -> List[types.Datum]:
+    """What today's servers are sent for the first half: of each datum the targets and their weights, 0 if it has none.
+
+    Raises:
+        MissingTargetsError: a datum has no ``target_tokens``.
+    """
+    batch = []
+    for index, datum in enumerate(data):
+        try:
+            targets = _targets(index, datum)
+        except KeyError as error:
+            raise MissingTargetsError(*error.args) from None
+        weights = datum.loss_fn_inputs.get("weights")
+        if weights is None:
+            weights = types.TensorData(data=[0.0] * len(targets), dtype="float32", shape=targets.shape)
+        inputs = {"target_tokens": targets, "weights": weights}
+        batch.append(types.Datum(loss_fn_inputs=inputs, model_input=datum.model_input))
+    return batch
 
 
 def with_metrics(
-    metrics: Dict[str, float],
+    metrics: Dict[str, float], loss: Optional[float] = None
 ) -> Callable[[types.ForwardBackwardOutput], types.ForwardBackwardOutput]:
-    """What lays the loss's metrics over the server's, where names clash too."""
+    """What lays the loss's metrics over the server's, where names clash too.
+
+    With ``loss``, "loss:sum" is that, and what the server said of its own is "surrogate_loss:sum".
+    """
 
     def lay(output: types.ForwardBackwardOutput) -> types.ForwardBackwardOutput:
+        surrogate = output.metrics.get("loss:sum")
         # As given, not converted: nothing may go wrong here, where the gradient is already on the server.
         output.metrics.update(metrics)
+        if loss is not None:
+            output.metrics["loss:sum"] = loss
+            if surrogate is not None:
+                output.metrics["surrogate_loss:sum"] = surrogate
         return output
 
     return lay
@@ -116,9 +147,13 @@ def _targets(index: int, datum: types.Datum) -> types.TensorData:
     return inputs["target_tokens"]
 
 
+class MissingTargetsError(KeyError, ValueError):
+    """A datum has no ``target_tokens``: a KeyError to scripts of old, a ValueError to those of today."""
+
+
 def _by_torch(
     loss_fn: LossFunction, data: List[types.Datum], logprobs: List[Sequence[float]]
-) -> Tuple[List[Any], Any]:
+) -> Tuple[List[Any], Any, float]:
     import torch
 
     # Whatever mode the caller has torch in, the loss needs a graph.
@@ -148,12 +183,13 @@ def _by_torch(
     for index, leaf in enumerate(leaves):
         if leaf.grad is None:
             raise _no_gradient(index)
-    return [leaf.grad.detach().to("cpu", torch.float32) for leaf in leaves], metrics
+    gradients = [leaf.grad.detach().to("cpu", torch.float32) for leaf in leaves]
+    return gradients, metrics, float(loss.detach())
 
 
 def _by_numpy(
     loss_fn: LossFunction, data: List[types.Datum], logprobs: List[Sequence[float]]
-) -> Tuple[List[Any], Any]:
+) -> Tuple[List[Any], Any, float]:
     import numpy
 
     arrays = [numpy.array(values, dtype=numpy.float32) for values in logprobs]
@@ -173,7 +209,7 @@ def _by_numpy(
                 f"the gradient of data[{index}] must have shape {values.shape}, as its logprobs have,"
                 f" not {made[-1].shape}"
             )
-    return made, metrics
+    return made, metrics, float(numpy.asarray(loss).reshape(-1)[0])
 
 
 def _no_gradient(index: int) -> ValueError:

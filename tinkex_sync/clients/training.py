@@ -11,7 +11,7 @@ from ..errors import DeadlineExceeded
 from ..futures import Future
 from ..open_calls import OpenCall
 from ..tokenizers import choose, load_tokenizer
-from .custom_loss import LossFunction, chosen, weighted, with_metrics
+from .custom_loss import LossFunction, chosen, for_forward, weighted, with_metrics
 from .operations import check_optimizer
 from .weights import WeightsClient
 
@@ -126,7 +126,8 @@ class TrainingClient(WeightsClient):
 
         A forward pass gives the log probabilities of the targets; ``loss_fn`` is called with them in this thread;
         its gradient goes out as the weights of a second pass, with "cross_entropy". That one's result is returned,
-        with the loss's metrics laid over its own. Of a datum's inputs only ``target_tokens`` takes part in it.
+        with the loss's metrics laid over its own; with a server of today's protocol "loss:sum" is your loss, and the
+        server's own is "surrogate_loss:sum". Of a datum's inputs only ``target_tokens`` takes part in it.
 
         Args:
             data: Datums with ``target_tokens``, and whatever ``loss_fn`` reads from them.
@@ -173,15 +174,18 @@ class TrainingClient(WeightsClient):
             raise TypeError(f"loss_fn must be a function of (data, logprobs), not {loss_fn!r}")
         differentiate = chosen(backend)
         datums = list(data)
-        forward = self._wait_until(self.submit_forward(datums, "cross_entropy"), deadline)
-        batch, metrics = weighted(datums, forward, loss_fn, differentiate)
+        modern = self._session.protocol.modern
+        scored = for_forward(datums) if modern else datums
+        forward = self._wait_until(self.submit_forward(scored, "cross_entropy"), deadline)
+        batch, metrics, loss = weighted(datums, forward, loss_fn, differentiate)
         if remaining(self._session.clock, deadline) == 0:
             raise DeadlineExceeded(
                 "forward_backward_custom: the timeout ran out while the loss was computed; no gradient was sent",
                 phase="queued",
                 sent="no",
             )
-        second, send = self._batch("forward_backward", batch, "cross_entropy", None, with_metrics(metrics))
+        laid = with_metrics(metrics, loss if modern else None)
+        second, send = self._batch("forward_backward", batch, "cross_entropy", None, laid)
         self._enqueue([second.future], send)
         return second.future
 
