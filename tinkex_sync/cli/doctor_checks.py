@@ -184,9 +184,11 @@ def session(patient: Patient) -> Finding:
         return from_session(error, patient.config)
     patient.session = opened
     spoken = opened.protocol.status()
+    limits = spoken["limits"]
     return Finding(
         "ok",
-        f"{opened.session_id} opened, version {spoken['sdk_version']} over {spoken['wire']}",
+        f"{opened.session_id} opened, version {spoken['sdk_version']} over {spoken['wire']}; chunks of at most"
+        f" {limits['max_chunk_datums']} datums and {limits['max_chunk_bytes']:,} bytes",
         data=spoken,
     )
 
