@@ -9,6 +9,7 @@ from ..errors import (
     APITimeoutError,
     AuthenticationError,
     BadRequestError,
+    BillingError,
     ConflictError,
     InternalServerError,
     NotFoundError,
@@ -18,15 +19,21 @@ from ..errors import (
     UnprocessableEntityError,
 )
 from . import types
-from .clients import SamplingClient, ServiceClient, TrainingClient
+from .absent import absent as __getattr__
+from .clients import SamplingClient, TrainingClient
 from .futures import APIFuture
 from .names import install, provide
+from .rest import RestClient
+from .service import ServiceClient
 from .settings import NOT_GIVEN, NotGiven, Omit, RequestOptions, Timeout
 from .types import (
+    AdamOptimizerConfig,
     AdamParams,
     Checkpoint,
     CheckpointType,
     Datum,
+    DimuonOptimizerConfig,
+    DimuonParams,
     EncodedTextChunk,
     ForwardBackwardOutput,
     LoraConfig,
@@ -57,6 +64,8 @@ __version__ = "0.7.0"
 
 #: Reachable under the official package's name too, but not among its public names.
 _BESIDE = (NOT_GIVEN, NotGiven, Omit, install, provide)
+#: Names of the newest official package, for scripts written for that.
+_TODAY = (AdamOptimizerConfig, BillingError, DimuonOptimizerConfig, DimuonParams, RestClient, __getattr__)
 
 __all__ = [
     "TrainingClient",

@@ -6,7 +6,7 @@ import asyncio
 import concurrent.futures
 import contextvars
 import functools
-from typing import Any, Callable, Dict, Iterable, Mapping, Optional
+from typing import Any, Callable, Dict, Iterable, Optional
 
 from .. import clients as core
 from .. import types
@@ -15,11 +15,9 @@ from ..futures import Future
 from ..retry import RetryConfig
 from .calls import awaited, awaited_promise, blocking, promised, submitted, warn_in_loop
 from .futures import APIFuture, mapped, settled
-from .holder import Holder, QueueStateHooks, QueueStateObserver, TelemetryProvider
-from .rest import RestClient
-from .settings import settings
+from .holder import Holder, QueueStateObserver
 
-__all__ = ["SamplingClient", "ServiceClient", "TrainingClient"]
+__all__ = ["SamplingClient", "TrainingClient"]
 
 
 class SamplingClient(QueueStateObserver):
@@ -64,6 +62,7 @@ class SamplingClient(QueueStateObserver):
         base_model: Optional[str] = None,
         sampling_session_id: Optional[str] = None,
         retry_config: Optional[RetryConfig] = None,
+        record_stability_info: bool = False,
     ) -> APIFuture[SamplingClient]:
         """Open a sampling session, or join the one that is named."""
         if sampling_session_id is not None:
@@ -80,6 +79,7 @@ class SamplingClient(QueueStateObserver):
                 model_path=model_path,
                 base_model=base_model,
                 retry_config=retry_config,
+                record_stability_info=record_stability_info,
                 call=call,
                 deadline=deadline,
             ),
@@ -162,6 +162,8 @@ class TrainingClient(QueueStateObserver):
 
     optim_step = promised(core.TrainingClient.submit_optim_step)
     optim_step_async = awaited_promise(core.TrainingClient.submit_optim_step)
+    save_weights_external = promised(core.TrainingClient.submit_save_weights_external)
+    save_weights_external_async = awaited_promise(core.TrainingClient.submit_save_weights_external)
     save_state = promised(core.TrainingClient.submit_save_state)
     save_state_async = awaited_promise(core.TrainingClient.submit_save_state)
     load_state = promised(core.TrainingClient.submit_load_state)
@@ -233,136 +235,3 @@ class TrainingClient(QueueStateObserver):
         return await settled(
             self._sampling(self._core.submit_create_sampling_client(model_path, retry_config))
         )
-
-
-class ServiceClient(TelemetryProvider):
-    """Opens a session and makes the other clients.
-
-    Args:
-        user_metadata: Labels stored with the session.
-        kwargs: ``api_key``, ``base_url``, ``timeout`` (of each HTTP request: a number, a Timeout or None),
-            ``max_retries``, ``default_headers``; also ``plugins`` and whatever ``tinkex_sync.Config`` has.
-
-    Raises:
-        TypeError, ValueError: an argument that cannot be honoured, such as ``http_client``.
-        TinkerError: a setting is missing or the server refuses us.
-    """
-
-    def __init__(self, user_metadata: Optional[Mapping[str, Any]] = None, **kwargs: Any) -> None:
-        self._core = service = core.ServiceClient(user_metadata, **settings(kwargs))
-        hooks = None
-        rows = [row for row in service.plugins.report() if row.name == "queue_log"]
-        if rows and rows[0].status == "active":
-            # Its place is taken by one that asks the clients first.
-            service.plugins.unregister("queue_log")
-            hooks = QueueStateHooks(service.config.clock)
-            service.plugins.register(hooks, "queue_state_hooks")
-        self._holder = Holder(service._session, hooks)
-
-    def close(self) -> None:
-        """End the session; the official client has only ``holder.close()``."""
-        self._core.close()
-
-    get_server_capabilities = blocking(core.ServiceClient.submit_get_server_capabilities)
-    get_server_capabilities_async = awaited(core.ServiceClient.submit_get_server_capabilities)
-
-    def _training(self, future: Future[core.TrainingClient]) -> concurrent.futures.Future[TrainingClient]:
-        holder = self.holder
-        return mapped(future, lambda client: TrainingClient._of(holder, client))
-
-    def create_lora_training_client(
-        self,
-        base_model: str,
-        rank: int = 32,
-        seed: Optional[int] = None,
-        train_mlp: bool = True,
-        train_attn: bool = True,
-        train_unembed: bool = True,
-        user_metadata: Optional[Mapping[str, str]] = None,
-    ) -> TrainingClient:
-        """A new LoRA adapter on a base model."""
-        warn_in_loop("create_lora_training_client")
-        return self._training(
-            self._core.submit_create_lora_training_client(
-                base_model, rank, seed, train_mlp, train_attn, train_unembed, user_metadata
-            )
-        ).result()
-
-    async def create_lora_training_client_async(
-        self,
-        base_model: str,
-        rank: int = 32,
-        seed: Optional[int] = None,
-        train_mlp: bool = True,
-        train_attn: bool = True,
-        train_unembed: bool = True,
-        user_metadata: Optional[Mapping[str, str]] = None,
-    ) -> TrainingClient:
-        """:meth:`create_lora_training_client`, without blocking the loop."""
-        return await settled(
-            self._training(
-                self._core.submit_create_lora_training_client(
-                    base_model, rank, seed, train_mlp, train_attn, train_unembed, user_metadata
-                )
-            )
-        )
-
-    def create_training_client_from_state(
-        self, path: str, user_metadata: Optional[Mapping[str, str]] = None
-    ) -> TrainingClient:
-        """A new adapter with the weights of a checkpoint."""
-        warn_in_loop("create_training_client_from_state")
-        return self._training(
-            self._core.submit_create_training_client_from_state(path, user_metadata)
-        ).result()
-
-    async def create_training_client_from_state_async(
-        self, path: str, user_metadata: Optional[Mapping[str, str]] = None
-    ) -> TrainingClient:
-        """:meth:`create_training_client_from_state`, without blocking the loop."""
-        return await settled(
-            self._training(self._core.submit_create_training_client_from_state(path, user_metadata))
-        )
-
-    def create_training_client_from_state_with_optimizer(
-        self, path: str, user_metadata: Optional[Mapping[str, str]] = None
-    ) -> TrainingClient:
-        """A new adapter with the weights and the optimizer state of a checkpoint."""
-        warn_in_loop("create_training_client_from_state_with_optimizer")
-        future = self._core.submit_create_training_client_from_state_with_optimizer(path, user_metadata)
-        return self._training(future).result()
-
-    async def create_training_client_from_state_with_optimizer_async(
-        self, path: str, user_metadata: Optional[Mapping[str, str]] = None
-    ) -> TrainingClient:
-        """:meth:`create_training_client_from_state_with_optimizer`, without blocking the loop."""
-        future = self._core.submit_create_training_client_from_state_with_optimizer(path, user_metadata)
-        return await settled(self._training(future))
-
-    def create_sampling_client(
-        self,
-        model_path: Optional[str] = None,
-        base_model: Optional[str] = None,
-        retry_config: Optional[RetryConfig] = None,
-    ) -> SamplingClient:
-        """Sample from saved weights or a base model."""
-        return SamplingClient.create(
-            self.holder, model_path=model_path, base_model=base_model, retry_config=retry_config
-        ).result()
-
-    async def create_sampling_client_async(
-        self,
-        model_path: Optional[str] = None,
-        base_model: Optional[str] = None,
-        retry_config: Optional[RetryConfig] = None,
-    ) -> SamplingClient:
-        """:meth:`create_sampling_client`, without blocking the loop."""
-        return await settled(
-            SamplingClient.create(
-                self.holder, model_path=model_path, base_model=base_model, retry_config=retry_config
-            ).future()
-        )
-
-    def create_rest_client(self) -> RestClient:
-        """For runs, checkpoints, sessions and samplers; makes no request."""
-        return RestClient(self.holder)

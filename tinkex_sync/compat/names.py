@@ -47,6 +47,7 @@ def _modules() -> Dict[str, ModuleType]:
     from .. import compat, errors
     from ..retry import RetryConfig
     from . import clients, futures, holder, rest, settings, telemetry, types
+    from . import service as official
 
     made: Dict[str, ModuleType] = {"types": types}
     known = {_snake(name): name for name in types.__all__}
@@ -64,7 +65,7 @@ def _modules() -> Dict[str, ModuleType]:
     future = {name: getattr(futures, name) for name in ("APIFuture", "AwaitableConcurrentFuture")}
     shared = {"InternalClientHolder": holder.Holder}
     told = {"Telemetry": telemetry.Telemetry, "TelemetryProvider": holder.TelemetryProvider}
-    service = {"ServiceClient": clients.ServiceClient}
+    service = {"ServiceClient": official.ServiceClient}
     training = {"TrainingClient": clients.TrainingClient}
     sampling = {"SamplingClient": clients.SamplingClient}
     checkpoints = {"RestClient": rest.RestClient}

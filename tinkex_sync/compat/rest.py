@@ -61,3 +61,13 @@ class RestClient(TelemetryProvider):
     get_session_async = awaited(_Rest.submit_get_session)
     list_sessions = submitted(_Rest.submit_list_sessions, warn=True)
     list_sessions_async = awaited(_Rest.submit_list_sessions)
+    set_checkpoint_ttl_from_tinker_path = submitted(
+        _Rest.submit_set_checkpoint_ttl_from_tinker_path, warn=True
+    )
+    set_checkpoint_ttl_from_tinker_path_async = awaited(_Rest.submit_set_checkpoint_ttl_from_tinker_path)
+    assign_session_project = submitted(_Rest.submit_assign_session_project, warn=True)
+    assign_session_project_async = awaited(_Rest.submit_assign_session_project)
+    copy_weights = submitted(_Rest.submit_copy_weights, warn=True)
+    copy_weights_async = awaited(_Rest.submit_copy_weights)
+    get_external_weights_urls = submitted(_Rest.submit_get_external_weights_urls, warn=True)
+    get_external_weights_urls_async = awaited(_Rest.submit_get_external_weights_urls)
