@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from tinkex_sync import ServiceClient
+from tinkex_sync import ServiceClient, protocol
 from tinkex_sync.clients import rebuilding
 from tinkex_sync.local import Faults, LocalServer
 
@@ -37,6 +37,12 @@ def _nothing_rebuilt():
         rebuilding._sessions.clear()
     for session in sessions:
         session.close(None)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_known():
+    """What was found out about a server does not count for the next one at its port."""
+    protocol.forget()
 
 
 @pytest.fixture(scope="session")

@@ -5,20 +5,13 @@ import threading
 import pytest
 from scripted_server import Answer, bare_session
 
-from tinkex_sync import errors, protocol, types
+from tinkex_sync import errors, types
 from tinkex_sync.clients.sampling import SamplingClient
 from tinkex_sync.clock import ScaledClock
 
 CONFIG = {"fwdbwd_max_chunk_len": 1024, "sample_use_retrieve_futures": True}
 PROMPT = types.ModelInput.from_ints([1, 2])
 ONE = types.SamplingParams(max_tokens=2)
-
-
-@pytest.fixture(autouse=True)
-def _nothing_known():
-    protocol.forget()
-    yield
-    protocol.forget()
 
 
 class Bulk:

@@ -17,7 +17,7 @@ SETTINGS = {
     "base_url": (HOSTED, ["", "host:80", "ftp://host", "http://", "locals", 7]),
     "tags": ((), ["run-7", [7]]),
     "sdk_version": ("0.7.0", ["", 7]),
-    "protocol": ("0.7", ["1.0", 0.7]),
+    "protocol": ("auto", ["1.0", 0.7]),
     "billing_pause": (3600.0, [-1, "1", True]),
     "timeout": (None, [0, -1, "1", float("nan"), True]),
     "connect_timeout": (5.0, [0, -1, "1", None, True, float("nan"), float("inf")]),
@@ -85,7 +85,7 @@ VARIABLES = {
         ["2", "maybe"],
     ),
     "TINKEX_SYNC_TIMEOUT": ("timeout", {"2.5": 2.5, "": None}, ["0", "-1", "soon", "nan"]),
-    "TINKEX_SYNC_PROTOCOL": ("protocol", {"auto": "auto", "0.38": "0.38", "": "0.7"}, ["1.0"]),
+    "TINKEX_SYNC_PROTOCOL": ("protocol", {"0.7": "0.7", "0.38": "0.38", "": "auto"}, ["1.0"]),
     "CLOUDFLARE_ACCESS_CLIENT_ID": ("cloudflare_access_client_id", {"id": "id", "": None}, ["a\nb"]),
     "CLOUDFLARE_ACCESS_CLIENT_SECRET": ("cloudflare_access_client_secret", {"s": "s", "": None}, ["a\nb"]),
 }

@@ -5,7 +5,7 @@ import threading
 import pytest
 from scripted_server import Answer, bare_session
 
-from tinkex_sync import errors, protocol, types
+from tinkex_sync import errors, types
 from tinkex_sync.clients.training import TrainingClient
 
 schema = pytest.importorskip("tinkex_sync.protobuf.schema")
@@ -14,13 +14,6 @@ pytest.importorskip("google.protobuf")
 SERIAL = {"fwdbwd_max_chunk_len": 1, "parallel_fwdbwd_chunks": False}
 PARALLEL = {"fwdbwd_max_chunk_len": 1, "parallel_fwdbwd_chunks": True}
 SPEAKS_JSON_ONLY = Answer(404, {"detail": "Not Found"})
-
-
-@pytest.fixture(autouse=True)
-def _nothing_known():
-    protocol.forget()
-    yield
-    protocol.forget()
 
 
 def datums(count):
@@ -285,13 +278,40 @@ def test_bytes_of_chunks_side_by_side_are_limited():
         assert most[0] == 1
 
 
-def test_without_the_extra_the_error_says_what_to_install(monkeypatch):
+@pytest.fixture
+def no_protobuf(monkeypatch):
     def missing(name):
         raise schema.missing_extra("protobuf")
 
     monkeypatch.setattr("tinkex_sync.protobuf.writing.message", missing)
+    monkeypatch.setattr("tinkex_sync.codec.reads_protobuf", lambda: False)
+
+
+JSON_REFUSED = Answer(415, {"detail": "Content-Type must be application/x-protobuf"})
+
+
+@pytest.mark.parametrize("operation", ["forward", "forward_backward"])
+def test_without_the_extra_a_server_that_takes_json_too_gets_it(no_protobuf, operation):
     with bare_session(protocol="auto") as (scripted, session):
         server = Server(scripted, SERIAL)
+        output = getattr(trainer(session), operation)(datums(1), "cross_entropy")
+        assert output.metrics == {"loss:sum": 1.0}
+        assert [one.operation for one in server.sent()] == [operation]
+        assert session.protocol.wire == "protobuf"
+
+
+@pytest.mark.parametrize("operation", ["forward", "forward_backward"])
+def test_without_the_extra_the_error_says_what_to_install_where_it_is_needed(no_protobuf, operation):
+    refusal = JSON_REFUSED if operation == "forward_backward" else Answer(404, {"detail": "Not Found"})
+    with bare_session(protocol="auto") as (scripted, session):
+        server = Server(scripted, SERIAL, {1: [refusal]})
+        client = trainer(session)
+        for _ in range(2):
+            with pytest.raises(errors.MissingExtraError, match=r"tinkex-sync\[proto\]"):
+                getattr(client, operation)(datums(1), "cross_entropy")
+        assert [one.operation for one in server.sent()] == [operation]  # it is not asked again
+    with bare_session(protocol="0.38") as (scripted, session):
+        server = Server(scripted, SERIAL)
         with pytest.raises(errors.MissingExtraError, match=r"tinkex-sync\[proto\]"):
-            trainer(session).forward_backward(datums(1), "cross_entropy")
+            getattr(trainer(session), operation)(datums(1), "cross_entropy")
         assert not server.sent()

@@ -6,19 +6,12 @@ import time
 import pytest
 from scripted_server import Answer, SteppedClock, bare_session
 
-from tinkex_sync import background, errors, protocol
+from tinkex_sync import background, errors, hookimpl, protocol
 from tinkex_sync.config import Config
 from tinkex_sync.errors import ConfigError
 
 SESSION = Answer(body={"session_id": "sess-1", "type": "create_session"})
 TELLING = {"fwdbwd_max_chunk_len": 16, "fwdbwd_max_chunk_bytes_count": 4000, "parallel_fwdbwd_chunks": False}
-
-
-@pytest.fixture(autouse=True)
-def _nothing_known():
-    protocol.forget()
-    yield
-    protocol.forget()
 
 
 def opened(server, session, config=None, **answers):
@@ -57,6 +50,21 @@ def test_the_answer_to_the_first_question_decides(answer, wire):
         assert server.requests[-1].body["sdk_version"] == version
         # What may change is asked for only where something was announced.
         assert ("client/dynamic_config" in sent) == (wire == "protobuf")
+
+
+def test_a_server_without_the_question_is_no_failure_to_observers():
+    class Watching:
+        def __init__(self):
+            self.seen = []
+
+        @hookimpl
+        def tinkex_request_finished(self, path, status, error):
+            self.seen.append((path, status, error))
+
+    watching = Watching()
+    with bare_session(SteppedClock(), plugins=[watching], protocol="auto") as (server, session):
+        opened(server, session, Answer(404, {"detail": "Not Found"}))
+    assert watching.seen == [("/api/v1/client/config", 404, None), ("/api/v1/create_session", 200, None)]
 
 
 def test_the_users_own_version_is_announced_whatever_is_spoken():

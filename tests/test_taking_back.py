@@ -13,13 +13,6 @@ PROMPT = types.ModelInput.from_ints([1, 2])
 ONE = types.SamplingParams(max_tokens=2)
 
 
-@pytest.fixture(autouse=True)
-def _nothing_known():
-    protocol.forget()
-    yield
-    protocol.forget()
-
-
 def held_sampler(server, session, dynamic):
     """A sampler whose results never come, and an event that says when a poll is out."""
     server.script("client/config", Answer(body={"fwdbwd_max_chunk_len": 4}))

@@ -12,19 +12,11 @@ from tinkex_sync import (
     NotFoundError,
     RequestFailedError,
     ServiceClient,
-    protocol,
     types,
 )
 from tinkex_sync.clock import ScaledClock
 
 OK = Answer(body={"status": "accepted"})
-
-
-@pytest.fixture(autouse=True)
-def _nothing_known():
-    protocol.forget()
-    yield
-    protocol.forget()
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import time
 import pytest
 from scripted_server import Answer, SteppedClock, bare_session
 
-from tinkex_sync import errors, protocol
+from tinkex_sync import errors
 from tinkex_sync.clock import Clock
 from tinkex_sync.errors import ConfigError
 from tinkex_sync.timer import Timer
@@ -18,13 +18,6 @@ from tinkex_sync.tokens import Tokens, check_credential, claims
 
 WANTS = {"pjwt_auth_enabled": True}
 INVALID = {"WWW-Authenticate": 'Bearer realm="x", error="invalid_token"'}
-
-
-@pytest.fixture(autouse=True)
-def _nothing_known():
-    protocol.forget()
-    yield
-    protocol.forget()
 
 
 def jwt(serial=1, lifetime=600.0, **changes):

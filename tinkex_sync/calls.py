@@ -37,7 +37,6 @@ from .protocol import Protocol
 from .retry import POLICIES, Attempts, RetryPolicy, run
 from .timer import Timer
 from .transport import Reply, Transport
-from .types import AuthTokenResponse
 
 __all__ = ["Caller"]
 
@@ -94,7 +93,7 @@ class Caller:
         raw: bool = False,
         polled: Optional[Polled] = None,
     ) -> Any:
-        """Send one call under its one retry policy, and decode the answer.
+        """Send one call under its one retry policy, and decode the answer; None for one ``absent`` there.
 
         Args:
             name: Row of ``endpoints.ENDPOINTS``.
@@ -173,6 +172,8 @@ class Caller:
                 return reply
             return endpoint.reply.from_wire(reply.json())
         except APIError as error:
+            if getattr(error, "status_code", None) in endpoint.absent:
+                return None
             advise(error, self.config, first_contact)
             raise
 
@@ -251,7 +252,7 @@ class Caller:
                 call.sent = "yes"
             return reply
         finally:
-            if call is not None and call.sent == "no" and _may_have_arrived(failure):
+            if call is not None and call.sent == "no" and failure and _may_have_arrived(failure):
                 call.sent = "unknown"
             if polled is not None and isinstance(failure, TinkexError):
                 failure.polled = polled
@@ -261,13 +262,13 @@ class Caller:
                     source=source,
                     call_id=call.call_id if call else "",
                     method=endpoint.method,
-                    path="/" + path.partition("?")[0],
+                    path=path.partition("?")[0],
                     attempt=attempt,
                     status=status,
                     elapsed=self.clock.time() - started,
                     sent_bytes=len(content or b""),
                     received_bytes=received,
-                    error=failure,
+                    error=None if status in endpoint.absent else failure,
                 )
 
     def _authorized_send(
@@ -325,8 +326,7 @@ class Caller:
             caller = own()
             if caller is None:
                 raise ClosedError("the client is gone")
-            answer: AuthTokenResponse = caller.call("auth_token", {}, deadline=deadline)
-            return answer.jwt
+            return str(caller.call("auth_token", {}, deadline=deadline).jwt)
 
         self.credentials.adopt(self.protocol.announced, exchange, self.in_background)
 
@@ -392,9 +392,7 @@ def _keyed(headers: Mapping[str, str], key: Optional[str]) -> Mapping[str, str]:
     return headers if key is None else {**headers, "X-API-Key": key}
 
 
-def _may_have_arrived(failure: Optional[BaseException]) -> bool:
-    if failure is None:
-        return False
+def _may_have_arrived(failure: BaseException) -> bool:
     if isinstance(failure, APIStatusError):
         return failure.status_code >= 500
     return not getattr(failure, "unsent", False) and getattr(failure, "sent", "unknown") != "no"

@@ -254,8 +254,8 @@ def decode(content: bytes, content_type: str = CONTENT_TYPE, status_code: int = 
 
 
 @functools.cache
-def _reads_protobuf() -> bool:
-    """Whether what protobuf takes is installed; without it results come as JSON."""
+def reads_protobuf() -> bool:
+    """Whether what protobuf takes is installed; without it everything that may be is JSON."""
     try:
         import google.protobuf  # noqa: F401
     except ImportError:
@@ -265,7 +265,7 @@ def _reads_protobuf() -> bool:
 
 def accepts(kind: Any, modern: bool) -> Dict[str, str]:
     """The ``Accept`` header of a poll for a result of type ``kind``; {} for the standing one, JSON."""
-    if modern and kind in _PACKED_RESULTS and _reads_protobuf():
+    if modern and kind in _PACKED_RESULTS and reads_protobuf():
         return {"Accept": f"{PROTOBUF}, {CONTENT_TYPE}"}
     return {}
 

@@ -55,7 +55,7 @@ class Config:
 
     #: What is spoken with the server: "0.7" (JSON), "0.38" (protobuf and what came with it), or "auto", which asks it.
     #: Environment: TINKEX_SYNC_PROTOCOL.
-    protocol: str = "0.7"
+    protocol: str = "auto"
     #: How long calls wait while the server wants payment (402), unless the server gives a limit.
     billing_pause: float = 3600.0
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Dict, Optional
+from typing import Any, Dict, FrozenSet, Optional
 from urllib.parse import quote
 
 from . import types
@@ -32,6 +32,8 @@ class Endpoint:
     redirect_ok: bool = False
     #: What the answer may be; "": JSON.
     accept: str = ""
+    #: Statuses that say no more than that the server has nothing of the kind: then there is no answer, and no error.
+    absent: FrozenSet[int] = frozenset()
 
     def url(self, **parts: str) -> str:
         """The path with its fields filled in and quoted."""
@@ -43,16 +45,33 @@ class Endpoint:
         return "/api/v1/" + self.path.format(**quoted)
 
 
+#: 404, 405 and 501 by the book; a server that forbids what it does not know may say 400 or 422.
+_ABSENT = frozenset((400, 404, 405, 422, 501))
 _CHECKPOINT = "training_runs/{run}/checkpoints/{checkpoint_path}"
 
 ENDPOINTS: Dict[str, Endpoint] = {
     row.name: row
     for row in (
-        Endpoint("client_config", "POST", "client/config", types.ServerConfigResponse, "ask", own_key=True),
+        Endpoint(
+            "client_config",
+            "POST",
+            "client/config",
+            types.ServerConfigResponse,
+            "ask",
+            own_key=True,
+            absent=_ABSENT,
+        ),
         Endpoint("auth_token", "POST", "auth/token", types.AuthTokenResponse, "short", own_key=True),
-        Endpoint("dynamic_config", "POST", "client/dynamic_config", types.DynamicConfigResponse, "none"),
+        Endpoint(
+            "dynamic_config",
+            "POST",
+            "client/dynamic_config",
+            types.DynamicConfigResponse,
+            "none",
+            absent=_ABSENT,
+        ),
         Endpoint("create_session", "POST", "create_session", types.CreateSessionResponse, "short"),
-        Endpoint("finish_session", "POST", "sessions/{session}/finish", None, "none"),
+        Endpoint("finish_session", "POST", "sessions/{session}/finish", None, "none", absent=_ABSENT),
         Endpoint("session_heartbeat", "POST", "session_heartbeat", types.SessionHeartbeatResponse, "none"),
         Endpoint(
             "create_sampling_session",

@@ -157,7 +157,7 @@ def tinkex_request_finished(
     :param elapsed: Seconds from send to the last byte, or to the failure.
     :param sent_bytes: Bytes of the request's body.
     :param received_bytes: Bytes of the answer's body, decompressed.
-    :param error: What the attempt failed with; None for 2xx.
+    :param error: What the attempt failed with; None for 2xx, and where a server lacks what not every server has.
 
     .. versionadded:: 0.7.0
     """

@@ -65,6 +65,8 @@ class Protocol:
         self._clock = clock
         self._lock = threading.Lock()
         self._switched = False  # guarded by _lock
+        #: JSON training requests are known to be refused. Read without the lock, as ``wire``.
+        self._json_refused = False
         #: What goes out. Read without the lock: a request that is refused for it is sent again.
         self.wire: Wire = "protobuf" if config.protocol == "0.38" else "json"
         self.announced = ServerConfigResponse()
@@ -120,8 +122,10 @@ class Protocol:
         if not refused or (wire == "protobuf" and error.status_code == 404):
             return False
         with self._lock:
+            if wire == "json":
+                self._json_refused = True
             if self.wire != wire:
-                return True  # Another thread found out first.
+                return True  # Another thread found out first, or JSON was only tried.
             if self._switched:
                 return False
             self._switched = True
@@ -141,6 +145,11 @@ class Protocol:
     def modern(self) -> bool:
         """Whether today's protocol is spoken, with what belongs to it beside protobuf."""
         return self.wire == "protobuf"
+
+    @property
+    def tries_json(self) -> bool:
+        """Whether a client that lacks what protobuf takes may still send its training requests as JSON."""
+        return self._config.protocol == "auto" and not self._json_refused
 
     @property
     def version(self) -> str:

@@ -16,7 +16,7 @@ from . import codec
 from .background import beat, close_at_exit, refresh_later
 from .calls import Caller
 from .config import Config
-from .errors import APIStatusError, ClosedError, TinkexError
+from .errors import ClosedError, TinkexError
 from .hookspecs import Source
 from .open_calls import OpenCall, Unfinished
 from .plugins import Observers
@@ -122,15 +122,7 @@ class Session(Caller):
     def _detect(self) -> None:
         protocol = self.protocol
         if protocol.asks and not protocol.recall():
-            try:
-                announced = self.call("client_config", {"sdk_version": ASKS_AS}, first_contact=True)
-            except APIStatusError as error:
-                # 404, 405 and 501 by the book; a server that forbids what it does not know may say 400 or 422. What
-                # is wrong beyond that shows at create_session.
-                if error.status_code not in (400, 404, 405, 422, 501):
-                    raise
-                announced = None
-            protocol.heard(announced)
+            protocol.heard(self.call("client_config", {"sdk_version": ASKS_AS}, first_contact=True))
         self._adopt()
         self.refresh()
 
@@ -156,12 +148,9 @@ class Session(Caller):
         """
         if not (self.protocol.modern and self.protocol.configured):
             return
-        try:
-            self.protocol.dynamic = self.call("dynamic_config", {"sdk_version": self.protocol.version})
-        except APIStatusError as error:
-            if error.status_code not in (400, 404, 405, 422, 501):
-                raise
-        else:
+        dynamic = self.call("dynamic_config", {"sdk_version": self.protocol.version})
+        if dynamic is not None:
+            self.protocol.dynamic = dynamic
             refresh_later(self)
 
     @property

@@ -91,6 +91,7 @@ def empty_folder() -> Iterator[None]:
 def environment(variables: Dict[str, str]) -> Iterator[None]:
     before = dict(os.environ)
     os.environ.pop("TINKER_API_KEY", None)
+    os.environ["TINKEX_SYNC_PROTOCOL"] = "0.7"
     os.environ.update(variables)
     try:
         yield

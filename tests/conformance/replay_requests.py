@@ -184,6 +184,7 @@ def requests(case: Dict[str, Any], document: Dict[str, Any], row: Optional[int])
 
 def environment(patch: pytest.MonkeyPatch, changes: Dict[str, Optional[str]]) -> None:
     patch.setenv("TINKER_API_KEY", KEY)
+    patch.setenv("TINKEX_SYNC_PROTOCOL", "0.7")
     for name, value in changes.items():
         if name not in VARIABLES:
             not_understood(f"variable {name}")

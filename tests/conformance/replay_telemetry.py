@@ -58,7 +58,7 @@ def run(do: str, given: Dict[str, Any], expected: Dict[str, Any]) -> List[Any]:
     with ScriptedServer() as server:
         server.defaults["create_session"] = Answer(body={"session_id": "sess-1"})
         server.defaults["telemetry"] = Answer(body={"status": "accepted"})
-        config = Config(base_url=server.base_url, api_key="tml-test-key", telemetry=True)
+        config = Config(base_url=server.base_url, api_key="tml-test-key", telemetry=True, protocol="0.7")
         with ServiceClient(config=config, load_plugins=False) as service:
             telemetry = service.get_telemetry()
             assert telemetry is not None

@@ -15,7 +15,7 @@ import pytest
 import requests
 from server_calls import Wire, datum, until
 
-from tinkex_sync import Config, ServiceClient, errors, protocol, types
+from tinkex_sync import Config, ServiceClient, errors, types
 from tinkex_sync.local import Faults, LocalServer
 
 schema = pytest.importorskip("tinkex_sync.protobuf.schema")
@@ -45,11 +45,6 @@ def server():
 def wire(server):
     with Wire(server) as calls:
         yield calls
-
-
-@pytest.fixture(autouse=True)
-def _nothing_known():
-    protocol.forget()
 
 
 def client(server, **settings):

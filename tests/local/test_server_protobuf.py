@@ -4,7 +4,7 @@ import pytest
 import requests
 from server_calls import Wire, datum
 
-from tinkex_sync import Config, ServiceClient, errors, protocol, types
+from tinkex_sync import Config, ServiceClient, errors, types
 from tinkex_sync.local import Faults, LocalServer
 
 schema = pytest.importorskip("tinkex_sync.protobuf.schema")
@@ -25,11 +25,6 @@ def modern():
 def both():
     with LocalServer(protocol="both") as server:
         yield server
-
-
-@pytest.fixture(autouse=True)
-def _nothing_known():
-    protocol.forget()
 
 
 def client(server, spoken="auto", **settings):

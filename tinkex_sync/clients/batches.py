@@ -115,8 +115,9 @@ class Batch:
         protocol = self._session.protocol
 
         def encode(number: int) -> codec.Body:
+            lacking = protocol.tries_json and not codec.reads_protobuf()
             return codec.encode_batch(
-                protocol.wire,
+                "json" if lacking else protocol.wire,
                 operation or self._operation,
                 self._data[boundary.start : boundary.stop],
                 self._loss_fn,
