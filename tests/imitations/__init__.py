@@ -2,7 +2,8 @@
 
 from .columns import COLUMNS, EMBEDDED, HATCHERY, LATE, NEITHER, SKYRL, STRICT, TUFT, Column
 from .driving import ADAM, PARAMS, client, datum, datums, prompt, training
-from .server import TRAINING, Imitation
+from .results import TRAINING
+from .server import Imitation
 
 __all__ = [
     "ADAM",
