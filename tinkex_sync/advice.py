@@ -26,6 +26,8 @@ def advise(error: APIError, config: Config, first_contact: bool) -> None:
             advice = (
                 f"the server refuses this protocol version: set sdk_version= (now {config.sdk_version!r})"
             )
+    elif isinstance(error, APIStatusError) and error.status_code == 415 and config.protocol != "auto":
+        advice = f'the server does not take protocol {config.protocol}: set protocol="auto"'
     elif names_no_thing(error) and error.request is not None:
         what = f"{error.request.method} {error.request.url}"
         advice = f"this server seems to have no such endpoint: {what}"

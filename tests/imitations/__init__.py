@@ -1,6 +1,6 @@
 """Small real HTTP servers that imitate the servers of the field, for the tests of the client."""
 
-from .columns import COLUMNS, EMBEDDED, HATCHERY, LATE, NEITHER, SKYRL, STRICT, TUFT, Column
+from .columns import COLUMNS, EMBEDDED, HATCHERY, LATE, NEITHER, SKYRL, STRICT, TUFT, TUFT_TODAY, Column
 from .driving import ADAM, PARAMS, client, datum, datums, prompt, training
 from .results import TRAINING
 from .server import Imitation
@@ -17,6 +17,7 @@ __all__ = [
     "STRICT",
     "TRAINING",
     "TUFT",
+    "TUFT_TODAY",
     "Column",
     "Imitation",
     "client",

@@ -8,7 +8,18 @@ protocol lets it be.
 from dataclasses import dataclass, field, replace
 from typing import Any, Callable, Dict, FrozenSet, Mapping, Optional, Tuple
 
-__all__ = ["COLUMNS", "EMBEDDED", "HATCHERY", "LATE", "NEITHER", "SKYRL", "STRICT", "TUFT", "Column"]
+__all__ = [
+    "COLUMNS",
+    "EMBEDDED",
+    "HATCHERY",
+    "LATE",
+    "NEITHER",
+    "SKYRL",
+    "STRICT",
+    "TUFT",
+    "TUFT_TODAY",
+    "Column",
+]
 
 
 def _detail(status: int, text: str) -> Any:
@@ -102,6 +113,10 @@ class Column:
     times: str = "aware"
     #: Where archives are: "http", "file" or "http, sampler only".
     archives: str = "http"
+    #: Reply of client/config; None: there is no such endpoint.
+    configured: Optional[Mapping[str, Any]] = None
+    #: What training requests may be: "json", "protobuf". The latter gives results as protobuf to whoever accepts it.
+    wires: FrozenSet[str] = frozenset({"json"})
     #: Everything goes through to the embedded server as it came.
     transparent: bool = False
 
@@ -171,6 +186,8 @@ SKYRL = Column(
     sampler=lambda session, number: f"sampling_{session[:8]}{number:04x}",
     missing=frozenset({"checkpoints", "sessions", "session", "publish_checkpoint", "unpublish_checkpoint"}),
     refuses=_skyrl_refuses,
+    configured={"pjwt_auth_enabled": False},
+    wires=frozenset({"json", "protobuf"}),
     times="naive",
     archives="http, sampler only",
 )
@@ -191,6 +208,46 @@ TUFT = Column(
 
 #: The same server as some of its versions are: an operation's number is looked at when its turn has come.
 LATE = replace(TUFT, name="TuFT, late", numbers="late")
+
+#: What today's servers know beside.
+_TODAY = {
+    "client_config": "sdk_version",
+    "create_session": "project_id type",
+    "save_weights": "overwrite ttl_seconds type",
+    "save_weights_for_sampler": "ttl_seconds type",
+    "retrieve_future": "allow_metadata_only",
+    "load_weights": "type",
+}
+
+#: What became of it: training requests are protobuf only. It announces that models are not made by loading, and its
+#: token exchange gives tokens that it refuses itself.
+TUFT_TODAY = replace(
+    LATE,
+    name="TuFT, today",
+    known_keys={
+        endpoint: frozenset(f"{_KEYS.get(endpoint, '')} {_TODAY.get(endpoint, '')}".split())
+        for endpoint in (*_KEYS, *_TODAY)
+    },
+    configured={
+        "pjwt_auth_enabled": False,
+        "credential_default_source": "api_key",
+        "sample_dispatch_bytes_semaphore_size": 10485760,
+        "inflight_response_bytes_semaphore_size": 52428800,
+        "parallel_fwdbwd_chunks": False,
+        "proto_compress_fwdbwd": False,
+        "fwdbwd_max_chunk_len": 1024,
+        "fwdbwd_max_chunk_bytes_count": 5000000,
+        "fwdbwd_dispatch_bytes_semaphore_size": 50000000,
+        "billing_exception_max_pause_duration_sec": 3600,
+        "sample_no_retries": False,
+        "sample_enable_stuck_detection": True,
+        "sample_max_concurrent_requests": 2000,
+        "use_pyqwest_transport": True,
+        "create_model_via_load_weights": False,
+    },
+    wires=frozenset({"protobuf"}),
+    missing=frozenset({"dynamic_config", "finish_session", "retrieve_futures", "cancel_future"}),
+)
 
 HATCHERY = Column(
     name="Hatchery",
@@ -214,6 +271,12 @@ HATCHERY = Column(
         {"training_runs", "checkpoints", "sessions", "session", "sampler", "checkpoint_archive"}
     ),
     refuses=_hatchery_refuses,
+    configured={
+        "sample_dispatch_bytes_semaphore_size": 134217728,
+        "inflight_response_bytes_semaphore_size": 268435456,
+        "max_pipelined_requests": 64,
+        "default_poll_interval_ms": 100,
+    },
     error=_validation_list,
     times="null",
 )

@@ -34,6 +34,12 @@ class Promised:
 class Results:
     """The part of an imitation that keeps its promises."""
 
+    def operation(self, request_id):
+        """What was promised under this id; None for one that is unknown."""
+        with self.changed:
+            found = self._promises.get(request_id)
+        return found and found.operation
+
     def _wait_ready(self):
         return self.ready.wait(self.hold) and not self.stopping.is_set()
 

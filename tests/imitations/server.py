@@ -255,6 +255,8 @@ class Imitation(Results):
             if "tinker_path" in body:
                 body = {"tinker_path": self.stored(body["tinker_path"])}
             return 200, engine.call(endpoint, body)
+        if endpoint == "client_config" and column.configured is not None:
+            return 200, dict(column.configured)
         answers = {
             "session_heartbeat": {"type": "session_heartbeat"},
             "get_server_capabilities": {
@@ -263,7 +265,7 @@ class Imitation(Results):
             "get_info": {"model_id": body.get("model_id"), "model_data": {"model_name": "base"}},
         }
         if endpoint not in answers:
-            raise Refused(404, f"no such endpoint: {endpoint}")
+            raise Refused(404, "Not Found")
         return 200, answers[endpoint]
 
     def _promise(self, operation, number, body):

@@ -6,6 +6,7 @@ import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+from . import packing
 from .stored import endpoint as endpoint_of
 
 __all__ = ["HOLD", "Handler", "Listener"]
@@ -97,11 +98,22 @@ class Handler(BaseHTTPRequestHandler):
         if len(content) < length:
             self.close_connection = True
             return
-        self._serve(json.loads(content) if content else {}, content)
-
-    def _serve(self, body, content):
-        owner = self.imitation
         endpoint, ids = endpoint_of(self.command, self.path)
+        refused = None
+        if self.headers.get("Content-Type") == packing.PROTOBUF:
+            if "protobuf" not in self.imitation.column.wires:
+                # As those do that read every body as JSON.
+                self._answer(500, self.imitation.column.error(500, "Internal Server Error"))
+                return
+            endpoint, body = packing.read(content, self.headers.get("Content-Encoding", ""))
+        else:
+            body = json.loads(content) if content else {}
+            if endpoint in ("forward", "forward_backward") and "json" not in self.imitation.column.wires:
+                refused = (404, "Not Found") if endpoint == "forward" else (415, "this takes protobuf only")
+        self._serve(endpoint, ids, body, content, refused)
+
+    def _serve(self, endpoint, ids, body, content, refused):
+        owner = self.imitation
         with owner.changed:
             row = (endpoint, body.get("seq_id"), self.headers.get("X-Idempotency-Key"), body)
             owner.arrived.append(row)
@@ -118,7 +130,10 @@ class Handler(BaseHTTPRequestHandler):
         elif isinstance(action, tuple):
             self._answer(*action)
         else:
-            answer = self._key_refusal() or self._handled(endpoint, ids, body, content)
+            answer = self._key_refusal()
+            if answer is None and refused is not None:
+                answer = refused[0], owner.column.error(*refused)
+            answer = answer or self._handled(endpoint, ids, body, content)
             if action == "after":
                 self._drop()
             else:
@@ -135,7 +150,12 @@ class Handler(BaseHTTPRequestHandler):
             return refused or owner.pass_on(self.command, self.path, endpoint, body, content, headers)
         if endpoint in _STORED:
             return owner.stored_answer(endpoint, self.command, ids, self.path.partition("?")[2])
-        return owner.handle(endpoint, body)
+        status, answer = owner.handle(endpoint, body)
+        if endpoint == "retrieve_future" and status == 200 and "protobuf" in owner.column.wires:
+            found = packing.packed_result(owner.operation(body["request_id"]), answer)
+            if found is not None and packing.PROTOBUF in self.headers.get("Accept", ""):
+                return status, found, {"Content-Type": packing.PROTOBUF}
+        return status, answer
 
     def _key_refusal(self):
         column, key = self.imitation.column, self.headers.get("X-API-Key")
@@ -148,7 +168,10 @@ class Handler(BaseHTTPRequestHandler):
         return None
 
     def _answer(self, status, body, headers=()):
-        content = body.encode() if isinstance(body, str) else json.dumps(body).encode()
+        if isinstance(body, bytes):
+            content = body
+        else:
+            content = body.encode() if isinstance(body, str) else json.dumps(body).encode()
         given = {
             "Content-Type": "text/html" if isinstance(body, str) else "application/json",
             **dict(headers),

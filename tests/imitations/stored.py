@@ -5,12 +5,22 @@ from urllib.parse import parse_qsl, urlencode
 
 __all__ = ["answer", "endpoint"]
 
+_NAMED = {
+    "client/config": "client_config",
+    "client/dynamic_config": "dynamic_config",
+    "auth/token": "auth_token",
+}
 _ONE = {"training_runs": "training_run", "sessions": "session", "samplers": "sampler"}
 
 
 def endpoint(method, path):
     """Name of the endpoint of a request, and what its path names."""
-    parts = path.partition("?")[0].split("/api/v1/")[-1].split("/")
+    named = path.partition("?")[0].split("/api/v1/")[-1]
+    if named in _NAMED:
+        return _NAMED[named], []
+    parts = named.split("/")
+    if parts[0] == "sessions" and parts[-1] == "finish":
+        return "finish_session", parts[1:2]
     if len(parts) == 1:
         return parts[0], []
     if len(parts) == 2:

@@ -3,12 +3,12 @@
 import threading
 
 import pytest
-from imitations import EMBEDDED, HATCHERY, LATE, NEITHER, SKYRL, STRICT, TUFT, Imitation, client
+from imitations import EMBEDDED, HATCHERY, LATE, NEITHER, SKYRL, STRICT, TUFT, TUFT_TODAY, Imitation, client
 
 from tinkex_sync.clock import ScaledClock
 from tinkex_sync.local import Faults
 
-ROWS = (EMBEDDED, SKYRL, TUFT, LATE, HATCHERY, NEITHER, STRICT)
+ROWS = (EMBEDDED, SKYRL, TUFT, LATE, TUFT_TODAY, HATCHERY, NEITHER, STRICT)
 
 
 @pytest.fixture(params=ROWS, ids=[row.name for row in ROWS])

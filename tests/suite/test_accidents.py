@@ -167,6 +167,7 @@ def test_pauses_reach_observers_as_far_as_the_server_tells(imitated, server):
         "TuFT": [("active", None)] * 2,
         # Training is over before its promise is given.
         "TuFT, late": [("active", None)],
+        "TuFT, today": [("active", None)],
         "neither": [("active", None)] * 2,
         "Hatchery": [("paused_capacity", "default"), ("active", None)] * 2,
     }
