@@ -7,7 +7,7 @@ import pytest
 from scripted_server import Answer, bare_session
 
 import tinkex_sync
-from tinkex_sync import SamplingClient, types
+from tinkex_sync import SamplingClient, TrainingClient, types
 from tinkex_sync.clients.sample_options import OptionIgnoredError, SampleOptions
 from tinkex_sync.local import LocalServer
 
@@ -150,6 +150,23 @@ def test_a_server_too_old_for_an_option_shows(scripted, options, result):
         assert isinstance(caught.value, RuntimeError)
         assert caught.value.reply.sequences[0].tokens == [1]
         assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
+
+
+@pytest.mark.parametrize("name", [None, "n"])
+def test_clients_made_by_a_training_client_record_too(name):
+    saved = {"path": "tinker://m/sampler_weights/n"} if name else {"sampling_session_id": "sampler-1"}
+    with bare_session() as (server, session):
+        session.join("sess-1")
+        server.script("save_weights_for_sampler", Answer(body={"request_id": "req-1"}))
+        server.script("retrieve_future", Answer(body=saved))
+        server.defaults["create_sampling_session"] = Answer(body={"sampling_session_id": "sampler-1"})
+        training = TrainingClient(session, "model-1")
+        made = [training.save_weights_and_get_sampling_client(name, record_stability_info=True)]
+        made.append(training.create_sampling_client("tinker://m/sampler_weights/n", None, True))
+        for sampler in made:
+            answered(server, DRAWN)
+            sampler.sample(PROMPT, 1, ONE)
+        assert [one.body["record_stability_info"] for one in server.sent("asample")] == [True, True]
 
 
 def test_names_that_do_not_fit_are_dropped_and_the_completions_kept(scripted, caplog):

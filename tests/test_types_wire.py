@@ -55,8 +55,8 @@ def test_all_public_names_of_the_protocol_exist() -> None:
     """
     # Of the protocol after 0.7.0, which has names of its own.
     later = """AdamOptimizerConfig AuthTokenResponse CopyWeightsResponse DimuonOptimizerConfig DimuonParams
-    DynamicConfigResponse ExternalWeightsUrlsResponse
-    JoinSamplingSessionResponse OptimizerConfig PromptAltTokens SaveWeightsExternalResponse ServerConfigResponse"""
+    DynamicConfigResponse ExternalWeightsUrlsResponse JoinSamplingSessionResponse
+    OptimParams OptimizerConfig PromptAltTokens SaveWeightsExternalResponse ServerConfigResponse"""
     assert {*names.split(), *later.split()} == set(types.__all__)
 
 

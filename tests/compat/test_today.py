@@ -1,6 +1,11 @@
 """What scripts written for the newest official package find here, on the embedded server speaking today's protocol."""
 
 import asyncio
+import inspect
+import json
+import os
+import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -9,6 +14,10 @@ from tinkex_sync.compat import absent
 from tinkex_sync.local import LocalServer
 
 pytest.importorskip("numpy")
+
+TABLE = Path(__file__).with_name("surface38.json")
+RECORDED = json.loads(TABLE.read_text())
+OFFICIAL38 = os.environ.get("TINKEX_OFFICIAL38_PYTHON")
 
 DATUM = tinker.Datum(
     model_input=tinker.ModelInput.from_ints([1, 2, 3]),
@@ -19,9 +28,11 @@ DATUM = tinker.Datum(
 @pytest.fixture(scope="module")
 def service():
     with LocalServer(protocol="0.38") as server:
-        made = tinker.ServiceClient(base_url=server.base_url, api_key="k", protocol="auto")
+        made = tinker.ServiceClient(base_url=server.base_url, api_key="k")
         yield made
-        made.close()
+        with pytest.raises(ValueError, match="'done'"):
+            made.close("done")
+        assert made.close("success", detail="all well").result(5) is None
 
 
 def test_a_script_of_today(service):
@@ -29,6 +40,9 @@ def test_a_script_of_today(service):
     training.forward_backward([DATUM], "cross_entropy").result(30)
     training.optim_step(tinker.AdamParams(learning_rate=0.01)).result(30)
     path = training.save_state("c1", ttl_seconds=3600, user_metadata={"k": "v"}).result(30).path
+    training.optim_step(optim_params=tinker.AdamParams(learning_rate=0.01)).result(30)
+    with pytest.raises(TypeError, match="adam_params or optim_params"):
+        training.optim_step()
     again = service.create_training_client_from_state_with_optimizer(path, base_model="tinkex/tiny")
     assert again.get_info().model_name == "tinkex/tiny"
     rest = service.create_rest_client()
@@ -36,6 +50,14 @@ def test_a_script_of_today(service):
     rest.set_checkpoint_ttl_from_tinker_path(path, None).result(30)
     copy = rest.copy_weights(path, "project").result(30)
     assert asyncio.run(service.create_training_client_from_state_async(copy)).model_id
+    assert service.copy_weights(path, ttl_seconds=3600).result(30) != path
+    assert rest.get_server_capabilities().result(30).supported_models
+    assert rest.get_training_run_by_tinker_path(path, access_scope="accessible").result(30)
+    live = training.save_weights_and_get_sampling_client(kind="inflight", record_stability_info=True)
+    assert live.get_base_model() == asyncio.run(live.get_base_model_async()) == "tinkex/tiny"
+    assert live.get_tokenizer().decode(list(b"tea")) == "tea"
+    named = training.save_weights_and_get_sampling_client("named", kind="snapshot")
+    assert named.get_base_model() == "tinkex/tiny"
     sampler = service.create_sampling_client(base_model="tinkex/tiny", record_stability_info=True)
     params = tinker.SamplingParams(max_tokens=2)
     reply = sampler.sample(
@@ -50,10 +72,47 @@ def test_a_script_of_today(service):
     asyncio.run(rest.assign_session_project_async(service._core.session_id, "p"))
 
 
-@pytest.mark.parametrize("name", sorted(absent._REASONS))
-def test_what_is_not_here_says_why(name):
-    with pytest.raises(AttributeError, match=f"{name}.*this one has not: "):
-        getattr(tinker, name)
+@pytest.mark.parametrize("name", RECORDED["package"])
+def test_a_name_of_the_package_is_here_or_it_is_said_why_not(name):
+    assert hasattr(tinker, name) != bool(absent.reason(name))
+
+
+@pytest.mark.parametrize("name", [name for name in RECORDED["types"] if name != "annotations"])
+def test_a_type_is_here_or_it_is_said_why_not(name):
+    if not hasattr(tinker.types, name):
+        with pytest.raises(AttributeError, match=f"{name}'; the official package has it, .* has not: "):
+            getattr(tinker.types, name)
+
+
+@pytest.mark.parametrize(
+    ("client", "name"),
+    [(client, name) for client, methods in RECORDED["clients"].items() for name in methods],
+)
+def test_a_method_is_here_with_what_it_takes_or_it_is_said_why_not(client, name):
+    cls = getattr(tinker, client)
+    method = getattr(cls, name, None)
+    if method is None:
+        with pytest.raises(AttributeError, match=f"'{client}' has no attribute '{name}'; the official"):
+            getattr(cls.__new__(cls), name)
+        return
+    assert not absent.reason(name)
+    taken = inspect.signature(method).parameters
+    if "today" not in taken:  # which stands for what submit_* of ours takes, by name
+        assert set(RECORDED["clients"][client][name]) <= set(taken)
+
+
+def test_every_reason_is_about_a_name_of_the_official_package():
+    methods = {name for rows in RECORDED["clients"].values() for name in rows}
+    modules = {"auth", "proto", "resources"}
+    assert set(absent._REASONS) <= {*RECORDED["package"], *RECORDED["types"], *methods, *modules}
+
+
+@pytest.mark.skipif(OFFICIAL38 is None, reason="TINKEX_OFFICIAL38_PYTHON is not set")
+def test_the_record_is_what_the_official_package_has():
+    done = subprocess.run(
+        [OFFICIAL38, str(TABLE.with_suffix(".py"))], capture_output=True, text=True, timeout=120, check=True
+    )
+    assert json.loads(done.stdout) == RECORDED
 
 
 def test_what_nobody_has_is_plainly_missing():

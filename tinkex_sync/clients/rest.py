@@ -107,14 +107,20 @@ class RestClient(StoredToday):
         return self._submit("get_training_run", self._training_run(training_run_id, access_scope))
 
     def get_training_run_by_tinker_path(
-        self, tinker_path: str, *, timeout: Optional[float] = None
+        self,
+        tinker_path: str,
+        access_scope: Optional[AccessScope] = None,
+        *,
+        timeout: Optional[float] = None,
     ) -> types.TrainingRun:
-        """The run a checkpoint belongs to."""
-        return self.get_training_run(split_tinker_path(tinker_path)[0], timeout=timeout)
+        """The run a checkpoint belongs to; ``access_scope`` as for :meth:`list_training_runs`."""
+        return self.get_training_run(split_tinker_path(tinker_path)[0], access_scope, timeout=timeout)
 
-    def submit_get_training_run_by_tinker_path(self, tinker_path: str) -> Future[types.TrainingRun]:
+    def submit_get_training_run_by_tinker_path(
+        self, tinker_path: str, access_scope: Optional[AccessScope] = None
+    ) -> Future[types.TrainingRun]:
         """:meth:`get_training_run_by_tinker_path`, without waiting."""
-        return self.submit_get_training_run(split_tinker_path(tinker_path)[0])
+        return self.submit_get_training_run(split_tinker_path(tinker_path)[0], access_scope)
 
     def get_weights_info_by_tinker_path(
         self, tinker_path: str, *, timeout: Optional[float] = None

@@ -17,6 +17,7 @@ from ..open_calls import OpenCall
 from ..queue_states import QueueStates
 from ..retry import RetryConfig
 from ..session import Session
+from ..tokenizers import choose, load_tokenizer
 from .client import RebuildingClient, settle
 from .places import Places
 from .rebuilding import first_seq_id
@@ -243,6 +244,33 @@ class SamplingClient(RebuildingClient):
             ordered=ordered,
             on_error=on_error,
         )
+
+    # What it samples from
+
+    def get_base_model(self, *, timeout: Optional[float] = None) -> str:
+        """Name of the model it samples from, or that its weights adapt. GET /api/v1/samplers/{id}."""
+        return self._run("get_base_model", self._base_model, timeout)
+
+    def submit_get_base_model(self) -> Future[str]:
+        """:meth:`get_base_model`, without waiting."""
+        return self._submit("get_base_model", self._base_model)
+
+    def _base_model(self, call: OpenCall, deadline: Optional[float]) -> str:
+        found: types.GetSamplerResponse = self._session.call(
+            "sampler", parts={"sampler": self.sampling_session_id}, call=call, deadline=deadline
+        )
+        return found.base_model
+
+    def get_tokenizer(self, *, timeout: Optional[float] = None) -> Any:
+        """The base model's tokenizer; arguments and errors as of :meth:`TrainingClient.get_tokenizer`."""
+        return self._run("get_tokenizer", self._named_tokenizer, timeout)
+
+    def submit_get_tokenizer(self) -> Future[Any]:
+        """:meth:`get_tokenizer`, without waiting."""
+        return self._submit("get_tokenizer", self._named_tokenizer)
+
+    def _named_tokenizer(self, call: OpenCall, deadline: Optional[float]) -> Any:
+        return load_tokenizer(choose(self._base_model(call, deadline), None).id)
 
     def _body(self, *asked_for: Any) -> Dict[str, Any]:
         body = sample_body(self.sampling_session_id, *asked_for)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Dict, Iterable, List, Literal, Optional, TypeVar, Union
+from typing import Any, Dict, Iterable, List, Literal, Optional, TypeVar
 
 from .. import types
 from ..clock import remaining
@@ -190,7 +190,7 @@ class TrainingClient(WeightsClient):
         return second.future
 
     def optim_step(
-        self, adam_params: Union[types.AdamParams, types.DimuonParams], *, timeout: Optional[float] = None
+        self, adam_params: types.OptimParams, *, timeout: Optional[float] = None
     ) -> types.OptimStepResponse:
         """Update the weights by the accumulated gradients, and clear those. POST /api/v1/optim_step.
 
@@ -199,9 +199,7 @@ class TrainingClient(WeightsClient):
         """
         return self._wait(lambda: self.submit_optim_step(adam_params), timeout)
 
-    def submit_optim_step(
-        self, adam_params: Union[types.AdamParams, types.DimuonParams]
-    ) -> Future[types.OptimStepResponse]:
+    def submit_optim_step(self, adam_params: types.OptimParams) -> Future[types.OptimStepResponse]:
         """:meth:`optim_step`, without waiting."""
         future, job = self._optim_step(adam_params, None)
         self._enqueue([future], job)
@@ -211,7 +209,7 @@ class TrainingClient(WeightsClient):
         self,
         data: Iterable[types.Datum],
         loss_fn: types.LossFnType,
-        adam_params: Union[types.AdamParams, types.DimuonParams],
+        adam_params: types.OptimParams,
         loss_fn_config: Optional[Dict[str, float]] = None,
         *,
         timeout: Optional[float] = None,
@@ -235,7 +233,7 @@ class TrainingClient(WeightsClient):
         self,
         data: Iterable[types.Datum],
         loss_fn: types.LossFnType,
-        adam_params: Union[types.AdamParams, types.DimuonParams],
+        adam_params: types.OptimParams,
         loss_fn_config: Optional[Dict[str, float]] = None,
     ) -> tuple[Future[types.ForwardBackwardOutput], Future[types.OptimStepResponse]]:
         """:meth:`train_step`, without waiting: the futures of the backward pass and of the optimizer step."""

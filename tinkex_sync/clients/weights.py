@@ -159,6 +159,7 @@ class WeightsClient(LaneClient):
         name: Optional[str] = None,
         retry_config: Optional[RetryConfig] = None,
         kind: Optional[Literal["snapshot", "inflight"]] = None,
+        record_stability_info: bool = False,
         *,
         timeout: Optional[float] = None,
     ) -> SamplingClient:
@@ -167,9 +168,13 @@ class WeightsClient(LaneClient):
         Args:
             kind: "inflight": samples on their way go on with the new weights; None leaves it to the server. Of the
                 protocol after 0.7.0, and for weights without a name only.
+            record_stability_info: As for :meth:`ServiceClient.create_sampling_client`.
         """
         return self._wait(
-            lambda: self.submit_save_weights_and_get_sampling_client(name, retry_config, kind), timeout
+            lambda: self.submit_save_weights_and_get_sampling_client(
+                name, retry_config, kind, record_stability_info
+            ),
+            timeout,
         )
 
     def submit_save_weights_and_get_sampling_client(
@@ -177,18 +182,27 @@ class WeightsClient(LaneClient):
         name: Optional[str] = None,
         retry_config: Optional[RetryConfig] = None,
         kind: Optional[Literal["snapshot", "inflight"]] = None,
+        record_stability_info: bool = False,
     ) -> Future[SamplingClient]:
         """:meth:`save_weights_and_get_sampling_client`, without waiting."""
         session = self._session
         operation = "save_weights_and_get_sampling_client"
         if kind not in (None, "snapshot", "inflight") or (kind is not None and name is not None):
             raise ValueError(f"kind={kind!r}: give 'snapshot' or 'inflight', and no name; or leave it out")
+
+        def open_saved(path: str) -> SamplingClient:
+            return open_sampling_client(
+                session,
+                model_path=path,
+                base_model=None,
+                retry_config=retry_config,
+                record_stability_info=record_stability_info,
+            )
+
         if name is not None:
 
             def open_named(saved: types.SaveWeightsForSamplerResponseInternal) -> SamplingClient:
-                return open_sampling_client(
-                    session, model_path=_saved(saved).path, base_model=None, retry_config=retry_config
-                )
+                return open_saved(_saved(saved).path)
 
             return self._submit_one(
                 operation, "save_weights_for_sampler", {"path": _named("name", name)}, open_named
@@ -201,10 +215,13 @@ class WeightsClient(LaneClient):
                 )
             if not saved.sampling_session_id:
                 # Some servers save under a name of their own instead.
-                return open_sampling_client(
-                    session, model_path=saved.path, base_model=None, retry_config=retry_config
-                )
-            return SamplingClient(session, saved.sampling_session_id, retry_config=retry_config)
+                return open_saved(str(saved.path))
+            return SamplingClient(
+                session,
+                saved.sampling_session_id,
+                retry_config=retry_config,
+                record_stability_info=record_stability_info,
+            )
 
         number = session.next_number("sampling_session_seq_id")
         return self._submit_one(
@@ -218,27 +235,38 @@ class WeightsClient(LaneClient):
         self,
         model_path: str,
         retry_config: Optional[RetryConfig] = None,
+        record_stability_info: bool = False,
         *,
         timeout: Optional[float] = None,
     ) -> SamplingClient:
-        """Sample from saved weights, named by a ``tinker://`` path. POST /api/v1/create_sampling_session."""
-        return self._run("create_sampling_client", self._opening(model_path, retry_config), timeout)
+        """Sample from saved weights, named by a ``tinker://`` path. POST /api/v1/create_sampling_session.
+
+        Args:
+            record_stability_info: As for :meth:`ServiceClient.create_sampling_client`.
+        """
+        opening = self._opening(model_path, retry_config, record_stability_info)
+        return self._run("create_sampling_client", opening, timeout)
 
     def submit_create_sampling_client(
-        self, model_path: str, retry_config: Optional[RetryConfig] = None
+        self,
+        model_path: str,
+        retry_config: Optional[RetryConfig] = None,
+        record_stability_info: bool = False,
     ) -> Future[SamplingClient]:
         """:meth:`create_sampling_client`, without waiting."""
         check_model_path(model_path)
-        return self._submit("create_sampling_client", self._opening(model_path, retry_config))
+        opening = self._opening(model_path, retry_config, record_stability_info)
+        return self._submit("create_sampling_client", opening)
 
     def _opening(
-        self, model_path: str, retry_config: Optional[RetryConfig]
+        self, model_path: str, retry_config: Optional[RetryConfig], record_stability_info: bool
     ) -> Callable[[OpenCall, Optional[float]], SamplingClient]:
         return lambda call, deadline: open_sampling_client(
             self._session,
             model_path=model_path,
             base_model=None,
             retry_config=retry_config,
+            record_stability_info=record_stability_info,
             call=call,
             deadline=deadline,
         )

@@ -40,6 +40,7 @@ from .types import (
     ModelID,
     ModelInput,
     ModelInputChunk,
+    OptimParams,
     OptimStepRequest,
     OptimStepResponse,
     ParsedCheckpointTinkerPath,
@@ -65,7 +66,15 @@ __version__ = "0.7.0"
 #: Reachable under the official package's name too, but not among its public names.
 _BESIDE = (NOT_GIVEN, NotGiven, Omit, install, provide)
 #: Names of the newest official package, for scripts written for that.
-_TODAY = (AdamOptimizerConfig, BillingError, DimuonOptimizerConfig, DimuonParams, RestClient, __getattr__)
+_TODAY = (
+    AdamOptimizerConfig,
+    BillingError,
+    DimuonOptimizerConfig,
+    DimuonParams,
+    OptimParams,
+    RestClient,
+    __getattr__,
+)
 
 __all__ = [
     "TrainingClient",

@@ -6,13 +6,14 @@ import asyncio
 import concurrent.futures
 import contextvars
 import functools
-from typing import Any, Callable, Dict, Iterable, Optional
+from typing import Any, Callable, Dict, Iterable, Literal, Optional
 
 from .. import clients as core
 from .. import types
 from ..clients.sampling_sessions import open_sampling_client
 from ..futures import Future
 from ..retry import RetryConfig
+from .absent import Explained
 from .calls import awaited, awaited_promise, blocking, promised, submitted, warn_in_loop
 from .futures import APIFuture, mapped, settled
 from .holder import Holder, QueueStateObserver
@@ -20,7 +21,17 @@ from .holder import Holder, QueueStateObserver
 __all__ = ["SamplingClient", "TrainingClient"]
 
 
-class SamplingClient(QueueStateObserver):
+Kind = Literal["snapshot", "inflight"]
+
+
+def _logprobs(loss_type_input: Optional[str]) -> None:
+    if loss_type_input not in (None, "logprobs"):
+        raise ValueError(
+            f"loss_type_input must be 'logprobs', which losses are given, not {loss_type_input!r}"
+        )
+
+
+class SamplingClient(QueueStateObserver, Explained):
     """Draws completions; made by the other clients, or from a session id."""
 
     def __init__(
@@ -53,6 +64,9 @@ class SamplingClient(QueueStateObserver):
     sample_async = awaited(core.SamplingClient.submit_sample)
     compute_logprobs = submitted(core.SamplingClient.submit_compute_logprobs)
     compute_logprobs_async = awaited(core.SamplingClient.submit_compute_logprobs)
+    get_base_model = blocking(core.SamplingClient.submit_get_base_model)
+    get_base_model_async = awaited(core.SamplingClient.submit_get_base_model)
+    get_tokenizer = blocking(core.SamplingClient.submit_get_tokenizer)
 
     @staticmethod
     def create(
@@ -87,7 +101,7 @@ class SamplingClient(QueueStateObserver):
         return APIFuture(mapped(opened, lambda client: SamplingClient._of(holder, client)))
 
 
-class TrainingClient(QueueStateObserver):
+class TrainingClient(QueueStateObserver, Explained):
     """Trains one model; made by :class:`ServiceClient`."""
 
     def __init__(self, holder: Holder, model_seq_id: int, model_id: str) -> None:
@@ -160,8 +174,27 @@ class TrainingClient(QueueStateObserver):
             return APIFuture(empty)
         return APIFuture(submit(datums, loss_fn, loss_fn_config))
 
-    optim_step = promised(core.TrainingClient.submit_optim_step)
-    optim_step_async = awaited_promise(core.TrainingClient.submit_optim_step)
+    def optim_step(
+        self,
+        adam_params: Optional[types.OptimParams] = None,
+        *,
+        optim_params: Optional[types.OptimParams] = None,
+    ) -> APIFuture[types.OptimStepResponse]:
+        """Update the weights with the gradients accumulated; the argument under either of its two names."""
+        if (adam_params is None) == (optim_params is None):
+            raise TypeError("optim_step() takes adam_params or optim_params, and one of the two")
+        chosen = adam_params if optim_params is None else optim_params
+        return APIFuture(self._core.submit_optim_step(chosen))
+
+    async def optim_step_async(
+        self,
+        adam_params: Optional[types.OptimParams] = None,
+        *,
+        optim_params: Optional[types.OptimParams] = None,
+    ) -> APIFuture[types.OptimStepResponse]:
+        """:meth:`optim_step`; await what it gives."""
+        return self.optim_step(adam_params, optim_params=optim_params)
+
     save_weights_external = promised(core.TrainingClient.submit_save_weights_external)
     save_weights_external_async = awaited_promise(core.TrainingClient.submit_save_weights_external)
     save_state = promised(core.TrainingClient.submit_save_state)
@@ -176,16 +209,26 @@ class TrainingClient(QueueStateObserver):
     get_info_async = awaited(core.TrainingClient.submit_get_info)
 
     def forward_backward_custom(
-        self, data: Iterable[types.Datum], loss_fn: Callable[..., Any]
+        self,
+        data: Iterable[types.Datum],
+        loss_fn: Callable[..., Any],
+        *,
+        loss_type_input: Optional[Literal["logprobs"]] = None,
     ) -> APIFuture[types.ForwardBackwardOutput]:
-        """By a loss of your own, called here; waits for the forward pass."""
+        """By a loss of your own, called here on logprobs; waits for the forward pass."""
         warn_in_loop("forward_backward_custom")
+        _logprobs(loss_type_input)
         return APIFuture(self._core.submit_forward_backward_custom(data, loss_fn))
 
     async def forward_backward_custom_async(
-        self, data: Iterable[types.Datum], loss_fn: Callable[..., Any]
+        self,
+        data: Iterable[types.Datum],
+        loss_fn: Callable[..., Any],
+        *,
+        loss_type_input: Optional[Literal["logprobs"]] = None,
     ) -> APIFuture[types.ForwardBackwardOutput]:
         """:meth:`forward_backward_custom`; the loss is called in a thread, so the loop goes on."""
+        _logprobs(loss_type_input)
         submit = functools.partial(self._core.submit_forward_backward_custom, data, loss_fn)
         run = contextvars.copy_context().run
         return APIFuture(await asyncio.get_running_loop().run_in_executor(None, run, submit))
@@ -207,31 +250,53 @@ class TrainingClient(QueueStateObserver):
         )
 
     def save_weights_and_get_sampling_client(
-        self, name: Optional[str] = None, retry_config: Optional[RetryConfig] = None
+        self,
+        name: Optional[str] = None,
+        retry_config: Optional[RetryConfig] = None,
+        record_stability_info: bool = False,
+        kind: Optional[Kind] = None,
     ) -> SamplingClient:
         """Save the weights, under ``name`` if given, and sample from them."""
-        return self._sampling(
-            self._core.submit_save_weights_and_get_sampling_client(name, retry_config)
-        ).result()
+        return self._saved(name, retry_config, record_stability_info, kind).result()
 
     async def save_weights_and_get_sampling_client_async(
-        self, name: Optional[str] = None, retry_config: Optional[RetryConfig] = None
+        self,
+        name: Optional[str] = None,
+        retry_config: Optional[RetryConfig] = None,
+        record_stability_info: bool = False,
+        kind: Optional[Kind] = None,
     ) -> SamplingClient:
         """:meth:`save_weights_and_get_sampling_client`, without blocking the loop."""
-        return await settled(
-            self._sampling(self._core.submit_save_weights_and_get_sampling_client(name, retry_config))
-        )
+        return await settled(self._saved(name, retry_config, record_stability_info, kind))
+
+    def _saved(
+        self,
+        name: Optional[str],
+        retry_config: Optional[RetryConfig],
+        record_stability_info: bool,
+        kind: Optional[Kind],
+    ) -> concurrent.futures.Future[SamplingClient]:
+        # Saves under a name are snapshots, and that they are is said nowhere in the body.
+        asked_for = None if name is not None and kind == "snapshot" else kind
+        submit = self._core.submit_save_weights_and_get_sampling_client
+        return self._sampling(submit(name, retry_config, asked_for, record_stability_info))
 
     def create_sampling_client(
-        self, model_path: str, retry_config: Optional[RetryConfig] = None
+        self,
+        model_path: str,
+        retry_config: Optional[RetryConfig] = None,
+        record_stability_info: bool = False,
     ) -> SamplingClient:
         """Sample from saved weights."""
-        return self._sampling(self._core.submit_create_sampling_client(model_path, retry_config)).result()
+        submit = self._core.submit_create_sampling_client
+        return self._sampling(submit(model_path, retry_config, record_stability_info)).result()
 
     async def create_sampling_client_async(
-        self, model_path: str, retry_config: Optional[RetryConfig] = None
+        self,
+        model_path: str,
+        retry_config: Optional[RetryConfig] = None,
+        record_stability_info: bool = False,
     ) -> SamplingClient:
         """:meth:`create_sampling_client`, without blocking the loop."""
-        return await settled(
-            self._sampling(self._core.submit_create_sampling_client(model_path, retry_config))
-        )
+        submit = self._core.submit_create_sampling_client
+        return await settled(self._sampling(submit(model_path, retry_config, record_stability_info)))

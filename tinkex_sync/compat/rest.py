@@ -4,14 +4,25 @@ from __future__ import annotations
 
 from typing import Any, Dict, Optional
 
+from .. import types
 from ..clients import RestClient as _Rest
+from ..futures import Future
+from .absent import Explained
 from .calls import awaited, promised, submitted
 from .holder import Holder, TelemetryProvider
 
 __all__ = ["RestClient"]
 
 
-class RestClient(TelemetryProvider):
+def _get_server_capabilities(rest: _Rest) -> Future[types.GetServerCapabilitiesResponse]:
+    session = rest._session
+    return rest._submit(
+        "get_server_capabilities",
+        lambda call, deadline: session.call("get_server_capabilities", call=call, deadline=deadline),
+    )
+
+
+class RestClient(TelemetryProvider, Explained):
     """Runs, checkpoints, sessions and samplers."""
 
     def __init__(self, holder: Holder) -> None:
@@ -24,6 +35,7 @@ class RestClient(TelemetryProvider):
     def __setstate__(self, state: Dict[str, Any]) -> None:
         self._holder, self._core = None, state["core"]
 
+    get_server_capabilities = promised(_get_server_capabilities)
     get_weights_info_by_tinker_path = promised(_Rest.submit_get_weights_info_by_tinker_path)
     get_sampler = promised(_Rest.submit_get_sampler)
     get_sampler_async = awaited(_Rest.submit_get_sampler)

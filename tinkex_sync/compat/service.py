@@ -9,9 +9,10 @@ from .. import clients as core
 from .. import types
 from ..futures import Future
 from ..retry import RetryConfig
+from .absent import Explained
 from .calls import awaited, blocking, warn_in_loop
 from .clients import SamplingClient, TrainingClient
-from .futures import mapped, settled
+from .futures import APIFuture, mapped, settled
 from .holder import Holder, QueueStateHooks, TelemetryProvider
 from .rest import RestClient
 from .settings import settings
@@ -19,7 +20,7 @@ from .settings import settings
 __all__ = ["ServiceClient"]
 
 
-class ServiceClient(TelemetryProvider):
+class ServiceClient(TelemetryProvider, Explained):
     """Opens a session and makes the other clients.
 
     Args:
@@ -43,9 +44,27 @@ class ServiceClient(TelemetryProvider):
             service.plugins.register(hooks, "queue_state_hooks")
         self._holder = Holder(service._session, hooks)
 
-    def close(self) -> None:
-        """End the session; the official client has only ``holder.close()``."""
-        self._core.close()
+    def close(self, status: str = "success", detail: Optional[str] = None) -> APIFuture[None]:
+        """End the session, and tell a server that wants to know how it went; in 0.7.0 only ``holder.close()`` does.
+
+        Args:
+            status: "success", "errored" or "interrupted".
+        """
+        if status not in ("success", "errored", "interrupted"):
+            raise ValueError(f"status must be 'success', 'errored' or 'interrupted', not {status!r}")
+        self._core._session.close(status, detail)
+        done: concurrent.futures.Future[None] = concurrent.futures.Future()
+        done.set_result(None)
+        return APIFuture(done)
+
+    def copy_weights(
+        self, path: str, *, ttl_seconds: Optional[int] = None, weights_access_token: Optional[str] = None
+    ) -> APIFuture[str]:
+        """Copy a checkpoint into a run of this session; gives the copy's path."""
+        copying = core.RestClient(self.holder._session).submit_copy_weights(
+            path, ttl_seconds=ttl_seconds, weights_access_token=weights_access_token
+        )
+        return APIFuture(copying)
 
     get_server_capabilities = blocking(core.ServiceClient.submit_get_server_capabilities)
     get_server_capabilities_async = awaited(core.ServiceClient.submit_get_server_capabilities)

@@ -29,6 +29,7 @@ __all__ = [
     "LossFnType",
     "ModelData",
     "ModelID",
+    "OptimParams",
     "OptimStepRequest",
     "OptimStepResponse",
     "OptimizerConfig",
@@ -119,6 +120,8 @@ class DimuonOptimizerConfig(Wire):
     version: int = 1
 
 
+#: What a step of either optimizer takes.
+OptimParams = Union[AdamParams, DimuonParams]
 OptimizerConfig = Union[AdamOptimizerConfig, DimuonOptimizerConfig]
 
 
