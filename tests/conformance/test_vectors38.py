@@ -2,7 +2,8 @@
 
 The folder is named by the environment variable TINKEX_VECTORS38 (default: ``tests/vectors38``).
 ``tests/deviations38.json`` ({file: {case: row}}) says which case is excused by which row, whose rule stands in the
-replay; case "*" is every case of the file. A ``deviations.json`` in the folder wins over it.
+replay; case "*" is every case of the file. A case it does not name is excused by the rules of ``excuses38``. A
+``deviations.json`` in the folder wins over both.
 """
 
 import importlib
@@ -16,6 +17,7 @@ import pytest
 from tinkex_sync.protocol import forget
 
 from . import registry
+from .excuses38 import excuse
 
 HERE = Path(__file__).parent
 FOLDER = Path(os.environ.get("TINKEX_VECTORS38") or HERE.parent / "vectors38")
@@ -56,7 +58,7 @@ def test_vector(stem: str, case: Dict[str, Any]) -> None:
         registry.not_understood(f"vector file {stem}.json")
     registry.only(case, "name", "input", "expected", "note")
     rows = DEVIATIONS.get(stem, {})
-    row = rows.get(case["name"], rows.get("*"))
+    row = rows[case["name"]] if case["name"] in rows else rows.get("*", excuse(stem, registry.revive(case)))
     if row is not None and type(row) is not int:
         registry.not_understood(f"row {row!r}")
     # Ports come again, and what was spoken there is remembered.
@@ -65,6 +67,13 @@ def test_vector(stem: str, case: Dict[str, Any]) -> None:
         replay(registry.revive(case), DOCUMENTS[stem], row)
     finally:
         forget()
+
+
+@pytest.mark.parametrize("stem", sorted(path.stem for path in (HERE.parent / "vectors38").glob("*.json")))
+def test_the_rules_excuse_what_the_table_names_and_nothing_else(stem: str) -> None:
+    rows = _read(HERE.parent / "deviations38.json").get(stem, {})
+    for case in _read(HERE.parent / "vectors38" / f"{stem}.json")["cases"]:
+        assert excuse(stem, registry.revive(case)) == rows.get(case["name"], rows.get("*")), case["name"]
 
 
 def test_there_is_something_to_replay() -> None:
