@@ -11,7 +11,10 @@ from pathlib import Path
 
 import pytest
 from command_runs import KEY, Commands, in_process, variables
+from imitations import TUFT, TUFT_TODAY, Imitation
 from scripted_server import Answer, ScriptedServer
+
+from tinkex_sync.local import LocalServer
 
 CERTIFICATES = Path(__file__).with_name("certificates")
 SECRET = "tml-very-secret-key"
@@ -329,11 +332,40 @@ def test_a_server_that_answers_405_tells_all_by_a_method_that_nothing_has(server
         assert after.get(operation, 0) == before.get(operation, 0), "it does nothing but look"
 
 
+class HangsUp(dict):
+    """No request has an answer."""
+
+    def get(self, operation, default=None):
+        return Answer(drop=True)
+
+
 def test_a_server_that_goes_away_in_between(scripted):
-    scripted.script("create_session", Answer(body={"session_id": "s-1"}), *[Answer(drop=True)] * 4)
+    scripted.script("healthz", Answer(body={"status": "ok"}))
+    scripted.script("client/config", Answer(404, {"detail": "Not Found"}))
+    scripted.script("create_session", Answer(body={"session_id": "s-1"}))
+    scripted.defaults = HangsUp()
     _, _, checks = examine(scripted.base_url)
     assert checks["endpoints"]["verdict"] == "failed"
     assert checks["endpoints"]["remedy"]
+
+
+def test_a_server_that_hangs_up_on_what_it_did_not_expect_lacks_nothing_for_that(scripted):
+    scripted.script("create_session", Answer(body={"session_id": "s-1"}))
+    scripted.defaults["forward"] = Answer(drop=True)
+    for operation in ("create_model", "asample"):
+        scripted.defaults[operation] = Answer(422, {"detail": "empty body"})
+    checks = examine(scripted.base_url)[2]
+    assert checks["endpoints"]["verdict"] == "ok", checks
+    assert checks["endpoints"]["finding"].startswith("20 of 21 are there")
+
+
+@pytest.mark.parametrize("column", [TUFT_TODAY, TUFT], ids=lambda column: column.name)
+def test_servers_that_lack_what_they_need_not_have(column):
+    with LocalServer() as engine, Imitation(column, engine=engine.base_url) as running:
+        status, _, checks = examine(running.base_url, "--model", "tinkex/tiny", key=running.key)
+    assert status == 0, checks
+    wire = "protobuf" if column is TUFT_TODAY else "json"
+    assert checks["key and version"]["data"]["wire"] == wire
 
 
 def test_a_queue_that_does_not_move(scripted):

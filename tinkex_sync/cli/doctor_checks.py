@@ -214,7 +214,11 @@ def endpoints(patient: Patient) -> Finding:
     from .doctor_endpoints import missing_endpoints
 
     assert patient.session is not None
-    lost, asked = missing_endpoints(patient.session, patient.patience)
+    lost, asked, silent = missing_endpoints(patient.session, patient.patience)
+    if not lost and silent:
+        return Finding(
+            "ok", f"{asked - silent} of {asked} are there, and the others may be: they gave no answer"
+        )
     if not lost:
         return Finding("ok", f"all {asked} are there")
     told = "; ".join(f"{row.path}: no {row.loses}" for row in lost)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Dict, List, Tuple
+from typing import TYPE_CHECKING, Callable, Dict, List, Tuple
 
 if TYPE_CHECKING:
+    from ..protocol import Protocol
     from ..session import Session
 
 __all__ = ["Needed", "missing_endpoints"]
@@ -20,16 +21,25 @@ class Needed:
     name: str
     #: What there is none of then.
     loses: str
-    #: Only where today's protocol is spoken.
-    modern: bool = False
+    #: Whether a session needs it, where not all do.
+    wanted: Callable[[Protocol], bool] = lambda protocol: True
     path: str = ""
+
+
+def _speaks_json(protocol: Protocol) -> bool:
+    """In protobuf, forward passes are backward ones with a flag."""
+    return not protocol.modern
+
+
+def _fetches_in_bulk(protocol: Protocol) -> bool:
+    return protocol.modern and protocol.announced.sample_use_retrieve_futures is True
 
 
 _TABLE: Tuple[Needed, ...] = (
     Needed("get_server_capabilities", "listing of the models"),
     Needed("create_model", "training"),
     Needed("get_info", "tokenizer of a training client"),
-    Needed("forward", "forward passes (and no custom loss)"),
+    Needed("forward", "forward passes (and no custom loss)", _speaks_json),
     Needed("forward_backward", "training"),
     Needed("optim_step", "training"),
     Needed("save_weights", "saving of training state"),
@@ -49,8 +59,7 @@ _TABLE: Tuple[Needed, ...] = (
     Needed("sessions", "session list"),
     Needed("session", "session info"),
     Needed("sampler", "look-up of what a sampler samples from"),
-    Needed("retrieve_futures", "fetching of many results at once", modern=True),
-    Needed("finish_session", "word to the server on how a session ended", modern=True),
+    Needed("retrieve_futures", "fetching of many results at once", _fetches_in_bulk),
 )
 #: Names that nothing has, by field of a path.
 _NOTHING = {
@@ -62,8 +71,8 @@ _NOTHING = {
 _FIELD = re.compile(r"{(\w+)}")
 
 
-def missing_endpoints(session: Session, patience: float) -> Tuple[List[Needed], int]:
-    """What the server lacks, and how many were asked for.
+def missing_endpoints(session: Session, patience: float) -> Tuple[List[Needed], int, int]:
+    """What the server lacks, how many were asked for, and how many of those it gave no answer for.
 
     If the server answers 405 to a method that no endpoint has, that tells of each path whether it is known. If not,
     they are asked with their own method, an empty body and names of things that do not exist; then those that
@@ -73,39 +82,53 @@ def missing_endpoints(session: Session, patience: float) -> Tuple[List[Needed], 
         APIConnectionError: the server went away.
     """
     from ..endpoints import ENDPOINTS
+    from ..errors import APIConnectionError
 
     told_by_method = _status(session, "PUT", ENDPOINTS["create_session"].url(), patience)[0] == 405
     lost: List[Needed] = []
-    asked = 0
+    asked = silent = 0
     for row in _TABLE:
         endpoint = ENDPOINTS[row.name]
-        if (row.modern and not session.protocol.modern) or (
-            endpoint.method == "DELETE" and not told_by_method
-        ):
+        if not row.wanted(session.protocol) or (endpoint.method == "DELETE" and not told_by_method):
             continue
-        asked += 1
         path = endpoint.url(**{name: _NOTHING[name] for name in _FIELD.findall(endpoint.path)})
         status, no_thing = _status(session, "PUT" if told_by_method else endpoint.method, path, patience)
+        asked += 1
+        silent += status == 0
         if status == 404 and (told_by_method or no_thing):
             lost.append(replace(row, path=path))
-    return lost, asked
+    if silent == asked:
+        raise APIConnectionError("The server answers none of its endpoints any more")
+    return lost, asked, silent
 
 
 def _status(session: Session, method: str, path: str, patience: float) -> Tuple[int, bool]:
-    """What the server answers, 0 if it takes too long; and whether it says that there is no such path."""
+    """What the server answers, 0 if it does not; and whether it says that there is no such path.
+
+    Raises:
+        APIConnectionError: it takes no connections any more.
+    """
     from ..advice import names_no_thing
-    from ..errors import APIStatusError, APITimeoutError
+    from ..errors import APIConnectionError, APIStatusError
 
     headers: Dict[str, str] = {}
     if session.tokens is not None:
         headers["X-API-Key"] = session.tokens.current(session.clock.time() + patience)
     body = None if method == "GET" else b"{}"
-    try:
-        reply = session.transport.send(
-            method, path, body=body, headers=headers, read_timeout=patience, redirect_ok=True
-        )
-    except APIStatusError as error:
-        return error.status_code, names_no_thing(error)
-    except APITimeoutError:
-        return 0, False
-    return reply.status, False
+    # Some servers hang up after an error, which shows at the next request on that connection, and some on a body
+    # they do not expect; that the path is unknown to them they do not say by it.
+    for _ in range(2):
+        try:
+            reply = session.transport.send(
+                method, path, body=body, headers=headers, read_timeout=patience, redirect_ok=True
+            )
+        except APIStatusError as error:
+            return error.status_code, names_no_thing(error)
+        except APIConnectionError as error:
+            if error.unsent:
+                raise
+            if not error.reused or isinstance(error, TimeoutError):
+                break
+        else:
+            return reply.status, False
+    return 0, False
