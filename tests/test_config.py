@@ -6,10 +6,11 @@ import pytest
 
 from tinkex_sync import ConfigError, ServiceClient
 from tinkex_sync.clock import Clock
-from tinkex_sync.config import LOCAL_KEY, Config
+from tinkex_sync.config import LOCAL_KEY, Config, Preset
 
 HOSTED = "https://tinker.thinkingmachines.dev/services/tinker-prod"
 #: Field: default, and values that are refused. A new setting has to be added here.
+GIVING_WAY = {"max_chunk_datums", "max_chunk_bytes", "dispatch_bytes"}
 SETTINGS = {
     "api_key": (None, ["a\nb", "ümlaut", 7]),
     "credential_command": (None, ["", 7]),
@@ -106,7 +107,12 @@ def test_defaults(name):
         assert type(value) is Clock
     else:
         assert value == SETTINGS[name][0]
-        assert type(value) is type(SETTINGS[name][0])
+        kind = type(SETTINGS[name][0])
+        assert type(value) is (Preset if name in GIVING_WAY else kind)
+
+
+def test_the_defaults_that_give_way_to_the_server_are_the_limits_it_may_announce():
+    assert {one.name for one in fields(Config) if isinstance(one.default, Preset)} == GIVING_WAY
 
 
 @pytest.mark.parametrize(("name", "value"), cases(1), ids=lambda value: repr(value)[:30])

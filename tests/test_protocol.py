@@ -1,5 +1,6 @@
 """What a server speaks, found out before the session is made: asked once, remembered, overridable."""
 
+import pickle
 import threading
 import time
 
@@ -7,7 +8,7 @@ import pytest
 from scripted_server import Answer, SteppedClock, bare_session
 
 from tinkex_sync import background, errors, hookimpl, protocol
-from tinkex_sync.config import Config
+from tinkex_sync.config import Config, Preset
 from tinkex_sync.errors import ConfigError
 
 SESSION = Answer(body={"session_id": "sess-1", "type": "create_session"})
@@ -152,12 +153,21 @@ def test_limits_are_the_servers_where_the_user_set_none():
             "max_samples": 7,
         }
         assert session.throttle.status()["bytes_left"] == 10485760
-    protocol.forget()
-    own = {"max_chunk_datums": 5, "max_chunk_bytes": 50, "dispatch_bytes": 500}
-    with bare_session(SteppedClock(), protocol="auto", **own) as (server, session):
-        opened(server, session, Answer(body=announced))
-        assert session.protocol.status()["limits"] == {**own, "max_samples": 7}
-        assert session.throttle.status()["bytes_left"] == 500
+    defaults = {"max_chunk_datums": 1024, "max_chunk_bytes": 5_000_000, "dispatch_bytes": 5 * 1024 * 1024}
+    for own in ({"max_chunk_datums": 5, "max_chunk_bytes": 50, "dispatch_bytes": 500}, defaults):
+        protocol.forget()
+        with bare_session(SteppedClock(), protocol="auto", **own) as (server, session):
+            opened(server, session, Answer(body=announced))
+            assert session.protocol.status()["limits"] == {**own, "max_samples": 7}
+            assert session.throttle.status()["bytes_left"] == own["dispatch_bytes"]
+
+
+def test_whether_a_limit_was_set_is_known_after_a_change_and_a_pickle():
+    config = pickle.loads(pickle.dumps(Config().replace(drain=1.0)))
+    assert isinstance(config.max_chunk_datums, Preset) and config.max_chunk_datums == 1024
+    assert repr(config.max_chunk_datums) == "1024"
+    assert not isinstance(config.replace(max_chunk_datums=1024).max_chunk_datums, Preset)
+    assert not isinstance(Config.from_env(max_chunk_datums=1024).max_chunk_datums, Preset)
 
 
 def _refusal(status, body):

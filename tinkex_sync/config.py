@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from .clock import Clock
 from .errors import ConfigError
 
-__all__ = ["DEFAULT_BASE_URL", "LOCAL_KEY", "Config"]
+__all__ = ["DEFAULT_BASE_URL", "LOCAL_KEY", "Config", "Preset"]
 
 #: Stands in for a key towards the embedded server; no secret.
 LOCAL_KEY = "local"
@@ -22,6 +22,10 @@ PROTOCOLS = ("auto", "0.7", "0.38")
 
 _TRUE = frozenset({"1", "true", "yes", "on"})
 _FALSE = frozenset({"0", "false", "no", "off", ""})
+
+
+class Preset(int):
+    """A default that gives way to the server's word, as the same number set by the user does not."""
 
 
 def _secret(default: Any = None) -> Any:
@@ -81,11 +85,12 @@ class Config:
     #: A sample fails when no sample of its client has succeeded for this long.
     progress_timeout: float = 7200.0
 
-    max_chunk_datums: int = 1024
-    max_chunk_bytes: int = 5_000_000
+    #: These two and ``dispatch_bytes`` are the server's to say where they are not set.
+    max_chunk_datums: int = Preset(1024)
+    max_chunk_bytes: int = Preset(5_000_000)
     max_dispatches: int = 400
     throttled_dispatches: int = 10
-    dispatch_bytes: int = 5 * 1024 * 1024
+    dispatch_bytes: int = Preset(5 * 1024 * 1024)
     throttled_bytes_factor: int = 20
     #: How long after the end of a requested backoff the throttled limits still apply.
     throttle_memory: float = 10.0

@@ -8,11 +8,11 @@ with errors that look transient. What was found is remembered per base URL.
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Dict, Literal, Optional, Tuple
 
 from .clock import Clock
-from .config import Config
+from .config import Config, Preset
 from .errors import APIStatusError
 from .types import DynamicConfigResponse, ServerConfigResponse
 
@@ -189,19 +189,9 @@ class Protocol:
         return self.announced.sample_max_concurrent_requests or None
 
     def _limit(self, setting: str, announced: Optional[int]) -> int:
-        """The user's number if it differs from the default, else the server's, else the default."""
+        """The user's number if there is one, else the server's, else the default."""
         own: int = getattr(self._config, setting)
-        default: int = getattr(type(self._config), setting)
-        return announced if announced and own == default else own
-
-    def adopted(self, config: Config) -> Config:
-        """The settings with the server's limits in place of the defaults."""
-        return replace(
-            config,
-            max_chunk_datums=self.max_chunk_datums,
-            max_chunk_bytes=self.max_chunk_bytes,
-            dispatch_bytes=self.dispatch_bytes,
-        )
+        return announced if announced and isinstance(own, Preset) else int(own)
 
     def status(self) -> Dict[str, Any]:
         """For ``service.status()``."""
