@@ -9,8 +9,8 @@ from tinkex_sync.clock import Clock
 from tinkex_sync.config import LOCAL_KEY, Config, Preset
 
 HOSTED = "https://tinker.thinkingmachines.dev/services/tinker-prod"
-#: Field: default, and values that are refused. A new setting has to be added here.
 GIVING_WAY = {"max_chunk_datums", "max_chunk_bytes", "dispatch_bytes"}
+#: Field: default, and values that are refused. A new setting has to be added here.
 SETTINGS = {
     "api_key": (None, ["a\nb", "ümlaut", 7]),
     "credential_command": (None, ["", 7]),
