@@ -171,6 +171,7 @@ def http(patient: Patient) -> Finding:
 
 def session(patient: Patient) -> Finding:
     """Key and version, by opening a session as the client does. POST /api/v1/create_session."""
+    from ..codec import reads_protobuf
     from ..errors import TinkexError
     from ..plugins import Observers
     from ..session import Session
@@ -185,12 +186,15 @@ def session(patient: Patient) -> Finding:
     patient.session = opened
     spoken = opened.protocol.status()
     limits = spoken["limits"]
-    return Finding(
-        "ok",
+    finding = (
         f"{opened.session_id} opened, version {spoken['sdk_version']} over {spoken['wire']}; chunks of at most"
-        f" {limits['max_chunk_datums']} datums and {limits['max_chunk_bytes']:,} bytes",
-        data=spoken,
+        f" {limits['max_chunk_datums']} datums and {limits['max_chunk_bytes']:,} bytes"
     )
+    if opened.protocol.modern and not reads_protobuf():
+        finding += (
+            "; protobuf is not installed here, which training may need: pip install 'tinkex-sync[proto]'"
+        )
+    return Finding("ok", finding, data=spoken)
 
 
 def heartbeat(patient: Patient) -> Finding:
