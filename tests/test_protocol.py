@@ -142,7 +142,10 @@ def test_limits_are_the_servers_where_the_user_set_none():
         **TELLING,
         "sample_dispatch_bytes_semaphore_size": 10485760,
         "sample_max_concurrent_requests": 7,
+        "inflight_response_bytes_semaphore_size": 300,
+        "fwdbwd_dispatch_bytes_semaphore_size": 0,
     }
+    servers = {"fetch_bytes": 300, "chunk_dispatch_bytes": 1, "max_samples": 7}
     with bare_session(SteppedClock(), protocol="auto") as (server, session):
         opened(server, session, Answer(body=announced))
         limits = session.protocol.status()["limits"]
@@ -150,15 +153,18 @@ def test_limits_are_the_servers_where_the_user_set_none():
             "max_chunk_datums": 16,
             "max_chunk_bytes": 4000,
             "dispatch_bytes": 10485760,
+            "fetch_bytes": 300,
+            "chunk_dispatch_bytes": 1,
             "max_samples": 7,
         }
+        assert (session.fetch_budget.balance, session.chunk_budget.balance) == (300, 1)
         assert session.throttle.status()["bytes_left"] == 10485760
     defaults = {"max_chunk_datums": 1024, "max_chunk_bytes": 5_000_000, "dispatch_bytes": 5 * 1024 * 1024}
     for own in ({"max_chunk_datums": 5, "max_chunk_bytes": 50, "dispatch_bytes": 500}, defaults):
         protocol.forget()
         with bare_session(SteppedClock(), protocol="auto", **own) as (server, session):
             opened(server, session, Answer(body=announced))
-            assert session.protocol.status()["limits"] == {**own, "max_samples": 7}
+            assert session.protocol.status()["limits"] == {**own, **servers}
             assert session.throttle.status()["bytes_left"] == own["dispatch_bytes"]
 
 

@@ -128,13 +128,17 @@ def encode_batch(
     *,
     first_index: int = 0,
     compressed: bool = False,
+    json_may_do: bool = False,
 ) -> Body:
     """The request of one chunk of a batch, as :func:`encode_forward_backward`, on the wire asked for.
+
+    Args:
+        json_may_do: Where protobuf is asked for and not installed, it is JSON.
 
     Raises:
         MissingExtraError: protobuf is asked for, and the extra ``proto`` is not installed.
     """
-    if wire == "protobuf":
+    if wire == "protobuf" and (reads_protobuf() or not json_may_do):
         headers = {"Content-Type": PROTOBUF}
         content = writing.encode_forward_backward(
             data,

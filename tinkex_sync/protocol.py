@@ -24,6 +24,8 @@ Wire = Literal["json", "protobuf"]
 _TELLING = ("fwdbwd_max_chunk_len", "proto_compress_fwdbwd", "parallel_fwdbwd_chunks")
 #: Seconds for which what a server said of itself is taken as still true.
 _REMEMBERED_FOR = 300.0
+#: Bytes in progress at once where the server says nothing: of results being read, of chunks sent side by side.
+_FETCH_BYTES, _CHUNK_BYTES = 52_428_800, 50_000_000
 #: Version of the official client whose protocol each wire is.
 _VERSIONS: Dict[Wire, str] = {"json": "0.7.0", "protobuf": "0.38.0"}
 #: ``sdk_version`` of the question itself, which is of today's protocol.
@@ -184,6 +186,16 @@ class Protocol:
         return self._limit("dispatch_bytes", self.announced.sample_dispatch_bytes_semaphore_size)
 
     @property
+    def fetch_bytes(self) -> int:
+        """Bytes of announced results that may be read at once."""
+        return _budget(self.announced.inflight_response_bytes_semaphore_size, _FETCH_BYTES)
+
+    @property
+    def chunk_dispatch_bytes(self) -> int:
+        """Estimated bytes of chunks that may be sent side by side."""
+        return _budget(self.announced.fwdbwd_dispatch_bytes_semaphore_size, _CHUNK_BYTES)
+
+    @property
     def max_samples(self) -> Optional[int]:
         """Samples in progress at once that the server asks for; None: it does not say."""
         return self.announced.sample_max_concurrent_requests or None
@@ -206,9 +218,16 @@ class Protocol:
                 "max_chunk_datums": self.max_chunk_datums,
                 "max_chunk_bytes": self.max_chunk_bytes,
                 "dispatch_bytes": self.dispatch_bytes,
+                "fetch_bytes": self.fetch_bytes,
+                "chunk_dispatch_bytes": self.chunk_dispatch_bytes,
                 "max_samples": self.max_samples,
             },
         }
+
+
+def _budget(announced: Optional[int], default: int) -> int:
+    # One byte lets a piece of any size pass, alone.
+    return default if announced is None else max(announced, 1)
 
 
 def _no_route(error: APIStatusError) -> bool:

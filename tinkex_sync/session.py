@@ -32,9 +32,6 @@ T = TypeVar("T")
 
 #: Seconds that closing spends on telling the server.
 _FINISH_WITHIN = 0.5
-#: Where the server gives no limit.
-_FETCH_BYTES = 52_428_800
-_CHUNK_BYTES = 50_000_000
 
 _log = logging.getLogger(__name__)
 
@@ -52,8 +49,8 @@ class Session(Caller):
         #: Whether somebody holds a client that can close it; forgetting that is worth a warning.
         self.owned = owned
         self.throttle = self._throttle()
-        self.fetch_budget = self._fetch_budget()
-        self.chunk_budget = self._chunk_budget()
+        self.fetch_budget = self._budget(self.protocol.fetch_bytes)
+        self.chunk_budget = self._budget(self.protocol.chunk_dispatch_bytes)
         self.dispatchers = Workers(
             "dispatch", self.clock, self.timer, active=config.dispatchers, limit=config.max_dispatches
         )
@@ -76,16 +73,8 @@ class Session(Caller):
         limits = ThrottleLimits(**{**numbers, "dispatch_bytes": self.protocol.dispatch_bytes})
         return Throttle(limits, self.clock, self.closing)
 
-    def _fetch_budget(self) -> BytesSemaphore:
-        """Bytes of announced results that may be read at once."""
-        return self._budget(self.protocol.announced.inflight_response_bytes_semaphore_size, _FETCH_BYTES)
-
-    def _chunk_budget(self) -> BytesSemaphore:
-        """Estimated bytes of chunks that may be sent side by side."""
-        return self._budget(self.protocol.announced.fwdbwd_dispatch_bytes_semaphore_size, _CHUNK_BYTES)
-
-    def _budget(self, announced: Optional[int], default: int) -> BytesSemaphore:
-        return BytesSemaphore(default if announced is None else max(announced, 1), self.clock, self.closing)
+    def _budget(self, size: int) -> BytesSemaphore:
+        return BytesSemaphore(size, self.clock, self.closing)
 
     # Opening
 
@@ -135,8 +124,8 @@ class Session(Caller):
         """What the server announced comes into force; nothing was sent so far that it concerns."""
         self.adopt_credentials()
         self.throttle = self._throttle()
-        self.fetch_budget = self._fetch_budget()
-        self.chunk_budget = self._chunk_budget()
+        self.fetch_budget = self._budget(self.protocol.fetch_bytes)
+        self.chunk_budget = self._budget(self.protocol.chunk_dispatch_bytes)
 
     def refresh(self) -> None:
         """Ask for what may have changed, if the server announced anything, and again each time it is due.

@@ -373,8 +373,10 @@ def test_servers_that_lack_what_they_need_not_have(column):
     with LocalServer() as engine, Imitation(column, engine=engine.base_url) as running:
         status, _, checks = examine(running.base_url, "--model", "tinkex/tiny", key=running.key)
     assert status == 0, checks
-    wire = "protobuf" if column is TUFT_TODAY else "json"
-    assert checks["key and version"]["data"]["wire"] == wire
+    found = checks["key and version"]
+    assert found["data"]["wire"] == ("protobuf" if column is TUFT_TODAY else "json")
+    announced = "samples sent at once of at most 10,485,760 bytes, 2,000 in progress"
+    assert found["finding"].endswith(announced) == (column is TUFT_TODAY)
 
 
 def test_a_queue_that_does_not_move(scripted):

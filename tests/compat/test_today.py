@@ -96,9 +96,7 @@ def test_a_method_is_here_with_what_it_takes_or_it_is_said_why_not(client, name)
             getattr(cls.__new__(cls), name)
         return
     assert not absent.reason(name)
-    taken = inspect.signature(method).parameters
-    if "today" not in taken:  # which stands for what submit_* of ours takes, by name
-        assert set(RECORDED["clients"][client][name]) <= set(taken)
+    assert set(RECORDED["clients"][client][name]) <= set(inspect.signature(method).parameters)
 
 
 def test_every_reason_is_about_a_name_of_the_official_package():

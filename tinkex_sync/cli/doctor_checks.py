@@ -188,8 +188,11 @@ def session(patient: Patient) -> Finding:
     limits = spoken["limits"]
     finding = (
         f"{opened.session_id} opened, version {spoken['sdk_version']} over {spoken['wire']}; chunks of at most"
-        f" {limits['max_chunk_datums']} datums and {limits['max_chunk_bytes']:,} bytes"
+        f" {limits['max_chunk_datums']} datums and {limits['max_chunk_bytes']:,} bytes; samples sent at once of at most"
+        f" {limits['dispatch_bytes']:,} bytes"
     )
+    if limits["max_samples"] is not None:
+        finding += f", {limits['max_samples']:,} in progress"
     if opened.protocol.modern and not reads_protobuf():
         finding += (
             "; protobuf is not installed here, which training may need: pip install 'tinkex-sync[proto]'"

@@ -115,9 +115,8 @@ class Batch:
         protocol = self._session.protocol
 
         def encode(number: int) -> codec.Body:
-            lacking = protocol.tries_json and not codec.reads_protobuf()
             return codec.encode_batch(
-                "json" if lacking else protocol.wire,
+                protocol.wire,
                 operation or self._operation,
                 self._data[boundary.start : boundary.stop],
                 self._loss_fn,
@@ -126,6 +125,7 @@ class Batch:
                 number,
                 first_index=boundary.start,
                 compressed=protocol.compressed,
+                json_may_do=protocol.tries_json,
             )
 
         return encode

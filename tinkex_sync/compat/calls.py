@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import functools
 import logging
 import sys
-from typing import TYPE_CHECKING, Any, Callable, Coroutine, TypeVar
+from typing import TYPE_CHECKING, Any, Callable, Coroutine, Optional, TypeVar
 
 from ..futures import Future
-from .futures import APIFuture, settled
+from .futures import APIFuture, mapped, settled
 
 if TYPE_CHECKING:
     from typing_extensions import Concatenate, ParamSpec
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 __all__ = ["awaited", "awaited_promise", "blocking", "promised", "submitted", "warn_in_loop"]
 
 T = TypeVar("T")
+#: Of a client of the official shape and what ours gave it: what it gives.
+Wrap = Callable[[Any, Any], Any]
 
 _log = logging.getLogger(__name__)
 
@@ -80,25 +83,29 @@ def submitted(
 
 
 def awaited(
-    submit: Callable[Concatenate[Any, P], Future[T]],
-) -> Callable[Concatenate[Any, P], Coroutine[Any, Any, T]]:
-    """A coroutine that gives the result."""
+    submit: Callable[Concatenate[Any, P], Future[Any]], wrap: Optional[Wrap] = None
+) -> Callable[Concatenate[Any, P], Coroutine[Any, Any, Any]]:
+    """A coroutine that gives the result; ``wrap(self, result)`` of it, if that is given."""
 
-    async def method(self: Any, *args: P.args, **kwargs: P.kwargs) -> T:
-        return await settled(submit(self._core, *args, **kwargs))
+    async def method(self: Any, *args: P.args, **kwargs: P.kwargs) -> Any:
+        return await settled(_wrapped(self, submit(self._core, *args, **kwargs), wrap))
 
-    made: Callable[Concatenate[Any, P], Coroutine[Any, Any, T]] = _dressed(method, submit, "_async")
+    made: Callable[Concatenate[Any, P], Coroutine[Any, Any, Any]] = _dressed(method, submit, "_async")
     return made
 
 
 def blocking(
-    submit: Callable[Concatenate[Any, P], Future[T]],
-) -> Callable[Concatenate[Any, P], T]:
-    """Waits for the result."""
+    submit: Callable[Concatenate[Any, P], Future[Any]], wrap: Optional[Wrap] = None
+) -> Callable[Concatenate[Any, P], Any]:
+    """Waits for the result; ``wrap(self, result)`` of it, if that is given."""
 
-    def method(self: Any, *args: P.args, **kwargs: P.kwargs) -> T:
+    def method(self: Any, *args: P.args, **kwargs: P.kwargs) -> Any:
         warn_in_loop(method.__name__)
-        return submit(self._core, *args, **kwargs).result()
+        return _wrapped(self, submit(self._core, *args, **kwargs), wrap).result()
 
-    made: Callable[Concatenate[Any, P], T] = _dressed(method, submit)
+    made: Callable[Concatenate[Any, P], Any] = _dressed(method, submit)
     return made
+
+
+def _wrapped(owner: Any, future: Future[Any], wrap: Optional[Wrap]) -> concurrent.futures.Future[Any]:
+    return future if wrap is None else mapped(future, lambda result: wrap(owner, result))

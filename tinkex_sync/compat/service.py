@@ -6,18 +6,20 @@ import concurrent.futures
 from typing import Any, Mapping, Optional
 
 from .. import clients as core
-from .. import types
-from ..futures import Future
 from ..retry import RetryConfig
 from .absent import Explained
-from .calls import awaited, blocking, warn_in_loop
+from .calls import awaited, blocking
 from .clients import SamplingClient, TrainingClient
-from .futures import APIFuture, mapped, settled
+from .futures import APIFuture, settled
 from .holder import Holder, QueueStateHooks, TelemetryProvider
 from .rest import RestClient
 from .settings import settings
 
 __all__ = ["ServiceClient"]
+
+
+def _training(service: ServiceClient, client: core.TrainingClient) -> TrainingClient:
+    return TrainingClient._of(service.holder, client)
 
 
 class ServiceClient(TelemetryProvider, Explained):
@@ -69,102 +71,22 @@ class ServiceClient(TelemetryProvider, Explained):
     get_server_capabilities = blocking(core.ServiceClient.submit_get_server_capabilities)
     get_server_capabilities_async = awaited(core.ServiceClient.submit_get_server_capabilities)
 
-    def _training(self, future: Future[core.TrainingClient]) -> concurrent.futures.Future[TrainingClient]:
-        holder = self.holder
-        return mapped(future, lambda client: TrainingClient._of(holder, client))
-
-    def create_lora_training_client(
-        self,
-        base_model: str,
-        rank: int = 32,
-        seed: Optional[int] = None,
-        train_mlp: bool = True,
-        train_attn: bool = True,
-        train_unembed: bool = True,
-        user_metadata: Optional[Mapping[str, str]] = None,
-        optimizer: Optional[types.OptimizerConfig] = None,
-    ) -> TrainingClient:
-        """A new LoRA adapter on a base model."""
-        warn_in_loop("create_lora_training_client")
-        return self._training(
-            self._core.submit_create_lora_training_client(
-                base_model,
-                rank,
-                seed,
-                train_mlp,
-                train_attn,
-                train_unembed,
-                user_metadata,
-                optimizer=optimizer,
-            )
-        ).result()
-
-    async def create_lora_training_client_async(
-        self,
-        base_model: str,
-        rank: int = 32,
-        seed: Optional[int] = None,
-        train_mlp: bool = True,
-        train_attn: bool = True,
-        train_unembed: bool = True,
-        user_metadata: Optional[Mapping[str, str]] = None,
-        optimizer: Optional[types.OptimizerConfig] = None,
-    ) -> TrainingClient:
-        """:meth:`create_lora_training_client`, without blocking the loop."""
-        return await settled(
-            self._training(
-                self._core.submit_create_lora_training_client(
-                    base_model,
-                    rank,
-                    seed,
-                    train_mlp,
-                    train_attn,
-                    train_unembed,
-                    user_metadata,
-                    optimizer=optimizer,
-                )
-            )
-        )
-
-    def create_training_client_from_state(
-        self, path: str, user_metadata: Optional[Mapping[str, str]] = None, **today: Any
-    ) -> TrainingClient:
-        """A new adapter with the weights of a checkpoint.
-
-        Args:
-            today: ``base_model``, ``weights_access_token`` and ``optimizer``, by name.
-        """
-        warn_in_loop("create_training_client_from_state")
-        return self._training(
-            self._core.submit_create_training_client_from_state(path, user_metadata, **today)
-        ).result()
-
-    async def create_training_client_from_state_async(
-        self, path: str, user_metadata: Optional[Mapping[str, str]] = None, **today: Any
-    ) -> TrainingClient:
-        """:meth:`create_training_client_from_state`, without blocking the loop."""
-        return await settled(
-            self._training(self._core.submit_create_training_client_from_state(path, user_metadata, **today))
-        )
-
-    def create_training_client_from_state_with_optimizer(
-        self, path: str, user_metadata: Optional[Mapping[str, str]] = None, **today: Any
-    ) -> TrainingClient:
-        """A new adapter with the weights and the optimizer state of a checkpoint.
-
-        Args:
-            today: ``base_model`` and ``weights_access_token``, by name.
-        """
-        warn_in_loop("create_training_client_from_state_with_optimizer")
-        submit = self._core.submit_create_training_client_from_state_with_optimizer
-        return self._training(submit(path, user_metadata, **today)).result()
-
-    async def create_training_client_from_state_with_optimizer_async(
-        self, path: str, user_metadata: Optional[Mapping[str, str]] = None, **today: Any
-    ) -> TrainingClient:
-        """:meth:`create_training_client_from_state_with_optimizer`, without blocking the loop."""
-        submit = self._core.submit_create_training_client_from_state_with_optimizer
-        return await settled(self._training(submit(path, user_metadata, **today)))
+    create_lora_training_client = blocking(core.ServiceClient.submit_create_lora_training_client, _training)
+    create_lora_training_client_async = awaited(
+        core.ServiceClient.submit_create_lora_training_client, _training
+    )
+    create_training_client_from_state = blocking(
+        core.ServiceClient.submit_create_training_client_from_state, _training
+    )
+    create_training_client_from_state_async = awaited(
+        core.ServiceClient.submit_create_training_client_from_state, _training
+    )
+    create_training_client_from_state_with_optimizer = blocking(
+        core.ServiceClient.submit_create_training_client_from_state_with_optimizer, _training
+    )
+    create_training_client_from_state_with_optimizer_async = awaited(
+        core.ServiceClient.submit_create_training_client_from_state_with_optimizer, _training
+    )
 
     def create_sampling_client(
         self,
