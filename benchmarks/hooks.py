@@ -12,9 +12,9 @@ import timeit
 
 import pluggy
 
-from tinkex_sync import hookspecs
-from tinkex_sync.hookspecs import Source, hookimpl
-from tinkex_sync.plugins import Observers
+from tinkex_sync.plugins import hookspecs
+from tinkex_sync.plugins.hookspecs import Source, hookimpl
+from tinkex_sync.plugins.registry import Observers
 
 SOURCE = Source("sampling", "session-1:sample:0", "session-1")
 BUDGETS = {"no plugin": 50e-9, "3 plugins": 5e-6}

@@ -10,7 +10,7 @@ import tracemalloc
 import numpy
 
 from tinkex_sync import types
-from tinkex_sync.protobuf.writing import encode_forward_backward
+from tinkex_sync.protocol.protobuf_writer import encode_forward_backward
 
 
 def best(run, rounds=5):

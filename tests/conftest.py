@@ -7,9 +7,10 @@ import time
 
 import pytest
 
-from tinkex_sync import ServiceClient, protocol
+from tinkex_sync import ServiceClient
 from tinkex_sync.clients import rebuilding
 from tinkex_sync.local import Faults, LocalServer
+from tinkex_sync.protocol import negotiation as protocol
 
 
 def pytest_configure(config):

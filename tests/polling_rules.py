@@ -14,7 +14,7 @@ from tinkex_sync.errors import (
     ResultLostError,
     status_error,
 )
-from tinkex_sync.retry import retry_after
+from tinkex_sync.http.retry import retry_after
 
 _FINAL = (400, 401, 403, 422, 501)
 _WAITS = (408, 429)

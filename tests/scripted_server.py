@@ -12,9 +12,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Callable, Deque, Dict, Iterator, List, Mapping, Optional, Tuple, Union
 from urllib.parse import parse_qsl, urlsplit
 
-from tinkex_sync.clock import Clock
+from tinkex_sync.concurrency.clock import Clock
 from tinkex_sync.config import Config
-from tinkex_sync.plugins import Observers
+from tinkex_sync.plugins.registry import Observers
 from tinkex_sync.session import Session
 
 API = "/api/v1/"

@@ -5,7 +5,7 @@ from dataclasses import FrozenInstanceError, fields
 import pytest
 
 from tinkex_sync import ConfigError, ServiceClient
-from tinkex_sync.clock import Clock
+from tinkex_sync.concurrency.clock import Clock
 from tinkex_sync.config import LOCAL_KEY, Config, Preset
 
 HOSTED = "https://tinker.thinkingmachines.dev/services/tinker-prod"

@@ -18,7 +18,7 @@ from tinkex_sync import (
     RateLimitError,
     hookimpl,
 )
-from tinkex_sync.clock import ScaledClock
+from tinkex_sync.concurrency.clock import ScaledClock
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from tinkex_sync import (
     ServiceClient,
     types,
 )
-from tinkex_sync.clock import ScaledClock
+from tinkex_sync.concurrency.clock import ScaledClock
 
 OK = Answer(body={"status": "accepted"})
 

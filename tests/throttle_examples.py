@@ -6,8 +6,8 @@ import threading
 import time
 from typing import Any, Callable, List, Optional
 
-from tinkex_sync.clock import Clock
-from tinkex_sync.throttle import Permit, Throttle, ThrottleLimits
+from tinkex_sync.concurrency.clock import Clock
+from tinkex_sync.throttle.dispatch import Permit, Throttle, ThrottleLimits
 
 MIB5 = 5 * 1024 * 1024
 

@@ -9,7 +9,7 @@ from ._version import __version__
 
 if TYPE_CHECKING:
     from . import types
-    from .archives import download_checkpoint
+    from .checkpoints import RestartPolicy, RunCorruptedError, download_checkpoint
     from .clients import RestClient, SamplingClient, ServiceClient, TrainingClient, TrainStepOutput
     from .config import Config
     from .errors import (
@@ -42,10 +42,9 @@ if TYPE_CHECKING:
         WithdrawnError,
     )
     from .futures import Future
-    from .hookspecs import hookimpl
-    from .multimodal import PromptBuilder, image_chunk, image_pointer
-    from .restarts import RestartPolicy, RunCorruptedError
-    from .retry import RetryConfig
+    from .http.retry import RetryConfig
+    from .plugins import hookimpl
+    from .prompts import PromptBuilder, image_chunk, image_pointer
 
 __all__ = [
     "APIConnectionError",
@@ -109,11 +108,10 @@ _FROM = {
             "RequestFailedError ResultLostError TinkexError UnprocessableEntityError WithdrawnError"
         ),
         "futures": "Future",
-        "hookspecs": "hookimpl",
-        "multimodal": "PromptBuilder image_chunk image_pointer",
-        "restarts": "RestartPolicy RunCorruptedError",
-        "retry": "RetryConfig",
-        "archives": "download_checkpoint",
+        "plugins": "hookimpl",
+        "prompts": "PromptBuilder image_chunk image_pointer",
+        "checkpoints": "RestartPolicy RunCorruptedError download_checkpoint",
+        "http.retry": "RetryConfig",
     }.items()
     for name in names.split()
 }

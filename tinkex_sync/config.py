@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Callable, Dict, Mapping, Optional, Tuple, Union
 from urllib.parse import urlsplit
 
-from .clock import Clock
+from .concurrency.clock import Clock
 from .errors import ConfigError
 
 __all__ = ["DEFAULT_BASE_URL", "LOCAL_KEY", "Config", "Preset"]

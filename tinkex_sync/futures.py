@@ -11,12 +11,9 @@ import weakref
 from concurrent.futures._base import CANCELLED, RUNNING
 from typing import Any, Callable, Generic, Optional, TypeVar
 
-from .clock import SLICE, remaining
-from .errors import (
-    ClosedError,
-    DeadlineExceeded,
-)
-from .open_calls import OpenCall
+from .concurrency.clock import SLICE, remaining
+from .errors import ClosedError, DeadlineExceeded
+from .http.call_state import OpenCall
 from .session import Session
 
 __all__ = ["Future", "wait_until"]

@@ -12,19 +12,19 @@ from contextlib import contextmanager
 from dataclasses import fields
 from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, TypeVar
 
-from . import codec
-from .background import beat, close_at_exit, refresh_later
-from .calls import Caller
+from .concurrency.workers import Workers
 from .config import Config
 from .errors import ClosedError, TinkexError
-from .hookspecs import Source
-from .open_calls import OpenCall, Unfinished
-from .plugins import Observers
-from .protocol import ASKS_AS, Known
-from .semaphores import BytesSemaphore
-from .throttle import Throttle, ThrottleLimits
-from .tokens import Tokens
-from .workers import Workers
+from .heartbeat import beat, close_at_exit, refresh_later
+from .http.auth import Tokens
+from .http.call_state import OpenCall, Unfinished
+from .http.connection import Caller
+from .plugins.hookspecs import Source
+from .plugins.registry import Observers
+from .protocol import json_wire as codec
+from .protocol.negotiation import ASKS_AS, Known
+from .throttle.dispatch import Throttle, ThrottleLimits
+from .throttle.semaphores import BytesSemaphore
 
 __all__ = ["Session"]
 

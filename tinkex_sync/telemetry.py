@@ -10,9 +10,8 @@ import uuid
 from datetime import datetime, timedelta, timezone
 from typing import Any, Callable, Dict, Mapping, Optional, Sequence
 
-from . import codec, types
-from .calls import Caller
-from .clock import Clock
+from . import types
+from .concurrency.clock import Clock
 from .config import Config
 from .errors import (
     APIResponseValidationError,
@@ -23,11 +22,13 @@ from .errors import (
     RequestFailedError,
     WithdrawnError,
 )
-from .hookspecs import Source, hookimpl
-from .plugins import Observers
-from .protocol import Known
-from .queued_observer import QueuedObserver
-from .retry import POLICIES
+from .http.connection import Caller
+from .http.retry import POLICIES
+from .plugins.hookspecs import Source, hookimpl
+from .plugins.queued_observer import QueuedObserver
+from .plugins.registry import Observers
+from .protocol import json_wire as codec
+from .protocol.negotiation import Known
 
 __all__ = ["Telemetry"]
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import threading
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
 
-from .clock import Clock, ScaledClock
-from .hookspecs import PREFIX, SPECS
+from .concurrency.clock import Clock, ScaledClock
 from .local import Faults, LocalServer
-from .plugins import Observers
-from .queued_observer import observe_all
+from .plugins.hookspecs import PREFIX, SPECS
+from .plugins.queued_observer import observe_all
+from .plugins.registry import Observers
 
 __all__ = ["Faults", "HookRecorder", "LocalServer", "RecordedCall", "ScaledClock", "check_plugin"]
 

@@ -15,8 +15,8 @@ from typing import Any, Dict, List
 import pytest
 from tinkex_sync_jsonl import JsonLines
 
-from tinkex_sync.hookspecs import SPECS, Boundary, Source, argument_names
-from tinkex_sync.plugins import Observers
+from tinkex_sync.plugins.hookspecs import SPECS, Boundary, Source, argument_names
+from tinkex_sync.plugins.registry import Observers
 
 SOURCE = Source("training", "model-1", "session-1")
 EVENTS = [name[len("tinkex_") :] for name in SPECS if argument_names(name)[0] == "source"]
@@ -132,7 +132,7 @@ def test_a_file_that_cannot_be_written_costs_its_events_only(
 def test_set_to_nothing_it_is_off_and_without_the_variable_it_writes_here(tmp_path: Path) -> None:
     script = (
         "from tinkex_sync.plugins import Observers; from tinkex_sync_jsonl import JsonLines\n"
-        "import os; from tinkex_sync.hookspecs import Source\n"
+        "import os; from tinkex_sync.plugins import Source\n"
         "told = Observers([JsonLines], autoload=False); os.mkdir('sub'); os.chdir('sub')\n"
         "if told.session_opened: told.session_opened(source=Source('service', 's', 's'), call_id='')\n"
         "assert told.close(30)\n"

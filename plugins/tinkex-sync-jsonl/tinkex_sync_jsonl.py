@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Dict, Optional
 
-from tinkex_sync.queued_observer import QueuedObserver, observe_all
+from tinkex_sync.plugins.queued_observer import QueuedObserver, observe_all
 
 __all__ = ["JsonLines"]
 

@@ -333,7 +333,7 @@ def test_a_server_that_answers_405_tells_all_by_a_method_that_nothing_has(server
 
 
 def test_what_is_not_installed_here_is_told_before_it_is_missed(scripted, monkeypatch):
-    monkeypatch.setattr("tinkex_sync.codec.reads_protobuf", lambda: False)
+    monkeypatch.setattr("tinkex_sync.protocol.json_wire.reads_protobuf", lambda: False)
     scripted.script("client/config", Answer(body={"parallel_fwdbwd_chunks": False}))
     scripted.script("create_session", Answer(body={"session_id": "s-1"}))
     found = examine(scripted.base_url)[2]["key and version"]

@@ -5,10 +5,10 @@ import re
 
 import pytest
 
-from tinkex_sync.byte_tokenizer import ByteTokenizer
 from tinkex_sync.cli.output import CommandError
-from tinkex_sync.cli.train_data import read_data
-from tinkex_sync.cli.train_examples import Batches, encode
+from tinkex_sync.cli.train.data import read_data
+from tinkex_sync.cli.train.examples import Batches, encode
+from tinkex_sync.tokenizers.byte_tokenizer import ByteTokenizer
 
 EOS = ByteTokenizer.eos_token_id
 SAMPLED = {

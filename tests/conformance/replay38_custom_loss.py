@@ -7,7 +7,7 @@ import pytest
 from scripted_server import Answer, Request, bare_session
 
 from tinkex_sync import TrainingClient, types
-from tinkex_sync.protobuf.schema import message
+from tinkex_sync.protocol.protobuf_schema import message
 
 from .registry import no_excuse, not_understood, only, replay38
 

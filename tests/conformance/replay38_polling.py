@@ -11,9 +11,9 @@ from scripted_server import Answer, Request, ScriptedServer, SteppedClock, bare_
 
 from tinkex_sync import errors, hookimpl, types
 from tinkex_sync.clients.sampling import SamplingClient
-from tinkex_sync.clock import Clock
-from tinkex_sync.hookspecs import Source
-from tinkex_sync.promises import Promise, poll
+from tinkex_sync.concurrency.clock import Clock
+from tinkex_sync.plugins.hookspecs import Source
+from tinkex_sync.polling.poller import Promise, poll
 
 from .registry import no_excuse, not_understood, only, replay38
 
@@ -91,7 +91,7 @@ def futures(case: Dict[str, Any], document: Dict[str, Any], row: Optional[int]) 
         # What is refused for good stays refused; what is not goes on to a result.
         server.defaults["retrieve_future"] = Answer(body={"metrics": {"a": 1.0}}) if row == 2 else answers[-1]
         call = session.begin(Source("training", "model-1", "sess-1"), kind)
-        from tinkex_sync.queue_states import QueueStates
+        from tinkex_sync.polling.queue_states import QueueStates
 
         told = QueueStates(session.observers, session.clock) if given["observer"] else None
         try:

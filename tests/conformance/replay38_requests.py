@@ -76,8 +76,8 @@ def datums(specs: List[Dict[str, Any]]) -> List[types.Datum]:
 @replay38("fwdbwd_requests")
 def requests(case: Dict[str, Any], document: Dict[str, Any], row: Optional[int]) -> None:
     pytest.importorskip("google.protobuf", reason="protobuf is not in this environment")
-    from tinkex_sync.protobuf.schema import message
-    from tinkex_sync.protobuf.writing import encode_forward_backward
+    from tinkex_sync.protocol.protobuf_schema import message
+    from tinkex_sync.protocol.protobuf_writer import encode_forward_backward
 
     given = only(case["input"], "op", "data", "loss_fn", "loss_fn_config")
     expected = only(case["expected"], "requests", "exception", "mro", "message")

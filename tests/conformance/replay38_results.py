@@ -5,8 +5,10 @@ from typing import Any, Dict, Optional
 
 import pytest
 
-from tinkex_sync import byte_estimates, chunking, metrics, types
+from tinkex_sync import types
 from tinkex_sync.errors import APIResponseValidationError
+from tinkex_sync.protocol import byte_estimates, metrics
+from tinkex_sync.training import chunking
 
 from .registry import no_excuse, not_understood, only, replay38, same
 from .replay_batches import datum, results
@@ -15,7 +17,7 @@ from .replay_batches import datum, results
 def decoded(case: Dict[str, Any], kind: Any) -> Any:
     """The result, or None where an error was recorded, which here is always the one for unreadable answers."""
     pytest.importorskip("google.protobuf", reason="protobuf is not in this environment")
-    from tinkex_sync.protobuf.reading import decode
+    from tinkex_sync.protocol.protobuf_reader import decode
 
     content = base64.b64decode(only(case["input"], "b64", "fields")["b64"])
     if "exception" not in case["expected"]:

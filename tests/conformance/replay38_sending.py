@@ -31,7 +31,7 @@ def datum(index: int) -> types.Datum:
 
 def number_of(request: Request) -> int:
     if isinstance(request.body, bytes):
-        from tinkex_sync.protobuf.schema import message
+        from tinkex_sync.protocol.protobuf_schema import message
 
         parsed = message("ForwardBackwardRequest")()
         parsed.ParseFromString(request.body)

@@ -4,7 +4,9 @@ import base64
 import math
 from typing import Any, Dict, List, Optional
 
-from tinkex_sync import byte_estimates, chunking, metrics, types
+from tinkex_sync import types
+from tinkex_sync.protocol import byte_estimates, metrics
+from tinkex_sync.training import chunking
 
 from .registry import no_excuse, not_understood, only, replay, same
 from .replay_types import check_raised, raised_by

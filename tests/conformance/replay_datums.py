@@ -7,7 +7,8 @@ from typing import Any, Callable, Dict, List, Optional
 
 import numpy
 
-from tinkex_sync import codec, types
+from tinkex_sync import types
+from tinkex_sync.protocol import json_wire as codec
 
 from .registry import no_excuse, not_understood, only, replay, same
 from .replay_types import expect_raised

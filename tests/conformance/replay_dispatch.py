@@ -9,9 +9,9 @@ from polling_rules import outlook
 from scripted_server import Answer, Quiet, Request, ScriptedServer, SteppedClock, bare_session
 
 from tinkex_sync import SamplingClient, types
-from tinkex_sync.byte_estimates import model_input_bytes
-from tinkex_sync.clock import Clock
+from tinkex_sync.concurrency.clock import Clock
 from tinkex_sync.errors import TinkexError
+from tinkex_sync.protocol.byte_estimates import model_input_bytes
 from tinkex_sync.session import Session
 
 from .registry import no_excuse, not_understood, only, replay

@@ -10,11 +10,11 @@ from polling_rules import outlook
 from scripted_server import Answer, SteppedClock, bare_session
 
 from tinkex_sync import errors, types
-from tinkex_sync.clock import Clock
-from tinkex_sync.endpoints import PROMISES
+from tinkex_sync.concurrency.clock import Clock
 from tinkex_sync.errors import APIResponseValidationError, RequestFailedError, TinkexError
-from tinkex_sync.hookspecs import Source
-from tinkex_sync.promises import Promise, poll
+from tinkex_sync.http.endpoints import PROMISES
+from tinkex_sync.plugins.hookspecs import Source
+from tinkex_sync.polling.poller import Promise, poll
 
 from .registry import no_excuse, not_understood, only, replay, same
 

@@ -5,11 +5,11 @@ from typing import Any, Callable, Dict, List, Optional, Tuple
 
 from scripted_server import Answer, Request, SteppedClock, bare_session
 
-from tinkex_sync.hookspecs import Source, hookimpl
-from tinkex_sync.promises import Promise, poll
-from tinkex_sync.queue_log import QueueLog
-from tinkex_sync.queue_log import logger as queue_logger
-from tinkex_sync.queue_states import QueueStates
+from tinkex_sync.plugins.hookspecs import Source, hookimpl
+from tinkex_sync.plugins.queue_log import QueueLog
+from tinkex_sync.plugins.queue_log import logger as queue_logger
+from tinkex_sync.polling.poller import Promise, poll
+from tinkex_sync.polling.queue_states import QueueStates
 from tinkex_sync.types import QueueState
 
 from .registry import no_excuse, not_understood, only, replay, same

@@ -20,7 +20,7 @@ from tinkex_sync.errors import (
     TinkexError,
     status_error,
 )
-from tinkex_sync.retry import POLICIES, Attempts, retry_after, run
+from tinkex_sync.http.retry import POLICIES, Attempts, retry_after, run
 
 from .registry import no_excuse, not_understood, only, replay
 

@@ -4,7 +4,7 @@ from typing import Any, Dict, Optional
 
 import pytest
 
-from tinkex_sync import tokenizers
+from tinkex_sync.tokenizers import loading as tokenizers
 
 from .registry import no_excuse, only, replay, same
 

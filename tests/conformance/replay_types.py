@@ -8,8 +8,9 @@ from typing import Any, Callable, Dict, List, Optional
 import numpy
 import pytest
 
-from tinkex_sync import codec, types
+from tinkex_sync import types
 from tinkex_sync.errors import APIResponseValidationError
+from tinkex_sync.protocol import json_wire as codec
 
 from .registry import check_raised, no_excuse, not_understood, only, replay, revive, same
 

@@ -14,7 +14,7 @@ from typing import Any, Dict, Iterator
 
 import pytest
 
-from tinkex_sync.protocol import forget
+from tinkex_sync.protocol.negotiation import forget
 
 from . import registry
 from .excuses38 import excuse

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from engine_data import CONFIG, SMALL, batch_for, datum, stirred, text_datum
 
-from tinkex_sync.byte_tokenizer import ByteTokenizer
 from tinkex_sync.local.engine import DEFAULT_MODEL, BaseModel, EngineError, SamplingModel, TrainingModel
 from tinkex_sync.local.engine import adapters as lora
+from tinkex_sync.tokenizers.byte_tokenizer import ByteTokenizer
 
 ADAM = {"learning_rate": 0.01, "weight_decay": 0.01, "grad_clip_norm": 5.0}
 

@@ -18,7 +18,7 @@ from server_calls import Wire, datum, until
 from tinkex_sync import Config, ServiceClient, errors, types
 from tinkex_sync.local import Faults, LocalServer
 
-schema = pytest.importorskip("tinkex_sync.protobuf.schema")
+schema = pytest.importorskip("tinkex_sync.protocol.protobuf_schema")
 pytest.importorskip("google.protobuf")
 
 ADAM = types.AdamParams(learning_rate=1e-2)

@@ -8,7 +8,7 @@ import time
 import pytest
 from server_calls import Wire, until
 
-from tinkex_sync.clock import Clock
+from tinkex_sync.concurrency.clock import Clock
 from tinkex_sync.local import Faults, LocalServer, operations
 from tinkex_sync.local.bodies import Refusal
 from tinkex_sync.local.faults import FaultGate

@@ -1,11 +1,9 @@
 """Every test of the suite runs on the embedded server and on each imitation in front of it."""
 
-import threading
-
 import pytest
 from imitations import EMBEDDED, HATCHERY, LATE, NEITHER, SKYRL, STRICT, TUFT, TUFT_TODAY, Imitation, client
 
-from tinkex_sync.clock import ScaledClock
+from tinkex_sync.concurrency.clock import ScaledClock
 from tinkex_sync.local import Faults
 
 ROWS = (EMBEDDED, SKYRL, TUFT, LATE, TUFT_TODAY, HATCHERY, NEITHER, STRICT)
@@ -32,20 +30,3 @@ def quick(imitated):
     """A client whose waits are short, and whose chunks are small."""
     with client(imitated, clock=ScaledClock(20), max_chunk_datums=2) as service:
         yield service
-
-
-class Heard:
-    """What an observer was told, by hook."""
-
-    def __init__(self):
-        self.changed = threading.Condition()
-        self.events = []
-
-    def note(self, *event):
-        with self.changed:
-            self.events.append(event)
-            self.changed.notify_all()
-
-    def until(self, condition, timeout=20.0):
-        with self.changed:
-            assert self.changed.wait_for(lambda: condition(self.events), timeout), self.events

@@ -4,7 +4,7 @@ import threading
 import time
 
 import pytest
-from conftest import Heard
+from event_recorder import EventRecorder
 from imitations import client
 from lessons import ADAM, GREEDY, MODEL, datum, datums, known, model, prompt
 
@@ -19,7 +19,7 @@ from tinkex_sync import (
     WithdrawnError,
     hookimpl,
 )
-from tinkex_sync.clock import ScaledClock
+from tinkex_sync.concurrency.clock import ScaledClock
 from tinkex_sync.local import Faults
 
 POSTS = (
@@ -142,7 +142,7 @@ def test_a_server_that_stumbles(imitated, quick):
 
 
 def test_pauses_reach_observers_as_far_as_the_server_tells(imitated, server):
-    heard = Heard()
+    heard = EventRecorder()
 
     class Watch:
         @hookimpl
@@ -229,7 +229,7 @@ def test_a_chunk_refused_in_the_middle(imitated, quick):
 
 
 def test_a_session_that_has_expired(imitated):
-    heard = Heard()
+    heard = EventRecorder()
 
     class Watch:
         @hookimpl

@@ -5,7 +5,7 @@ from imitations import SKYRL, TUFT_TODAY, Imitation, client
 from lessons import ADAM, GREEDY, MODEL, datum, logprobs, model, prompt
 
 from tinkex_sync import APIStatusError, errors
-from tinkex_sync.protobuf import schema
+from tinkex_sync.protocol import protobuf_schema as schema
 
 #: Name of a server: the wire, and the bytes of samples in dispatch, that it is given.
 SPOKEN = {
@@ -85,8 +85,8 @@ def test_without_the_extra_only_a_server_that_wants_protobuf_asks_for_it(imitate
     def missing(name):
         raise schema.missing_extra("protobuf")
 
-    monkeypatch.setattr("tinkex_sync.protobuf.writing.message", missing)
-    monkeypatch.setattr("tinkex_sync.codec.reads_protobuf", lambda: False)
+    monkeypatch.setattr("tinkex_sync.protocol.protobuf_writer.message", missing)
+    monkeypatch.setattr("tinkex_sync.protocol.json_wire.reads_protobuf", lambda: False)
     with client(imitated) as service:
         assert (
             len(service.create_sampling_client(base_model=MODEL).sample(prompt(), 1, GREEDY).sequences) == 1

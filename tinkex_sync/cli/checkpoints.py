@@ -17,7 +17,7 @@ from .output import CommandError, Output, pass_output, wire_fields
 from .paging import collect, counted, not_shown
 
 if TYPE_CHECKING:
-    from ..archives import Progress
+    from ..checkpoints.download import Progress
     from ..types import Checkpoint
 
 __all__ = ["checkpoint", "split"]
@@ -225,7 +225,7 @@ def download_progress(output: Output) -> Iterator[Progress]:
 @pass_output
 def download(output: Output, checkpoint_path: str, parent: Optional[str], force: bool) -> None:
     """Fetch a checkpoint and unpack it into a folder named after it."""
-    from ..archives import download_checkpoint, folder_name
+    from ..checkpoints.download import download_checkpoint, folder_name
 
     split(checkpoint_path)
     target = (Path.cwd() if parent is None else Path(parent)) / folder_name(checkpoint_path)
@@ -293,7 +293,7 @@ def push_hf(
             f"push-hf needs huggingface_hub, which is not installed ({error}).",
             'Install it with: pip install "tinkex-sync[hub]"',
         ) from error
-    from ..archives import download_checkpoint
+    from ..checkpoints.download import download_checkpoint
 
     split(checkpoint_path)
     if repository.count("/") != 1 or not all(repository.split("/")):

@@ -91,9 +91,9 @@ def demo(output: Output, file: Optional[Path]) -> None:
 
 
 def _run(console: Console, text: str, name: str, shipped: bool) -> Dict[str, Any]:
-    from ..byte_tokenizer import ByteTokenizer
     from ..clients import ServiceClient
     from ..local import LocalServer
+    from ..tokenizers.byte_tokenizer import ByteTokenizer
 
     tokenizer = ByteTokenizer()
     tokens = tokenizer.encode(text)
@@ -167,7 +167,7 @@ def _train(
     console: Console, training: TrainingClient, tokens: List[int], seconds: float, shipped: bool
 ) -> Course:
     """Train until the text is learnt or time is up, showing the loss."""
-    from ..clock import Clock
+    from ..concurrency.clock import Clock
     from ..types import AdamParams
 
     clock, course = Clock(), Course([])

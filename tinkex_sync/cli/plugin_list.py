@@ -11,16 +11,16 @@ from .groups import Command
 from .output import Output, pass_output
 
 if TYPE_CHECKING:
-    from ..plugins import Observers, PluginStatus
+    from ..plugins.registry import Observers, PluginStatus
 
 __all__ = ["observers", "plugins"]
 
 
 def observers() -> Observers:
     """The plugins a service client of this process would load."""
-    from ..clock import Clock
-    from ..plugins import Observers
-    from ..queue_log import QueueLog
+    from ..concurrency.clock import Clock
+    from ..plugins.queue_log import QueueLog
+    from ..plugins.registry import Observers
 
     return Observers(builtin=(QueueLog(Clock()),))
 

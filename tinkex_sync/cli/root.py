@@ -15,7 +15,7 @@ from .groups import Group
 from .output import CommandError, Output
 
 if TYPE_CHECKING:
-    from ..plugins import Observers
+    from ..plugins.registry import Observers
 
 __all__ = ["root"]
 
@@ -26,13 +26,13 @@ _MODULES: Dict[str, str] = {
     "checkpoint": "checkpoints",
     "completion": "completion",
     "demo": "demo",
-    "doctor": "doctor",
+    "doctor": "doctor.command",
     "plugins": "plugin_list",
     "run": "runs",
-    "sample": "sample",
+    "sample": "sample.command",
     "serve": "serving",
     "session": "sessions",
-    "train": "train",
+    "train": "train.command",
 }
 
 

@@ -1,6 +1,6 @@
 """The clients: one to open a session, the others made by it."""
 
-from .client import Client
+from .base import Client
 from .rest import RestClient
 from .sampling import SamplingClient
 from .service import ServiceClient

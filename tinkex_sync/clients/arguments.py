@@ -6,10 +6,10 @@ from typing import Any, Dict, Mapping, Optional
 
 from .. import types
 from ..config import LOCAL_KEY, Config
-from ..endpoints import PROMISES
 from ..errors import ConfigError, MissingExtraError
-from ..promises import Promise
-from ..tokens import check_credential
+from ..http.auth import check_credential
+from ..http.endpoints import PROMISES
+from ..polling.poller import Promise
 
 __all__ = ["asked", "model_body", "optimizer_config", "promise_of", "ready"]
 

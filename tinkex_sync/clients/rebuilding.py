@@ -10,9 +10,9 @@ from typing import Dict, Optional, Tuple
 
 from ..config import Config
 from ..errors import ConfigError
-from ..plugins import Observers
-from ..protocol import Known
-from ..queue_log import QueueLog
+from ..plugins.queue_log import QueueLog
+from ..plugins.registry import Observers
+from ..protocol.negotiation import Known
 from ..session import Session
 
 __all__ = ["Recipe", "first_seq_id", "one_rebuilds", "rebuilt_session"]

@@ -11,10 +11,10 @@ from urllib.parse import urlsplit
 from .. import types
 from ..errors import APIResponseValidationError, status_error
 from ..futures import Future
-from ..hookspecs import Source
-from ..open_calls import OpenCall
+from ..http.call_state import OpenCall
+from ..http.transport import Reply
+from ..plugins.hookspecs import Source
 from ..session import Session
-from ..transport import Reply
 from .rest_calls import AccessScope, Operation, split_tinker_path
 from .rest_today import StoredToday
 

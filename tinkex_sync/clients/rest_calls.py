@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Callable, Dict, Literal, Mapping, Optional, Tuple, Type, TypeVar
 
-from ..open_calls import OpenCall
-from .client import RebuildingClient
+from ..http.call_state import OpenCall
+from .base import RebuildingClient
 
 __all__ = ["AccessScope", "Operation", "RestCalls", "split_tinker_path"]
 

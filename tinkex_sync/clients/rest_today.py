@@ -7,8 +7,8 @@ from typing import Optional
 
 from .. import types
 from ..futures import Future
-from ..open_calls import OpenCall
-from ..transport import Reply
+from ..http.call_state import OpenCall
+from ..http.transport import Reply
 from .arguments import asked
 from .rest_calls import Operation, RestCalls, split_tinker_path
 

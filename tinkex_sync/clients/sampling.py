@@ -8,22 +8,22 @@ import weakref
 from typing import Any, Callable, Dict, List, Optional
 
 from .. import types
-from ..bulk_futures import BulkPoller
-from ..byte_estimates import model_input_bytes
 from ..errors import ClosedError
 from ..futures import Future
-from ..hookspecs import Source
-from ..open_calls import OpenCall
-from ..queue_states import QueueStates
-from ..retry import RetryConfig
+from ..http.call_state import OpenCall
+from ..http.retry import RetryConfig
+from ..plugins.hookspecs import Source
+from ..polling.bulk_poller import BulkPoller
+from ..polling.queue_states import QueueStates
+from ..protocol.byte_estimates import model_input_bytes
+from ..sampling.many import SampleMany
+from ..sampling.options import SampleOptions, sample_body
+from ..sampling.places import Places
+from ..sampling.request import Progress, Sample
 from ..session import Session
-from ..tokenizers import choose, load_tokenizer
-from .client import RebuildingClient, settle
-from .places import Places
+from ..tokenizers.loading import choose, load_tokenizer
+from .base import RebuildingClient, settle
 from .rebuilding import first_seq_id
-from .sample import Progress, Sample
-from .sample_many import SampleMany
-from .sample_options import SampleOptions, sample_body
 
 __all__ = ["SamplingClient"]
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Optional
 
-from ..open_calls import OpenCall
-from ..retry import RetryConfig
+from ..http.call_state import OpenCall
+from ..http.retry import RetryConfig
 from ..session import Session
 from .sampling import SamplingClient
 

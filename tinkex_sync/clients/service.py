@@ -7,17 +7,17 @@ from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional
 from .. import types
 from ..config import Config
 from ..futures import Future
-from ..open_calls import OpenCall, Unfinished
-from ..plugins import Observers
-from ..promises import Promise, poll
-from ..queue_log import QueueLog
-from ..queue_states import QueueStates
-from ..retry import RetryConfig
+from ..http.call_state import OpenCall, Unfinished
+from ..http.retry import RetryConfig
+from ..plugins.queue_log import QueueLog
+from ..plugins.registry import Observers
+from ..polling.poller import Promise, poll
+from ..polling.queue_states import QueueStates
 from ..session import Session
 from ..telemetry import Telemetry
 from .arguments import model_body, promise_of, ready
-from .client import Client
-from .models import Checkpointed, create_model
+from .base import Client
+from .model_creation import Checkpointed, create_model
 from .rest import RestClient
 from .sampling import SamplingClient
 from .sampling_sessions import open_sampling_client

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from typing import Any, Dict, Iterable, List, Literal, Optional, TypeVar
 
 from .. import types
-from ..clock import remaining
+from ..concurrency.clock import remaining
 from ..errors import DeadlineExceeded
 from ..futures import Future
-from ..open_calls import OpenCall
-from ..tokenizers import choose, load_tokenizer
-from .custom_loss import LossFunction, chosen, for_forward, weighted, with_metrics
-from .operations import check_optimizer
+from ..http.call_state import OpenCall
+from ..tokenizers.loading import choose, load_tokenizer
+from ..training.custom_loss import LossFunction, chosen, for_forward, weighted, with_metrics
+from ..training.lane import check_optimizer
 from .weights import WeightsClient
 
 __all__ = ["TrainStepOutput", "TrainingClient"]

@@ -7,10 +7,10 @@ from typing import Callable, Literal, Mapping, Optional, Sequence
 from .. import types
 from ..errors import APIResponseValidationError
 from ..futures import Future
-from ..open_calls import OpenCall
-from ..retry import RetryConfig
+from ..http.call_state import OpenCall
+from ..http.retry import RetryConfig
+from ..training.lane import LaneClient
 from .arguments import asked
-from .operations import LaneClient
 from .sampling import SamplingClient
 from .sampling_sessions import check_model_path, open_sampling_client
 

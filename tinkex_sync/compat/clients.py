@@ -12,7 +12,7 @@ from .. import clients as core
 from .. import types
 from ..clients.sampling_sessions import open_sampling_client
 from ..futures import Future
-from ..retry import RetryConfig
+from ..http.retry import RetryConfig
 from .absent import Explained
 from .calls import awaited, awaited_promise, blocking, promised, submitted, warn_in_loop
 from .futures import APIFuture, mapped, settled

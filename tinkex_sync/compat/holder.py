@@ -7,9 +7,9 @@ import threading
 import weakref
 from typing import Any, Dict, Optional, Tuple
 
-from ..clock import Clock
-from ..hookspecs import Source, hookimpl
-from ..queue_log import QueueLog
+from ..concurrency.clock import Clock
+from ..plugins.hookspecs import Source, hookimpl
+from ..plugins.queue_log import QueueLog
 from ..session import Session
 from ..types import QueueState
 from .telemetry import Telemetry, found

@@ -45,7 +45,7 @@ def _modules() -> Dict[str, ModuleType]:
     from typing import Callable, Tuple
 
     from .. import compat, errors
-    from ..retry import RetryConfig
+    from ..http.retry import RetryConfig
     from . import clients, futures, holder, rest, settings, telemetry, types
     from . import service as official
 

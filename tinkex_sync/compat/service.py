@@ -6,7 +6,7 @@ import concurrent.futures
 from typing import Any, Mapping, Optional
 
 from .. import clients as core
-from ..retry import RetryConfig
+from ..http.retry import RetryConfig
 from .absent import Explained
 from .calls import awaited, blocking
 from .clients import SamplingClient, TrainingClient

@@ -9,7 +9,7 @@ from typing import Any, Callable, Optional
 from flask import Flask, Response, g, request
 from werkzeug.exceptions import HTTPException
 
-from ..clock import Clock
+from ..concurrency.clock import Clock
 from . import packed
 from .announced import Announced
 from .api import REPLAYED, Api

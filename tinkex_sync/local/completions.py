@@ -6,7 +6,7 @@ import threading
 from collections import defaultdict
 from typing import Any, DefaultDict, Dict, List, Set, Tuple
 
-from ..clock import Clock
+from ..concurrency.clock import Clock
 from .operations import Result
 
 __all__ = ["Completions", "Group"]

@@ -8,7 +8,7 @@ import threading
 from dataclasses import dataclass, field
 from typing import Any, Callable, Dict, Mapping, Optional, Sequence, Tuple
 
-from ..clock import Clock
+from ..concurrency.clock import Clock
 
 __all__ = ["ENDPOINTS", "FaultGate", "Faults", "Verdict"]
 

@@ -10,7 +10,7 @@ import uuid
 from collections import OrderedDict, deque
 from typing import Any, Callable, Deque, Dict, NamedTuple, Optional, Set, Tuple, Type
 
-from ..clock import Clock
+from ..concurrency.clock import Clock
 from .bodies import Refusal, encode
 from .faults import FaultGate
 from .stats import Stats

@@ -8,7 +8,7 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence
 
 import numpy as np
 
-from ..protobuf.schema import ENUMS, message
+from ..protocol.protobuf_schema import ENUMS, message
 from .bodies import Refusal
 
 __all__ = ["PROTOBUF", "forward_backward", "inflate", "output", "response"]

@@ -10,7 +10,7 @@ import threading
 from pathlib import Path
 from typing import Any, Callable, Mapping, Optional, Sequence
 
-from ..clock import Clock
+from ..concurrency.clock import Clock
 from .announced import Announced
 from .faults import FaultGate, Faults
 from .process import BLAS_THREADS, check_extra

@@ -8,7 +8,16 @@ last axis over the vocabulary gives the textbook value.
 Torch is imported when a term is made, not before.
 """
 
-from .penalties import L1, L2, Consistency, ElasticNet, Entropy, GradientPenalty, KLDivergence, Orthogonality
+from .penalties import (
+    L1,
+    L2,
+    Consistency,
+    ElasticNet,
+    Entropy,
+    GradientPenalty,
+    KLDivergence,
+    Orthogonality,
+)
 from .terms import Regularizer, cross_entropy, regularized
 
 __all__ = [

@@ -68,10 +68,7 @@ from .telemetry import (
     TelemetrySendRequest,
     UnhandledExceptionEvent,
 )
-from .tensors import (
-    TensorData,
-    TensorDtype,
-)
+from .tensors import TensorData, TensorDtype
 from .training import (
     AdamOptimizerConfig,
     AdamParams,

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, ClassVar, Dict, Tuple
 
 import numpy as np
 
-from ...byte_tokenizer import ByteTokenizer
+from ...tokenizers.byte_tokenizer import ByteTokenizer
 from .errors import EngineError
 
 if TYPE_CHECKING:

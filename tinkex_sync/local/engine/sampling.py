@@ -7,7 +7,7 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, Type, Ty
 
 import numpy as np
 
-from ...byte_tokenizer import ByteTokenizer
+from ...tokenizers.byte_tokenizer import ByteTokenizer
 from . import adapters as lora
 from .architecture import BaseModel, ModelConfig
 from .errors import EngineError

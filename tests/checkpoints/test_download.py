@@ -1,0 +1,309 @@
+"""Downloads: cut and resumed, checked, filtered, swapped in whole; nothing half done is ever left."""
+
+import gzip
+import hashlib
+import io
+import os
+import re
+import signal
+import subprocess
+import sys
+import tarfile
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from scripted_server import Answer, ScriptedServer
+
+from tinkex_sync import RestClient, ServiceClient, errors
+from tinkex_sync.checkpoints.download import download_checkpoint
+from tinkex_sync.concurrency.clock import ScaledClock
+
+PATH = "tinker://run-1/weights/step-1"
+FILES = {"adapter.bin": os.urandom(300_000), "adapter_config.json": b"{}", "more/notes.txt": b"x"}
+
+
+def archive(files=FILES, packed=True, extra=()):
+    made = io.BytesIO()
+    with tarfile.open(fileobj=made, mode="w") as tar:
+        for name, content in files.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            tar.addfile(entry, io.BytesIO(content))
+        for entry in extra:
+            tar.addfile(entry)
+    return gzip.compress(made.getvalue()) if packed else made.getvalue()
+
+
+class Store:
+    """A file server with ranges that breaks connections where it is told to."""
+
+    def __init__(self, content, cuts=(), ranges=True, etag=True):
+        self.content, self.cuts, self.ranges, self.etag = content, list(cuts), ranges, etag
+        self.asked, self.statuses, self.keys = [], [], []
+        store = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def log_message(self, *args):
+                pass
+
+            def do_GET(self):
+                store.keys.append(self.headers.get("X-API-Key"))
+                store.asked.append(self.headers.get("Range"))
+                if store.statuses:
+                    self.send_response(store.statuses.pop(0))
+                    self.send_header("Content-Length", "0")
+                    self.end_headers()
+                    return
+                tag = f'"{hashlib.sha256(store.content).hexdigest()}"'
+                found = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range") or "")
+                same = self.headers.get("If-Range") in (None, tag)
+                begin = int(found[1]) if found and store.ranges and same else 0
+                body = store.content[begin:]
+                self.send_response(206 if begin else 200)
+                if begin:
+                    total = len(store.content)
+                    self.send_header("Content-Range", f"bytes {begin}-{total - 1}/{total}")
+                if store.etag:
+                    self.send_header("ETag", tag)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                if store.cuts:
+                    self.wfile.write(body[: store.cuts.pop(0)])
+                    self.wfile.flush()
+                    self.close_connection = True
+                    return
+                self.wfile.write(body)
+
+        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._http.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self._http.server_address[1]}/file"
+        self._thread = threading.Thread(target=self._http.serve_forever, args=(0.02,), daemon=True)
+
+    def __enter__(self):
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc_info):
+        self._http.shutdown()
+        self._http.server_close()
+        self._thread.join(10)
+
+
+@pytest.fixture
+def rest():
+    """A REST client, and a server that tells where the archive is."""
+    with ScriptedServer() as server:
+        server.defaults["create_session"] = Answer(body={"session_id": "sess-1"})
+        with ServiceClient(
+            base_url=server.base_url, api_key="tml-secret", load_plugins=False, clock=ScaledClock(50.0)
+        ) as service:
+            made = service.create_rest_client()
+            assert isinstance(made, RestClient)
+            yield made, server
+
+
+def fetch(rest, store, folder, **options):
+    client, server = rest
+    server.defaults["training_runs/run-1/checkpoints/weights/step-1/archive"] = Answer(
+        302, text="", headers={"Location": store.url}
+    )
+    return download_checkpoint(client, PATH, folder, **options)
+
+
+def contents(folder):
+    return {
+        str(path.relative_to(folder)): path.read_bytes() for path in Path(folder).rglob("*") if path.is_file()
+    }
+
+
+def left_over(folder):
+    return [path.name for path in Path(folder).iterdir() if path.name.startswith(".")]
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_a_checkpoint_arrives_whole(rest, tmp_path, packed):
+    told = []
+    with Store(archive(packed=packed)) as store:
+        done = fetch(rest, store, tmp_path / "here", progress=lambda *facts: told.append(facts))
+        assert contents(done.path) == FILES and done.size_bytes == len(store.content)
+        # The key stays with the server it is for.
+        assert store.keys == [None]
+    assert not left_over(tmp_path)
+    downloading = [facts for facts in told if facts[0] == "downloading"]
+    assert downloading[0][1] == 0 and downloading[-1][1:] == (done.size_bytes, done.size_bytes)
+    assert [facts[1] for facts in told if facts[0] == "unpacking"] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("cuts", [[1], [100_000], [10, 10, 10, 10], [0, 200_000, 0, 0, 50_000]])
+def test_a_cut_connection_is_resumed_where_it_broke(rest, tmp_path, cuts):
+    with Store(archive(), cuts) as store:
+        assert contents(fetch(rest, store, tmp_path / "here").path) == FILES
+        assert len(store.asked) == len(cuts) + 1
+        sent, ranges = 0, []
+        for cut in cuts:
+            sent += cut
+            ranges.append(f"bytes={sent}-" if sent else None)
+        assert store.asked == [None, *ranges]
+
+
+@pytest.mark.parametrize("settings", [{"ranges": False}, {"etag": False}])
+def test_where_it_cannot_be_resumed_it_begins_again(rest, tmp_path, settings):
+    with Store(archive(), [1000, 2000], **settings) as store:
+        assert contents(fetch(rest, store, tmp_path / "here").path) == FILES
+
+
+def test_another_file_under_the_same_name_is_not_continued(rest, tmp_path):
+    with Store(archive({"a": os.urandom(200_000)}), [1000]) as store:
+        old, new = store.content, archive()
+
+        def swap(phase, done, total):
+            if done and store.content is old:
+                store.content = new
+
+        assert contents(fetch(rest, store, tmp_path / "here", progress=swap).path) == FILES
+
+
+def test_a_link_that_ended_is_asked_for_again(rest, tmp_path):
+    with Store(archive(), [1000]) as store:
+        store.statuses = [403, 404]
+        assert contents(fetch(rest, store, tmp_path / "here").path) == FILES
+        assert len(rest[1].sent("training_runs/run-1/checkpoints/weights/step-1/archive")) == 3
+
+
+def test_it_gives_up_when_nothing_comes(rest, tmp_path):
+    with Store(archive(), [0] * 100) as store, pytest.raises(errors.APIConnectionError, match="broke off"):
+        fetch(rest, store, tmp_path / "here")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_archive_that_is_being_built_is_waited_for_and_said_so(rest, tmp_path):
+    told, (_, server) = [], rest
+    place = "training_runs/run-1/checkpoints/weights/step-1/archive"
+    server.script(place, Answer(425, {}), Answer(425, {"detail": "building"}))
+    with Store(archive()) as store:
+        fetch(rest, store, tmp_path / "here", progress=lambda *facts: told.append(facts))
+    assert [facts[0] for facts in told[:2]] == ["building", "building"]
+
+
+def test_an_archive_that_is_never_ready_ends_the_wait(rest, tmp_path):
+    client, server = rest
+    server.defaults["training_runs/run-1/checkpoints/weights/step-1/archive"] = Answer(
+        425, {"detail": "building"}
+    )
+    with pytest.raises(errors.DeadlineExceeded, match="still putting the archive together"):
+        download_checkpoint(client, PATH, tmp_path / "here", timeout=20.0)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("broken", ["cut short", "not a tar", "bad checksum", "empty"])
+def test_a_broken_archive_changes_nothing(rest, tmp_path, broken):
+    whole = archive()
+    content = {
+        "cut short": whole[:-20_000],
+        "not a tar": b"<html>no</html>" * 100,
+        "bad checksum": whole[:-6] + b"\0\0\0\0\0\0",
+        "empty": archive({}),
+    }[broken]
+    here = tmp_path / "here"
+    here.mkdir()
+    (here / "kept").write_bytes(b"old")
+    with (
+        Store(content) as store,
+        pytest.raises(errors.APIResponseValidationError, match="nothing was changed"),
+    ):
+        fetch(rest, store, here, force=True)
+    assert contents(here) == {"kept": b"old"} and not left_over(tmp_path)
+
+
+def entry(name, kind=tarfile.REGTYPE, target=""):
+    made = tarfile.TarInfo(name)
+    made.type, made.linkname = kind, target
+    return made
+
+
+@pytest.mark.parametrize(
+    "hostile",
+    [
+        entry("../outside"),
+        entry("/tmp/outside"),
+        entry("a/../../outside"),
+        entry("C:\\outside"),
+        entry("link", tarfile.SYMTYPE, "/etc/passwd"),
+        entry("link", tarfile.SYMTYPE, "../../outside"),
+        entry("hard", tarfile.LNKTYPE, "/etc/passwd"),
+        entry("device", tarfile.CHRTYPE),
+        entry("pipe", tarfile.FIFOTYPE),
+    ],
+    ids=lambda one: f"{one.name} {one.linkname}".replace("/", "_"),
+)
+def test_a_hostile_archive_is_refused_as_a_whole(rest, tmp_path, hostile):
+    outside = tmp_path / "outside"
+    with Store(archive(extra=[hostile])) as store, pytest.raises(errors.APIResponseValidationError):
+        fetch(rest, store, tmp_path / "a" / "here")
+    assert not outside.exists() and not (tmp_path / "a" / "here").exists()
+    assert list((tmp_path / "a").iterdir()) == []
+
+
+def test_what_is_there_is_replaced_only_when_asked_for(rest, tmp_path):
+    here = tmp_path / "here"
+    here.mkdir()
+    (here / "old").write_bytes(b"old")
+    with Store(archive()) as store:
+        with pytest.raises(FileExistsError, match="force"):
+            fetch(rest, store, here)
+        assert not store.asked
+        fetch(rest, store, here, force=True)
+    assert contents(here) == FILES
+    (tmp_path / "file").write_bytes(b"")
+    with Store(archive()) as store, pytest.raises(FileExistsError, match="not a folder"):
+        fetch(rest, store, tmp_path / "file", force=True)
+
+
+def test_closing_the_client_ends_a_download(rest, tmp_path):
+    def close(phase, done, total):
+        if done:
+            rest[0]._session.close()
+
+    with Store(archive()) as store, pytest.raises(errors.ClosedError):
+        fetch(rest, store, tmp_path / "here", progress=close)
+    assert list(tmp_path.iterdir()) == []
+
+
+SCRIPT = """
+import sys
+from tinkex_sync import ServiceClient
+from tinkex_sync.checkpoints import download_checkpoint
+
+def tell(phase, done, total):
+    if done:
+        print("some", flush=True)
+        sys.stdin.read()
+
+with ServiceClient(base_url=sys.argv[1], api_key="k", load_plugins=False) as service:
+    download_checkpoint(service.create_rest_client(), sys.argv[2], sys.argv[3], progress=tell)
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="kill -9 is of POSIX")
+def test_a_process_that_is_killed_leaves_nothing_in_the_place(rest, tmp_path):
+    here = tmp_path / "here"
+    with Store(archive()) as store:
+        rest[1].defaults["training_runs/run-1/checkpoints/weights/step-1/archive"] = Answer(
+            302, text="", headers={"Location": store.url}
+        )
+        running = subprocess.Popen(  # noqa: S603 - our own script
+            [sys.executable, "-c", SCRIPT, rest[1].base_url, PATH, str(here)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        )
+        with running:
+            assert running.stdout.readline().strip() == b"some"
+            running.send_signal(signal.SIGKILL)
+            running.wait(20)
+        assert not here.exists()
+        assert contents(fetch(rest, store, here).path) == FILES

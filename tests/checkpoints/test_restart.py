@@ -1,0 +1,142 @@
+"""A corrupted run goes on from its last checkpoint, as often as was allowed and no oftener."""
+
+import pytest
+
+from tinkex_sync import ServiceClient, errors, types
+from tinkex_sync.checkpoints.restart import Restart, RestartPolicy, RunCorruptedError
+from tinkex_sync.local import Faults, LocalServer
+
+TOKENS = list(b"the quick brown fox jumps")
+DATUM = types.Datum(
+    model_input=types.ModelInput.from_ints(TOKENS[:-1]),
+    loss_fn_inputs={"target_tokens": TOKENS[1:], "weights": [1.0] * (len(TOKENS) - 1)},
+)
+ADAM = types.AdamParams(learning_rate=1e-2)
+STEPS = 6
+
+
+@pytest.fixture
+def server():
+    with LocalServer() as running:
+        yield running
+
+
+@pytest.fixture
+def service(server):
+    with ServiceClient(base_url=server.base_url, api_key="local", load_plugins=False) as client:
+        yield client
+
+
+def fresh(service):
+    return service.create_lora_training_client("tinkex/tiny", rank=4, seed=3)
+
+
+def losses_of(training, begin, losses, save=True):
+    for step in range(begin, STEPS):
+        done = training.train_step([DATUM], "cross_entropy", ADAM)
+        losses[step] = done.metrics["loss:sum"]
+        if save:
+            training.save_state(f"step-{step + 1}")
+    return losses
+
+
+def loop(losses, visits, save=True):
+    def train(training, checkpoint):
+        visits.append((training.model_id, checkpoint))
+        begin = 0 if checkpoint is None else int(checkpoint.rpartition("-")[2])
+        return losses_of(training, begin, losses, save)
+
+    return train
+
+
+def test_a_corrupted_run_ends_where_an_undisturbed_one_does(server, service):
+    undisturbed = losses_of(fresh(service), 0, {})
+    told, visits = [], []
+
+    def corrupt_in_the_middle(training, checkpoint):
+        if checkpoint is None:
+            visits.append((training.model_id, None))
+            found = {}
+            for step in range(3):
+                found[step] = training.train_step([DATUM], "cross_entropy", ADAM).metrics["loss:sum"]
+                training.save_state(f"step-{step + 1}")
+            server.set_faults(Faults(corrupt_runs=1))
+            with pytest.raises(errors.RequestFailedError):
+                training.train_step([DATUM], "cross_entropy", ADAM)
+            assert service.create_rest_client().get_training_run(training.model_id).corrupted
+            training.optim_step(ADAM)
+        return loop({}, visits)(training, checkpoint)
+
+    policy = RestartPolicy(on_restart=told.append)
+    first = fresh(service)
+    found = policy.run(service, first, corrupt_in_the_middle)
+    (restart,) = told
+    assert isinstance(restart, Restart) and restart.attempt == 1 and restart.run_id == first.model_id
+    assert restart.checkpoint == f"tinker://{first.model_id}/weights/step-3"
+    assert "corrupted" in str(restart.error)
+    # With its optimizer state: to the last bit.
+    assert found == {step: loss for step, loss in undisturbed.items() if step >= 3}
+    assert [checkpoint for _, checkpoint in visits] == [None, restart.checkpoint]
+    assert visits[1][0] != first.model_id
+
+
+def test_a_run_that_is_lost_again_before_it_saved_goes_back_to_the_checkpoint_before(server, service):
+    told, visits = [], []
+    training = fresh(service)
+    training.save_state("step-2")
+    server.set_faults(Faults(corrupt_runs=3))
+    with pytest.raises(RunCorruptedError, match="after 2 restarts") as ended:
+        RestartPolicy(2, told.append).run(service, training, loop({}, visits, save=False))
+    checkpoint = f"tinker://{training.model_id}/weights/step-2"
+    assert ended.value.checkpoint == checkpoint and ended.value.run_id == visits[-1][0]
+    assert isinstance(ended.value.__cause__, errors.RequestFailedError)
+    assert [one.checkpoint for one in told] == [checkpoint, checkpoint]
+    assert len({run_id for run_id, _ in visits}) == 3
+
+
+def test_without_a_checkpoint_there_is_nothing_to_go_on_from(server, service):
+    server.set_faults(Faults(corrupt_runs=1))
+    training = fresh(service)
+    with pytest.raises(RunCorruptedError, match="has no checkpoint") as ended:
+        RestartPolicy().run(service, training, loop({}, [], save=False))
+    assert ended.value.run_id == training.model_id and ended.value.checkpoint is None
+
+
+def test_no_restart_at_all_is_a_policy_too(server, service):
+    training = fresh(service)
+    training.save_state("step-0")
+    server.set_faults(Faults(corrupt_runs=1))
+    with pytest.raises(RunCorruptedError, match="after 0 restarts"):
+        RestartPolicy(0).run(service, training, loop({}, []))
+
+
+def test_other_errors_are_left_alone(service):
+    training = fresh(service)
+    visits = []
+
+    def train(client, checkpoint):
+        visits.append(checkpoint)
+        client.load_state("tinker://no-such-run/weights/x")
+
+    with pytest.raises(errors.TinkexError) as failed:
+        RestartPolicy().run(service, training, train)
+    assert not isinstance(failed.value, RunCorruptedError) and visits == [None]
+    with pytest.raises(ZeroDivisionError):
+        RestartPolicy().run(service, training, lambda client, checkpoint: 1 / 0)
+
+
+def test_the_callback_can_end_it(server, service):
+    def refuse(restart):
+        raise KeyboardInterrupt
+
+    training = fresh(service)
+    training.save_state("step-0")
+    server.set_faults(Faults(corrupt_runs=1))
+    with pytest.raises(KeyboardInterrupt):
+        RestartPolicy(on_restart=refuse).run(service, training, loop({}, []))
+
+
+@pytest.mark.parametrize("value", [-1, 1.5, True, "3"])
+def test_a_wrong_number_is_refused(value):
+    with pytest.raises(ValueError, match="max_restarts"):
+        RestartPolicy(max_restarts=value)

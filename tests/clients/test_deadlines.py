@@ -1,0 +1,246 @@
+"""``timeout=`` in every phase: what the error says, and what became of the operation."""
+
+import concurrent.futures
+import threading
+import time
+
+import pytest
+from imitations import ADAM, HATCHERY, PARAMS, Imitation, client, datums, prompt, training
+
+from tinkex_sync import DeadlineExceeded, TinkexError
+from tinkex_sync.concurrency.clock import ScaledClock
+
+pytestmark = pytest.mark.usefixtures("no_threads_left")
+
+BUSY = (503, "busy", {"Retry-After": "50"})
+REFUSED = (429, {"queue_state": "paused_rate_limit", "detail": "slow down"}, {"Retry-After": "50"})
+
+
+@pytest.fixture
+def server():
+    with Imitation(HATCHERY) as running:
+        yield running
+
+
+@pytest.fixture
+def service(server):
+    made = client(server)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def sampler(service):
+    return service.create_sampling_client(base_model="base")
+
+
+def exceeded(function, least=0.2):
+    """Run it; the error, which must come after ``least`` seconds and within a second more."""
+    started = time.monotonic()
+    with pytest.raises(DeadlineExceeded) as caught:
+        function()
+    assert least <= time.monotonic() - started < least + 1
+    return caught.value
+
+
+def facts(error):
+    return error.phase, error.sent
+
+
+def until(condition):
+    ends, tick = time.monotonic() + 20, threading.Event()
+    while not condition():
+        assert time.monotonic() < ends, "waited in vain"
+        tick.wait(0.005)
+
+
+def test_it_is_all_three_kinds_of_timeout(server, sampler):
+    server.ready.clear()
+    error = exceeded(lambda: sampler.sample(prompt(), 1, PARAMS, timeout=0.2))
+    for kind in (TinkexError, TimeoutError, concurrent.futures.TimeoutError):
+        assert isinstance(error, kind)
+
+
+def test_polling(server, sampler):
+    server.ready.clear()
+    error = exceeded(lambda: sampler.sample(prompt(), 1, PARAMS, timeout=0.2))
+    assert facts(error) == ("polling", "yes")
+    assert error.request_id in server._promises
+    assert error.request_id in str(error)
+
+
+def test_polling_knows_the_last_queue_state(server, sampler):
+    server.ready.clear()
+    server.hold = 0.05
+    server.queued_limit = 0
+    error = exceeded(lambda: sampler.sample(prompt(), 1, PARAMS, timeout=0.5), 0.5)
+    assert facts(error) == ("polling", "yes")
+    assert error.queue_state == "paused_capacity"
+    assert "paused_capacity" in str(error)
+
+
+def test_a_poll_that_fails_over_and_over_is_polling_still(server, sampler):
+    server.script["retrieve_future"] = [BUSY]
+    error = exceeded(lambda: sampler.sample(prompt(), 1, PARAMS, timeout=0.2))
+    assert facts(error) == ("polling", "yes")
+
+
+def test_throttled_before_anything_was_sent(server):
+    with client(server, max_dispatches=1) as service:
+        sampler = service.create_sampling_client(base_model="base")
+        server.script["asample"] = ["silent"]
+        first = threading.Thread(
+            target=lambda: pytest.raises(TinkexError, sampler.sample, prompt(), 1, PARAMS)
+        )
+        first.start()
+        server.until(lambda: server.requests_to("asample"))
+        error = exceeded(lambda: sampler.sample(prompt(), 1, PARAMS, timeout=0.2))
+        assert facts(error) == ("throttled", "no")
+        assert "nothing was sent" in str(error)
+        service.close()
+        first.join(5)
+    assert len(server.requests_to("asample")) == 1
+
+
+def test_throttled_by_a_refusal(server, sampler):
+    server.script["asample"] = [REFUSED]
+    error = exceeded(lambda: sampler.sample(prompt(), 1, PARAMS, timeout=0.3), 0.3)
+    assert facts(error) == ("throttled", "no")
+    assert error.queue_state == "paused_rate_limit"
+
+
+def test_sending(server, sampler):
+    server.script["asample"] = ["silent"]
+    error = exceeded(lambda: sampler.sample(prompt(), 1, PARAMS, timeout=0.3), 0.3)
+    assert facts(error) == ("sending", "unknown")
+    assert error.request_id is None
+
+
+@pytest.mark.parametrize("endpoint", ["asample", "retrieve_future"])
+def test_a_dripping_body(server, sampler, endpoint):
+    server.script[endpoint] = ["drip"]
+    error = exceeded(lambda: sampler.sample(prompt(), 1, PARAMS, timeout=0.3), 0.3)
+    assert facts(error) == (("sending", "unknown") if endpoint == "asample" else ("polling", "yes"))
+
+
+def test_retrying(server, sampler):
+    server.script["asample"] = [BUSY]
+    error = exceeded(lambda: sampler.sample(prompt(), 1, PARAMS, timeout=0.3), 0.3)
+    assert facts(error) == ("retrying", "unknown")
+
+
+def test_rest_calls_too(server, service):
+    server.script["get_server_capabilities"] = ["silent"]
+    error = exceeded(lambda: service.get_server_capabilities(timeout=0.2))
+    assert facts(error) == ("sending", "unknown")
+
+
+def test_creating_a_model(server, service):
+    server.ready.clear()
+    error = exceeded(lambda: service.create_lora_training_client("base", timeout=0.2))
+    # This server makes the model before it answers the POST.
+    assert facts(error) == ("sending", "unknown")
+    assert "create_lora_training_client" in str(error)
+
+
+def test_the_setting_for_calls_that_are_given_none(server):
+    server.script["get_server_capabilities"] = ["silent"]
+    with client(server, timeout=0.2) as service:
+        exceeded(service.get_server_capabilities)
+        # An endless one beats the setting.
+        server.script["get_server_capabilities"] = []
+        assert service.get_server_capabilities(timeout=float("inf"))
+
+
+def test_a_submitted_sample_ends_at_its_timeout_by_itself(server, sampler):
+    server.ready.clear()
+    future = sampler.submit_sample(prompt(), 1, PARAMS, timeout=0.3)
+    error = future.exception(10)
+    assert isinstance(error, DeadlineExceeded)
+    assert facts(error) == ("polling", "yes")
+
+
+def test_the_timeout_of_result_ends_only_that_wait(server, sampler):
+    server.ready.clear()
+    future = sampler.submit_sample(prompt(7, 8), 1, PARAMS)
+    server.until(lambda: server.polls == 1)
+    error = exceeded(lambda: future.result(0.2))
+    assert facts(error) == ("polling", "yes")
+    assert error.request_id == future.request_id
+    error = exceeded(lambda: future.exception(0.2))
+    server.ready.set()
+    assert future.result(10).sequences[0].tokens == [8, 7]
+
+
+def test_training_that_was_accepted_goes_on_after_its_wait_ended(server, service):
+    model = training(service)
+    server.ready.clear()
+    error = exceeded(lambda: model.forward_backward(datums(1), "cross_entropy", timeout=0.3), 0.3)
+    assert facts(error) == ("polling", "yes")
+    assert error.request_id is not None
+    server.ready.set()
+    model.optim_step(ADAM)
+    assert server.numbers() == [(1, "forward_backward"), (2, "optim_step")]
+
+
+def test_training_that_was_queued_is_withdrawn_and_uses_no_number(server, service):
+    model = training(service)
+    server.script["training"] = ["silent"]
+    head = model.submit_forward_backward(datums(1), "cross_entropy")
+    server.until(lambda: server.requests_to("forward_backward"))
+    for operation in (
+        lambda: model.optim_step(ADAM, timeout=0.2),
+        lambda: model.save_state("one", timeout=0.2),
+        lambda: model.forward(datums(1), "cross_entropy", timeout=0.2),
+        lambda: model.train_step(datums(1), "cross_entropy", ADAM, timeout=0.2),
+    ):
+        assert facts(exceeded(operation)) == ("queued", "no")
+    service.close()
+    assert head.exception(5) is not None
+    assert server.numbers() == []
+
+
+def test_after_a_withdrawal_the_numbers_go_on(server):
+    with client(server, clock=ScaledClock(20)) as service:
+        model = training(service)
+        # Refused for two seconds or so of the clock, in which the later ones give up.
+        server.script["training"] = [(503, "busy", {"Retry-After": "20"})]
+        head = model.submit_forward_backward(datums(1), "cross_entropy")
+        server.until(lambda: server.requests_to("forward_backward"))
+        for _ in range(3):
+            with pytest.raises(DeadlineExceeded) as caught:
+                model.optim_step(ADAM, timeout=2.0)
+            assert facts(caught.value) == ("queued", "no")
+        head.result(20)
+        model.optim_step(ADAM)
+        assert server.numbers() == [(1, "forward_backward"), (2, "optim_step")]
+
+
+def test_a_train_step_whose_wait_ends_withdraws_only_what_was_not_sent(server, service):
+    model = training(service)
+    server.script["training"] = [BUSY]
+    error = exceeded(lambda: model.train_step(datums(1), "cross_entropy", ADAM, timeout=0.3), 0.3)
+    assert facts(error) == ("retrying", "unknown")
+    assert [call.operation for call in service._session.open_calls() if not call.withdrawn] == [
+        "forward_backward"
+    ]
+
+
+@pytest.mark.parametrize("timeout", [0, -1, float("nan"), "soon"])
+def test_a_timeout_that_is_none_is_refused_before_anything_is_sent(server, service, sampler, timeout):
+    model = training(service)
+    count = len(server.arrived)
+    for call in (
+        lambda: sampler.sample(prompt(), 1, PARAMS, timeout=timeout),
+        lambda: sampler.submit_sample(prompt(), 1, PARAMS, timeout=timeout),
+        lambda: service.get_server_capabilities(timeout=timeout),
+        lambda: model.optim_step(ADAM, timeout=timeout),
+        lambda: model.train_step(datums(1), "cross_entropy", ADAM, timeout=timeout),
+    ):
+        with pytest.raises(ValueError, match="timeout must be a positive number"):
+            call()
+    model.optim_step(ADAM)
+    assert [row[0] for row in server.arrived[count:] if row[0] != "session_heartbeat"] == [
+        "optim_step",
+        "retrieve_future",
+    ]

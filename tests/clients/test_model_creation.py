@@ -1,0 +1,151 @@
+"""Optimizers by name, and models made by loading: what came after 0.7.0 about a model in training."""
+
+import pytest
+from scripted_server import Answer, bare_session
+
+import tinkex_sync
+from tinkex_sync import types
+from tinkex_sync.clients.model_creation import Checkpointed, create_model
+from tinkex_sync.clients.training import TrainingClient
+from tinkex_sync.errors import APIStatusError
+from tinkex_sync.local import LocalServer
+
+pytest.importorskip("numpy")
+
+PATH = "tinker://run-1/weights/c1"
+DIMUON = types.DimuonOptimizerConfig()
+DATUM = types.Datum(
+    model_input=types.ModelInput.from_ints([1, 2, 3]),
+    loss_fn_inputs={"target_tokens": [2, 3, 4], "weights": [1.0, 1.0, 1.0]},
+)
+
+
+@pytest.fixture
+def scripted():
+    with bare_session(protocol="0.38") as (server, session):
+        server.defaults["get_info"] = Answer(body={})
+        yield server, session
+
+
+def made(session, wanted):
+    with session.calling(session.source, "test") as call:
+        return wanted.checked().make(session, call, None)
+
+
+def test_dimuon_goes_out_under_its_own_key(scripted):
+    server, session = scripted
+    server.script("optim_step", Answer(body={"request_id": "req-1"}))
+    server.script("retrieve_future", Answer(body={"metrics": {}}))
+    TrainingClient(session, "model-1").optim_step(types.DimuonParams(0.01, grad_clip_norm=1))
+    (sent,) = server.sent("optim_step")
+    assert sent.body == {
+        "model_id": "model-1",
+        "optimizer_params": {"type": "dimuon", "learning_rate": 0.01, "grad_clip_norm": 1, "beta1": 0.9},
+        "seq_id": 1,
+    }
+
+
+@pytest.mark.parametrize("wrong", [{"learning_rate": -1}, {"learning_rate": 1, "beta1": 1.0}])
+def test_dimuon_out_of_range(wrong):
+    with pytest.raises(ValueError, match="DimuonParams"):
+        types.DimuonParams(**wrong)
+
+
+@pytest.mark.parametrize("wrong", [None, {"learning_rate": 1}, DIMUON])
+def test_what_is_no_optimizer_is_refused(scripted, wrong):
+    server, session = scripted
+    training = TrainingClient(session, "model-1")
+    with pytest.raises(TypeError, match="AdamParams or DimuonParams"):
+        training.optim_step(wrong)
+    with pytest.raises(TypeError, match="AdamParams or DimuonParams"):
+        training.train_step([DATUM], "cross_entropy", wrong)
+    assert not server.requests
+
+
+def test_one_request_makes_a_model_and_loads_it(scripted):
+    server, session = scripted
+    server.script("load_weights", Answer(body={"request_id": "req-1"}))
+    server.script("retrieve_future", Answer(body={"type": "load_weights", "model_id": "sess-1:train:0"}))
+    training = made(session, Checkpointed(PATH, {"a": "b"}, True, "org/other", "tok", DIMUON))
+    assert training.model_id == "sess-1:train:0"
+    assert server.sent("load_weights")[0].body == {
+        "session_id": session.session_id,
+        "model_seq_id": 0,
+        "path": PATH,
+        "optimizer": True,
+        "base_model": "org/other",
+        "user_metadata": {"a": "b"},
+        "optimizer_config": {"type": "dimuon", "version": 1},
+        "weights_access_token": "tok",
+    }
+    assert not server.sent("create_model") and not server.sent("weights_info")
+
+
+def test_a_server_that_does_not_name_the_model_means_the_usual_name(scripted):
+    server, session = scripted
+    server.script("load_weights", Answer(body={"request_id": "req-1"}))
+    server.script("retrieve_future", Answer(body={"type": "load_weights"}))
+    assert made(session, Checkpointed(PATH, None, False)).model_id == f"{session.session_id}:train:0"
+
+
+@pytest.mark.parametrize("announced", [None, False])
+def test_a_server_that_does_not_know_the_form_gets_three_requests(announced):
+    with bare_session(protocol="0.38") as (server, session):
+        told = types.ServerConfigResponse(create_model_via_load_weights=announced)
+        session.protocol.announced = told
+        if announced is None:
+            server.script("load_weights", Answer(422, {"detail": "model_id: field required"}))
+        server.script("weights_info", Answer(body={"base_model": "b", "is_lora": True, "lora_rank": 4}))
+        server.script("create_model", Answer(body={"request_id": "req-1"}))
+        server.script("load_weights", Answer(body={"request_id": "req-2"}))
+        server.script(
+            "retrieve_future",
+            Answer(body={"type": "create_model", "model_id": "m"}),
+            Answer(body={"type": "load_weights", "path": PATH}),
+        )
+        assert made(session, Checkpointed(PATH, None, False, None, "tok")).model_id == "m"
+        assert server.sent("create_model")[0].body["model_seq_id"] == 0
+        assert server.sent("load_weights")[-1].body["weights_access_token"] == "tok"
+
+
+def test_the_token_is_in_no_repr():
+    assert "secret" not in repr(Checkpointed(PATH, None, False, None, "secret"))
+
+
+@pytest.mark.parametrize("wrong", [{"base_model": ""}, {"weights_access_token": 3}])
+def test_wrong_arguments_of_a_checkpoint(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        Checkpointed(PATH, None, False, **wrong).checked()
+    with pytest.raises(TypeError, match="DimuonOptimizerConfig"):
+        Checkpointed(PATH, None, False, optimizer={"type": "dimuon"}).checked()
+
+
+def test_on_the_embedded_server():
+    with (
+        LocalServer(protocol="0.38") as server,
+        tinkex_sync.ServiceClient(base_url=server.base_url, api_key="k", protocol="auto") as service,
+    ):
+        training = service.create_lora_training_client(
+            "tinkex/tiny", 4, optimizer=types.AdamOptimizerConfig()
+        )
+        assert training.get_info().optimizer_config == {"type": "adamw"}
+        training.train_step([DATUM], "cross_entropy", types.AdamParams(learning_rate=0.01))
+        path = training.save_state("c1").path
+        after = [training.train_step([DATUM], "cross_entropy", types.AdamParams()).metrics["loss:sum"]]
+        again = service.create_training_client_from_state_with_optimizer(path)
+        assert again.train_step([DATUM], "cross_entropy", types.AdamParams()).metrics["loss:sum"] == after[0]
+        assert service.submit_create_training_client_from_state(path).result(30).model_id != again.model_id
+        with pytest.raises(APIStatusError, match="dimuon"):
+            service.create_lora_training_client("tinkex/tiny", 4, optimizer=DIMUON)
+        with pytest.raises(ValueError, match="gspx"):
+            training.forward([DATUM], "gspx")
+
+
+def test_create_model_numbers_models_densely(scripted):
+    server, session = scripted
+    for number in range(2):
+        server.script("create_model", Answer(body={"request_id": f"req-{number}"}))
+        server.script("retrieve_future", Answer(body={"type": "create_model", "model_id": f"m{number}"}))
+        with session.calling(session.source, "test") as call:
+            assert create_model(session, {"base_model": "b"}, call, None).model_id == f"m{number}"
+    assert [one.body["model_seq_id"] for one in server.sent("create_model")] == [0, 1]

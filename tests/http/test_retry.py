@@ -1,0 +1,198 @@
+"""Retry policies, run on a clock whose waits pass at once."""
+
+import logging
+import pickle
+import threading
+from dataclasses import replace
+
+import pytest
+from scripted_server import Answer, SteppedClock, bare_session
+
+from tinkex_sync.errors import (
+    APIConnectionError,
+    APITimeoutError,
+    ClosedError,
+    DeadlineExceeded,
+    InternalServerError,
+    status_error,
+)
+from tinkex_sync.http.retry import POLICIES, Attempts, RetryConfig, retry_after, run
+
+
+@pytest.fixture
+def clock():
+    return SteppedClock()
+
+
+def runs(attempts, clock, failures):
+    """Run a call that fails so, then works; what became of it."""
+    left = list(failures)
+
+    def send(made):
+        if left:
+            raise left.pop(0)
+        return "ok"
+
+    return run(attempts, send, lambda seconds: clock.wait(threading.Event(), seconds) and None)
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({}, None),
+        ({"retry-after": "3"}, 3.0),
+        ({"retry-after": "60"}, 60.0),
+        ({"retry-after": "60.1"}, None),
+        ({"retry-after": "-1"}, None),
+        ({"retry-after": "nan"}, None),
+        ({"retry-after": "soon"}, None),
+        ({"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT"}, None),
+        ({"retry-after-ms": "250", "retry-after": "9"}, 0.25),
+        ({"retry-after-ms": "x", "retry-after": "9"}, 9.0),
+    ],
+)
+def test_what_a_server_asks_for(headers, seconds):
+    assert retry_after(headers) == seconds
+
+
+def test_the_error_at_the_end_says_how_often_and_how_long(clock):
+    last = status_error(503, body="busy")
+    with pytest.raises(InternalServerError) as caught:
+        runs(Attempts(replace(POLICIES["submit"], attempts=4), clock), clock, [last] * 4)
+    assert caught.value is last
+    assert (last.attempts, last.elapsed) == (4, 7.0)
+    assert str(last) == "busy (gave up after 4 attempts in 7.0 s)"
+    again = pickle.loads(pickle.dumps(last))
+    assert (str(again), again.attempts, again.elapsed) == (str(last), 4, 7.0)
+
+
+@pytest.mark.parametrize("name", ["short", "submit"])
+@pytest.mark.parametrize("status", [409, 501])
+def test_what_is_permanent_is_tried_three_times(clock, name, status):
+    attempts = Attempts(POLICIES[name], clock)
+    with pytest.raises(Exception) as caught:
+        runs(attempts, clock, [status_error(status, body={"detail": "x"}) for _ in range(9)])
+    assert (caught.value.status_code, attempts.number) == (status, 3)
+
+
+def test_a_409_that_gives_no_reason_is_retried_like_any(clock):
+    attempts = Attempts(POLICIES["submit"], clock)
+    assert runs(attempts, clock, [status_error(409, body={}) for _ in range(9)]) == "ok"
+
+
+def test_an_attempt_that_cannot_fit_is_not_begun(clock):
+    attempts = Attempts(POLICIES["submit"], clock)
+
+    def send(made):
+        clock.advance(140.0)
+        raise status_error(504, body="")
+
+    with pytest.raises(InternalServerError):
+        run(attempts, send, clock.advance)
+    # The third would have begun 17 seconds before the end, and the second took 140.
+    assert (attempts.number, clock.time()) == (2, 1000.0 + 140 + 1 + 140)
+
+
+def test_a_late_attempt_is_cut_where_the_policy_ends(clock):
+    attempts = Attempts(POLICIES["submit"], clock)
+    cuts = []
+
+    def send(made):
+        cuts.append(made.cut_at() - clock.time())
+        clock.advance(160.0 if made.number == 1 else cuts[-1])
+        raise APITimeoutError
+
+    with pytest.raises(APITimeoutError):
+        run(attempts, send, clock.advance)
+    assert cuts == [300.0, 139.0]
+    assert clock.time() == 1300.0
+
+
+def test_time_spent_waiting_to_be_let_in_does_not_count(clock):
+    attempts = Attempts(POLICIES["submit"], clock)
+
+    def send(made):
+        if made.number < 4:
+            clock.advance(200.0)
+            made.exclude(200.0)
+            raise status_error(503, body="")
+        return "ok"
+
+    assert run(attempts, send, clock.advance) == "ok"
+    assert attempts.elapsed == pytest.approx(7.0)
+
+
+def test_jitter_is_only_for_a_crowd(clock):
+    attempts = Attempts(POLICIES["submit"], clock)
+    attempts.draw = lambda: 1.0
+    failures = [status_error(503, body="") for _ in range(2)]
+    runs(attempts, clock, failures)
+    attempts = Attempts(POLICIES["submit"], clock)
+    attempts.draw, attempts.crowded = (lambda: 1.0), (lambda: True)
+    runs(attempts, clock, failures)
+    assert clock.waits == [1.0, 2.0, 0.75, 1.5]
+
+
+def test_a_warning_after_ten_seconds_of_retrying(clock, caplog):
+    with caplog.at_level(logging.WARNING, "tinkex_sync.http.retry"):
+        runs(Attempts(POLICIES["submit"], clock), clock, [status_error(503, body="x") for _ in range(7)])
+    assert [record.getMessage().partition(":")[0] for record in caplog.records] == [
+        "Still retrying after 7 s and 4 attempts"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("failures", "in_doubt"),
+    [
+        ([status_error(429, body="")], False),
+        ([status_error(501, body="")], False),
+        ([status_error(503, body=""), status_error(429, body="")], True),
+        ([APIConnectionError()], True),
+        ([APITimeoutError()], True),
+    ],
+)
+def test_what_leaves_doubt(clock, failures, in_doubt):
+    attempts = Attempts(POLICIES["submit"], clock)
+    runs(attempts, clock, failures)
+    assert attempts.in_doubt is in_doubt
+
+
+def test_an_attempt_that_never_left_leaves_no_doubt(clock):
+    refused = APIConnectionError()
+    refused.unsent = True
+    attempts = Attempts(POLICIES["submit"], clock)
+    runs(attempts, clock, [refused])
+    assert attempts.in_doubt is False
+
+
+def test_a_sleep_ends_at_the_deadline_and_at_close(clock):
+    with bare_session(clock) as (server, session):
+        server.defaults["healthz"] = Answer(503, text="")
+        with pytest.raises(DeadlineExceeded) as caught:
+            session.call("healthz", deadline=clock.time() + 5.0)
+        assert (caught.value.phase, clock.time()) == ("retrying", 1005.0)
+        session.closing.set()
+        with pytest.raises(ClosedError):
+            session.sleep(1.0)
+
+
+def test_a_drop_on_a_used_connection_is_sent_again_at_once(clock):
+    with bare_session(clock) as (server, session):
+        server.script("unload_model", Answer(body={"request_id": "a"}), Answer(drop=True))
+        server.defaults["unload_model"] = Answer(body={"request_id": "b"})
+        session.call("unload_model", {"model_id": "m"})
+        attempts = session.attempts("submit")
+        reply = session.call("unload_model", {"model_id": "m"}, attempts=attempts)
+        sent = server.sent("unload_model")
+    assert (reply.request_id, clock.waits, attempts.number, attempts.in_doubt) == ("b", [], 1, True)
+    assert [request.connection for request in sent] == [0, 0, 1]
+    keys = [request.headers["x-idempotency-key"] for request in sent]
+    assert keys[0] != keys[1] == keys[2]
+
+
+def test_settings_of_a_sampling_client_make_its_policy():
+    policy = RetryConfig(retry_delay_base=2.0, retry_delay_max=9.0, jitter_factor=0.5).policy()
+    assert [policy.wait(n, lambda: 0.5) for n in range(5)] == [2.0, 4.0, 8.0, 9.0, 9.0]
+    assert [policy.wait(0, lambda: 0.0), policy.wait(3, lambda: 0.999999)] == [1.0, 9.0]
+    with pytest.raises(ValueError, match="max_connections must be positive, got -1"):
+        RetryConfig(max_connections=-1)

@@ -1,0 +1,190 @@
+"""One poll for all samples of a sampling session, as a server of today's protocol may ask for."""
+
+import threading
+
+import pytest
+from scripted_server import Answer, bare_session
+
+from tinkex_sync import errors, types
+from tinkex_sync.clients.sampling import SamplingClient
+from tinkex_sync.concurrency.clock import ScaledClock
+
+CONFIG = {"fwdbwd_max_chunk_len": 1024, "sample_use_retrieve_futures": True}
+PROMPT = types.ModelInput.from_ints([1, 2])
+ONE = types.SamplingParams(max_tokens=2)
+
+
+class Bulk:
+    """Answers asample, retrieve_futures and retrieve_future; completions come as they are released."""
+
+    def __init__(self, server, sizes=True, first=()):
+        self._lock = threading.Condition()
+        self.server, self.sizes = server, sizes
+        self.promised, self.finished, self.heard = 0, [], 0
+        server.defaults["create_session"] = Answer(body={"session_id": "sess-1"})
+        server.defaults["asample"] = self.promise
+        server.script("retrieve_futures", *first)
+        server.defaults["retrieve_futures"] = self.poll
+        server.defaults["retrieve_future"] = self.result
+
+    def promise(self, request):
+        with self._lock:
+            self.promised += 1
+            name = f"req-{self.promised}"
+            self.finished.append(name)
+            self._lock.notify_all()
+        return Answer(body={"request_id": name})
+
+    def poll(self, request):
+        with self._lock:
+            if "timeout" not in request.body:
+                self._lock.wait_for(lambda: len(self.finished) > request.body["prev_cursor"], 1.0)
+            found = self.finished[request.body["prev_cursor"] :]
+            cursor = len(self.finished)
+        done = [{"state": "finished", "request_id": name} for name in found]
+        if self.sizes:
+            for one in done:
+                one["response_payload_uncompressed_size"] = 100
+        return Answer(body={"completions": done, "cursor": cursor})
+
+    def result(self, request):
+        number = int(request.body["request_id"].partition("-")[2])
+        sequence = {"tokens": [number], "stop_reason": "stop"}
+        return Answer(body={"type": "sample", "sequences": [sequence]})
+
+    def acknowledged(self):
+        return sorted(
+            {
+                name
+                for one in self.server.sent("retrieve_futures")
+                for name in one.body["retrieved_request_ids"]
+            }
+        )
+
+
+def sampler_of(server, session, config=CONFIG):
+    server.script("client/config", Answer(body=config))
+    session.open()
+    return SamplingClient(session, "sess-1:sample:0")
+
+
+def until(condition):
+    tick = threading.Event()
+    for _ in range(2000):
+        if condition():
+            return True
+        tick.wait(0.01)
+    return False
+
+
+def test_one_sample_and_its_acknowledgement():
+    with bare_session(protocol="auto") as (server, session):
+        bulk = Bulk(server)
+        sampler = sampler_of(server, session)
+        assert sampler.sample(PROMPT, 1, ONE).sequences[0].tokens == [1]
+        assert until(lambda: bulk.acknowledged() == ["req-1"])
+        first = server.sent("retrieve_futures")[0].body
+        assert first == {
+            "target": {
+                "type": "sampling_session",
+                "sampling_session_id": "sess-1:sample:0",
+                "cloned_sampler_id": 0,
+            },
+            "prev_cursor": 0,
+            "retrieved_request_ids": [],
+        }
+        (fetch,) = server.sent("retrieve_future")
+        assert fetch.body == {"request_id": "req-1", "allow_metadata_only": False}
+        said = [one.body for one in server.sent("retrieve_futures") if one.body["retrieved_request_ids"]]
+        assert all(one["timeout"] == 0.0 for one in said)
+
+
+def test_a_result_of_unknown_size_is_asked_for_as_any_other():
+    with bare_session(protocol="auto") as (server, session):
+        Bulk(server, sizes=False)
+        sampler_of(server, session).sample(PROMPT, 1, ONE)
+        assert server.sent("retrieve_future")[0].body["allow_metadata_only"] is True
+
+
+def test_a_thousand_samples_share_one_poll_and_each_gets_its_own_result():
+    with bare_session(protocol="auto") as (server, session):
+        bulk = Bulk(server)
+        sampler = sampler_of(server, session)
+        futures = [sampler.submit_sample(PROMPT, 1, ONE) for _ in range(1000)]
+        tokens = sorted(future.result(60).sequences[0].tokens[0] for future in futures)
+        assert tokens == list(range(1, 1001))
+        for future in futures:
+            assert future.request_id == f"req-{future.result().sequences[0].tokens[0]}"
+        assert until(lambda: len(bulk.acknowledged()) == 1000)
+        assert until(lambda: not sampler._bulk._running)
+        assert not sampler._bulk._early and not sampler._bulk._waiters and not sampler._bulk._read
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [
+        [Answer(503, {"detail": "x"})],
+        [Answer(429, {"detail": "x"})] * 2,
+        [Answer(400, {"detail": "x"})] * 3,
+        [Answer(402, {"detail": "pay"})],
+        [Answer(drop=True)] * 2,
+    ],
+)
+def test_polls_that_fail_for_a_while_are_repeated(answers):
+    with bare_session(ScaledClock(50.0), protocol="auto") as (server, session):
+        Bulk(server, first=answers)
+        assert sampler_of(server, session).sample(PROMPT, 1, ONE).sequences[0].tokens == [1]
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [
+        [Answer(404, {"detail": "x"})],
+        [Answer(400, {"detail": "x"})] * 4,
+        [Answer(body={"completions": [{"state": "odd", "request_id": "req-1"}], "cursor": 5})],
+        [Answer(body={"cursor": 5})],
+        [Answer(text="<html>")],
+    ],
+)
+def test_a_poll_that_fails_for_good_fails_all_who_wait_now_and_later(answers):
+    with bare_session(ScaledClock(50.0), protocol="auto") as (server, session):
+        Bulk(server, first=answers)
+        sampler = sampler_of(server, session)
+        with pytest.raises(errors.TinkexError):
+            sampler.sample(PROMPT, 1, ONE)
+        polls = len(server.sent("retrieve_futures"))
+        with pytest.raises(errors.TinkexError):
+            sampler.sample(PROMPT, 1, ONE)
+        assert len(server.sent("retrieve_futures")) == polls
+
+
+def test_closing_ends_the_wait():
+    with bare_session(protocol="auto") as (server, session):
+        Bulk(server)
+        held = threading.Event()
+        server.script(
+            "retrieve_futures", Answer(body={}, hold=lambda: (held.set(), server.stopping.wait(20)))
+        )
+        future = sampler_of(server, session).submit_sample(PROMPT, 1, ONE)
+        assert held.wait(20)
+        session.close(None)
+        with pytest.raises(errors.ClosedError):
+            future.result(10)
+
+
+def test_the_callers_time_ends_the_wait():
+    with bare_session(protocol="auto") as (server, session):
+        Bulk(server)
+        server.defaults["retrieve_futures"] = Answer(
+            body={"completions": [], "cursor": 0}, hold=lambda: server.stopping.wait(0.05)
+        )
+        with pytest.raises(errors.DeadlineExceeded) as late:
+            sampler_of(server, session).sample(PROMPT, 1, ONE, timeout=0.3)
+        assert late.value.phase == "polling" and late.value.request_id == "req-1"
+
+
+def test_other_servers_are_polled_promise_by_promise():
+    with bare_session(protocol="auto") as (server, session):
+        Bulk(server)
+        sampler_of(server, session, {"fwdbwd_max_chunk_len": 4}).sample(PROMPT, 1, ONE)
+        assert not server.sent("retrieve_futures")

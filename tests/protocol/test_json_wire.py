@@ -1,0 +1,161 @@
+"""Bodies as bytes: layout, what is refused before sending, what answers are still readable."""
+
+import json
+import math
+import threading
+
+import numpy as np
+import pytest
+
+from tinkex_sync import types
+from tinkex_sync.errors import APIResponseValidationError
+from tinkex_sync.protocol import json_wire as codec
+
+NON_FINITE = [math.nan, math.inf, -math.inf]
+
+
+def datum(**inputs):
+    return types.Datum(loss_fn_inputs=inputs, model_input=types.ModelInput.from_ints([1, 2]))
+
+
+def batch(data, **changes):
+    call = {
+        "kind": "forward_backward",
+        "data": data,
+        "loss_fn": "cross_entropy",
+        "loss_fn_config": None,
+        "model_id": "model-1",
+        "seq_id": 2,
+        **changes,
+    }
+    return codec.encode_forward_backward(**call)
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+@pytest.mark.parametrize("kind", ["forward", "forward_backward"])
+def test_a_batch_encoded_in_pieces_is_the_request_encoded_whole(kind, count) -> None:
+    data = [datum(target_tokens=[2, 3], weights=np.float32([0.1, 1.0]))] * count
+    given = types.ForwardBackwardInput(data, "ppo", {"clip_high_threshold": 1})
+    requests = {
+        "forward": types.ForwardRequest(given, "m", 7),
+        "forward_backward": types.ForwardBackwardRequest(given, "m", 7),
+    }
+    pieces = batch(
+        data, kind=kind, loss_fn="ppo", loss_fn_config={"clip_high_threshold": 1}, model_id="m", seq_id=7
+    )
+    assert pieces == codec.encode(requests[kind])
+
+
+def test_a_batch_as_the_official_sdk_writes_it() -> None:
+    assert batch([datum(target_tokens=[2, 3], weights=[0.0, 1.0])]) == (
+        b'{"forward_backward_input":{"data":[{"loss_fn_inputs":{"target_tokens":{"data":[2,3],"dtype":"int64",'
+        b'"shape":[2]},"weights":{"data":[0.0,1.0],"dtype":"float32","shape":[2]}},"model_input":{"chunks":'
+        b'[{"tokens":[1,2]}]}}],"loss_fn":"cross_entropy","loss_fn_config":null},"model_id":"model-1","seq_id":2}'
+    )
+
+
+@pytest.mark.parametrize("bad", NON_FINITE, ids=repr)
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda bad: [0.0, bad],
+        lambda bad: np.float32([0, bad]),
+        lambda bad: np.float64([0, bad]),
+        lambda bad: np.float16([0, bad]),
+        lambda bad: types.TensorData(data=[0, bad], dtype="float32", shape=None),
+    ],
+)
+def test_a_number_that_is_not_finite_is_refused_naming_datum_key_and_element(make, bad) -> None:
+    data = [datum(weights=[1.0]), datum(target_tokens=[1, 2], weights=make(bad))]
+    with pytest.raises(ValueError) as caught:
+        batch(data, first_index=1024)
+    assert str(caught.value).startswith(f"datum 1025: loss_fn_inputs['weights'][1] is {bad!r};")
+    with pytest.raises(ValueError, match=r"^datum 1: loss_fn_inputs\['weights'\]\[1\] is "):
+        codec.check_finite(data)
+
+
+def test_a_list_changed_after_its_datum_was_made_is_still_checked() -> None:
+    values = [0.0, 1.0]
+    data = [datum(weights=values)]
+    values[0] = math.nan
+    with pytest.raises(ValueError, match="datum 0"):
+        batch(data)
+
+
+def test_what_only_looks_like_a_null_is_sent() -> None:
+    pointer = types.ImageAssetPointerChunk(format="png", location="null", expected_tokens=None)
+    large = types.TensorData(data=[1e308, 1e308], dtype="float32", shape=None)  # their sum is infinite
+    huge = types.TensorData(data=[2**2000], dtype="int64")
+    inputs = {"null": large, "huge": huge}
+    odd = types.Datum(loss_fn_inputs=inputs, model_input=types.ModelInput(chunks=[pointer]))
+    codec.check_finite([odd])
+    sent = json.loads(batch([odd]))["forward_backward_input"]["data"][0]
+    assert sent["loss_fn_inputs"]["null"] == {"data": [1e308, 1e308], "dtype": "float32", "shape": None}
+    assert sent["loss_fn_inputs"]["huge"]["data"] == [2**2000]
+    assert sent["model_input"]["chunks"] == [{"format": "png", "location": "null", "expected_tokens": None}]
+
+
+@pytest.mark.parametrize("bad", NON_FINITE, ids=repr)
+def test_other_bodies_are_refused_naming_the_place(bad) -> None:
+    with pytest.raises(ValueError, match=r"^user_metadata\.a\[1\] is "):
+        codec.encode({"user_metadata": {"a": [None, bad]}})
+    with pytest.raises(ValueError, match=r"^sampling_params\.temperature is "):
+        codec.encode({"sampling_params": types.SamplingParams(temperature=bad)})
+    with pytest.raises(ValueError, match="clip"):
+        batch([], loss_fn_config={"clip": bad})
+
+
+def test_bodies_beyond_orjson_are_written_by_json() -> None:
+    text = '{"é":1180591620717411303424,"3":"😀","p":{"offset":0,"limit":1,"total_count":2}}'
+    assert codec.encode({"é": 2**70, 3: "😀", "p": types.Cursor(0, 1, 2)}) == text.encode()
+
+
+@pytest.mark.parametrize(("body", "error"), [({"a": object()}, TypeError), ({"a": "\ud800"}, ValueError)])
+def test_what_has_no_json_form_is_refused(body, error) -> None:
+    with pytest.raises(error):
+        codec.encode(body)
+
+
+@pytest.mark.parametrize(
+    ("content", "value"),
+    [
+        (b'{"a":[1,2.5,"x",null,true]}', {"a": [1, 2.5, "x", None, True]}),
+        (b"[NaN,-Infinity,1e999]", [math.nan, -math.inf, math.inf]),
+        (b'"\\ud800"', "\ud800"),
+        (b"null", None),
+    ],
+)
+def test_answers_are_read_even_where_orjson_refuses(content, value) -> None:
+    assert repr(codec.decode(content)) == repr(value)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"<html>", b'"\xff"', b"[1,]", b"[" * 100_000])
+def test_answers_that_are_not_json_are_validation_errors(content) -> None:
+    with pytest.raises(APIResponseValidationError) as caught:
+        codec.decode(content, "application/json; charset=utf-8", 201)
+    assert caught.value.status_code == 201
+    assert caught.value.body == content.decode("utf-8", "replace")
+    assert "not JSON" in str(caught.value)
+
+
+def test_another_content_type_is_read_if_it_is_json_and_named_if_not() -> None:
+    assert codec.decode(b"{}", "text/plain") == {}
+    with pytest.raises(APIResponseValidationError, match="received `text/html` instead"):
+        codec.decode(b"<html>", "text/html")
+
+
+def test_other_threads_run_while_a_large_batch_is_encoded() -> None:
+    data = [datum(weights=np.random.default_rng(0).random(4000))] * 200
+    turns, done = 0, threading.Event()
+
+    def beat() -> None:
+        nonlocal turns
+        while not done.wait(0.0005):
+            turns += 1
+
+    thread = threading.Thread(target=beat)
+    thread.start()
+    batch(data)
+    done.set()
+    thread.join()
+    assert turns >= 2

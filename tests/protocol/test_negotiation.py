@@ -1,0 +1,294 @@
+"""What a server speaks, found out before the session is made: asked once, remembered, overridable."""
+
+import pickle
+import threading
+import time
+
+import pytest
+from scripted_server import Answer, SteppedClock, bare_session
+
+from tinkex_sync import errors, hookimpl
+from tinkex_sync import heartbeat as background
+from tinkex_sync.config import Config, Preset
+from tinkex_sync.errors import ConfigError
+from tinkex_sync.protocol import negotiation as protocol
+
+SESSION = Answer(body={"session_id": "sess-1", "type": "create_session"})
+TELLING = {"fwdbwd_max_chunk_len": 16, "fwdbwd_max_chunk_bytes_count": 4000, "parallel_fwdbwd_chunks": False}
+
+
+def opened(server, session, config=None, **answers):
+    server.defaults["create_session"] = SESSION
+    for name, answer in answers.items():
+        server.script(name.replace("__", "/"), answer)
+    if config is not None:
+        server.script("client/config", config)
+    session.open()
+    return [request.operation for request in server.requests]
+
+
+@pytest.mark.parametrize(
+    ("answer", "wire"),
+    [
+        (Answer(404, {"detail": "Not Found"}), "json"),
+        (Answer(405, {"detail": "Method Not Allowed"}), "json"),
+        (Answer(501, text=""), "json"),
+        (Answer(422, {"detail": []}), "json"),
+        (Answer(body={}), "json"),
+        (Answer(body={"pjwt_auth_enabled": False}), "json"),
+        (Answer(body={"sample_dispatch_bytes_semaphore_size": 134217728, "other": 1}), "json"),
+        (Answer(body={"fwdbwd_max_chunk_len": None}), "json"),
+        (Answer(body={"fwdbwd_max_chunk_len": 1024}), "protobuf"),
+        (Answer(body={"proto_compress_fwdbwd": False}), "protobuf"),
+        (Answer(body={"parallel_fwdbwd_chunks": False}), "protobuf"),
+    ],
+)
+def test_the_answer_to_the_first_question_decides(answer, wire):
+    with bare_session(SteppedClock(), protocol="auto") as (server, session):
+        sent = opened(server, session, answer)
+        assert session.protocol.wire == wire
+        assert sent[0] == "client/config" and sent[-1] == "create_session"
+        assert server.requests[0].body == {"sdk_version": "0.38.0"}
+        version = {"json": "0.7.0", "protobuf": "0.38.0"}[wire]
+        assert server.requests[-1].body["sdk_version"] == version
+        # What may change is asked for only where something was announced.
+        assert ("client/dynamic_config" in sent) == (wire == "protobuf")
+
+
+def test_a_server_without_the_question_is_no_failure_to_observers():
+    class Watching:
+        def __init__(self):
+            self.seen = []
+
+        @hookimpl
+        def tinkex_request_finished(self, path, status, error):
+            self.seen.append((path, status, error))
+
+    watching = Watching()
+    with bare_session(SteppedClock(), plugins=[watching], protocol="auto") as (server, session):
+        opened(server, session, Answer(404, {"detail": "Not Found"}))
+    assert watching.seen == [("/api/v1/client/config", 404, None), ("/api/v1/create_session", 200, None)]
+
+
+def test_the_users_own_version_is_announced_whatever_is_spoken():
+    with bare_session(SteppedClock(), protocol="auto", sdk_version="0.25.0") as (server, session):
+        opened(server, session, Answer(body=TELLING))
+        assert server.requests[-1].body["sdk_version"] == "0.25.0"
+
+
+def test_0_7_is_not_asked_about_and_0_38_is_spoken_to_a_server_that_says_nothing():
+    with bare_session(SteppedClock(), protocol="0.7") as (server, session):
+        assert opened(server, session) == ["create_session"]
+        assert session.protocol.wire == "json"
+    with bare_session(SteppedClock(), protocol="0.38") as (server, session):
+        assert opened(server, session, Answer(404, {})) == ["client/config", "create_session"]
+        assert session.protocol.wire == "protobuf"
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_key_that_is_refused_is_said_at_once(status):
+    with bare_session(SteppedClock(), protocol="auto") as (server, session):
+        with pytest.raises(errors.APIStatusError, match="TINKER_API_KEY") as refused:
+            opened(server, session, Answer(status, {"detail": "bad key"}))
+        assert refused.value.status_code == status
+        assert [request.operation for request in server.requests] == ["client/config"]
+
+
+def test_a_server_that_starts_slowly_is_asked_again():
+    with bare_session(SteppedClock(), protocol="auto") as (server, session):
+        server.script("client/config", Answer(503), Answer(503))
+        sent = opened(server, session, Answer(body=TELLING))
+        assert sent.count("client/config") == 3
+        assert session.protocol.wire == "protobuf"
+
+
+def test_numbers_as_text_are_taken_and_other_text_is_not():
+    with bare_session(SteppedClock(), protocol="auto") as (server, session):
+        opened(server, session, Answer(body={"fwdbwd_max_chunk_len": "16"}))
+        assert session.protocol.max_chunk_datums == 16
+    protocol.forget()
+    unreadable = pytest.raises(errors.APIResponseValidationError, match="fwdbwd_max_chunk_len")
+    with bare_session(SteppedClock(), protocol="auto") as (server, session), unreadable:
+        opened(server, session, Answer(body={"fwdbwd_max_chunk_len": "many"}))
+
+
+def test_what_was_found_is_remembered_for_its_server_for_five_minutes():
+    clock = SteppedClock()
+    with bare_session(clock, protocol="auto") as (server, session):
+        opened(server, session, Answer(body=TELLING))
+        server.clear()
+        again = type(session)(session.config, session.observers)
+        try:
+            again.open()
+            assert [request.operation for request in server.requests] == [
+                "client/dynamic_config",
+                "create_session",
+            ]
+            assert again.protocol.wire == "protobuf" and again.protocol.max_chunk_datums == 16
+        finally:
+            again.close(None)
+        clock.advance(301.0)
+        server.clear()
+        later = type(session)(session.config, session.observers)
+        try:
+            later.open()
+            # The server says nothing now, and is believed.
+            assert server.requests[0].operation == "client/config"
+            assert later.protocol.wire == "json"
+        finally:
+            later.close(None)
+
+
+def test_limits_are_the_servers_where_the_user_set_none():
+    announced = {
+        **TELLING,
+        "sample_dispatch_bytes_semaphore_size": 10485760,
+        "sample_max_concurrent_requests": 7,
+        "inflight_response_bytes_semaphore_size": 300,
+        "fwdbwd_dispatch_bytes_semaphore_size": 0,
+    }
+    servers = {"fetch_bytes": 300, "chunk_dispatch_bytes": 1, "max_samples": 7}
+    with bare_session(SteppedClock(), protocol="auto") as (server, session):
+        opened(server, session, Answer(body=announced))
+        limits = session.protocol.status()["limits"]
+        assert limits == {
+            "max_chunk_datums": 16,
+            "max_chunk_bytes": 4000,
+            "dispatch_bytes": 10485760,
+            "fetch_bytes": 300,
+            "chunk_dispatch_bytes": 1,
+            "max_samples": 7,
+        }
+        assert (session.fetch_budget.balance, session.chunk_budget.balance) == (300, 1)
+        assert session.throttle.status()["bytes_left"] == 10485760
+    defaults = {"max_chunk_datums": 1024, "max_chunk_bytes": 5_000_000, "dispatch_bytes": 5 * 1024 * 1024}
+    for own in ({"max_chunk_datums": 5, "max_chunk_bytes": 50, "dispatch_bytes": 500}, defaults):
+        protocol.forget()
+        with bare_session(SteppedClock(), protocol="auto", **own) as (server, session):
+            opened(server, session, Answer(body=announced))
+            assert session.protocol.status()["limits"] == {**own, **servers}
+            assert session.throttle.status()["bytes_left"] == own["dispatch_bytes"]
+
+
+def test_whether_a_limit_was_set_is_known_after_a_change_and_a_pickle():
+    config = pickle.loads(pickle.dumps(Config().replace(drain=1.0)))
+    assert isinstance(config.max_chunk_datums, Preset) and config.max_chunk_datums == 1024
+    assert repr(config.max_chunk_datums) == "1024"
+    assert not isinstance(config.replace(max_chunk_datums=1024).max_chunk_datums, Preset)
+    assert not isinstance(Config.from_env(max_chunk_datums=1024).max_chunk_datums, Preset)
+
+
+def _refusal(status, body):
+    return errors.status_error(status, body=body)
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "forward", "switches"),
+    [
+        (415, {"detail": "protobuf only"}, False, True),
+        (404, {"detail": "Not Found"}, True, True),
+        (404, "", True, True),
+        (404, "<html>", True, True),
+        (404, {"detail": "Not Found"}, False, False),
+        (404, {"detail": "model m-1 is unknown"}, True, False),
+        (400, {"detail": "bad"}, True, False),
+        (500, "", False, False),
+    ],
+)
+def test_a_refusal_of_the_wire_switches_it_and_no_other_does(status, body, forward, switches):
+    spoken = protocol.Protocol(Config(protocol="auto"), "http://host/", SteppedClock())
+    assert spoken.switch(_refusal(status, body), "json", forward) is switches
+    assert spoken.wire == ("protobuf" if switches else "json")
+
+
+def test_the_wire_switches_once_and_for_all_threads():
+    spoken = protocol.Protocol(Config(protocol="auto"), "http://host/", SteppedClock())
+    refusal = _refusal(415, {})
+    assert spoken.switch(refusal, "json", False)
+    assert spoken.switch(refusal, "json", False), "a request that was on its way meanwhile goes again"
+    assert spoken.wire == "protobuf"
+    assert not spoken.switch(refusal, "protobuf", False), "refused both ways: that is the answer"
+    again = protocol.Protocol(Config(protocol="auto"), "http://host/", SteppedClock())
+    assert again.recall() and again.wire == "protobuf"
+    for chosen in ("0.7", "0.38"):
+        fixed = protocol.Protocol(Config(protocol=chosen), "http://host/", SteppedClock())
+        assert not fixed.switch(refusal, fixed.wire, False)
+
+
+def test_the_setting_is_checked_and_read_from_the_environment(monkeypatch):
+    with pytest.raises(ConfigError, match=r"auto, 0.7, 0.38, not '0.8'"):
+        Config(protocol="0.8")
+    monkeypatch.setenv("TINKEX_SYNC_PROTOCOL", "0.38")
+    assert Config.from_env().protocol == "0.38"
+
+
+def test_a_session_says_once_how_it_ended_where_the_server_wants_to_know():
+    with bare_session(SteppedClock(), protocol="auto") as (server, session):
+        opened(server, session, Answer(body=TELLING))
+        server.defaults["sessions/sess-1/finish"] = Answer(body={})
+        session.close("errored", "ValueError: boom")
+        session.close()
+        (finish,) = server.sent("sessions/sess-1/finish")
+        assert finish.body == {"reason": {"type": "errored"}, "detail": "ValueError: boom"}
+    protocol.forget()
+    with bare_session(SteppedClock(), protocol="auto") as (server, session):
+        opened(server, session, Answer(404, {}))
+        session.close()
+        assert not server.sent("sessions/sess-1/finish")
+
+
+def test_a_finish_that_hangs_holds_nobody_up():
+    with bare_session(protocol="auto") as (server, session):
+        opened(server, session, Answer(body=TELLING))
+        server.defaults["sessions/sess-1/finish"] = Answer(body={}, hold=lambda: server.stopping.wait(20))
+        before = time.monotonic()
+        session.close()
+        assert session.closing.is_set() and time.monotonic() - before < 3.0
+
+
+def test_what_may_change_is_looked_at_again_and_a_failure_changes_nothing(monkeypatch):
+    monkeypatch.setattr(background, "_LEAST_REFRESH", 0.0)
+    changed = threading.Event()
+
+    def last(_):
+        changed.set()
+        return Answer(body={"refresh_interval_sec": 300, "sample_cancel_enabled": True})
+
+    with bare_session(protocol="auto") as (server, session):
+        server.script("client/config", Answer(body=TELLING))
+        server.script(
+            "client/dynamic_config",
+            Answer(body={"refresh_interval_sec": 0, "sample_cancel_max_batch_size": 3}),
+            Answer(500, {"detail": "busy"}),
+            Answer(body={"refresh_interval_sec": 0, "sample_cancel_max_batch_size": 3}),
+            last,
+        )
+        server.defaults["create_session"] = Answer(body={"session_id": "sess-1"})
+        session.open()
+        assert changed.wait(20)
+        tick = threading.Event()
+        assert any(session.protocol.dynamic.sample_cancel_enabled or tick.wait(0.01) for _ in range(1000))
+        assert len(server.sent("client/dynamic_config")) == 4
+
+
+def test_a_server_without_the_endpoint_is_not_asked_again():
+    with bare_session(protocol="auto") as (server, session):
+        opened(
+            server, session, Answer(body=TELLING), client__dynamic_config=Answer(404, {"detail": "Not Found"})
+        )
+        assert len(server.sent("client/dynamic_config")) == 1
+        assert not session.timer._heap
+
+
+@pytest.mark.parametrize(("level", "wanted"), [("error", "ERROR"), ("warning", "WARNING"), (None, "WARNING")])
+def test_notes_on_what_is_going_away_are_logged_once(caplog, level, wanted):
+    headers = {"X-Deprecation-Note": "use the other one", **({"X-Deprecation-Level": level} if level else {})}
+    with bare_session() as (server, session):
+        server.defaults["get_info"] = Answer(404, {"detail": "no model"}, headers=headers)
+        server.defaults["healthz"] = Answer(body={"status": "ok"}, headers=headers)
+        for _ in range(3):
+            session.call("healthz")
+            with pytest.raises(errors.NotFoundError):
+                session.call("get_info", {"model_id": "m"})
+    told = [record for record in caplog.records if "use the other one" in record.getMessage()]
+    assert [record.levelname for record in told] == [wanted]

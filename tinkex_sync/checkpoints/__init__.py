@@ -1,0 +1,6 @@
+"""Checkpoints outside the server: downloads, and restarts of a lost run."""
+
+from .download import download_checkpoint
+from .restart import RestartPolicy, RunCorruptedError
+
+__all__ = ["RestartPolicy", "RunCorruptedError", "download_checkpoint"]

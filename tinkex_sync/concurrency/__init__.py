@@ -1,0 +1,1 @@
+"""Clocks, the timer thread and worker threads."""

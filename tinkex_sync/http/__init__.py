@@ -1,0 +1,1 @@
+"""One HTTP call: the table of endpoints, the transport, authentication and retries."""

@@ -1,0 +1,325 @@
+"""One HTTP attempt at a time, over requests: status to error, timeouts, cutting. No retries here."""
+
+from __future__ import annotations
+
+import os
+import ssl
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Dict, Mapping, Optional, Tuple, Union
+from urllib.parse import urlencode, urljoin, urlsplit
+
+import requests
+import requests.adapters
+import requests.utils
+
+from .._version import __version__
+from ..concurrency.timer import Timer, TimerHandle
+from ..config import Config
+from ..errors import (
+    APIConnectionError,
+    APITimeoutError,
+    ClosedError,
+    ConfigError,
+    DeadlineExceeded,
+    SentRequest,
+    status_error,
+)
+from ..protocol import json_wire as codec
+from .deprecations import Deprecations
+from .retry import retry_after
+from .sockets import Adapter, Exchange, SocketRegistry
+
+__all__ = ["Reply", "Transport"]
+
+_MOST_REDIRECTS = 5
+#: Only these keep method and body.
+_FOLLOWED = frozenset({307, 308})
+
+
+@dataclass(frozen=True)
+class Reply:
+    """A 2xx answer (or a 3xx one where asked for)."""
+
+    status: int
+    #: Names in lower case.
+    headers: Mapping[str, str]
+    content: bytes
+    #: Seconds from send to last byte.
+    elapsed: float
+
+    def json(self) -> Any:
+        """The decoded body; APIResponseValidationError if it is not JSON."""
+        return codec.decode(self.content, self.headers.get("content-type", ""), self.status)
+
+
+def _verify(setting: Union[bool, str]) -> Union[bool, str]:
+    if setting == "system":
+        paths = ssl.get_default_verify_paths()
+        found = paths.cafile or paths.capath
+        if found is None:
+            raise ConfigError(
+                "verify='system': this system has no certificate file; give the path of a bundle"
+            )
+        return found
+    if setting is True:
+        for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE"):
+            path = os.environ.get(name)
+            if path:
+                if not Path(path).exists():
+                    raise ConfigError(f"environment variable {name}={path!r}: no such file")
+                return path
+    return setting
+
+
+_LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
+
+
+class Transport:
+    """Sends requests to one server; shared by all threads of a client.
+
+    Proxies and certificates are looked up once: doing it per request costs a fifth of the throughput.
+    """
+
+    def __init__(self, config: Config, timer: Timer) -> None:
+        self._clock = config.clock
+        self._config = config
+        self.base_url = config.base_url.rstrip("/") + "/"
+        self.registry = SocketRegistry()
+        self._deprecations = Deprecations()
+        self._timer = timer
+        self._lock = threading.Lock()
+        self._exchanges: set[Exchange] = set()  # guarded by _lock
+        self._closed = False  # guarded by _lock
+        self._own = config.session_factory is None
+        self._session: requests.Session = requests.Session() if self._own else config.session_factory()  # type: ignore[misc]
+        for prefix in ("https://", "http://"):
+            # A user's own adapters stay; calls through them cannot be cut below their timeouts.
+            if type(self._session.adapters.get(prefix)) is requests.adapters.HTTPAdapter:
+                self._session.mount(prefix, Adapter(self.registry, config.pool_size))
+        if config.proxies is not None:
+            self.proxies = dict(config.proxies)
+        else:
+            # No proxy leads to this machine, whatever NO_PROXY forgets.
+            loopback = urlsplit(self.base_url).hostname in _LOOPBACK
+            found = {} if loopback else requests.utils.get_environ_proxies(self.base_url, no_proxy=None)
+            self.proxies = dict(found)
+        self._verify = _verify(config.verify)
+        self._headers = self._standing_headers(config)
+        self._query = urlencode({name: _query_text(value) for name, value in config.default_query.items()})
+
+    @staticmethod
+    def _standing_headers(config: Config) -> Dict[str, str]:
+        headers = {
+            "Accept": "application/json",
+            "Accept-Encoding": "gzip, deflate",
+            "Connection": "keep-alive",
+            "User-Agent": f"tinkex-sync/{__version__}",
+        }
+        if config.api_key is not None:
+            headers["X-API-Key"] = config.api_key
+        if config.cloudflare_access_client_id:
+            headers["CF-Access-Client-Id"] = config.cloudflare_access_client_id
+        if config.cloudflare_access_client_secret:
+            headers["CF-Access-Client-Secret"] = config.cloudflare_access_client_secret
+        given = {name.lower() for name in config.headers}
+        headers = {name: value for name, value in headers.items() if name.lower() not in given}
+        headers.update(config.headers)
+        return headers
+
+    def send(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: Optional[bytes] = None,
+        headers: Optional[Mapping[str, str]] = None,
+        read_timeout: Optional[float] = None,
+        deadline: Optional[float] = None,
+        redirect_ok: bool = False,
+    ) -> Reply:
+        """Send once and read the whole answer.
+
+        Args:
+            path: Below the base URL, query included, already quoted.
+            read_timeout: Longest silence in seconds; default ``Config.read_timeout``.
+            deadline: Time of the client's clock at which the attempt is cut.
+            redirect_ok: A 3xx answer is returned instead of raised.
+
+        Raises:
+            APIStatusError: any other status.
+            APIConnectionError, APITimeoutError: no answer.
+            DeadlineExceeded, ClosedError: cut.
+        """
+        url = urljoin(self.base_url, path.lstrip("/"))
+        if self._query:
+            url = f"{url}{'&' if '?' in url else '?'}{self._query}"
+        all_headers = {**self._headers, **(headers or {})}
+        if body is not None:
+            all_headers.setdefault("Content-Type", "application/json")
+        started = self._clock.time()
+        exchange = Exchange()
+        cut_at: Optional[TimerHandle] = None
+        with exchange:
+            self._enter(exchange)
+            try:
+                if deadline is not None:
+                    cut_at = self._timer.at(deadline, lambda: exchange.cut("deadline"))
+                    if deadline <= started:
+                        exchange.cut("deadline")
+                for _ in range(_MOST_REDIRECTS):
+                    response = self._attempt(exchange, method, url, body, all_headers, read_timeout)
+                    target = response.headers.get("location")
+                    if response.status_code not in _FOLLOWED or not target or redirect_ok:
+                        break
+                    target = urljoin(url, target)
+                    if urlsplit(target)[:2] != urlsplit(url)[:2]:
+                        break  # Our key goes to no other host.
+                    url = target
+            finally:
+                if cut_at is not None:
+                    cut_at.cancel()
+                with self._lock:
+                    self._exchanges.discard(exchange)
+        lowered = {name.lower(): value for name, value in response.headers.items()}
+        self._deprecations.read(lowered)
+        status = response.status_code
+        if 200 <= status < 300 or (redirect_ok and 300 <= status < 400):
+            return Reply(status, lowered, response.content, self._clock.time() - started)
+        failed = status_error(
+            status, body=_error_body(response.content), headers=lowered, retry_after=retry_after(lowered)
+        )
+        failed.request = _asked(method, url)
+        raise failed
+
+    def _enter(self, exchange: Exchange) -> None:
+        with self._lock:
+            closed = self._closed
+            if not closed:
+                self._exchanges.add(exchange)
+        if closed:
+            raise ClosedError("the client is closed")
+
+    def _attempt(
+        self,
+        exchange: Exchange,
+        method: str,
+        url: str,
+        body: Optional[bytes],
+        headers: Mapping[str, str],
+        read_timeout: Optional[float],
+    ) -> requests.Response:
+        if exchange.cut_by is not None:
+            raise self._cut(exchange, None)
+        prepared = self._prepare(method, url, body, headers)
+        timeouts = (
+            self._clock.real(self._config.connect_timeout),
+            self._clock.real(self._config.read_timeout if read_timeout is None else read_timeout),
+        )
+        try:
+            return self._session.send(
+                prepared,
+                timeout=timeouts,
+                allow_redirects=False,
+                proxies=self.proxies,
+                verify=self._verify,
+                cert=self._config.client_certificate,
+                stream=False,
+            )
+        except (requests.RequestException, OSError, ValueError) as error:
+            if exchange.cut_by is not None:
+                raise self._cut(exchange, error) from error
+            broken = self._connection_error(exchange, error)
+            broken.request = _asked(method, url)
+            raise broken from error
+
+    def _prepare(
+        self, method: str, url: str, body: Optional[bytes], headers: Mapping[str, str]
+    ) -> requests.PreparedRequest:
+        if not self._own:
+            return self._session.prepare_request(
+                requests.Request(method, url, headers=dict(headers), data=body)
+            )
+        prepared = requests.PreparedRequest()
+        prepared.method = method
+        prepared.url = url
+        prepared.headers = requests.structures.CaseInsensitiveDict(headers)
+        prepared.body = body
+        prepared.hooks = requests.hooks.default_hooks()
+        prepared._cookies = requests.cookies.RequestsCookieJar()  # type: ignore[attr-defined]
+        if len(self._session.cookies):
+            prepared.prepare_cookies(self._session.cookies)
+        if body is not None or method != "GET":
+            prepared.headers["Content-Length"] = str(len(body or b""))
+        return prepared
+
+    def _cut(self, exchange: Exchange, error: Optional[BaseException]) -> Exception:
+        if exchange.cut_by == "closed":
+            closed = ClosedError("the client was closed while the call was in flight")
+            closed.__dict__["sent"] = "unknown" if exchange.connected else "no"
+            return closed
+        sent = "unknown" if exchange.connected else "no"
+        return DeadlineExceeded("the timeout ran out while sending", phase="sending", sent=sent)
+
+    def _connection_error(self, exchange: Exchange, error: BaseException) -> APIConnectionError:
+        timed_out = isinstance(error, requests.Timeout)
+        cls = APITimeoutError if timed_out else APIConnectionError
+        host = urlsplit(self.base_url).netloc.rpartition("@")[2]
+        what = "Request timed out." if timed_out else "Connection error."
+        made = cls(f"{what} {_why(error)} (server {host})")
+        # Through a proxy the connection may stand although the server was never reached.
+        made.unsent = not exchange.connected
+        made.reused = exchange.reused
+        return made
+
+    def close(self) -> None:
+        """Cut every call in flight and refuse later ones. Idempotent, never blocks, silent in a forked child."""
+        with self._lock:
+            self._closed = True
+            exchanges = list(self._exchanges)
+        for exchange in exchanges:
+            exchange.cut("closed")
+        if self.registry.shut_down():
+            # Gives up the descriptors of idle connections; those in use are closed by their threads.
+            self._session.close()
+
+    def status(self) -> Dict[str, int]:
+        """Calls in flight, and connections opened so far."""
+        with self._lock:
+            in_flight = len(self._exchanges)
+        return {"in_flight": in_flight, "connections_opened": self.registry.opened}
+
+
+def _query_text(value: Any) -> str:
+    if isinstance(value, (list, tuple)):
+        return ",".join(map(_query_text, value))
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _asked(method: str, url: str) -> SentRequest:
+    parts = urlsplit(url)
+    # Without a password that stands in the URL.
+    return SentRequest(method, parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl())
+
+
+def _error_body(content: bytes) -> Any:
+    try:
+        return codec.loads(content)
+    except ValueError:
+        return content.decode("utf-8", "replace").strip()
+
+
+def _why(error: BaseException) -> str:
+    """The innermost cause in one line; requests wraps it in three layers of names and addresses."""
+    seen: Tuple[BaseException, ...] = ()
+    reason: Any = error
+    while isinstance(reason, BaseException) and reason not in seen:
+        seen += (reason,)
+        inner = getattr(reason, "reason", None) or (reason.args[0] if reason.args else None)
+        if not isinstance(inner, BaseException):
+            inner = reason.__cause__
+        if not isinstance(inner, BaseException):
+            break
+        reason = inner
+    return f"{type(reason).__name__}: {reason}"

@@ -1,0 +1,1 @@
+"""Futures of the server: polling them until they have a result."""

@@ -1,0 +1,1 @@
+"""What a server supports, and how requests and results are encoded for it."""

@@ -1,0 +1,226 @@
+"""Results that came as protobuf, as wire types.
+
+Every length, offset and number of elements is checked against the bytes that are there: a damaged answer is an
+error that says where, never a short or shifted result.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from typing import Any, Dict, List, Optional, Tuple, Type, TypeVar, Union
+
+from ..errors import APIResponseValidationError
+from ..types import ForwardBackwardOutput, SampledSequence, SampleResponse, TensorData
+from ..types.sampling import PromptAltTokens
+from .protobuf_schema import ENUMS, message
+
+__all__ = ["decode"]
+
+_Result = TypeVar("_Result", ForwardBackwardOutput, SampleResponse)
+_TopK = Optional[List[Optional[List[Tuple[int, float]]]]]
+
+#: On the wire -> (how one element is packed, bytes of it, what it becomes).
+_DTYPES = {
+    "DTYPE_FLOAT32": ("f", 4, "float32"),
+    "DTYPE_INT64": ("q", 8, "int64"),
+    "DTYPE_INT32": ("i", 4, "int64"),
+    "DTYPE_BFLOAT16": ("f", 2, "float32"),
+}
+_STOP_REASONS = ("stop", "length")
+#: The cell of a top-k row that holds nothing.
+_NOTHING = (0, -99999.0)
+
+
+class _Damaged(Exception):
+    def __init__(self, path: str, problem: str) -> None:
+        super().__init__(problem)
+        self.path = path
+
+
+def decode(content: bytes, kind: Type[_Result], status_code: int = 200) -> _Result:
+    """The result in the body of an answer of content type ``application/x-protobuf``.
+
+    Args:
+        kind: ForwardBackwardOutput or SampleResponse.
+
+    Raises:
+        MissingExtraError: the protobuf package is not installed.
+        APIResponseValidationError: the body is damaged or holds what nobody knows; ``.path`` says where.
+    """
+    parsed = message(kind.__name__)()
+    from google.protobuf.message import DecodeError
+
+    try:
+        parsed.ParseFromString(content)
+        result: Any = _output(parsed) if kind is ForwardBackwardOutput else _response(parsed)
+    except (DecodeError, _Damaged) as error:
+        path = getattr(error, "path", "")
+        where = f" at {path}" if path else ""
+        raise APIResponseValidationError(
+            f"Cannot read the server's answer as {kind.__name__}{where}: {error}",
+            status_code=status_code,
+            body=content,
+            path=path,
+        ) from None
+    return result  # type: ignore[no-any-return]
+
+
+def _output(parsed: Any) -> ForwardBackwardOutput:
+    outputs: List[Dict[str, TensorData]] = []
+    for index, record in enumerate(parsed.loss_fn_outputs):
+        outputs += _record(f"loss_fn_outputs[{index}]", record)
+    kind = parsed.loss_fn_output_type or "ArrayRecord"
+    if parsed.loss_fn_outputs:
+        kind = kind.rpartition(":")[2]
+    return ForwardBackwardOutput(
+        loss_fn_output_type=kind or "ArrayRecord",
+        loss_fn_outputs=outputs,
+        metrics=dict(parsed.metrics),
+    )
+
+
+def _record(path: str, record: Any) -> List[Dict[str, TensorData]]:
+    columns = {
+        name: _column(f"{path}.fields[{name!r}]", record.fields[name]) for name in sorted(record.fields)
+    }
+    first = len(record.fields[next(iter(record.fields))].offsets) // 8 - 1 if columns else 0
+    count = record.num_datums or max(first, 0)
+    if count < 0:
+        raise _Damaged(f"{path}.num_datums", f"{count} datums")
+    for name, column in columns.items():
+        if len(column) < count:
+            raise _Damaged(f"{path}.fields[{name!r}]", f"{len(column)} rows for {count} datums")
+    return [{name: column[row] for name, column in columns.items()} for row in range(count)]
+
+
+def _column(path: str, batched: Any) -> List[TensorData]:
+    """One tensor per datum."""
+    offsets = _numbers(f"{path}.offsets", batched.offsets, "DTYPE_INT64")
+    trailing = list(batched.trailing_shape)
+    if min(trailing, default=0) < 0:
+        raise _Damaged(f"{path}.trailing_shape", f"negative extent in {trailing}")
+    dtype = _dtype(path, batched.dtype)
+    width = _DTYPES[dtype][1]
+    inner = math.prod(trailing)
+    rows = []
+    for row, (start, stop) in enumerate(zip(offsets, offsets[1:])):
+        if not 0 <= start <= stop <= len(batched.data):
+            raise _Damaged(
+                f"{path}.offsets[{row}]", f"bytes {start} to {stop} of {len(batched.data)} do not exist"
+            )
+        values = _numbers(f"{path}.data", batched.data[start:stop], dtype)
+        if len(values) % inner if inner else values:
+            raise _Damaged(
+                f"{path}.offsets[{row}]", f"{(stop - start) // width} elements in rows of {trailing}"
+            )
+        shape = [len(values) // inner if inner else 0, *trailing]
+        rows.append(_tensor_data(values, dtype, shape))
+    return rows
+
+
+def _dtype(path: str, number: int) -> str:
+    names = ENUMS["DType"]
+    if not 0 < number < len(names):
+        raise _Damaged(f"{path}.dtype", f"no dtype has the number {number}")
+    return names[number]
+
+
+def _numbers(path: str, data: bytes, dtype: str = "DTYPE_FLOAT32") -> List[Any]:
+    code, width, _ = _DTYPES[dtype]
+    count, rest = divmod(len(data), width)
+    if rest:
+        raise _Damaged(path, f"{len(data)} bytes are no whole number of elements of {width} bytes")
+    if width == 2:  # the upper half of a float32
+        widened = bytearray(4 * count)
+        widened[2::4], widened[3::4] = data[::2], data[1::2]
+        data = bytes(widened)
+    return list(struct.unpack(f"<{count}{code}", data))
+
+
+def _tensor_data(values: List[Any], dtype: str, shape: Optional[List[int]], **sparse: Any) -> TensorData:
+    kind: Any = _DTYPES[dtype][2]
+    return TensorData(data=values, dtype=kind, shape=shape, **sparse)
+
+
+def _tensor(path: str, tensor: Any) -> TensorData:
+    dtype = _dtype(path, tensor.dtype)
+    shape = list(tensor.shape)
+    if min(shape, default=0) < 0:
+        raise _Damaged(f"{path}.shape", f"negative extent in {shape}")
+    if tensor.WhichOneof("encoding") == "sparse_csr":
+        return _sparse(f"{path}.sparse_csr", tensor.sparse_csr, dtype, shape)
+    values = _numbers(f"{path}.dense", tensor.dense, dtype)
+    # No shape may stand for a single number as well as for none given.
+    if shape and math.prod(shape) != len(values):
+        raise _Damaged(f"{path}.shape", f"{len(values)} elements do not fit {shape}")
+    return _tensor_data(values, dtype, shape or ([] if len(values) == 1 else [len(values)]))
+
+
+def _sparse(path: str, csr: Any, dtype: str, shape: List[int]) -> TensorData:
+    values = _numbers(f"{path}.values", csr.values, dtype)
+    crow = _numbers(f"{path}.crow_indices", csr.crow_indices, "DTYPE_INT64")
+    columns = _numbers(f"{path}.col_indices", csr.col_indices, "DTYPE_INT64")
+    if len(shape) != 2 or len(crow) != shape[0] + 1:
+        raise _Damaged(f"{path}.crow_indices", f"{len(crow)} row starts for shape {shape}")
+    rising = all(start <= stop for start, stop in zip(crow, crow[1:]))
+    if not rising or crow[0] != 0 or crow[-1] != len(values):
+        raise _Damaged(f"{path}.crow_indices", f"they do not divide {len(values)} values into rows")
+    if len(columns) != len(values) or not all(0 <= column < shape[1] for column in columns):
+        raise _Damaged(f"{path}.col_indices", f"not one column below {shape[1]} for each of the values")
+    return _tensor_data(values, dtype, shape, sparse_crow_indices=crow, sparse_col_indices=columns)
+
+
+def _response(parsed: Any) -> SampleResponse:
+    prompt = _numbers("prompt_logprobs", parsed.prompt_logprobs)
+    alternatives = None
+    if parsed.HasField("prompt_alt_tokens"):
+        both = parsed.prompt_alt_tokens
+        alternatives = PromptAltTokens(
+            tokens=_tensor("prompt_alt_tokens.tokens", both.tokens),
+            logprobs=_tensor("prompt_alt_tokens.logprobs", both.logprobs),
+        )
+    targets = None
+    if parsed.HasField("target_prompt_logprobs"):
+        targets = _tensor("target_prompt_logprobs", parsed.target_prompt_logprobs)
+    return SampleResponse(
+        sequences=[_sequence(f"sequences[{index}]", one) for index, one in enumerate(parsed.sequences)],
+        prompt_logprobs=[None if math.isnan(value) else value for value in prompt] or None,
+        topk_prompt_logprobs=_topk("topk_prompt_logprobs", parsed.topk_prompt_logprobs),
+        prompt_cache_hit_tokens=parsed.prompt_cache_hit_tokens,
+        target_prompt_logprobs=targets,
+        prompt_alt_tokens=alternatives,
+    )
+
+
+def _sequence(path: str, parsed: Any) -> SampledSequence:
+    if not 0 <= parsed.stop_reason < len(_STOP_REASONS):
+        raise _Damaged(f"{path}.stop_reason", f"no reason has the number {parsed.stop_reason}")
+    reason: Any = _STOP_REASONS[parsed.stop_reason]
+    return SampledSequence(
+        stop_reason=reason,
+        tokens=_numbers(f"{path}.tokens", parsed.tokens, "DTYPE_INT32"),
+        logprobs=_numbers(f"{path}.logprobs", parsed.logprobs) or None,
+        topk_sampled_logprobs=_topk(f"{path}.topk_sampled_logprobs", parsed.topk_sampled_logprobs),
+    )
+
+
+def _topk(path: str, parsed: Any) -> _TopK:
+    if not parsed.k or not parsed.length:
+        return None
+    tokens = _numbers(f"{path}.token_ids", parsed.token_ids, "DTYPE_INT32")
+    logprobs = _numbers(f"{path}.logprobs", parsed.logprobs)
+    wanted = parsed.k * parsed.length
+    for name, values in (("token_ids", tokens), ("logprobs", logprobs)):
+        if len(values) != wanted:
+            raise _Damaged(f"{path}.{name}", f"{len(values)} elements for {parsed.length} rows of {parsed.k}")
+    cells = list(zip(tokens, logprobs))
+    return [_row(cells[start : start + parsed.k]) for start in range(0, wanted, parsed.k)]
+
+
+def _row(cells: List[Tuple[int, float]]) -> Union[List[Tuple[int, float]], None]:
+    if cells[0] == _NOTHING:
+        return None
+    while cells[-1] == _NOTHING:
+        cells.pop()
+    return cells

@@ -1,0 +1,1 @@
+"""One sample from submission to result, and many of them."""

@@ -1,0 +1,1 @@
+"""Training operations of one model, in order."""
