@@ -151,9 +151,9 @@ def test_a_length_needs_expected_tokens_and_to_ints_needs_text() -> None:
 
 def test_neither_numpy_nor_torch_is_imported_for_lists() -> None:
     program = (
-        "import sys; from tinkex_sync import types, codec\n"
+        "import sys; from tinkex_sync import types; from tinkex_sync.protocol import json_wire\n"
         "d = types.Datum(model_input=types.ModelInput.from_ints([1]), loss_fn_inputs={'weights': [1.0]})\n"
-        "codec.encode_forward_backward('forward', [d], 'cross_entropy', None, 'm', 1)\n"
+        "json_wire.encode_forward_backward('forward', [d], 'cross_entropy', None, 'm', 1)\n"
         "assert d.loss_fn_inputs['weights'].tolist() == [1.0]\n"
         "assert not {'numpy', 'torch'} & set(sys.modules)"
     )
