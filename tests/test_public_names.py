@@ -7,14 +7,12 @@ import typing
 
 import pytest
 
+PUBLIC_PACKAGES = (
+    "checkpoints clients compat config errors local plugins prompts regularizers testing tokenizers types"
+)
 PACKAGES = [
     "tinkex_sync",
-    *(
-        f"tinkex_sync.{name}"
-        for name in (
-            "checkpoints clients compat config errors local plugins prompts regularizers testing tokenizers types"
-        ).split()
-    ),
+    *(f"tinkex_sync.{name}" for name in PUBLIC_PACKAGES.split()),
 ]
 
 

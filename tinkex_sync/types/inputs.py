@@ -219,10 +219,16 @@ def _loss_inputs(values: Any) -> Dict[str, TensorData]:
 class Datum(Wire):
     """One training example.
 
-    ``loss_fn_inputs`` maps names to tensors, given as TensorData, numpy arrays, torch tensors or flat lists.
-    Lists, arrays and tensors are copied once, when the datum is made. The dtype of a list follows from its name: int64 for ``target_tokens``, float32 for ``weights``,
-    ``advantages``, ``logprobs``, ``clip_low_threshold``, ``clip_high_threshold`` and ``sequence_ratio_mask``;
-    under any other name a list is a ValueError.
+    Lists, arrays and tensors are copied once, when the datum is made, so the caller may reuse them afterwards.
+
+    Attributes:
+        loss_fn_inputs: Tensors by name, given as TensorData, numpy arrays, torch tensors or flat lists. The dtype of
+            a list follows from its name: int64 for ``target_tokens``, float32 for ``weights``, ``advantages``,
+            ``logprobs``, ``clip_low_threshold``, ``clip_high_threshold`` and ``sequence_ratio_mask``.
+        model_input: The tokens and images that the model reads.
+
+    Raises:
+        ValueError: A list stands under any other name, or a value is not numeric.
     """
 
     loss_fn_inputs: Dict[str, TensorData] = field(
