@@ -138,11 +138,12 @@ class QueueStates:
     def _call_hook(self, hook: Optional[Hook], call: OpenCall, facts: Optional[Dict[str, Any]]) -> None:
         if hook is None or facts is None:
             return
-        reason, reason_source = facts.pop("reason"), "server"
-        if not reason:
+        reason, state = facts.pop("reason"), facts["state"]
+        reason_source: Optional[str] = "server"
+        if not reason and state == _ACTIVE:
             reason, reason_source = None, None
-            if facts["state"] != _ACTIVE:
-                reason, reason_source = default_reason(call.source.kind, facts["state"]), "default"
+        elif not reason:
+            reason, reason_source = default_reason(call.source.kind, state), "default"
         hook(
             source=call.source,
             call_id=call.call_id,
