@@ -213,7 +213,7 @@ def regularized(
         if gradient_norms:
             _merge_metrics(
                 metrics,
-                {f"{name}/gradient_norm": _gradient_norm(loss, logprobs) for name, loss in norms.items()},
+                {f"{name}/gradient_norm": _gradient_norm(loss, logprobs) for name, loss in losses.items()},
             )
         return total_loss, metrics
 
