@@ -35,7 +35,7 @@ def ran(request):
     python = os.environ.get(PYTHONS[version])
     if not python:
         pytest.skip(f"{PYTHONS[version]} is not set")
-    with LocalServer(api_key="tml-official", protocol=protocol, announce=announce) as server:
+    with LocalServer(api_key="tml-official", protocol=protocol, client_config=client_config) as server:
         environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
         environment.update(TINKER_BASE_URL=server.base_url, TINKER_API_KEY="tml-official")
         done = subprocess.run(
