@@ -5,7 +5,7 @@ import threading
 import pytest
 from scripted_server import SteppedClock
 
-from tinkex_sync.http.call_state import OpenCall
+from tinkex_sync.http.call_state import CallState
 from tinkex_sync.plugins.hookspecs import Source, hookimpl
 from tinkex_sync.plugins.registry import Observers
 from tinkex_sync.polling.queue_states import QueueStates
@@ -36,7 +36,7 @@ def states(clock, told):
 
 
 def call(clock, name, kind="training"):
-    made = OpenCall(Source(kind, "model-1", "s"), name, "optim_step", 1, clock.time())
+    made = CallState(Source(kind, "model-1", "s"), name, "optim_step", 1, clock.time())
     made.request_id = f"rf-{name}"
     return made
 

@@ -6,7 +6,7 @@ import threading
 from typing import Any, Dict, Optional, Tuple
 
 from ..concurrency.clock import Clock
-from ..http.call_state import OpenCall
+from ..http.call_state import CallState
 from ..plugins.queue_log import QueueLog, default_reason
 from ..plugins.registry import Observers
 from ..types import QueueState
@@ -34,7 +34,7 @@ class QueueStates:
         self._shown: Optional[Tuple[str, Any]] = None  # guarded by _lock
         self._since = 0.0  # guarded by _lock
 
-    def read(self, call: OpenCall, body: Any) -> None:
+    def read(self, call: CallState, body: Any) -> None:
         """Take queue state and reason out of the body of a 408, a try_again or a 429, if they are there."""
         if isinstance(body, dict) and body.get("queue_state"):
             state = body["queue_state"]
@@ -42,7 +42,7 @@ class QueueStates:
                 state = QueueState.UNKNOWN.value
             self.report(call, state, body.get("queue_state_reason"))
 
-    def report(self, call: OpenCall, state: str, reason: Any = None) -> None:
+    def report(self, call: CallState, state: str, reason: Any = None) -> None:
         """A call was told ``state`` (a value of QueueState) and the server's ``reason``, if it gave one."""
         told = (state, reason)
         call.queue_state, call.queue_reason = told
@@ -60,7 +60,7 @@ class QueueStates:
             # Of a pause that lasts, observers hear once; the log says again now and then that it does.
             self._log.still_paused(call.source)
 
-    def settle(self, call: OpenCall, kept: bool = True) -> None:
+    def settle(self, call: CallState, kept: bool = True) -> None:
         """A call ended. With its result (``kept``), and if no other is paused, the client is active again."""
         with self._lock:
             was_paused = self._paused.pop(call.call_id, None) is not None
@@ -73,7 +73,7 @@ class QueueStates:
                     self._shown = None
         self._tell(call, news)
 
-    def _change(self, call: OpenCall, told: Tuple[str, Any]) -> Optional[Dict[str, Any]]:
+    def _change(self, call: CallState, told: Tuple[str, Any]) -> Optional[Dict[str, Any]]:
         """What to tell observers, or None if it is no news. Call with ``_lock`` held."""
         if told == self._shown:
             return None
@@ -89,7 +89,7 @@ class QueueStates:
             "waited": max(0.0, self._clock.time() - self._since),
         }
 
-    def _tell(self, call: OpenCall, news: Optional[Dict[str, Any]]) -> None:
+    def _tell(self, call: CallState, news: Optional[Dict[str, Any]]) -> None:
         hook = self._observers.queue_state_changed
         if news is None or hook is None:
             return
