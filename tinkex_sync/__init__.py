@@ -5,7 +5,7 @@ import importlib.util
 import logging
 from typing import TYPE_CHECKING, Any, List
 
-from ._version import __version__
+from ._version import __version__ as __version__
 
 if TYPE_CHECKING:
     from . import types
@@ -85,7 +85,6 @@ __all__ = [
     "TrainingClient",
     "UnprocessableEntityError",
     "WithdrawnError",
-    "__version__",
     "download_checkpoint",
     "hookimpl",
     "image_chunk",

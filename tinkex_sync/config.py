@@ -216,17 +216,15 @@ class Config:
                 )
 
     def _check_strategies(self) -> None:
-        if not isinstance(self.retry_strategies, Mapping):
+        given = self.retry_strategies
+        is_valid = isinstance(given, Mapping) and all(
+            name in _POLICIES and isinstance(value, RetryStrategies) for name, value in given.items()
+        )
+        if not is_valid:
             raise ConfigError(
-                f"retry_strategies must map names of policies to RetryStrategies, got {self.retry_strategies!r}"
+                f"retry_strategies must be a mapping of policies ({', '.join(_POLICIES)}) to RetryStrategies,"
+                f" not {given!r}"
             )
-        for name, given in self.retry_strategies.items():
-            if name not in _POLICIES:
-                raise ConfigError(
-                    f"retry_strategies: unknown policy {name!r}; the policies are {', '.join(_POLICIES)}"
-                )
-            if not isinstance(given, RetryStrategies):
-                raise ConfigError(f"retry_strategies[{name!r}] must be a RetryStrategies, got {given!r}")
 
     def _check_texts(self) -> None:
         """What would be taken apart, or fail at the first request."""

@@ -89,6 +89,10 @@ class TinkexError(Exception):
     #: Where it came of polling, what was polled.
     polled: Optional[Polled] = None
 
+    # Without a constructor in Python, inspect.signature() fails on the class.
+    def __init__(self, *args: object) -> None:
+        super().__init__(*args)
+
     def __reduce__(self) -> Tuple[Any, ...]:
         # The default calls the class with ``args`` alone, which loses keyword-only attributes.
         return _rebuild, (type(self), self.args, dict(self.__dict__))

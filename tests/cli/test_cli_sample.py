@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 from functools import partial
+from pathlib import Path
 
 import pytest
 from command_runs import KEY, Commands, in_process, variables
@@ -96,8 +97,8 @@ def test_a_malformed_line_is_named_and_nothing_is_sent(line, reason, command, se
     assert done.stderr.startswith(f"Error: {asked}, line 3: ")
     assert reason in done.stderr
     after = server.stats()["requests"]
-    assert {name: after.get(name) for name in ("create_session", "asample")} == {
-        name: before.get(name) for name in ("create_session", "asample")
+    assert {name: after.get(name) for name in ("/api/v1/create_session", "/api/v1/asample")} == {
+        name: before.get(name) for name in ("/api/v1/create_session", "/api/v1/asample")
     }
     assert not out.exists()
 
@@ -301,3 +302,80 @@ def test_tokens_only_where_there_is_no_tokenizer(scripted, prompts, out):
     given = command("sample", prompts({"prompt": "a"}), "-o", out, *nameless, "--tokenizer", "tinkex/tiny")
     assert given.returncode == 0, given.stderr
     assert lines(out)[0]["sequences"][0]["text"] == "hi"
+
+
+@pytest.mark.parametrize(
+    "kind", ["device", "endless device", "fifo", "folder", "stdout", "no folder", "below a file"]
+)
+def test_an_output_that_is_not_a_plain_file_is_refused_before_sampling(
+    kind, command, server, prompts, tmp_path
+):
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "fifo")
+    output = {
+        "device": "/dev/null",
+        "endless device": "/dev/full",
+        "fifo": tmp_path / "fifo",
+        "folder": tmp_path / "folder",
+        "stdout": "/dev/stdout",
+        "no folder": tmp_path / "none" / "replies.jsonl",
+        "below a file": tmp_path / "prompts.jsonl" / "replies.jsonl",
+    }[kind]
+    before = server.stats()["requests"]
+    done = Commands(command.args[0])("sample", prompts({"prompt": "a"}), "-o", output, *MODEL)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert str(output) in done.stderr
+    assert "-o - for standard output" in done.stderr
+    after = server.stats()["requests"]
+    assert after.get("/api/v1/create_session") == before.get("/api/v1/create_session"), "nothing was sent"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["fifo", "folder", "prompts.jsonl"]
+
+
+def test_standard_output_redirected_to_a_file_is_refused_by_its_device_name(command, prompts, tmp_path):
+    with (tmp_path / "replies.jsonl").open("w") as file:
+        done = Commands(command.args[0])(
+            "sample", prompts({"prompt": "a"}), "-o", "/dev/stdout", *MODEL, stdout=file
+        )
+    assert done.returncode == 1
+    assert "is a standard stream of this command" in done.stderr
+    assert not (tmp_path / "replies.jsonl").read_bytes()
+
+
+@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root may write anywhere")
+def test_a_file_without_write_permission_is_refused(command, prompts, out):
+    out.touch(0o400)
+    done = command("sample", prompts({"prompt": "a"}), "-o", out, *MODEL)
+    assert done.returncode == 1
+    assert "Permission denied" in done.stderr
+
+
+def test_dash_writes_replies_to_standard_output(command, prompts, tmp_path):
+    asked = prompts({"prompt": "a", "id": "x"}, {"prompt": "b"})
+    done = Commands(command.args[0])("sample", asked, "-o", "-", *MODEL, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert sorted(json.loads(line)["index"] for line in done.stdout.splitlines()) == [0, 1]
+    assert "2 of 2 prompts have replies." in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["prompts.jsonl"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_a_write_error_on_standard_output_ends_the_run(scripted, prompts):
+    asked = prompts(*({"prompt": f"{place}"} for place in range(50)))
+    with Path("/dev/full").open("w") as full:
+        done = Commands(variables(scripted.base_url))(
+            "sample", asked, "-o", "-", *MODEL, "--concurrency", "2", stdout=full
+        )
+    assert done.returncode == 1
+    assert "cannot write standard output: No space left on device" in done.stderr
+    assert len(scripted.sent("asample")) < 10
+
+
+def test_a_closed_pipe_ends_the_run(scripted, prompts):
+    asked = prompts(*({"prompt": f"{place}"} for place in range(50)))
+    command = Commands(variables(scripted.base_url))
+    with command.start("sample", asked, "-o", "-", *MODEL, "--concurrency", "2") as process:
+        process.stdout.close()
+        errors = process.stderr.read()
+    assert process.returncode == 1
+    assert "cannot write standard output: Broken pipe" in errors
+    assert "Traceback" not in errors

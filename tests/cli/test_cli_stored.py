@@ -1,6 +1,9 @@
 """Runs, checkpoints and sessions, looked at and changed on a real server."""
 
+import contextlib
 import json
+import os
+import pty
 
 import pytest
 
@@ -113,3 +116,28 @@ def test_sessions(command, saved):
     assert one["session_id"] == saved.session_id
     assert one["training_run_ids"] == [saved.run_id]
     assert saved.run_id in command("session", "info", saved.session_id).stdout
+
+
+@pytest.mark.parametrize("columns", ["20", "80", "120"])
+def test_paths_on_a_pipe_are_complete_at_any_columns(columns, command, saved):
+    done = command("checkpoint", "list", env={"COLUMNS": columns, "LINES": "24"})
+    assert done.returncode == 0, done.stderr
+    for path in (*saved.training, saved.sampler):
+        assert path in done.stdout
+
+
+def test_paths_on_a_terminal_are_folded(command, saved):
+    ours, theirs = pty.openpty()
+    with command.start(
+        "checkpoint", "list", stdout=theirs, env={"COLUMNS": "80", "TERM": "xterm"}
+    ) as process:
+        os.close(theirs)
+        shown = bytearray()
+        with contextlib.suppress(OSError):  # Linux reports the end of a pseudo-terminal as an error
+            while part := os.read(ours, 4096):
+                shown += part
+        assert process.wait(60) == 0
+    os.close(ours)
+    text = shown.decode()
+    assert saved.sampler not in text
+    assert text.count("┃") > 4

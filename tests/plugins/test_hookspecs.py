@@ -22,6 +22,7 @@ PROMISED = {
     "request_finished": "method path attempt status elapsed sent_bytes received_bytes error",
     "retry_scheduled": "policy attempt delay cause",
     "queue_state_changed": "state previous reason reason_source waited request_id",
+    "queue_state_repeated": "state reason reason_source waited request_id",
     "chunks_planned": "operation boundaries limits",
     "chunk_sent": "boundary body_bytes request_id elapsed",
     "adam_params_serialized": "params payload",

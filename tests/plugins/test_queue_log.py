@@ -1,15 +1,20 @@
+"""The built-in queue log: one warning when a pause begins, and at most one a minute while it lasts."""
+
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List
 
 import pytest
 from hook_examples import facts
+from scripted_server import Answer, ScriptedServer, SteppedClock
 
-from tinkex_sync.concurrency.clock import Clock
-from tinkex_sync.plugins.hookspecs import Source
-from tinkex_sync.plugins.queue_log import QueueLog, default_reason, message
+from tinkex_sync import Config, ServiceClient
+from tinkex_sync.plugins.events import Source
+from tinkex_sync.plugins.hookspecs import SPECS
+from tinkex_sync.plugins.queue_log import QueueLog, warning_text
+from tinkex_sync.plugins.queue_reasons import default_reason
 from tinkex_sync.plugins.registry import Observers
 
 VECTORS = Path(__file__).parents[1] / "vectors"
@@ -17,33 +22,28 @@ TRAINING = Source("training", "model-1", "sess-1")
 SAMPLING = Source("sampling", "sess-1:sample:0", "sess-1")
 
 
-class HandClock(Clock):
-    now = 1000.0
-
-    def time(self) -> float:
-        return self.now
-
-
 class Log:
-    """A queue log behind real hooks."""
+    """A queue log that is called through its hooks."""
 
     def __init__(self, caplog: pytest.LogCaptureFixture) -> None:
-        self.clock = HandClock()
+        self.clock = SteppedClock()
         self.caplog = caplog
-        self.told = Observers(builtin=[QueueLog(self.clock)], autoload=False, strict=True)
+        self.observers = Observers(builtin=[QueueLog(self.clock)], autoload=False, strict=True)
 
-    def changed(self, source: Source, state: str, reason: Any = None) -> None:
-        assert self.told.queue_state_changed is not None
-        self.told.queue_state_changed(
+    def change(self, source: Source, state: str, reason: Any = None) -> None:
+        assert self.observers.queue_state_changed is not None
+        self.observers.queue_state_changed(
             **facts("queue_state_changed", source=source, state=state, reason=reason, reason_source=None)
         )
 
-    def answered(self, source: Source, status: Optional[int]) -> None:
-        assert self.told.request_finished is not None
-        self.told.request_finished(**facts("request_finished", source=source, status=status))
+    def repeat(self, source: Source, state: str, reason: Any = None) -> None:
+        assert self.observers.queue_state_repeated is not None
+        self.observers.queue_state_repeated(
+            **facts("queue_state_repeated", source=source, state=state, reason=reason, reason_source=None)
+        )
 
     def lines(self) -> List[List[str]]:
-        """What was logged since the last time."""
+        """Return level and text of the lines since the last call."""
         lines = [[record.levelname, record.getMessage()] for record in self.caplog.records]
         assert {record.name for record in self.caplog.records} <= {"tinkex_sync.plugins.queue_log"}
         self.caplog.clear()
@@ -67,20 +67,20 @@ def source_of(case: Dict[str, Any], kind: str) -> Source:
 
 @pytest.mark.parametrize("kind", ["training", "sampling"])
 @pytest.mark.parametrize("case", [c for c in cases() if "body" in c["input"]], ids=lambda c: str(c["name"]))
-def test_lines_are_as_recorded(log: Log, case: Dict[str, Any], kind: str) -> None:
+def test_lines_equal_the_recorded_lines(log: Log, case: Dict[str, Any], kind: str) -> None:
     for call in case["expected"]["observer_calls"]:
-        log.changed(source_of(case, kind), call["queue_state"], call["reason"])
+        log.change(source_of(case, kind), call["queue_state"], call["reason"])
     assert log.lines() == case["expected"][kind + "_log"]
 
 
 @pytest.mark.parametrize("case", [c for c in cases() if "calls" in c["input"]], ids=lambda c: str(c["name"]))
-def test_lines_are_as_far_apart_as_recorded(log: Log, case: Dict[str, Any]) -> None:
+def test_lines_are_at_the_recorded_times(log: Log, case: Dict[str, Any]) -> None:
     source = source_of(case, case["name"].partition("_")[2])
     logs = []
     for call in case["input"]["calls"]:
-        log.clock.now = call["t"]
+        log.clock.advance(call["t"] - log.clock.time())
         state = call["state"] if call["state"] != "something_new" else "unknown"
-        log.changed(source, state, call["reason"])
+        log.change(source, state, call["reason"])
         logs.append(log.lines())
     assert logs == case["expected"]["logs"]
 
@@ -97,57 +97,81 @@ def test_lines_are_as_far_apart_as_recorded(log: Log, case: Dict[str, Any]) -> N
         ("sampling", "paused_something", "unknown"),
     ],
 )
-def test_a_reason_stands_in_where_the_server_gives_none(kind: str, state: str, expected: str) -> None:
+def test_default_reason_replaces_a_missing_reason(kind: str, state: str, expected: str) -> None:
     assert default_reason(kind, state) == expected
-    assert message(Source(kind, "x", "s"), state, "").endswith(f". Reason: {expected}")
-    assert message(Source(kind, "x", "s"), state, "we say so").endswith(". Reason: we say so")
+    assert warning_text(Source(kind, "x", "s"), state, "").endswith(f". Reason: {expected}")
+    assert warning_text(Source(kind, "x", "s"), state, "maintenance").endswith(". Reason: maintenance")
 
 
-def test_model_creation_has_a_text_of_its_own() -> None:
-    text = message(Source("service", "sess-1", "sess-1"), "paused_capacity", "maintenance")
+def test_warning_about_a_service_client_names_model_creation() -> None:
+    text = warning_text(Source("service", "sess-1", "sess-1"), "paused_capacity", "maintenance")
     assert text == "Model creation is paused for session sess-1. Reason: maintenance"
 
 
-def test_clients_do_not_silence_each_other(log: Log) -> None:
-    log.changed(TRAINING, "paused_capacity", "a")
-    log.changed(SAMPLING, "paused_capacity", "b")
-    log.changed(TRAINING, "paused_capacity", "c")
+def test_interval_between_warnings_is_kept_per_client(log: Log) -> None:
+    log.change(TRAINING, "paused_capacity", "a")
+    log.change(SAMPLING, "paused_capacity", "b")
+    log.change(TRAINING, "paused_capacity", "c")
     assert [text for _, text in log.lines()] == [
         "Training is paused for model-1. Reason: a",
         "Sampling is paused for sampler sess-1:sample:0. Reason: b",
     ]
 
 
-def test_while_a_pause_lasts_it_is_said_again_after_each_minute(log: Log) -> None:
-    log.changed(TRAINING, "paused_capacity", "a")
+def test_repeated_reports_are_logged_at_most_every_minute(log: Log) -> None:
+    log.change(TRAINING, "paused_capacity", "a")
     assert len(log.lines()) == 1
-    spoken = []
+    logged_at = []
     for second in range(5, 185, 5):
-        log.clock.now = 1000.0 + second
-        log.answered(TRAINING, 408)
-        spoken += [second] * len(log.lines())
-    assert spoken == [60, 120, 180]
+        log.clock.advance(5.0)
+        log.repeat(TRAINING, "paused_capacity", "a")
+        logged_at += [second] * len(log.lines())
+    assert logged_at == [60, 120, 180]
 
 
-def test_nothing_is_said_after_the_pause_nor_about_answers_that_are_no_refusal(log: Log) -> None:
-    log.changed(TRAINING, "paused_capacity", "a")
-    log.lines()
-    log.clock.now += 100
-    for status in (200, 500, None):
-        log.answered(TRAINING, status)
-    log.answered(SAMPLING, 429)
-    assert log.lines() == []
-    log.changed(TRAINING, "active")
-    log.answered(TRAINING, 408)
+def test_active_state_is_not_logged(log: Log) -> None:
+    log.change(TRAINING, "active")
     assert log.lines() == []
 
 
-def test_clients_long_gone_are_forgotten(log: Log) -> None:
+def test_entries_of_earlier_clients_are_removed(log: Log) -> None:
     plugin = QueueLog(log.clock)
     for number in range(100):
         source = Source("sampling", str(number), "s")
-        log.clock.now += 61
+        log.clock.advance(61.0)
         plugin.tinkex_queue_state_changed(source, "paused_capacity", None)
         plugin.tinkex_queue_state_changed(source, "active", None)
-    assert len(plugin._logged) == 1
-    assert plugin._paused == {}
+    assert list(plugin._warned_at) == [Source("sampling", "99", "s")]
+
+
+def test_default_client_has_no_built_in_plugin_on_any_other_hook() -> None:
+    with ScriptedServer() as server:
+        server.defaults["create_session"] = Answer(body={"session_id": "sess-1"})
+        config = Config(base_url=server.base_url, api_key="key")
+        with ServiceClient(config=config, load_plugins=False) as service:
+            assert service.plugins.request_finished is None
+            hooks = {name[len("tinkex_") :] for name in SPECS}
+            used = {hook for hook in hooks if getattr(service.plugins, hook) is not None}
+    assert used == {"queue_state_changed", "queue_state_repeated"}
+
+
+def test_warning_about_a_pause_is_repeated_in_a_real_run(caplog: pytest.LogCaptureFixture) -> None:
+    paused = {"queue_state": "paused_capacity", "queue_state_reason": "maintenance"}
+    with ScriptedServer() as server:
+        clock = SteppedClock()
+
+        def poll_after(seconds: float) -> Answer:
+            return Answer(408, paused, hold=lambda: clock.advance(seconds))
+
+        server.defaults["create_session"] = Answer(body={"session_id": "sess-1"})
+        server.defaults["create_model"] = Answer(body={"request_id": "req-1"})
+        server.script(
+            "retrieve_future",
+            *(poll_after(seconds) for seconds in (0.0, 25.0, 25.0, 25.0, 25.0, 25.0)),
+            Answer(body={"type": "create_model", "model_id": "m"}),
+        )
+        config = Config(base_url=server.base_url, api_key="key", clock=clock)
+        with ServiceClient(config=config, load_plugins=False) as service:
+            service.create_lora_training_client("m")
+    lines = [record.getMessage() for record in caplog.records if record.name.endswith("queue_log")]
+    assert lines == ["Model creation is paused for session sess-1. Reason: maintenance"] * 2

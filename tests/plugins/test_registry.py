@@ -696,7 +696,7 @@ def test_a_builtin_is_named_after_its_module_and_can_be_disabled(monkeypatch: py
     recorder = Recorder()
     assert row(observers(builtin=[recorder])).name == "test_registry"
     assert row(observers(builtin=[recorder])).origin == "builtin"
-    monkeypatch.setenv("TINKEX_SYNC_DISABLED_PLUGINS", "test-plugins")
+    monkeypatch.setenv("TINKEX_SYNC_DISABLED_PLUGINS", "test-registry")
     assert row(observers(builtin=[recorder])).status == "blocked"
 
 

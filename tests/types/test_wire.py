@@ -137,15 +137,6 @@ def test_unknown_keys_are_ignored_at_every_depth() -> None:
     assert run.last_checkpoint.time is None
 
 
-def test_long_lists_of_numbers_are_kept_by_reference() -> None:
-    tokens, logprobs = list(range(1000)), [0.5] * 1000
-    body = {"stop_reason": "stop", "tokens": tokens, "logprobs": logprobs}
-    sequence = types.SampledSequence.from_wire(body)
-    assert sequence.tokens is tokens
-    assert sequence.logprobs is logprobs
-    assert sequence.to_wire()["tokens"] is tokens
-
-
 def test_a_bool_among_numbers_is_not_handed_on_as_one() -> None:
     sequence = types.SampledSequence(stop_reason="stop", tokens=[True, 2])
     assert [type(token) for token in sequence.tokens] == [int, int]

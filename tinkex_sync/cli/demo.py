@@ -97,9 +97,11 @@ def _run(console: Console, text: str, name: str, shipped: bool) -> Dict[str, Any
 
     tokenizer = ByteTokenizer()
     tokens = tokenizer.encode(text)
-    console.print("Starting the embedded server ...")
+    console.print("Starting the embedded server ...", soft_wrap=True)
     with LocalServer() as server, ServiceClient(base_url=server.base_url, api_key="local") as service:
-        console.print(f"It listens on {server.base_url}; its model is {_MODEL}, one token a byte.")
+        console.print(
+            f"It listens on {server.base_url}; its model is {_MODEL}, one token a byte.", soft_wrap=True
+        )
         training = service.create_lora_training_client(_MODEL, rank=_RANK, seed=_SEED)
         opening = tokens[: max(_PROMPT, text.encode("utf-8").find(b" ", _PROMPT))][: 4 * _PROMPT]
         before = _continued(training, opening)
@@ -109,18 +111,21 @@ def _run(console: Console, text: str, name: str, shipped: bool) -> Dict[str, Any
             tokenizer.decode(opening),
             tokenizer.decode(before),
         )
-        console.print(f"\nFine-tuning on {name}, {len(tokens)} tokens:")
+        console.print(f"\nFine-tuning on {name}, {len(tokens)} tokens:", soft_wrap=True)
         course = _train(console, training, tokens, _SHIPPED_SECONDS if shipped else _FILE_SECONDS, shipped)
         share = f"1/{course.first / course.last:.0f} of where it began" if course.last > 0 else "nothing left"
         if course.out_of_time and not shipped:
-            console.print(f"Stopped after {_FILE_SECONDS:.0f} s; it would go on falling.")
-        console.print(f"First loss per token: {course.first:.3f}")
-        console.print(f"Last loss per token:  {course.last:.3f} ({share}, after {len(course.losses)} steps)")
+            console.print(f"Stopped after {_FILE_SECONDS:.0f} s; it would go on falling.", soft_wrap=True)
+        console.print(f"First loss per token: {course.first:.3f}", soft_wrap=True)
+        console.print(
+            f"Last loss per token:  {course.last:.3f} ({share}, after {len(course.losses)} steps)",
+            soft_wrap=True,
+        )
         sampler = training.save_weights_and_get_sampling_client()
         after = _sampled(sampler, opening)
         _quote(console, "\nNow it goes on like this:", tokenizer.decode(opening), tokenizer.decode(after))
         exact = _draw_many(console, sampler, tokens)
-        console.print(f"{exact} of {_SAMPLES} samples go on exactly as the text does.")
+        console.print(f"{exact} of {_SAMPLES} samples go on exactly as the text does.", soft_wrap=True)
     return {
         "first_loss": course.first,
         "last_loss": course.last,
@@ -151,7 +156,7 @@ def _quote(console: Console, title: str, prompt: str, completion: str) -> None:
     if not _can_print(console, "·…█"):
         printable = printable.encode("ascii", "replace").decode()
         prompt = prompt.encode("ascii", "replace").decode()
-    console.print(title)
+    console.print(title, soft_wrap=True)
     console.print(f"  {prompt}[{printable}]".replace("\n", "\n  "), soft_wrap=True)
 
 
@@ -238,5 +243,5 @@ def _draw_many(console: Console, sampler: SamplingClient, tokens: List[int]) -> 
             exact += list(reply.sequences[0].tokens) == there
             bars.advance(task)
             if plain and done % 50 == 0:
-                console.print(f"  {done} of {_SAMPLES} samples drawn")
+                console.print(f"  {done} of {_SAMPLES} samples drawn", soft_wrap=True)
     return exact

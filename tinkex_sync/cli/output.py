@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from typing import TYPE_CHECKING, Any, Iterable, Optional, Sequence
 
@@ -15,6 +14,9 @@ if TYPE_CHECKING:
     from ..types.wire import Wire
 
 __all__ = ["CommandError", "Output", "pass_output", "wire_fields"]
+
+#: A width that no table reaches, in characters. Files and pipes have no width: COLUMNS is the terminal's.
+_UNLIMITED = 1_000_000
 
 
 class CommandError(click.ClickException):
@@ -60,17 +62,24 @@ class Output:
         if self.json:
             click.echo(json.dumps(data, indent=2, default=str))
             return
+        from rich.cells import cell_len
         from rich.table import Table
 
-        # fold: ids and paths are for copying, so none of their characters may be left out.
-        table = Table(title=title)
+        # fold: ids and paths are copied from the table, so none of their characters may be left out.
+        table = Table()
         for column in columns:
             table.add_column(column, overflow="fold")
         for row in rows:
             table.add_row(*row)
         console = self.stdout()
-        if not console.is_terminal:
-            console.width = max(console.width, console.measure(table).maximum)
+        if not console.file.isatty():
+            natural_width = console.measure(table, options=console.options.update(width=_UNLIMITED)).maximum
+            # Both are set, because rich ignores a width alone if TERM is "dumb".
+            console.size = (natural_width, console.height)
+        if cell_len(title) <= console.width:
+            table.title = title
+        else:
+            console.print(title, soft_wrap=True)
         console.print(table)
         sys.stdout.flush()
 
@@ -78,11 +87,7 @@ class Output:
 def _console(stderr: bool = False) -> Console:
     from rich.console import Console
 
-    console = Console(stderr=stderr, highlight=False, markup=False, emoji=False)
-    if not console.is_terminal and "COLUMNS" not in os.environ:
-        # In a file or a pipe there is no width to keep to.
-        console.width = 160
-    return console
+    return Console(stderr=stderr, highlight=False, markup=False, emoji=False)
 
 
 pass_output = click.make_pass_decorator(Output, ensure=True)

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 __all__ = ["root"]
 
 PROGRAM = "tinkex-sync"
+#: Width of help text on a pipe or in a file, and its largest width on a terminal, in characters.
+_HELP_WIDTH = 110
 
 #: Our commands, and the modules that hold them under these names; each is imported when it is asked for.
 _MODULES: Dict[str, str] = {
@@ -111,7 +113,10 @@ class Root(Group):
         standalone_mode: bool = True,
         **extra: Any,
     ) -> NoReturn:
-        """Run and exit. Never returns, whatever ``standalone_mode`` says."""
+        """Run one command and exit. This method never returns; ``standalone_mode`` has no effect."""
+        if not sys.stdout.isatty():
+            # click would otherwise wrap help text to COLUMNS, which describes the terminal, not the pipe.
+            extra.setdefault("terminal_width", _HELP_WIDTH)
         try:
             code = super().main(args, prog_name or PROGRAM, complete_var, standalone_mode=False, **extra)
         except click.ClickException as error:
@@ -133,7 +138,7 @@ class Root(Group):
 @click.command(
     PROGRAM,
     cls=Root,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": _HELP_WIDTH},
     epilog="The server is the one TINKER_BASE_URL names ('local' is the embedded one); the key is TINKER_API_KEY.",
 )
 @click.option("--base-url", metavar="URL", help="Server to talk to; 'local' starts the embedded one.")

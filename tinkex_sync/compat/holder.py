@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import weakref
-from typing import Any, Dict, Optional, Tuple
+from typing import Any, Dict, Optional, Set, Tuple
 
 from ..concurrency.clock import Clock
 from ..plugins.hookspecs import Source, hookimpl
@@ -24,6 +24,8 @@ class QueueStateHooks(QueueLog):
         super().__init__(clock, logging.getLogger(__name__))
         self._clients_lock = threading.Lock()
         self._clients: Dict[Tuple[str, str], weakref.WeakSet[Any]] = {}  # guarded by _clients_lock
+        # Sources whose last pause was logged here, and not by a client that overrides the method.
+        self._logged_here: Set[Source] = set()  # guarded by _clients_lock
 
     def add(self, client: Any, source: Source) -> None:
         """Tell ``client`` of the states of ``source`` for as long as it lives."""
@@ -33,7 +35,17 @@ class QueueStateHooks(QueueLog):
 
     def told(self, source: Source, state: str, reason: Optional[str]) -> None:
         """Log it, as is done where nobody overrides the hook."""
+        with self._clients_lock:
+            (self._logged_here.discard if state == "active" else self._logged_here.add)(source)
         super().tinkex_queue_state_changed(source, state, reason)
+
+    @hookimpl
+    def tinkex_queue_state_repeated(self, source: Source, state: str, reason: Optional[str]) -> None:
+        """Log a pause that continues, if its beginning was logged here."""
+        with self._clients_lock:
+            logged_here = source in self._logged_here
+        if logged_here:
+            super().tinkex_queue_state_repeated(source, state, reason)
 
     @hookimpl
     def tinkex_queue_state_changed(  # type: ignore[override]

@@ -308,6 +308,32 @@ def tinkex_queue_state_changed(
 
 
 @hookspec
+def tinkex_queue_state_repeated(
+    source: Source,
+    call_id: str,
+    state: str,
+    reason: Optional[str],
+    reason_source: Optional[str],
+    waited: float,
+    request_id: Optional[str],
+) -> None:
+    """The server returned a queue state and reason that the client already has: the pause continues.
+
+    Thread: the one that polled, or that sent the refused sample. At most once in 60 s for each client.
+
+    :param source: The client that waits.
+    :param call_id: The call that received the state.
+    :param state: "paused_rate_limit", "paused_capacity" or "unknown".
+    :param reason: The reason as last passed to ``tinkex_queue_state_changed``.
+    :param reason_source: "server" if the reason is the server's text, "default" if it is the client's.
+    :param waited: Seconds since the client began to wait.
+    :param request_id: Id of the server future whose poll returned the state; None for a refused sample.
+
+    .. versionadded:: 0.7.0
+    """
+
+
+@hookspec
 def tinkex_dispatch_acquired(
     source: Source,
     call_id: str,

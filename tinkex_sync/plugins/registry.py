@@ -85,6 +85,7 @@ class Observers:
     chunk_sent: Optional[Hook]
     adam_params_serialized: Optional[Hook]
     queue_state_changed: Optional[Hook]
+    queue_state_repeated: Optional[Hook]
     dispatch_acquired: Optional[Hook]
     dispatch_released: Optional[Hook]
     backoff_started: Optional[Hook]

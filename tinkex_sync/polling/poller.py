@@ -371,7 +371,7 @@ def poll(
     finally:
         running.release()
         if states is not None:
-            states.settle(call, kept=error is None)
+            states.finish(call, succeeded=error is None)
         hook = session.observers.future_resolved
         if hook is not None:
             hook(

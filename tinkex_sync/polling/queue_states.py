@@ -1,4 +1,4 @@
-"""What the server last said about its queue, per client, and telling observers when it changes."""
+"""The queue state of each client, computed from the responses to its calls and reported to the plugins."""
 
 from __future__ import annotations
 
@@ -7,35 +7,48 @@ from typing import Any, Dict, Optional, Tuple
 
 from ..concurrency.clock import Clock
 from ..http.call_state import CallState
-from ..plugins.queue_log import QueueLog, default_reason
-from ..plugins.registry import Observers
+from ..plugins.queue_reasons import default_reason
+from ..plugins.registry import Hook, Observers
 from ..types import QueueState
 
-__all__ = ["QueueStates"]
+__all__ = ["REPEAT_INTERVAL", "QueueStates"]
+
+#: Least time between two calls of ``tinkex_queue_state_repeated`` for one client, in seconds.
+REPEAT_INTERVAL = 60.0
 
 _ACTIVE = QueueState.ACTIVE.value
 _KNOWN = frozenset(state.value for state in QueueState)
 
 
 class QueueStates:
-    """The queue state of one client, made up of what each of its waiting calls was told.
+    """The queue state of one client.
 
-    The client is paused while any of its calls is; it is active again when none is. Observers hear each change of
-    the client's state or reason once, however many calls are told. Invariant: ``_paused`` holds just the calls
-    whose last report was not "active".
+    A client is paused while at least one of its calls is paused, and active otherwise. Plugins receive each
+    change of the client's state or reason once, through ``tinkex_queue_state_changed``. While a pause lasts they
+    receive ``tinkex_queue_state_repeated`` at most every 60 s.
+
+    Invariant: ``_paused`` contains exactly the calls whose last reported state is not "active". While it is not
+    empty, ``_current`` is a paused state. All methods are thread-safe; hooks are called without the lock.
     """
 
     def __init__(self, observers: Observers, clock: Clock) -> None:
         self._observers = observers
         self._clock = clock
-        self._log = observers.find(QueueLog)
         self._lock = threading.Lock()
+        # State and reason of each paused call.
         self._paused: Dict[str, Tuple[str, Any]] = {}  # guarded by _lock
-        self._shown: Optional[Tuple[str, Any]] = None  # guarded by _lock
-        self._since = 0.0  # guarded by _lock
+        # State and reason of the client; None while they are unknown.
+        self._current: Optional[Tuple[str, Any]] = None  # guarded by _lock
+        self._waiting_since = 0.0  # guarded by _lock
+        self._interval_started: Optional[float] = None  # guarded by _lock
 
     def read(self, call: CallState, body: Any) -> None:
-        """Take queue state and reason out of the body of a 408, a try_again or a 429, if they are there."""
+        """Report the queue state in a response body, if it contains one.
+
+        Args:
+            call: The call that received the response.
+            body: Decoded body of a 408, a 429 or a ``try_again`` response, of any type.
+        """
         if isinstance(body, dict) and body.get("queue_state"):
             state = body["queue_state"]
             if not isinstance(state, str) or state not in _KNOWN:
@@ -43,59 +56,99 @@ class QueueStates:
             self.report(call, state, body.get("queue_state_reason"))
 
     def report(self, call: CallState, state: str, reason: Any = None) -> None:
-        """A call was told ``state`` (a value of QueueState) and the server's ``reason``, if it gave one."""
-        told = (state, reason)
-        call.queue_state, call.queue_reason = told
-        with self._lock:
-            if state == _ACTIVE:
-                self._paused.pop(call.call_id, None)
-                news = None if self._paused else self._change(call, told)
-            else:
-                before = self._paused.get(call.call_id)
-                self._paused[call.call_id] = told
-                # Two calls told different reasons must not alternate for ever: only a call with news counts.
-                news = None if before == told else self._change(call, told)
-        self._tell(call, news)
-        if news is None and state != _ACTIVE and self._log is not None:
-            # Of a pause that lasts, observers hear once; the log says again now and then that it does.
-            self._log.still_paused(call.source)
+        """Record the queue state of one call and call the hooks that follow from it.
 
-    def settle(self, call: CallState, kept: bool = True) -> None:
-        """A call ended. With its result (``kept``), and if no other is paused, the client is active again."""
+        Args:
+            call: The call that received the state.
+            state: A value of ``QueueState``.
+            reason: The server's reason; None if there is none.
+        """
+        reported = (state, reason)
+        call.queue_state, call.queue_reason = reported
+        repeat = None
+        with self._lock:
+            change = self._record(call, reported)
+            starts_interval = state != _ACTIVE and self._starts_interval()
+            if change is None and starts_interval:
+                repeat = self._facts()
+        self._call_hook(self._observers.queue_state_changed, call, change)
+        self._call_hook(self._observers.queue_state_repeated, call, repeat)
+        if starts_interval:
+            # The interval is measured from the end of the hook. A plugin that reads the clock in its hook then
+            # measures at least as much time between two calls.
+            with self._lock:
+                self._interval_started = self._clock.time()
+
+    def finish(self, call: CallState, succeeded: bool = True) -> None:
+        """Record the end of a call.
+
+        The client becomes active if the call was its last paused call and succeeded. If the call failed, the
+        client's state becomes unknown, and plugins receive the next reported state as a change.
+        """
+        change = None
         with self._lock:
             was_paused = self._paused.pop(call.call_id, None) is not None
-            news = None
             if was_paused and not self._paused:
-                if kept:
-                    news = self._change(call, (_ACTIVE, None))
+                if succeeded:
+                    change = self._change(call, (_ACTIVE, None))
                 else:
-                    # Nobody knows the state now; the next report is news whatever it says.
-                    self._shown = None
-        self._tell(call, news)
+                    self._current = None
+        self._call_hook(self._observers.queue_state_changed, call, change)
 
-    def _change(self, call: CallState, told: Tuple[str, Any]) -> Optional[Dict[str, Any]]:
-        """What to tell observers, or None if it is no news. Call with ``_lock`` held."""
-        if told == self._shown:
+    def _record(self, call: CallState, reported: Tuple[str, Any]) -> Optional[Dict[str, Any]]:
+        """Return the facts of the change that a call's report causes, if any. Call with ``_lock`` held."""
+        if reported[0] == _ACTIVE:
+            self._paused.pop(call.call_id, None)
+            return None if self._paused else self._change(call, reported)
+        # Two calls may receive different reasons. A report that repeats the call's own last one is not a change;
+        # otherwise the client's reason would alternate between the two forever.
+        if self._paused.get(call.call_id) == reported:
             return None
-        previous = self._shown[0] if self._shown is not None else None
+        self._paused[call.call_id] = reported
+        return self._change(call, reported)
+
+    def _change(self, call: CallState, new: Tuple[str, Any]) -> Optional[Dict[str, Any]]:
+        """Set the client's state; return the facts of the change, or None. Call with ``_lock`` held."""
+        if new == self._current:
+            return None
+        previous = self._current[0] if self._current is not None else None
         if previous in (None, _ACTIVE):
-            self._since = call.promised if call.promised is not None else call.started
-        self._shown = told
-        state, reason = told
+            self._waiting_since = call.promised if call.promised is not None else call.started
+        self._current = new
+        return {"previous": previous, **self._facts()}
+
+    def _facts(self) -> Dict[str, Any]:
+        """Return what both hooks receive about the client's state. Call with ``_lock`` held."""
+        assert self._current is not None
+        state, reason = self._current
         return {
             "state": state,
-            "previous": previous,
             "reason": reason,
-            "waited": max(0.0, self._clock.time() - self._since),
+            "waited": max(0.0, self._clock.time() - self._waiting_since),
         }
 
-    def _tell(self, call: CallState, news: Optional[Dict[str, Any]]) -> None:
-        hook = self._observers.queue_state_changed
-        if news is None or hook is None:
+    def _starts_interval(self) -> bool:
+        """Return whether a new interval for repeated reports starts now. Call with ``_lock`` held."""
+        now = self._clock.time()
+        if self._interval_started is not None and now - self._interval_started < REPEAT_INTERVAL:
+            return False
+        self._interval_started = now
+        return True
+
+    def _call_hook(self, hook: Optional[Hook], call: CallState, facts: Optional[Dict[str, Any]]) -> None:
+        if hook is None or facts is None:
             return
-        source = "server" if news["reason"] else None
-        if source is None and news["state"] != _ACTIVE:
-            news["reason"], source = default_reason(call.source.kind, news["state"]), "default"
+        reason, state = facts.pop("reason"), facts["state"]
+        reason_source: Optional[str] = "server"
+        if not reason and state == _ACTIVE:
+            reason, reason_source = None, None
+        elif not reason:
+            reason, reason_source = default_reason(call.source.kind, state), "default"
         hook(
-            source=call.source, call_id=call.call_id, reason_source=source, request_id=call.request_id, **news
+            source=call.source,
+            call_id=call.call_id,
+            reason=reason,
+            reason_source=reason_source,
+            request_id=call.request_id,
+            **facts,
         )

@@ -34,6 +34,9 @@ class FieldInfo(NamedTuple):
 
 class _Fields:
     def __get__(self, instance: object, owner: Any) -> Dict[str, FieldInfo]:
+        # help() reads class attributes of every base class, and the base classes are not dataclasses.
+        if not dataclasses.is_dataclass(owner):
+            return {}
         return {field.name: FieldInfo(field.type, _default(field)) for field in dataclasses.fields(owner)}
 
 

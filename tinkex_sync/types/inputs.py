@@ -22,7 +22,7 @@ __all__ = [
 
 @dataclass(frozen=True, repr=False)
 class EncodedTextChunk(Wire):
-    """Token ids. A list or tuple of ints is kept by reference and must not change until the call is done."""
+    """A chunk of text as token ids. A list is copied once, when the chunk is made; a tuple is kept."""
 
     tokens: Sequence[int] = field(metadata=coded(ints))
     type: str = field(default="encoded_text", metadata=UNSENT)
@@ -219,11 +219,16 @@ def _loss_inputs(values: Any) -> Dict[str, TensorData]:
 class Datum(Wire):
     """One training example.
 
-    ``loss_fn_inputs`` maps names to tensors, given as TensorData, numpy arrays, torch tensors or flat lists.
-    Arrays and tensors are copied here, once; lists are kept by reference and must not change until the call
-    is done. The dtype of a list follows from its name: int64 for ``target_tokens``, float32 for ``weights``,
-    ``advantages``, ``logprobs``, ``clip_low_threshold``, ``clip_high_threshold`` and ``sequence_ratio_mask``;
-    under any other name a list is a ValueError.
+    Lists, arrays and tensors are copied once, when the datum is made, so the caller may reuse them afterwards.
+
+    Attributes:
+        loss_fn_inputs: Tensors by name, given as TensorData, numpy arrays, torch tensors or flat lists. The dtype of
+            a list follows from its name: int64 for ``target_tokens``, float32 for ``weights``, ``advantages``,
+            ``logprobs``, ``clip_low_threshold``, ``clip_high_threshold`` and ``sequence_ratio_mask``.
+        model_input: The tokens and images that the model reads.
+
+    Raises:
+        ValueError: A list stands under any other name, or a value is not numeric.
     """
 
     loss_fn_inputs: Dict[str, TensorData] = field(

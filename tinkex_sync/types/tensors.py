@@ -63,7 +63,7 @@ def _data(values: Any) -> Any:
 class TensorData(Wire):
     """A tensor flattened in row-major order.
 
-    ``data`` is a list of ints or of floats, kept by reference, or a numpy array of this object's own;
+    ``data`` is a list of ints or of floats, or a numpy array. It is copied once, when the object is made;
     ``dtype`` says what the server takes it for. ``shape`` is None for one dimension. Values are rounded to
     ``dtype`` only when read by ``to_numpy``, ``to_torch`` or ``tolist``.
 

@@ -75,8 +75,8 @@ class Wire(Dumping, DataClassJsonMixin):
     """Base of every wire type: a frozen dataclass that checks itself and knows its JSON.
 
     Building one with a value its field cannot hold raises ValueError naming the field; harmless spellings are
-    taken as the official SDK takes them (``1`` for a float, ``"5"`` for an int). Long lists of numbers are
-    checked as a whole and kept by reference: do not change them until the call is done.
+    taken as the official SDK takes them (``1`` for a float, ``"5"`` for an int). Lists of
+    numbers are checked as a whole and copied once, so the caller may change or reuse its own list afterwards.
     """
 
     def __post_init__(self) -> None:
@@ -118,7 +118,7 @@ class Wire(Dumping, DataClassJsonMixin):
             ) from None
 
     def to_wire(self) -> Dict[str, Any]:
-        """JSON-ready, in wire order; lists of numbers by reference, arrays too (orjson writes them)."""
+        """Return the fields in wire order, ready for orjson; lists and arrays in it belong to this object."""
         values = self.__dict__
         body: Dict[str, Any] = {}
         for name, encode, sent in _encoders(type(self)):

@@ -117,7 +117,7 @@ def _status(session: Session, method: str, path: str, patience: float) -> Tuple[
     if session.tokens is not None:
         headers["X-API-Key"] = session.tokens.current(session.clock.time() + patience)
     body = None if method == "GET" else b"{}"
-    row = Endpoint("probe", method, path, read_timeout=patience, redirect_ok=True)
+    row = Endpoint("probe", method, path[len("/api/v1/") :], read_timeout=patience, redirect_ok=True)
     # Some servers hang up after an error, which shows at the next request on that connection, and some on a body
     # they do not expect; that the path is unknown to them they do not say by it.
     for _ in range(2):

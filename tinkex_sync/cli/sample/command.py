@@ -29,8 +29,8 @@ _SCHEME = "tinker://"
     "replies",
     metavar="REPLIES.jsonl",
     required=True,
-    type=click.Path(path_type=Path),
-    help="Where replies go; if some are there already, the others are added.",
+    type=click.Path(path_type=Path, allow_dash=True),
+    help="File for the replies; existing replies are kept. '-' is standard output, which cannot be continued.",
 )
 @click.option("-m", "--model", required=True, help="A base model, or the tinker:// path of saved weights.")
 @click.option(
@@ -95,15 +95,18 @@ def sample(
     """
     from ...concurrency.clock import Clock
     from .input import PromptFile
-    from .output import ReplyFile
+    from .output import ReplyFile, ReplyStream, require_plain_file
     from .progress import shown_progress
     from .run import answer_all
 
     if drawing["top_k"] < 1 and drawing["top_k"] != -1:
         raise click.BadParameter(f"{drawing['top_k']} is neither -1 nor at least 1.", param_hint="'--top-k'")
     drawing["stop"] = list(drawing["stop"]) or None
-    if replies.exists() and prompts.exists() and replies.samefile(prompts):
-        raise CommandError(f"{replies} is the file of prompts", "Give another output with -o.")
+    to_stdout = str(replies) == "-"
+    if not to_stdout:
+        require_plain_file(replies)
+        if replies.exists() and prompts.exists() and replies.samefile(prompts):
+            raise CommandError(f"{replies} is the file of prompts", "Give another output with -o.")
     asked = PromptFile(prompts)
     run = {
         "prompts_sha256": asked.fingerprint,
@@ -114,7 +117,7 @@ def sample(
     }
     clock = Clock()
     began = clock.time()
-    written = ReplyFile(replies, run, clock)
+    written = ReplyStream() if to_stdout else ReplyFile(replies, run, clock)
     before = written.answered
     failed = 0
     try:
@@ -129,10 +132,8 @@ def sample(
                 drawn = Drawing(service, texts, model, drawing, timeout)
                 failed = answer_all(drawn, asked, written, progress, concurrency, on_error == "stop")
     except (Exception, KeyboardInterrupt):
-        output.note(
-            f"{written.answered} of {asked.count} prompts have replies in {replies}."
-            " Run the same command again to go on."
-        )
+        remedy = "" if to_stdout else " Run the same command again to go on."
+        output.note(f"{written.answered} of {asked.count} prompts have replies in {written.path}.{remedy}")
         raise
     finally:
         written.close()
@@ -142,14 +143,16 @@ def sample(
         "failed": failed,
         "new": written.answered - before,
         "seconds": round(clock.time() - began, 3),
-        "output": str(replies),
+        "output": str(written.path),
     }
     rows = [(name.capitalize(), str(value)) for name, value in summary.items()]
-    output.result(summary, f"Replies to {prompts}", ("Property", "Value"), rows)
+    if to_stdout:
+        output.note(f"{written.answered} of {asked.count} prompts have replies.")
+    else:
+        output.result(summary, f"Replies to {prompts}", ("Property", "Value"), rows)
     if failed:
-        output.note(
-            f"{failed} prompts failed; their lines say why. Run the same command again to retry them."
-        )
+        remedy = "" if to_stdout else " Run the same command again to retry them."
+        output.note(f"{failed} prompts failed; their lines contain the reasons.{remedy}")
         click.get_current_context().exit(1)
 
 
@@ -188,7 +191,7 @@ class _Texts:
 
 def _tokenizer(service: ServiceClient, model: str, given: Optional[str]) -> Any:
     from ...errors import APIStatusError
-    from ...tokenizers.loading import TokenizerError, choose, load_tokenizer
+    from ...tokenizers.loading import TokenizerError, choose_tokenizer, load_tokenizer
 
     if given is not None:
         return load_tokenizer(given)
@@ -200,7 +203,7 @@ def _tokenizer(service: ServiceClient, model: str, given: Optional[str]) -> Any:
             raise TokenizerError(
                 f"the server does not say which model {model} belongs to: {error}"
             ) from error
-    return load_tokenizer(choose(base).id)
+    return load_tokenizer(choose_tokenizer(base).id)
 
 
 class Drawing:

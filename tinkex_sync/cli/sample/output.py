@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import stat
 import sys
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, BinaryIO, Dict, List, Mapping, Optional
+from typing import Any, BinaryIO, Dict, Iterator, List, Mapping, Optional
 
 from ...concurrency.clock import Clock
 from ...protocol import json_wire as codec
 from ..output import CommandError
 
-__all__ = ["ReplyFile"]
+__all__ = ["ReplyFile", "ReplyStream", "require_plain_file"]
 
 _VERSION = 1
 #: Seconds; what a power failure may take.
@@ -37,6 +40,8 @@ class ReplyFile:
     """
 
     def __init__(self, path: Path, run: Mapping[str, Any], clock: Clock) -> None:
+        require_plain_file(path)
+        require_plain_file(_beside(path, ".run"))
         self.path = path
         self._clock = clock
         self._total = int(run["prompts"])
@@ -159,12 +164,9 @@ class ReplyFile:
         """
         index = reply["index"]
         if self._file is None or self.has(index):
-            raise CommandError(f"{self.path}: prompt {index} has a reply already, or writing failed before")
-        text = json.dumps(reply, ensure_ascii=False, separators=(",", ":"))
-        left = memoryview(text.encode("utf-8", "backslashreplace") + b"\n")
+            raise CommandError(f"{self.path}: prompt {index} has a reply already, or the file is closed")
         try:
-            while left:
-                left = left[self._file.write(left) :]
+            _write_line(self._file, reply)
             now = self._clock.time()
             if now - self._synced >= _SYNC_EVERY:
                 os.fsync(self._file.fileno())
@@ -179,6 +181,11 @@ class ReplyFile:
         if "error" not in reply:
             self._note(index)
 
+    @property
+    def writable(self) -> bool:
+        """Whether :meth:`write` may be called: False after a write error and after :meth:`close`."""
+        return self._file is not None
+
     def close(self) -> None:
         """Force it to the disk, and let others write."""
         try:
@@ -188,6 +195,91 @@ class ReplyFile:
         finally:
             self._file = None
             self._record.close()
+
+
+class ReplyStream:
+    """Replies as JSON lines on standard output, in the order in which they arrive.
+
+    Nothing is recorded beside it, so an interrupted run cannot be continued. It is used by one thread.
+    """
+
+    path = "standard output"
+
+    def __init__(self) -> None:
+        #: Number of prompts that have a reply.
+        self.answered = 0
+        # Unbuffered: a write error is raised for the line that caused it, and nothing is left to write at exit.
+        self._file: Optional[BinaryIO] = os.fdopen(os.dup(sys.stdout.fileno()), "wb", 0)
+
+    @property
+    def writable(self) -> bool:
+        """Whether :meth:`write` may be called: False after a write error and after :meth:`close`."""
+        return self._file is not None
+
+    def has(self, index: int) -> bool:
+        """Return False: a stream never contains replies of an earlier run."""
+        return False
+
+    def write(self, reply: Mapping[str, Any]) -> None:
+        """Write the reply to a prompt, or its error, as one line.
+
+        Raises:
+            CommandError: standard output cannot be written, for example because its reader has exited.
+        """
+        assert self._file is not None
+        try:
+            _write_line(self._file, reply)
+        except OSError as error:
+            self.close()
+            raise CommandError(f"cannot write standard output: {error.strerror}") from None
+        self.answered += "error" not in reply
+
+    def close(self) -> None:
+        """Close this copy of standard output. Later calls have no effect."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+
+def _write_line(file: BinaryIO, reply: Mapping[str, Any]) -> None:
+    text = json.dumps(reply, ensure_ascii=False, separators=(",", ":"))
+    left = memoryview(text.encode("utf-8", "backslashreplace") + b"\n")
+    while left:
+        left = left[file.write(left) :]
+
+
+def require_plain_file(path: Path) -> None:
+    """Check that ``path`` is a regular file that can be written, or can be created as one.
+
+    Nothing is opened or created. Devices and pipes must not be opened: reading ``/dev/full`` never ends, and opening
+    a FIFO blocks.
+
+    Raises:
+        CommandError: ``path`` is a folder, a device, a pipe or one of the standard streams, or cannot be written.
+    """
+    remedy = "Give a file with -o, or -o - for standard output."
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        if not path.parent.is_dir():
+            raise CommandError(f"cannot write {path}: there is no folder {path.parent}", remedy) from None
+        if not os.access(path.parent, os.W_OK):
+            raise CommandError(f"cannot write {path}: {os.strerror(errno.EACCES)}", remedy) from None
+        return
+    except OSError as error:
+        raise CommandError(f"cannot write {path}: {error.strerror}", remedy) from None
+    if not stat.S_ISREG(found.st_mode):
+        raise CommandError(f"{path} is not a plain file", remedy)
+    if any(os.path.samestat(found, stream) for stream in _standard_streams()):
+        raise CommandError(f"{path} is a standard stream of this command", remedy)
+    if not os.access(path, os.W_OK):
+        raise CommandError(f"cannot write {path}: {os.strerror(errno.EACCES)}", remedy)
+
+
+def _standard_streams() -> Iterator[os.stat_result]:
+    for descriptor in (0, 1, 2):
+        with suppress(OSError):
+            yield os.fstat(descriptor)
 
 
 def _beside(path: Path, suffix: str) -> Path:

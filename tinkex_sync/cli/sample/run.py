@@ -7,7 +7,7 @@ import signal
 import threading
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, Optional, Tuple
+from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, Optional, Tuple, Union
 
 from ..output import CommandError
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ...futures import Future
     from .command import Drawing
     from .input import Prompt, PromptFile
-    from .output import ReplyFile
+    from .output import ReplyFile, ReplyStream
     from .progress import SampleProgress
 
 __all__ = ["answer_all"]
@@ -29,7 +29,7 @@ _Arrival = Optional[Tuple["Prompt", "Future[Any]"]]
 def answer_all(
     drawing: Drawing,
     asked: PromptFile,
-    written: ReplyFile,
+    written: Union[ReplyFile, ReplyStream],
     progress: SampleProgress,
     concurrency: int,
     stop: bool,
@@ -72,7 +72,8 @@ def answer_all(
         except BaseException:
             for future in reversed(list(open_futures.values())):
                 future.abandon()
-            _write_rest(drawing, arrivals, written, progress)
+            if written.writable:
+                _write_rest(drawing, arrivals, written, progress)
             raise
     return failed
 
@@ -92,7 +93,10 @@ def _next(arrivals: queue.SimpleQueue[_Arrival]) -> _Arrival:
 
 
 def _write_rest(
-    drawing: Drawing, arrivals: queue.SimpleQueue[_Arrival], written: ReplyFile, progress: SampleProgress
+    drawing: Drawing,
+    arrivals: queue.SimpleQueue[_Arrival],
+    written: Union[ReplyFile, ReplyStream],
+    progress: SampleProgress,
 ) -> None:
     """Write the good replies that have come, and no other."""
     while True:
@@ -108,7 +112,7 @@ def _write_rest(
 
 def _write(
     drawing: Drawing,
-    written: ReplyFile,
+    written: Union[ReplyFile, ReplyStream],
     progress: SampleProgress,
     prompt: Prompt,
     future: Future[Any],
@@ -131,7 +135,11 @@ def _write(
 
 
 def _write_failure(
-    written: ReplyFile, progress: SampleProgress, prompt: Prompt, error: BaseException, stop: bool
+    written: Union[ReplyFile, ReplyStream],
+    progress: SampleProgress,
+    prompt: Prompt,
+    error: BaseException,
+    stop: bool,
 ) -> None:
     from .output import failure_of
 
