@@ -1,4 +1,4 @@
-"""Tokenizers as models ship them: byte-level BPE trained here, Kimi K2's tiktoken.model, and a hub to fetch from."""
+"""Tokenizer files in the formats that models ship, and a hub on loopback that serves them."""
 
 import base64
 import contextlib
@@ -13,7 +13,7 @@ SENTENCES = [
     "It's 12345 o'clock!  naïve café 日本語 中文 🙂",
 ]
 
-#: Texts that show differences: specials written out, runs of spaces, composed characters, several scripts.
+#: Texts that show differences: special tokens written out, runs of spaces, composed characters, several scripts.
 TEXTS = [
     "",
     "hello world",
@@ -27,7 +27,7 @@ TEXTS = [
     "[BOS]<|im_user|>hi<|im_end|>[EOS]<|reserved_token_400|>",
 ]
 
-#: What the hub's branch "main" stands at.
+#: The commit of the hub's branch "main".
 COMMIT = "5" * 40
 
 
@@ -37,7 +37,7 @@ def flags(content, special=True):
 
 
 def bpe(folder, config, specials=(), plain=(), first=None, vocab_size=400):
-    """Write tokenizer.json and tokenizer_config.json; returns the library's tokenizer."""
+    """Write tokenizer.json and tokenizer_config.json. Return the tokenizer object of the library."""
     import tokenizers as library
 
     made = library.Tokenizer(library.models.BPE())
@@ -71,7 +71,7 @@ def bpe(folder, config, specials=(), plain=(), first=None, vocab_size=400):
 
 
 def _bytes_of_characters():
-    """The byte that each character of a byte-level vocabulary stands for."""
+    """Map each character of a byte-level vocabulary to its byte."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = [byte for byte in range(256) if byte not in printable]
     return {
@@ -81,7 +81,7 @@ def _bytes_of_characters():
 
 
 def kimi(folder):
-    """Write tiktoken.model and tokenizer_config.json as moonshotai/Kimi-K2-Thinking has them, but small."""
+    """Write a small tiktoken.model and tokenizer_config.json in the format of moonshotai/Kimi-K2-Thinking."""
     vocabulary = bpe(folder, {}).get_vocab(with_added_tokens=False)
     (folder / "tokenizer.json").unlink()
     meaning = _bytes_of_characters()
@@ -118,7 +118,7 @@ def kimi(folder):
 
 
 def vocabulary_and_merges(folder):
-    """Only vocab.json and merges.txt, as before there was a tokenizer.json."""
+    """Write vocab.json and merges.txt, the format that preceded tokenizer.json."""
     made = json.loads(bpe(folder, {}).to_str())["model"]
     (folder / "tokenizer.json").unlink()
     (folder / "vocab.json").write_text(json.dumps(made["vocab"]))
@@ -131,26 +131,33 @@ def vocabulary_and_merges(folder):
 
 @contextlib.contextmanager
 def hub(models):
-    """A hub on loopback: ``models`` maps a name to its folder. Gives (address, list of (method, path) asked for)."""
-    asked = []
+    """Serve a hub on loopback.
+
+    Args:
+        models: Folders by repository name.
+
+    Yields:
+        The address, and a list that collects (method, path) of every request.
+    """
+    requests = []
 
     class Handler(http.server.BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
         def do_GET(self):
-            asked.append((self.command, self.path))
+            requests.append((self.command, self.path))
             for name, folder in models.items():
                 prefix, _, rest = self.path.partition("/resolve/")
                 file = folder / rest.partition("/")[2]
                 if prefix == f"/{name}" and rest and file.is_file():
-                    return self._answer(200, file.read_bytes())
+                    return self._respond(200, file.read_bytes())
                 if name in self.path:
-                    return self._answer(404, b"Entry not found", "EntryNotFound")
-            return self._answer(401, b"Repository not found", "RepoNotFound")
+                    return self._respond(404, b"Entry not found", "EntryNotFound")
+            return self._respond(401, b"Repository not found", "RepoNotFound")
 
         do_HEAD = do_GET
 
-        def _answer(self, status, body, code=None):
+        def _respond(self, status, body, code=None):
             self.send_response(status)
             self.send_header("Content-Length", str(len(body)))
             if code:
@@ -169,7 +176,7 @@ def hub(models):
     thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
     try:
-        yield f"http://127.0.0.1:{server.server_port}", asked
+        yield f"http://127.0.0.1:{server.server_port}", requests
     finally:
         server.shutdown()
         thread.join(10)

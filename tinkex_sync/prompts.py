@@ -1,4 +1,4 @@
-"""Prompts of text and images: chunks from bytes, files or PIL images, and a builder that appends them in order."""
+"""Prompts of text and images: chunks from bytes, files or PIL images, and a builder that joins them in order."""
 
 from __future__ import annotations
 
@@ -14,45 +14,64 @@ __all__ = ["PromptBuilder", "image_chunk", "image_format", "image_pointer"]
 
 ImageFormat = Literal["png", "jpeg"]
 
-#: PIL's modes that PNG has too, and those with transparency that it has not; of the rest it takes the colours.
-_AS_PNG = ("1", "L", "LA", "I;16", "P", "RGB", "RGBA")
-_WITH_ALPHA = {"La": "LA", "PA": "RGBA", "RGBa": "RGBA"}
-#: First bytes of the two formats servers take, and of some they do not, to name them in the error.
+#: The modes of PIL that PNG can store. Of other modes, those with transparency have the listed replacement, and the
+#: rest become RGB.
+_PNG_MODES = ("1", "L", "LA", "I;16", "P", "RGB", "RGBA")
+_REPLACEMENT_MODES = {"La": "LA", "PA": "RGBA", "RGBa": "RGBA"}
+#: The first bytes of the two formats that servers accept, and of other formats, which the error message names.
 _PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
-_OTHERS = {b"GIF8": "GIF", b"BM": "BMP", b"II*\0": "TIFF", b"MM\0*": "TIFF", b"%PDF": "PDF", b"<svg": "SVG"}
+_OTHER_FORMATS = {
+    b"GIF8": "GIF",
+    b"BM": "BMP",
+    b"II*\0": "TIFF",
+    b"MM\0*": "TIFF",
+    b"%PDF": "PDF",
+    b"<svg": "SVG",
+}
 
 
 def image_format(data: bytes) -> ImageFormat:
-    """Whether it is "png" or "jpeg", from the first bytes; a file name or a declared type is not asked.
+    """Detect the format of an image from its first bytes. File names and declared types are not used.
+
+    Args:
+        data: The bytes of an image file.
+
+    Returns:
+        "png" or "jpeg".
 
     Raises:
-        ValueError: neither; the text says what it seems to be.
+        ValueError: The image has another format. The message names the format if it is known.
     """
     if data.startswith(_PNG):
         return "png"
     if data.startswith(_JPEG):
         return "jpeg"
-    seems = next((name for magic, name in _OTHERS.items() if data.startswith(magic)), None)
+    detected = next((name for magic, name in _OTHER_FORMATS.items() if data.startswith(magic)), None)
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        seems = "WebP"
-    what = f"a {seems} file" if seems else f"something that begins with {data[:8]!r}"
-    raise ValueError(f"an image must be PNG or JPEG, and this is {what}: convert it first")
+        detected = "WebP"
+    found = f"{detected} data" if detected else f"data that begins with {data[:8]!r}"
+    raise ValueError(f"an image must be PNG or JPEG, got {found}: convert it first")
 
 
 def image_chunk(image: Any, expected_tokens: Optional[int] = None) -> ImageChunk:
-    """An image by value.
+    """Make a chunk that contains an image.
 
     Args:
-        image: Bytes of a PNG or JPEG file (sent as they are), the path of one, or a PIL image (sent as PNG; as JPEG,
-            by its own tables, if it was opened from one and not turned into another since).
-        expected_tokens: How many tokens it will take, if that is known: gives the prompt a length.
+        image: The bytes of a PNG or JPEG file, the path of such a file, or a PIL image. Bytes and files are sent
+            unchanged. A PIL image is sent as PNG. A PIL image that was opened from a JPEG file and not transformed
+            is sent as JPEG with the same quantization tables.
+        expected_tokens: The number of tokens that the image will take, if known. It gives the prompt a length.
+
+    Returns:
+        The chunk.
 
     Raises:
-        ValueError: the bytes are neither PNG nor JPEG; PIL cannot convert the image; ``expected_tokens`` is below 1.
-        TypeError: it is no image.
-        OSError: the file cannot be read.
+        ValueError: The bytes are neither PNG nor JPEG, PIL cannot convert the image, or ``expected_tokens`` is
+            below 1.
+        TypeError: ``image`` is neither bytes, a path nor a PIL image.
+        OSError: The file cannot be read.
     """
-    _check_count(expected_tokens)
+    _check_expected_tokens(expected_tokens)
     if isinstance(image, (str, os.PathLike)):
         data = Path(image).read_bytes()
         try:
@@ -62,50 +81,54 @@ def image_chunk(image: Any, expected_tokens: Optional[int] = None) -> ImageChunk
     if isinstance(image, (bytes, bytearray, memoryview)):
         data = bytes(image)
     elif callable(getattr(image, "save", None)) and hasattr(image, "mode"):
-        data = _encoded(image)
+        data = _encode_pil_image(image)
     else:
-        raise TypeError(f"an image is bytes, a path or a PIL image, not {type(image).__name__}")
+        raise TypeError(f"an image must be bytes, a path or a PIL image, not {type(image).__name__}")
     return ImageChunk(data=data, format=image_format(data), expected_tokens=expected_tokens)
 
 
-def _encoded(image: Any) -> bytes:
+def _encode_pil_image(image: Any) -> bytes:
     buffer = io.BytesIO()
     if getattr(image, "format", None) == "JPEG" and image.mode in ("L", "RGB"):
         image.save(buffer, format="JPEG", quality="keep")
         return buffer.getvalue()
-    if image.mode not in _AS_PNG:
-        image = image.convert(_WITH_ALPHA.get(image.mode, "RGB"))
+    if image.mode not in _PNG_MODES:
+        image = image.convert(_REPLACEMENT_MODES.get(image.mode, "RGB"))
     image.save(buffer, format="PNG")
     return buffer.getvalue()
 
 
-def _check_count(expected_tokens: Optional[int]) -> None:
+def _check_expected_tokens(expected_tokens: Optional[int]) -> None:
     if expected_tokens is not None and expected_tokens < 1:
-        raise ValueError(f"an image takes at least one token: expected_tokens is {expected_tokens!r}")
+        raise ValueError(f"expected_tokens must be >= 1, got {expected_tokens!r}")
 
 
 def image_pointer(
     location: str, format: Optional[ImageFormat] = None, expected_tokens: Optional[int] = None
 ) -> ImageAssetPointerChunk:
-    """An image the server fetches itself.
+    """Make a chunk that refers to an image which the server fetches itself.
 
     Args:
-        location: Its URL or path there.
-        format: "png" or "jpeg"; default: from the end of the location.
+        location: The URL of the image, or its path on the server.
+        format: "png" or "jpeg". Default: the format that the suffix of ``location`` implies.
+        expected_tokens: The number of tokens that the image will take, if known.
+
+    Returns:
+        The chunk.
 
     Raises:
-        ValueError: there is no location, or the format cannot be told from it; ``expected_tokens`` is below 1.
+        ValueError: ``location`` is empty, its suffix implies no format, or ``expected_tokens`` is below 1.
     """
-    _check_count(expected_tokens)
+    _check_expected_tokens(expected_tokens)
     if not isinstance(location, str) or not location:
         raise ValueError(f"location must be a URL or path, not {location!r}")
     if format is None:
-        ending = urlsplit(location).path.rpartition(".")[2].lower()
-        found = {"png": "png", "jpg": "jpeg", "jpeg": "jpeg"}.get(ending)
-        if found is None:
-            raise ValueError(f"the format cannot be told from {location!r}: give format='png' or 'jpeg'")
+        suffix = urlsplit(location).path.rpartition(".")[2].lower()
+        implied = {"png": "png", "jpg": "jpeg", "jpeg": "jpeg"}.get(suffix)
+        if implied is None:
+            raise ValueError(f"location {location!r} implies no image format: pass format='png' or 'jpeg'")
         return ImageAssetPointerChunk(
-            format=found,  # type: ignore[arg-type]
+            format=implied,  # type: ignore[arg-type]
             location=location,
             expected_tokens=expected_tokens,
         )
@@ -113,12 +136,14 @@ def image_pointer(
 
 
 class PromptBuilder:
-    """Puts a prompt together; methods return the builder, so that they can be chained.
+    """Build a prompt chunk by chunk. Methods return the builder, so calls can be chained.
+
+    Not thread-safe: use one builder per thread.
 
     Args:
-        tokenizer: For text that is given as text: what ``load_tokenizer`` gives, or anything else with
-            ``encode(text, add_special_tokens=False)``. Special tokens are those written out in a text; none are put
-            around it, as it may come after others.
+        tokenizer: Encodes text that is passed as a string. The result of ``load_tokenizer``, or any object with
+            ``encode(text, add_special_tokens=False)``. No special tokens are added around a text, because it may
+            follow another chunk. Special tokens that are written out in a text are encoded as such.
     """
 
     def __init__(self, tokenizer: Any = None) -> None:
@@ -126,12 +151,22 @@ class PromptBuilder:
         self._chunks: List[ModelInputChunk] = []
 
     def text(self, text: Union[str, Sequence[int]]) -> PromptBuilder:
-        """Append token ids, or text if there is a tokenizer; text after text becomes one chunk."""
+        """Append text. Text that follows text is joined into one chunk.
+
+        Args:
+            text: Token ids, or a string if the builder has a tokenizer.
+
+        Returns:
+            The builder.
+
+        Raises:
+            TypeError: ``text`` is a string and the builder has no tokenizer.
+        """
         if isinstance(text, str):
             if self._tokenizer is None:
-                raise TypeError("text needs a tokenizer: PromptBuilder(tokenizer), or give token ids")
+                raise TypeError("text needs a tokenizer: use PromptBuilder(tokenizer), or pass token ids")
             encoded = self._tokenizer.encode(text, add_special_tokens=False)
-            # The tokenizers library returns an object that holds the ids.
+            # The library tokenizers returns an object that contains the ids.
             tokens = list(getattr(encoded, "ids", encoded))
         else:
             tokens = list(text)
@@ -145,17 +180,25 @@ class PromptBuilder:
         return self
 
     def image(self, image: Any, expected_tokens: Optional[int] = None) -> PromptBuilder:
-        """Append an image by value; see :func:`image_chunk`."""
+        """Append a chunk that contains an image. See :func:`image_chunk`.
+
+        Returns:
+            The builder.
+        """
         self._chunks.append(image_chunk(image, expected_tokens))
         return self
 
     def pointer(
         self, location: str, format: Optional[ImageFormat] = None, expected_tokens: Optional[int] = None
     ) -> PromptBuilder:
-        """Append an image the server fetches; see :func:`image_pointer`."""
+        """Append a chunk that refers to an image which the server fetches. See :func:`image_pointer`.
+
+        Returns:
+            The builder.
+        """
         self._chunks.append(image_pointer(location, format, expected_tokens))
         return self
 
     def build(self) -> ModelInput:
-        """The prompt so far; the builder can go on."""
+        """Return the prompt built so far. The builder can be used further."""
         return ModelInput(chunks=list(self._chunks))

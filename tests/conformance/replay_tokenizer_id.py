@@ -17,8 +17,8 @@ def tokenizer_id(case: Dict[str, Any], document: Dict[str, Any], row: Optional[i
     if "exception" in expected:
         assert expected["exception"] == "AssertionError"
         with pytest.raises(AssertionError):
-            tokenizers.choose(given["model_name"], given["tokenizer_id"])
+            tokenizers.choose_tokenizer(given["model_name"], given["tokenizer_id"])
         return
-    chosen = tokenizers.choose(given["model_name"], given["tokenizer_id"])
+    chosen = tokenizers.choose_tokenizer(given["model_name"], given["tokenizer_id"])
     assert chosen.id == expected["id"]
     assert same(chosen.kwargs, expected["kwargs"])

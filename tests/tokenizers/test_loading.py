@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tinkex_sync.errors import MissingExtraError
-from tinkex_sync.tokenizers import loading as ours
+from tinkex_sync.tokenizers import loading
 from tinkex_sync.tokenizers.byte_tokenizer import ByteTokenizer
 
 library = pytest.importorskip("tokenizers")
@@ -21,7 +21,7 @@ TEMPLATE = (
 
 @pytest.fixture
 def folder(tmp_path):
-    """A tiny byte-level BPE with a first and a last token, which asks for truncation."""
+    """A tiny byte-level BPE with begin and end tokens, whose file enables truncation."""
     made = library.Tokenizer(library.models.BPE())
     made.pre_tokenizer = library.pre_tokenizers.ByteLevel(add_prefix_space=False)
     made.decoder = library.decoders.ByteLevel()
@@ -42,7 +42,7 @@ def folder(tmp_path):
 
 @pytest.fixture
 def kimi(tmp_path):
-    """All bytes and two merges; special tokens as Kimi K2's repository lists them."""
+    """All bytes and two merges, with special tokens as in Kimi K2's repository."""
     pytest.importorskip("tiktoken")
     tokens = [bytes([n]) for n in range(256)] + [b"he", "中文".encode()[:3]]
     lines = [base64.b64encode(token) + b" %d\n" % rank for rank, token in enumerate(tokens)]
@@ -58,28 +58,28 @@ def kimi(tmp_path):
 
 
 def test_a_folder_and_a_file_are_read_without_network(folder):
-    tokenizer = ours.load_tokenizer(str(folder))
+    tokenizer = loading.load_tokenizer(str(folder))
     ids = tokenizer.encode("hello world 🙂")
     assert ids[0] == tokenizer.bos_token_id == 0 and tokenizer.eos_token_id == 1
-    assert len(ids) > 3, "truncation asked for by the file is off"
+    assert len(ids) > 3, "truncation enabled by the file is off"
     assert tokenizer.encode("hello world 🙂", add_special_tokens=False) == ids[1:]
     assert tokenizer.decode(ids) == "<s>hello world 🙂"
     assert tokenizer.decode(ids, skip_special_tokens=True) == "hello world 🙂"
     assert tokenizer.vocab_size == tokenizer.backend.get_vocab_size(False)
-    assert ours.load_tokenizer(str(folder / "tokenizer.json")).encode("hello") == tokenizer.encode("hello")
+    assert loading.load_tokenizer(str(folder / "tokenizer.json")).encode("hello") == tokenizer.encode("hello")
 
 
-def test_wrong_values_are_named(folder):
-    tokenizer = ours.load_tokenizer(str(folder))
+def test_errors_name_the_wrong_value(folder):
+    tokenizer = loading.load_tokenizer(str(folder))
     with pytest.raises(TypeError, match="must be a str, not bytes"):
         tokenizer.encode(b"x")
     with pytest.raises(ValueError, match="token -3 at index 1"):
         tokenizer.decode([2, -3])
 
 
-def test_the_chat_template_of_the_model(folder):
+def test_chat_template_of_the_model_is_rendered(folder):
     pytest.importorskip("jinja2")
-    tokenizer = ours.load_tokenizer(str(folder))
+    tokenizer = loading.load_tokenizer(str(folder))
     messages = [{"role": "user", "content": "hello"}]
     text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     assert text == "[user]hello[assistant]"
@@ -89,8 +89,8 @@ def test_the_chat_template_of_the_model(folder):
         tokenizer.apply_chat_template([{"role": "bad", "content": ""}])
 
 
-def test_kimi_goes_through_tiktoken(kimi):
-    tokenizer = ours.load_tokenizer(str(kimi))
+def test_kimi_k2_is_read_by_tiktoken(kimi):
+    tokenizer = loading.load_tokenizer(str(kimi))
     assert tokenizer.encode("hello[EOS]") == [256, 108, 108, 111, 259]
     assert (tokenizer.bos_token_id, tokenizer.eos_token_id) == (258, 259)
     assert tokenizer.vocab_size == 258 + 258
@@ -103,51 +103,51 @@ def test_kimi_goes_through_tiktoken(kimi):
         tokenizer.apply_chat_template([])
 
 
-def test_a_broken_file_is_named(tmp_path):
+def test_error_names_a_damaged_file(tmp_path):
     (tmp_path / "tokenizer.json").write_text("{}")
-    with pytest.raises(ours.TokenizerError, match="cannot be read"):
-        ours.load_tokenizer(str(tmp_path))
+    with pytest.raises(loading.TokenizerError, match="cannot be read"):
+        loading.load_tokenizer(str(tmp_path))
     (tmp_path / "tiktoken.model").write_text("???")
-    with pytest.raises(ours.TokenizerError, match=r"line 1 is not base64 and a rank"):
-        ours.load_tokenizer(str(tmp_path / "tiktoken.model"))
+    with pytest.raises(loading.TokenizerError, match=r"line 1 is not base64 and a rank"):
+        loading.load_tokenizer(str(tmp_path / "tiktoken.model"))
 
 
-def test_one_load_for_threads_that_ask_at_once(folder, monkeypatch):
-    loads, gate = [], threading.Barrier(8)
-    real = ours._load
-    monkeypatch.setattr(ours, "_load", lambda name: (loads.append(name), real(name))[1])
-    got = []
+def test_concurrent_calls_share_one_load(folder, monkeypatch):
+    loads, barrier = [], threading.Barrier(8)
+    real = loading._load
+    monkeypatch.setattr(loading, "_load", lambda name: (loads.append(name), real(name))[1])
+    loaded = []
 
-    def ask():
-        gate.wait(10)
-        got.append(ours.load_tokenizer(str(folder)))
+    def load():
+        barrier.wait(10)
+        loaded.append(loading.load_tokenizer(str(folder)))
 
-    threads = [threading.Thread(target=ask) for _ in range(8)]
+    threads = [threading.Thread(target=load) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(10)
-    assert len(loads) == 1 and len({id(one) for one in got}) == 1 and len(got) == 8
+    assert len(loads) == 1 and len({id(one) for one in loaded}) == 1 and len(loaded) == 8
 
 
 def test_a_failed_load_is_tried_again(tmp_path):
     path = tmp_path / "tokenizer.json"
     path.write_text("{}")
-    with pytest.raises(ours.TokenizerError):
-        ours.load_tokenizer(str(path))
+    with pytest.raises(loading.TokenizerError):
+        loading.load_tokenizer(str(path))
     library.Tokenizer(library.models.BPE()).save(str(path))
-    assert ours.load_tokenizer(str(path)).encode("") == []
+    assert loading.load_tokenizer(str(path)).encode("") == []
 
 
-def test_a_missing_library_names_the_extra(folder, monkeypatch):
+def test_error_for_a_missing_library_names_the_extra(folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "tokenizers", None)
     with pytest.raises(MissingExtraError, match=r'pip install "tinkex-sync\[tokenizers\]"'):
-        ours.load_tokenizer(str(folder))
+        loading.load_tokenizer(str(folder))
     with pytest.raises(MissingExtraError, match="needs tokenizers"):
-        ours.load_tokenizer("nobody/nothing")
+        loading.load_tokenizer("unknown/model")
 
 
-def test_the_embedded_servers_tokenizer_comes_from_its_answer(service):
+def test_embedded_server_returns_the_id_of_the_byte_tokenizer(service):
     training = service.create_lora_training_client("tinkex/tiny", rank=4)
     tokenizer = training.get_tokenizer()
     assert isinstance(tokenizer, ByteTokenizer) and training.get_tokenizer() is tokenizer
@@ -156,18 +156,18 @@ def test_the_embedded_servers_tokenizer_comes_from_its_answer(service):
     assert tokenizer.decode([104, 105, 257], skip_special_tokens=True) == "hi"
 
 
-def test_tml_tokenizers_go_first(tmp_path, monkeypatch):
+def test_package_tml_tokenizers_takes_precedence(tmp_path, monkeypatch):
     (tmp_path / "tml_tokenizers.py").write_text(
-        "def get_tinker_tokenizer(name):\n    return 'theirs' if name == 'TML/x' else None\n"
+        "def get_tinker_tokenizer(name):\n    return 'from tml_tokenizers' if name == 'TML/x' else None\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
-    assert ours.load_tokenizer("TML/x") == "theirs"
+    assert loading.load_tokenizer("TML/x") == "from tml_tokenizers"
     monkeypatch.delitem(sys.modules, "tml_tokenizers")
 
 
-def test_nothing_to_load():
-    with pytest.raises(ours.TokenizerError, match="'' names no tokenizer"):
-        ours.load_tokenizer("")
+def test_an_empty_name_is_an_error():
+    with pytest.raises(loading.TokenizerError, match="'' is not the name of a tokenizer"):
+        loading.load_tokenizer("")
 
 
 def test_the_core_imports_no_tokenizer_library_and_the_hub_works_offline(folder, tmp_path):

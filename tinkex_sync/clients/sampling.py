@@ -21,7 +21,7 @@ from ..sampling.options import SampleOptions, sample_body
 from ..sampling.places import Places
 from ..sampling.request import Progress, Sample
 from ..session import Session
-from ..tokenizers.loading import choose, load_tokenizer
+from ..tokenizers.loading import choose_tokenizer, load_tokenizer
 from .base import RebuildingClient, settle
 from .rebuilding import first_seq_id
 
@@ -270,7 +270,7 @@ class SamplingClient(RebuildingClient):
         return self._submit("get_tokenizer", self._named_tokenizer)
 
     def _named_tokenizer(self, call: OpenCall, deadline: Optional[float]) -> Any:
-        return load_tokenizer(choose(self._base_model(call, deadline), None).id)
+        return load_tokenizer(choose_tokenizer(self._base_model(call, deadline), None).id)
 
     def _body(self, *asked_for: Any) -> Dict[str, Any]:
         body = sample_body(self.sampling_session_id, *asked_for)

@@ -10,7 +10,7 @@ from ..concurrency.clock import remaining
 from ..errors import DeadlineExceeded
 from ..futures import Future
 from ..http.call_state import OpenCall
-from ..tokenizers.loading import choose, load_tokenizer
+from ..tokenizers.loading import choose_tokenizer, load_tokenizer
 from ..training.custom_loss import LossFunction, chosen, for_forward, weighted, with_metrics
 from ..training.lane import check_optimizer
 from .weights import WeightsClient
@@ -278,5 +278,5 @@ class TrainingClient(WeightsClient):
     def _named_tokenizer(self, call: OpenCall, deadline: Optional[float]) -> Any:
         if self._tokenizer is None:
             model = self._get_info(call, deadline).model_data
-            self._tokenizer = load_tokenizer(choose(model.model_name, model.tokenizer_id).id)
+            self._tokenizer = load_tokenizer(choose_tokenizer(model.model_name, model.tokenizer_id).id)
         return self._tokenizer

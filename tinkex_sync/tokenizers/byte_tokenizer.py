@@ -6,10 +6,10 @@ from typing import ClassVar, Iterable, List
 
 
 class ByteTokenizer:
-    """Text as UTF-8 bytes: tokens 0 to 255 are the bytes, then come the special tokens.
+    """Encode text as UTF-8 bytes.
 
-    It needs no files and no network. It has the methods a training script uses of a Hugging Face tokenizer,
-    and no state, so threads may share it.
+    Tokens 0 to 255 are the bytes. The special tokens follow. The class needs no files and no network. It has the
+    methods that training scripts use of a Hugging Face tokenizer. It has no state, so threads may share an instance.
     """
 
     bos_token_id: ClassVar[int] = 256
@@ -17,11 +17,18 @@ class ByteTokenizer:
     vocab_size: ClassVar[int] = 258
 
     def encode(self, text: str, add_special_tokens: bool = True) -> List[int]:
-        """The UTF-8 bytes of ``text``; no special token is added, whatever ``add_special_tokens`` says.
+        """Encode text as its UTF-8 bytes.
+
+        Args:
+            text: The text to encode.
+            add_special_tokens: Accepted for compatibility and ignored. This tokenizer never adds special tokens.
+
+        Returns:
+            One token, from 0 to 255, per byte.
 
         Raises:
             TypeError: ``text`` is not a string.
-            ValueError: it holds a lone surrogate, which UTF-8 cannot express.
+            ValueError: ``text`` contains a lone surrogate, which has no UTF-8 form.
         """
         if not isinstance(text, str):
             raise TypeError(f"text to encode must be a str, not {type(text).__name__}: {text!r}")
@@ -29,23 +36,29 @@ class ByteTokenizer:
             return list(text.encode("utf-8"))
         except UnicodeEncodeError as error:
             raise ValueError(
-                f"text holds the lone surrogate {text[error.start]!r} at index {error.start}, which has no"
+                f"text contains the lone surrogate {text[error.start]!r} at index {error.start}, which has no"
                 " UTF-8 form: replace it first"
             ) from error
 
     def decode(self, tokens: Iterable[int], skip_special_tokens: bool = False) -> str:
-        """The text of ``tokens``. Special tokens have none and are always left out.
+        """Decode tokens to text.
 
-        Bytes that are no UTF-8 become U+FFFD.
+        Args:
+            tokens: Token ids.
+            skip_special_tokens: Accepted for compatibility and ignored. Special tokens have no text and are always
+                omitted.
+
+        Returns:
+            The text. Bytes that are not valid UTF-8 become U+FFFD.
 
         Raises:
-            ValueError: a token is outside the vocabulary.
+            ValueError: A token is outside the vocabulary.
         """
         data = bytearray()
         for index, token in enumerate(tokens):
             if not 0 <= token < self.vocab_size:
                 raise ValueError(
-                    f"token {token!r} at index {index} is no token of this tokenizer: its tokens are 0 to"
+                    f"token {token!r} at index {index} is outside the vocabulary: use tokens from 0 to"
                     f" {self.vocab_size - 1}"
                 )
             if token < 256:

@@ -1,4 +1,7 @@
-"""Tokenizers from the files of a model: ``tokenizer.json`` by tokenizers, ``tiktoken.model`` by tiktoken."""
+"""Tokenizers from the files of a model.
+
+``tokenizer.json`` is read by the library tokenizers, ``tiktoken.model`` by the library tiktoken.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +16,10 @@ from typing import Any, Dict, Iterable, Iterator, List, Mapping, Optional, Seque
 
 from ..errors import MissingExtraError
 
-__all__ = ["FastTokenizer", "FileTokenizer", "TiktokenTokenizer", "library", "load_folder"]
+__all__ = ["FastTokenizer", "FileTokenizer", "TiktokenTokenizer", "import_library", "load_from_path"]
 
-#: How Kimi K2 cuts text before merging; tiktoken.model does not say. Han runs stand alone.
+#: The pattern by which Kimi K2 splits text before merging. It is not in tiktoken.model. Runs of Han characters are
+#: pieces of their own.
 _KIMI_PATTERN = "|".join(
     (
         r"[\p{Han}]+",
@@ -35,20 +39,34 @@ _KIMI_PATTERN = "|".join(
     )
 )
 _KIMI_SPECIALS = 258
-#: What tiktoken can take at once, and how long a run of spaces or of others may be: characters. The model's own
-#: tokenizer cuts there, so the tokens are these only if we do.
-_LONGEST, _LONGEST_RUN = 400_000, 25_000
+#: The most characters that tiktoken encodes in one call, and the most in one run of spaces or of other characters.
+#: The model's own tokenizer splits there, so equal tokens need equal splits.
+_MAX_CHARACTERS, _MAX_RUN = 400_000, 25_000
 
-_FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
-#: The tokens ``tokenizer_config.json`` names by what they are for.
-_NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+_TOKEN_FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
+#: The keys of ``tokenizer_config.json`` that name one special token each.
+_SPECIAL_TOKEN_KEYS = (
+    "bos_token",
+    "eos_token",
+    "unk_token",
+    "sep_token",
+    "pad_token",
+    "cls_token",
+    "mask_token",
+)
 
 
-def library(name: str) -> Any:
+def import_library(name: str) -> Any:
     """Import an optional library.
 
+    Args:
+        name: The dotted name of the module.
+
+    Returns:
+        The module.
+
     Raises:
-        MissingExtraError: it cannot be imported; the text says which extra brings it.
+        MissingExtraError: The library cannot be imported. The message names the extra that installs it.
     """
     try:
         return importlib.import_module(name)
@@ -58,8 +76,19 @@ def library(name: str) -> Any:
         ) from error
 
 
-def load_folder(path: Path) -> Optional[FileTokenizer]:
-    """The tokenizer of a directory, or of one file and what lies beside it; None if there is none we can read."""
+def load_from_path(path: Path) -> Optional[FileTokenizer]:
+    """Load the tokenizer of a directory or of one file.
+
+    Args:
+        path: A directory, or a file with its configuration files in the same directory.
+
+    Returns:
+        The tokenizer, or None if the directory contains neither ``tokenizer.json`` nor ``tiktoken.model``.
+
+    Raises:
+        MissingExtraError: The library that reads the file is not installed.
+        ValueError: The file is damaged.
+    """
     if path.is_dir():
         found = [path / name for name in ("tokenizer.json", "tiktoken.model") if (path / name).exists()]
         if not found:
@@ -70,10 +99,12 @@ def load_folder(path: Path) -> Optional[FileTokenizer]:
 
 
 class FileTokenizer(abc.ABC):
-    """What all tokenizers read from files have in common. Immutable, so threads may share it.
+    """Base class of the tokenizers that are read from files.
 
-    Special tokens and the chat template come from ``tokenizer_config.json``, ``special_tokens_map.json`` and
-    ``chat_template.jinja`` beside the file, as far as they exist.
+    Special tokens and the chat template are read from ``tokenizer_config.json``, ``special_tokens_map.json`` and
+    ``chat_template.jinja`` in the directory of the file, if these exist.
+
+    Instances are immutable, so threads may share them.
     """
 
     def __init__(self, path: Path) -> None:
@@ -88,37 +119,37 @@ class FileTokenizer(abc.ABC):
             self._config["chat_template"] = template.read_text(encoding="utf-8")
 
     def _special(self, name: str) -> Optional[str]:
-        return _content(self._config.get(name))
+        return _token_text(self._config.get(name))
 
     @property
     def bos_token(self) -> Optional[str]:
-        """Text of the token a sequence begins with, if there is one."""
+        """The text of the begin-of-sequence token, or None."""
         return self._special("bos_token")
 
     @property
     def eos_token(self) -> Optional[str]:
-        """Text of the token a sequence ends with, if there is one."""
+        """The text of the end-of-sequence token, or None."""
         return self._special("eos_token")
 
     @property
     def bos_token_id(self) -> Optional[int]:
-        """The token a sequence begins with, if there is one."""
+        """The id of the begin-of-sequence token, or None."""
         return None if self.bos_token is None else self._id(self.bos_token)
 
     @property
     def eos_token_id(self) -> Optional[int]:
-        """The token a sequence ends with, if there is one."""
+        """The id of the end-of-sequence token, or None."""
         return None if self.eos_token is None else self._id(self.eos_token)
 
     @property
     def chat_template(self) -> Any:
-        """The model's own Jinja template, or several by name, as its files have it; None if they have none."""
+        """The Jinja template of the model's files: one text, a list of named templates, or None."""
         return self._config.get("chat_template")
 
     @property
     @abc.abstractmethod
     def vocab_size(self) -> int:
-        """How many tokens there are; those added later are not counted by ``tokenizer.json``."""
+        """The number of tokens. For ``tokenizer.json``, added tokens are not counted."""
 
     @abc.abstractmethod
     def _id(self, token: str) -> Optional[int]: ...
@@ -130,25 +161,39 @@ class FileTokenizer(abc.ABC):
     def _decode(self, tokens: List[int], skip_special_tokens: bool) -> str: ...
 
     def encode(self, text: str, add_special_tokens: bool = True) -> List[int]:
-        """The tokens of ``text``; special tokens written out in it count as such.
+        """Encode text as token ids. Special tokens that are written out in the text are recognized.
 
         Args:
-            add_special_tokens: Put those around it that the model expects, such as the first one.
+            text: The text to encode.
+            add_special_tokens: Add the special tokens that the model expects around a text.
+
+        Returns:
+            The token ids.
+
+        Raises:
+            TypeError: ``text`` is not a string.
         """
         if not isinstance(text, str):
             raise TypeError(f"text to encode must be a str, not {type(text).__name__}: {text!r}")
         return self._encode(text, add_special_tokens)
 
     def decode(self, ids: Union[int, Iterable[int]], skip_special_tokens: bool = False) -> str:
-        """The text of ``ids``; bytes that are no UTF-8 become U+FFFD.
+        """Decode token ids to text.
+
+        Args:
+            ids: One token id or several.
+            skip_special_tokens: Omit special tokens from the text.
+
+        Returns:
+            The text. Bytes that are not valid UTF-8 become U+FFFD.
 
         Raises:
-            ValueError: an id is negative.
+            ValueError: An id is negative or, for tiktoken, unknown.
         """
         tokens = [ids] if isinstance(ids, int) else [int(token) for token in ids]
         for index, token in enumerate(tokens):
             if token < 0:
-                raise ValueError(f"token {token} at index {index} is negative, and no token is")
+                raise ValueError(f"token {token} at index {index} is negative: use token ids of 0 or more")
         return self._decode(tokens, skip_special_tokens)
 
     def apply_chat_template(
@@ -161,33 +206,27 @@ class FileTokenizer(abc.ABC):
         chat_template: Optional[str] = None,
         **values: Any,
     ) -> Union[str, List[int]]:
-        """A conversation in the form the model was trained on: tokens, or text with ``tokenize=False``.
+        """Render a conversation with the chat template of the model.
 
         Args:
             conversation: Messages, each with "role" and "content".
-            chat_template: A Jinja template instead of the model's own.
-            values: More variables of the template.
+            tools: Tool descriptions for the template.
+            tokenize: Return token ids. False: return text.
+            add_generation_prompt: End with the prefix of a reply by the assistant.
+            chat_template: A Jinja template to use instead of the model's own.
+            values: Further variables of the template.
+
+        Returns:
+            Token ids, or the text if ``tokenize`` is False.
 
         Raises:
-            ValueError: the model has no chat template, or the template refuses the conversation.
+            ValueError: The model has no chat template, or the template rejects the conversation.
             MissingExtraError: jinja2 is not installed.
         """
-        template: Any = chat_template or self._config.get("chat_template")
-        if isinstance(template, list):
-            named = {entry["name"]: entry["template"] for entry in template}
-            template = (named.get("tool_use") if tools else None) or named.get("default")
-        if not template:
-            raise ValueError(f"{self.name_or_path} has no chat template: give chat_template=")
-        sandbox = library("jinja2.sandbox")
-        errors = library("jinja2.exceptions")
-        # Templates come with the model, from strangers.
-        environment = sandbox.ImmutableSandboxedEnvironment(
-            trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
-        )
-        environment.filters["tojson"] = _to_json
-        environment.globals["raise_exception"] = _refuse
-        environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
-        texts = {name: self._special(name) for name in _NAMED}
+        template = self._template(chat_template, has_tools=bool(tools))
+        errors = import_library("jinja2.exceptions")
+        environment = _template_environment()
+        texts = {name: self._special(name) for name in _SPECIAL_TOKEN_KEYS}
         variables = {**{name: text for name, text in texts.items() if text is not None}, **values}
         try:
             text: str = environment.from_string(template).render(
@@ -198,55 +237,79 @@ class FileTokenizer(abc.ABC):
             )
         except errors.TemplateError as error:
             raise ValueError(f"the chat template of {self.name_or_path}: {error}") from error
-        # The template has written the special tokens itself.
+        # The rendered text already contains the special tokens.
         return self.encode(text, add_special_tokens=False) if tokenize else text
 
+    def _template(self, chat_template: Optional[str], *, has_tools: bool) -> str:
+        template: Any = chat_template or self._config.get("chat_template")
+        if isinstance(template, list):
+            named = {entry["name"]: entry["template"] for entry in template}
+            template = (named.get("tool_use") if has_tools else None) or named.get("default")
+        if not template:
+            raise ValueError(f"{self.name_or_path} has no chat template: pass chat_template=")
+        return str(template)
 
-def _content(token: Any) -> Optional[str]:
-    """The text of a token, which configurations give plainly or among its flags."""
+
+def _template_environment() -> Any:
+    """Create the Jinja environment, with the filter and functions that templates on the hub use."""
+    # A sandbox, because templates are downloaded with the model and are not trusted.
+    environment = import_library("jinja2.sandbox").ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+    )
+    environment.filters["tojson"] = _to_json
+    environment.globals["raise_exception"] = _raise_value_error
+    environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
+    return environment
+
+
+def _token_text(token: Any) -> Optional[str]:
+    """Return the text of a token. Configuration files contain the text itself or an object with flags."""
     return token.get("content") if isinstance(token, dict) else token
 
 
 def _to_json(value: Any, indent: Optional[int] = None, **options: Any) -> str:
-    # Jinja's own escapes for HTML.
+    # Jinja's own filter escapes the text for HTML.
     return json.dumps(value, ensure_ascii=False, indent=indent, **options)
 
 
-def _refuse(message: str) -> None:
+def _raise_value_error(message: str) -> None:
     raise ValueError(message)
 
 
 class FastTokenizer(FileTokenizer):
-    """``tokenizer.json``, by the tokenizers library."""
+    """A tokenizer read from ``tokenizer.json`` by the library tokenizers."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
-        #: The library's own object.
-        self.backend: Any = library("tokenizers").Tokenizer.from_file(str(path))
-        # A file may ask for them, and a prompt must not be cut or padded unasked.
+        #: The object of the library.
+        self.backend: Any = import_library("tokenizers").Tokenizer.from_file(str(path))
+        # The file can enable both, and a prompt must not be truncated or padded.
         self.backend.no_truncation()
         self.backend.no_padding()
-        self._add_declared()
+        self._add_configured_tokens()
 
-    def _add_declared(self) -> None:
-        """Add the tokens that only the configuration knows, as transformers does."""
-        token_type = library("tokenizers").AddedToken
+    def _add_configured_tokens(self) -> None:
+        """Add the tokens that only the configuration lists, as transformers does."""
+        token_type = import_library("tokenizers").AddedToken
         known = {repr(token) for token in self.backend.get_added_tokens_decoder().values()}
-        declared = self._config.get("added_tokens_decoder", {})
-        for _, options in sorted(declared.items(), key=lambda item: int(item[0])):
-            flags = {name: options[name] for name in _FLAGS if name in options}
+        configured = self._config.get("added_tokens_decoder", {})
+        for _, options in sorted(configured.items(), key=lambda item: int(item[0])):
+            flags = {name: options[name] for name in _TOKEN_FLAGS if name in options}
             token = token_type(options["content"], **flags)
             if repr(token) not in known:
                 self.backend.add_tokens([token])
         known_texts = {token.content for token in self.backend.get_added_tokens_decoder().values()}
-        more = self._config.get("additional_special_tokens") or []
-        for value in (*map(self._special, _NAMED), *(_content(token) for token in more)):
+        additional = self._config.get("additional_special_tokens") or []
+        for value in (
+            *map(self._special, _SPECIAL_TOKEN_KEYS),
+            *(_token_text(token) for token in additional),
+        ):
             if value is not None and value not in known_texts:
                 self.backend.add_special_tokens([value])
 
     @property
     def vocab_size(self) -> int:
-        """How many tokens the model knows, without those added later (as transformers counts)."""
+        """The number of tokens without added tokens, as transformers counts."""
         size: int = self.backend.get_vocab_size(with_added_tokens=False)
         return size
 
@@ -264,36 +327,33 @@ class FastTokenizer(FileTokenizer):
 
 
 class TiktokenTokenizer(FileTokenizer):
-    """``tiktoken.model`` as Kimi K2 ships it: base64 and rank per line; it adds no special tokens."""
+    """A tokenizer read from ``tiktoken.model``, in the format of Kimi K2: base64 and rank per line.
+
+    ``encode`` never adds special tokens.
+    """
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
-        tiktoken = library("tiktoken")
-        ranks = {}
-        # Not by tiktoken.load, which keeps copies by path and gives old ones back.
-        for number, line in enumerate(path.read_bytes().splitlines(), 1):
-            if line:
-                try:
-                    token, rank = line.split()
-                    ranks[base64.b64decode(token, validate=True)] = int(rank)
-                except ValueError as error:
-                    raise ValueError(f"{path}, line {number} is not base64 and a rank: {line!r}") from error
+        tiktoken = import_library("tiktoken")
+        ranks = _read_ranks(path)
         added = {int(key): value for key, value in self._config.get("added_tokens_decoder", {}).items()}
         first = len(ranks)
         names = {number: f"<|reserved_token_{number}|>" for number in range(first, first + _KIMI_SPECIALS)}
         names.update((number, value["content"]) for number, value in added.items())
         self._ids = {name: number for number, name in names.items()}
+        named = [name for name in map(self._special, _SPECIAL_TOKEN_KEYS) if name in self._ids]
         self._special_ids = frozenset(
-            number for number, value in added.items() if value.get("special", True)
-        ) | frozenset(self._ids[name] for name in map(self._special, _NAMED) if name in self._ids)
-        #: The library's own object.
+            [number for number, value in added.items() if value.get("special", True)]
+            + [self._ids[name] for name in named if name is not None]
+        )
+        #: The object of the library.
         self.backend: Any = tiktoken.Encoding(
             path.name, pat_str=_KIMI_PATTERN, mergeable_ranks=ranks, special_tokens=self._ids
         )
 
     @property
     def vocab_size(self) -> int:
-        """How many tokens there are, special ones included."""
+        """The number of tokens, special tokens included."""
         size: int = self.backend.n_vocab
         return size
 
@@ -302,14 +362,15 @@ class TiktokenTokenizer(FileTokenizer):
 
     def _encode(self, text: str, add_special_tokens: bool) -> List[int]:
         tokens: List[int] = []
-        for start in range(0, len(text), _LONGEST):
-            for piece in _cut_in_runs(text[start : start + _LONGEST]):
+        for start in range(0, len(text), _MAX_CHARACTERS):
+            for piece in _split_long_runs(text[start : start + _MAX_CHARACTERS]):
                 tokens += self.backend.encode(piece, allowed_special="all")
         return tokens
 
     def apply_chat_template(self, conversation: Any, tools: Any = None, **options: Any) -> Any:
-        # As the model's own tokenizer, which sorts the keys of the tools.
-        return super().apply_chat_template(conversation, _sorted(tools), **options)
+        """Render a conversation as :meth:`FileTokenizer.apply_chat_template` does, with the keys of tools sorted."""
+        # The model's own tokenizer sorts the keys.
+        return super().apply_chat_template(conversation, _with_sorted_keys(tools), **options)
 
     def _decode(self, tokens: List[int], skip_special_tokens: bool) -> str:
         if skip_special_tokens:
@@ -317,20 +378,38 @@ class TiktokenTokenizer(FileTokenizer):
         try:
             text: str = self.backend.decode(tokens, errors="replace")
         except KeyError as error:
-            raise ValueError(f"{error} is no token of this tokenizer: there are {self.vocab_size}") from error
+            raise ValueError(
+                f"token {error} is outside the vocabulary of {self.vocab_size} tokens"
+            ) from error
         return text
 
 
-def _cut_in_runs(text: str) -> Iterator[str]:
+def _read_ranks(path: Path) -> Dict[bytes, int]:
+    """Read the lines of ``tiktoken.model``, each a token in base64 and its rank."""
+    ranks = {}
+    # Not tiktoken.load: it caches by path and returns the contents of an overwritten file.
+    for number, line in enumerate(path.read_bytes().splitlines(), 1):
+        if line:
+            try:
+                token, rank = line.split()
+                ranks[base64.b64decode(token, validate=True)] = int(rank)
+            except ValueError as error:
+                raise ValueError(
+                    f"{path}, line {number} is not base64 and a rank, separated by a space: {line!r}"
+                ) from error
+    return ranks
+
+
+def _split_long_runs(text: str) -> Iterator[str]:
     start = 0
     for run in re.finditer(r"\s+|\S+", text):
-        for cut in range(run.start() + _LONGEST_RUN, run.end(), _LONGEST_RUN):
+        for cut in range(run.start() + _MAX_RUN, run.end(), _MAX_RUN):
             yield text[start:cut]
             start = cut
     yield text[start:]
 
 
-def _sorted(value: Any) -> Any:
+def _with_sorted_keys(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return {key: _sorted(inner) for key, inner in sorted(value.items())}
-    return [_sorted(inner) for inner in value] if isinstance(value, (list, tuple)) else value
+        return {key: _with_sorted_keys(inner) for key, inner in sorted(value.items())}
+    return [_with_sorted_keys(inner) for inner in value] if isinstance(value, (list, tuple)) else value

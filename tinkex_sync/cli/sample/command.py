@@ -191,7 +191,7 @@ class _Texts:
 
 def _tokenizer(service: ServiceClient, model: str, given: Optional[str]) -> Any:
     from ...errors import APIStatusError
-    from ...tokenizers.loading import TokenizerError, choose, load_tokenizer
+    from ...tokenizers.loading import TokenizerError, choose_tokenizer, load_tokenizer
 
     if given is not None:
         return load_tokenizer(given)
@@ -203,7 +203,7 @@ def _tokenizer(service: ServiceClient, model: str, given: Optional[str]) -> Any:
             raise TokenizerError(
                 f"the server does not say which model {model} belongs to: {error}"
             ) from error
-    return load_tokenizer(choose(base).id)
+    return load_tokenizer(choose_tokenizer(base).id)
 
 
 class Drawing:
