@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Tuple
 from urllib.parse import urlsplit
 
 from ...http.request import Request
-from .answers import Finding, from_connecting, from_session
+from .findings import Finding, from_connecting, from_session
 
 if TYPE_CHECKING:
     from ...config import Config
@@ -223,7 +223,7 @@ def heartbeat(patient: Patient) -> Finding:
 
 
 def endpoints(patient: Patient) -> Finding:
-    from .endpoints import missing_endpoints
+    from .endpoint_probe import missing_endpoints
 
     assert patient.session is not None
     lost, asked, silent = missing_endpoints(patient.session, patient.patience)
