@@ -13,7 +13,7 @@ from typing import Any, Callable, Generic, Optional, TypeVar
 
 from .concurrency.clock import SLICE, remaining
 from .errors import ClosedError, DeadlineExceeded
-from .http.call_state import OpenCall
+from .http.call_state import CallState
 from .session import Session
 
 __all__ = ["Future", "wait_until"]
@@ -30,7 +30,7 @@ class Future(concurrent.futures.Future, Generic[T]):  # type: ignore[type-arg]
     the future is dropped.
     """
 
-    def __init__(self, call: OpenCall) -> None:
+    def __init__(self, call: CallState) -> None:
         super().__init__()
         self.call = call
         self._read = False
@@ -90,7 +90,7 @@ class Future(concurrent.futures.Future, Generic[T]):  # type: ignore[type-arg]
         """
         cancelled = super().cancel()
         if cancelled:
-            self.call.withdrawn = True
+            self.call.is_withdrawn = True
         elif not self.done() and self.recall is not None and self.recall():
             with self._condition:
                 if self._state != RUNNING:
@@ -153,7 +153,7 @@ def wait_until(session: Session, future: Future[T], deadline: Optional[float]) -
             withdrawn = future.cancel()
             if withdrawn:
                 session.end(future.call)
-            error = future.call.deadline_exceeded(goes_on=not withdrawn)
+            error = future.call.deadline_exceeded(is_started=not withdrawn)
             future.abandon()
             raise error from None
         except BaseException:

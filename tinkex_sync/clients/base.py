@@ -6,7 +6,7 @@ from typing import Any, Callable, Dict, Optional, TypeVar
 
 from ..errors import ClosedError
 from ..futures import Future
-from ..http.call_state import OpenCall
+from ..http.call_state import CallState
 from ..plugins.hookspecs import Source
 from ..session import Session
 from ..telemetry import Telemetry
@@ -17,7 +17,7 @@ __all__ = ["Client", "RebuildingClient", "settle"]
 T = TypeVar("T")
 
 #: An operation: given its open call and its deadline, it returns the result.
-Operation = Callable[[OpenCall, Optional[float]], T]
+Operation = Callable[[CallState, Optional[float]], T]
 
 
 class Client:

@@ -9,7 +9,7 @@ from .. import types
 from ..clients.base import settle
 from ..errors import OutcomeUnknownError, PartialBatchError, TinkexError
 from ..futures import Future
-from ..http.call_state import OpenCall
+from ..http.call_state import CallState
 from ..plugins.hookspecs import Boundary
 from ..protocol import json_wire as codec
 from ..protocol.byte_estimates import datum_bytes, protobuf_datum_bytes
@@ -38,7 +38,7 @@ class Batch:
         loss_fn: types.LossFnType,
         loss_fn_config: Optional[Dict[str, float]],
         future: Future[types.ForwardBackwardOutput],
-        fetch: Callable[[Sent, OpenCall], Any],
+        fetch: Callable[[Sent, CallState], Any],
         finish: Optional[Callable[[types.ForwardBackwardOutput], types.ForwardBackwardOutput]] = None,
     ) -> None:
         self._session = session
