@@ -12,7 +12,7 @@ from ..session import Session
 from ..telemetry import Telemetry
 from .rebuilding import Recipe, one_rebuilds, rebuilt_session
 
-__all__ = ["Client", "RebuildingClient", "settle"]
+__all__ = ["Client", "RebuildingClient"]
 
 T = TypeVar("T")
 
@@ -105,20 +105,3 @@ class RebuildingClient(Client):
     def __setstate__(self, state: Dict[str, Any]) -> None:
         self._own_session = None
         self._recipe, self._source = state["recipe"], state["source"]
-
-
-def settle(
-    session: Session, future: Future[Any], result: Any = None, error: Optional[BaseException] = None
-) -> None:
-    """Resolve a future from a thread that must not run the caller's callbacks, which may block."""
-
-    def resolve() -> None:
-        session.end(future.call)
-        if error is not None:
-            future.set_exception(error)
-        else:
-            future.set_result(result)
-
-    # Once closed there are no workers; then the thread that is left does it.
-    if not session.helpers.submit(resolve):
-        resolve()

@@ -9,7 +9,7 @@ from typing import Any, Callable, Dict, List, Optional
 
 from .. import types
 from ..errors import ClosedError
-from ..futures import Future
+from ..futures import Future, resolve_in_worker
 from ..http.call_state import CallState
 from ..http.request import Request
 from ..http.retry import RetryConfig
@@ -23,7 +23,7 @@ from ..sampling.places import Places
 from ..sampling.request import Progress, Sample
 from ..session import Session
 from ..tokenizers.loading import choose_tokenizer, load_tokenizer
-from .base import RebuildingClient, settle
+from .base import RebuildingClient
 from .rebuilding import first_seq_id
 
 __all__ = ["SamplingClient"]
@@ -324,12 +324,12 @@ class SamplingClient(RebuildingClient):
             promise = getattr(running(), "promise", None)
             return promise is not None and session.take_back(promise.request_id)
 
-        future.recall = recall
+        future.cancel_remote = recall
 
         def fail(error: BaseException) -> None:
             progress.end(False)
             places.leave()
-            settle(session, future, error=error)
+            resolve_in_worker(session, future, error=error)
 
         def start() -> bool:
             if session.dispatchers.submit(begin):
