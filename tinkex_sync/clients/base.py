@@ -33,12 +33,14 @@ class Client:
         return self._own_session
 
     def get_telemetry(self) -> Optional[Telemetry]:
-        """What tells the server of failures, for events of your own.
+        """Return the plugin that reports failures to the server, for events of your own.
 
-        None unless it was turned on; also in a process to which this client came by a fork or a pickle.
+        Returns:
+            None while telemetry is off, and in a process that received this client by a fork or a pickle.
         """
         session = self._own_session
-        return None if session is None or session.forked else session.observers.find(Telemetry)
+        telemetry = None if session is None or session.forked else session.telemetry
+        return telemetry if isinstance(telemetry, Telemetry) else None
 
     def _run(self, operation: str, function: Operation[T], timeout: Optional[float], items: int = 1) -> T:
         """Run an operation in this thread."""
