@@ -6,18 +6,18 @@ from typing import Any, Callable, Dict, Optional, TypeVar
 
 from ..errors import ClosedError
 from ..futures import Future
-from ..http.call_state import OpenCall
+from ..http.call_state import CallState
 from ..plugins.hookspecs import Source
 from ..session import Session
 from ..telemetry import Telemetry
 from .rebuilding import Recipe, one_rebuilds, rebuilt_session
 
-__all__ = ["Client", "RebuildingClient", "settle"]
+__all__ = ["Client", "RebuildingClient"]
 
 T = TypeVar("T")
 
 #: An operation: given its open call and its deadline, it returns the result.
-Operation = Callable[[OpenCall, Optional[float]], T]
+Operation = Callable[[CallState, Optional[float]], T]
 
 
 class Client:
@@ -33,12 +33,14 @@ class Client:
         return self._own_session
 
     def get_telemetry(self) -> Optional[Telemetry]:
-        """What tells the server of failures, for events of your own.
+        """Return the plugin that reports failures to the server, for events of your own.
 
-        None unless it was turned on; also in a process to which this client came by a fork or a pickle.
+        Returns:
+            None while telemetry is off, and in a process that received this client by a fork or a pickle.
         """
         session = self._own_session
-        return None if session is None or session.forked else session.observers.find(Telemetry)
+        telemetry = None if session is None or session.forked else session.telemetry
+        return telemetry if isinstance(telemetry, Telemetry) else None
 
     def _run(self, operation: str, function: Operation[T], timeout: Optional[float], items: int = 1) -> T:
         """Run an operation in this thread."""
@@ -105,20 +107,3 @@ class RebuildingClient(Client):
     def __setstate__(self, state: Dict[str, Any]) -> None:
         self._own_session = None
         self._recipe, self._source = state["recipe"], state["source"]
-
-
-def settle(
-    session: Session, future: Future[Any], result: Any = None, error: Optional[BaseException] = None
-) -> None:
-    """Resolve a future from a thread that must not run the caller's callbacks, which may block."""
-
-    def resolve() -> None:
-        session.end(future.call)
-        if error is not None:
-            future.set_exception(error)
-        else:
-            future.set_result(result)
-
-    # Once closed there are no workers; then the thread that is left does it.
-    if not session.helpers.submit(resolve):
-        resolve()

@@ -7,7 +7,8 @@ from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional
 from .. import types
 from ..config import Config
 from ..futures import Future
-from ..http.call_state import OpenCall, Unfinished
+from ..http.call_state import CallState, Unfinished
+from ..http.request import Request
 from ..http.retry import RetryConfig
 from ..plugins.queue_log import QueueLog
 from ..plugins.registry import Observers
@@ -62,9 +63,10 @@ class ServiceClient(Client):
             changes = {name: value for name, value in given.items() if value is not None}
             config = config.replace(**changes) if changes else config
         self.config = ready(config)
+        telemetry = Telemetry(self.config) if self.config.telemetry else None
         builtin: List[object] = [QueueLog(self.config.clock)]
-        if self.config.telemetry:
-            builtin.append(Telemetry(self.config))
+        if telemetry is not None:
+            builtin.append(telemetry)
         observers = Observers(
             plugins,
             autoload=load_plugins,
@@ -75,9 +77,10 @@ class ServiceClient(Client):
         session = Session(self.config, observers)
         try:
             session.open(user_metadata)
-            telemetry = observers.find(Telemetry)
-            if telemetry is not None:
+            # The plugin may be disabled by name.
+            if telemetry is not None and observers.is_active(telemetry):
                 telemetry.adopt(session.protocol.known())
+                session.telemetry = telemetry
         except BaseException:
             session.close()
             raise
@@ -125,9 +128,11 @@ class ServiceClient(Client):
         """:meth:`get_server_capabilities`, without waiting."""
         return self._submit("get_server_capabilities", self._capabilities)
 
-    def _capabilities(self, call: OpenCall, deadline: Optional[float]) -> types.GetServerCapabilitiesResponse:
+    def _capabilities(
+        self, call: CallState, deadline: Optional[float]
+    ) -> types.GetServerCapabilitiesResponse:
         found: types.GetServerCapabilitiesResponse = self._session.call(
-            "get_server_capabilities", call=call, deadline=deadline
+            Request("get_server_capabilities", call=call, deadline=deadline)
         )
         return found
 
@@ -250,7 +255,7 @@ class ServiceClient(Client):
         wanted = Checkpointed(path, user_metadata, True, base_model, weights_access_token)
         return self._submit("create_training_client_from_state_with_optimizer", self._making(wanted))
 
-    def _making(self, wanted: Checkpointed) -> Callable[[OpenCall, Optional[float]], TrainingClient]:
+    def _making(self, wanted: Checkpointed) -> Callable[[CallState, Optional[float]], TrainingClient]:
         checked = wanted.checked()
         return lambda call, deadline: checked.make(self._session, call, deadline)
 
@@ -298,7 +303,7 @@ class ServiceClient(Client):
         promise = promise_of(request_id, kind)
         return self._submit("resume_future", lambda call, end: self._resume(promise, call, end))
 
-    def _resume(self, promise: Promise, call: OpenCall, deadline: Optional[float]) -> Any:
+    def _resume(self, promise: Promise, call: CallState, deadline: Optional[float]) -> Any:
         session = self._session
         states = QueueStates(session.observers, session.clock)
         return poll(session, promise, call, states=states, deadline=deadline)
