@@ -9,14 +9,14 @@ import threading
 import time
 import weakref
 from concurrent.futures._base import CANCELLED, RUNNING
-from typing import Any, Callable, Generic, Optional, TypeVar
+from typing import Any, Callable, Generic, Optional, Protocol, TypeVar
 
 from .concurrency.clock import SLICE, remaining
 from .errors import ClosedError, DeadlineExceeded
 from .http.call_state import CallState
 from .session import Session
 
-__all__ = ["Future", "wait_until"]
+__all__ = ["Future", "Operation", "wait_until"]
 
 T = TypeVar("T")
 
@@ -133,6 +133,16 @@ class Future(concurrent.futures.Future, Generic[T]):  # type: ignore[type-arg]
             _log.error(
                 "Nobody read the error of %s: %s: %s", self.call.operation, type(error).__name__, error
             )
+
+
+class Operation(Protocol[T]):
+    """An operation with validated arguments that was not started. It has two forms: blocking and submitted."""
+
+    def run(self, timeout: Optional[float] = None) -> T:
+        """Start it and wait for its result, for at most ``timeout`` seconds; None: ``Config.timeout``."""
+
+    def submit(self, timeout: Optional[float] = None) -> Future[T]:
+        """Start it without waiting for the network, and return its future."""
 
 
 def wait_until(session: Session, future: Future[T], deadline: Optional[float]) -> T:
