@@ -14,6 +14,7 @@ from ..config import Config
 from ..errors import ClosedError, ConfigError
 from ..futures import Future, Operation
 from ..http.call_state import CallState
+from ..http.request import Request
 from ..plugins.events import Source
 from ..plugins.queue_log import QueueLog
 from ..plugins.registry import Observers
@@ -34,7 +35,6 @@ __all__ = [
     "close_rebuilt_sessions",
     "first_seq_id",
     "request_operation",
-    "settle",
     "submitted",
 ]
 
@@ -154,7 +154,18 @@ class CallOperation(Generic[T]):
             future.set_result(result)
 
 
+def request_operation(client: Client, name: str, request: Request) -> CallOperation[Any]:
+    """Return the operation that sends one request; its result is the decoded response."""
+
+    def send(call: CallState, deadline: Optional[float]) -> Any:
+        return client.session.call(replace(request, call=call, deadline=deadline))
+
+    return CallOperation(client, name, send)
+
+
 # Clients
+
+
 class Client:
     """A client that belongs to a server session. Thread-safe."""
 
@@ -201,7 +212,8 @@ class Client:
             None while telemetry is off, and in a process that received this client by a fork or a pickle.
         """
         session = self._own_session
-        return None if session is None or session.forked else session.observers.find(Telemetry)
+        telemetry = None if session is None or session.forked else session.telemetry
+        return telemetry if isinstance(telemetry, Telemetry) else None
 
 
 class RebuildingClient(Client):
@@ -221,14 +233,14 @@ class RebuildingClient(Client):
         if session is None or session.forked:
             session = _join_session(self._origin)
             with _rebuilding:
-                # Two threads may get here concurrently, and on_rebuilt must run once for each session.
+                # Two threads may get here concurrently, and _on_rebuilt must run once for each session.
                 if self._own_session is not session:
                     # Before the assignment, so that no other thread uses the session without its state.
-                    self.on_rebuilt(session)
+                    self._on_rebuilt(session)
                     self._own_session = session
         return session
 
-    def on_rebuilt(self, session: Session) -> None:
+    def _on_rebuilt(self, session: Session) -> None:
         """Make the state that belongs to a new session. Called in a new process, before the first request."""
 
     def __getstate__(self) -> Dict[str, Any]:
@@ -317,20 +329,3 @@ def first_seq_id() -> int:
     """Return the first ``seq_id`` of a rebuilt sampler: no two processes may repeat a number of one session."""
     # Not the shared generator: a forked child would continue its parent's series.
     return random.SystemRandom().randrange(2**32) * 2**20
-
-
-def settle(
-    session: Session, future: Future[Any], result: Any = None, error: Optional[BaseException] = None
-) -> None:
-    """Resolve a future in a worker, because the caller's callbacks may block this thread."""
-
-    def resolve() -> None:
-        session.end(future.call)
-        if error is not None:
-            future.set_exception(error)
-        else:
-            future.set_result(result)
-
-    # A closed session has no workers; this thread resolves the future then.
-    if not session.helpers.submit(resolve):
-        resolve()

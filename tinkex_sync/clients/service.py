@@ -63,9 +63,10 @@ class ServiceClient(Client):
             changes = {name: value for name, value in given.items() if value is not None}
             config = config.replace(**changes) if changes else config
         self.config = ready(config)
+        telemetry = Telemetry(self.config) if self.config.telemetry else None
         builtin: List[object] = [QueueLog(self.config.clock)]
-        if self.config.telemetry:
-            builtin.append(Telemetry(self.config))
+        if telemetry is not None:
+            builtin.append(telemetry)
         observers = Observers(
             plugins,
             autoload=load_plugins,
@@ -76,9 +77,10 @@ class ServiceClient(Client):
         session = Session(self.config, observers)
         try:
             session.open(user_metadata)
-            telemetry = observers.find(Telemetry)
-            if telemetry is not None:
+            # The plugin may be disabled by name.
+            if telemetry is not None and observers.is_active(telemetry):
                 telemetry.adopt(session.protocol.known())
+                session.telemetry = telemetry
         except BaseException:
             session.close()
             raise
