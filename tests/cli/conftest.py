@@ -6,7 +6,7 @@ import pytest
 from command_runs import KEY, Commands, Saved, variables
 
 from tinkex_sync import ServiceClient
-from tinkex_sync.cli.texts import example
+from tinkex_sync.cli.files import example
 from tinkex_sync.local import LocalServer
 from tinkex_sync.tokenizers.byte_tokenizer import ByteTokenizer
 from tinkex_sync.types import AdamParams

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Iterator, List, Optional, Tuple
 
 import click
 
-from .connecting import connected_rest
+from .connections import connected_rest
 from .formats import format_size, format_time
 from .groups import Group
 from .output import CommandError, Output, pass_output, wire_fields

@@ -28,13 +28,13 @@ _MODULES: Dict[str, str] = {
     "checkpoint": "checkpoints",
     "completion": "completion",
     "demo": "demo",
-    "doctor": "doctor.command",
+    "doctor": "doctor",
     "plugins": "plugin_list",
     "run": "runs",
-    "sample": "sample.command",
-    "serve": "serving",
+    "sample": "sample",
+    "serve": "serve",
     "session": "sessions",
-    "train": "train.command",
+    "train": "train",
 }
 
 
@@ -127,7 +127,7 @@ class Root(Group):
             click.echo("Interrupted." if interrupted else "Aborted.", err=True)
             code = 130 if interrupted else 1
         except Exception as error:
-            from .failures import explain
+            from .error_text import explain
 
             title, details = explain(error)
             CommandError(title, *details).show()

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, List, Tuple
 
 import click
 
-from .connecting import connected_rest
+from .connections import connected_rest
 from .formats import format_time
 from .groups import Group
 from .output import Output, pass_output, wire_fields

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from .connecting import connected_rest
+from .connections import connected_rest
 from .groups import Group
 from .output import Output, pass_output, wire_fields
 from .paging import collect, counted

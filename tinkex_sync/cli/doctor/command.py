@@ -32,8 +32,8 @@ def doctor(output: Output, /, model: Optional[str], timeout: float) -> None:
     means that all is well.
     """
     from ...errors import TinkexError
-    from .answers import Finding
     from .checks import CHECKS, Patient
+    from .findings import Finding
 
     patient = Patient(output.base_url, model, timeout)
     rows: List[Dict[str, Any]] = []

@@ -1,1 +1,5 @@
 """The command ``sample``."""
+
+from .command import sample
+
+__all__ = ["sample"]

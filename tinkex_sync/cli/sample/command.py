@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any, Dict, List, Optional
 
 import click
 
-from ..connecting import connected_service
+from ..connections import connected_service
 from ..groups import Command
 from ..output import CommandError, Output, pass_output
 
 if TYPE_CHECKING:
     from ...clients import SamplingClient, ServiceClient
     from ...futures import Future
-    from .input import Prompt, PromptFile
+    from .prompts import Prompt, PromptFile
 
 __all__ = ["Drawing", "sample"]
 
@@ -94,10 +94,10 @@ def sample(
     or a crash: nothing is lost or repeated, and prompts that failed are tried again.
     """
     from ...concurrency.clock import Clock
-    from .input import PromptFile
-    from .output import ReplyFile, ReplyStream, require_plain_file
+    from .loop import answer_all
     from .progress import shown_progress
-    from .run import answer_all
+    from .prompts import PromptFile
+    from .replies import ReplyFile, ReplyStream, require_plain_file
 
     if drawing["top_k"] < 1 and drawing["top_k"] != -1:
         raise click.BadParameter(f"{drawing['top_k']} is neither -1 nor at least 1.", param_hint="'--top-k'")

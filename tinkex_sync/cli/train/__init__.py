@@ -1,1 +1,5 @@
 """The command ``train``."""
+
+from .command import train
+
+__all__ = ["train"]

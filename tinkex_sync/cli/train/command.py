@@ -11,12 +11,12 @@ from typing import Any, Callable, Dict, Optional, TypeVar
 import click
 from click.core import ParameterSource
 
-from ..connecting import connected_rest
+from ..connections import connected_rest
 from ..groups import Command
 from ..output import CommandError, Output, pass_output
-from ..run_file import TrainOptions, TrainRun, differences
-from .course import Course
 from .data import SAMPLED_LOSSES, Data, read_data
+from .job import Course
+from .run_file import TrainOptions, TrainRun, differences
 
 __all__ = ["train"]
 

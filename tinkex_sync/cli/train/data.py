@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable, Dict, List, NoReturn, Optional, Tuple, Union
 
+from ..files import read_text
 from ..output import CommandError
-from ..texts import read_text
 
 __all__ = ["SAMPLED_LOSSES", "Completion", "Conversation", "Data", "Record", "Sampled", "read_data", "refuse"]
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, Callable, Deque, List, Optional, Sequence, Type
 
-from ..run_file import TrainRun
 from .examples import Batches, Example
+from .run_file import TrainRun
 
 if TYPE_CHECKING:
     from ...clients import TrainingClient

@@ -8,10 +8,10 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Dict, List, Optional
 
-from ..connecting import connected_service
+from ..connections import connected_service
 from ..output import Output
-from ..run_file import TrainRun
 from .data import Data
+from .run_file import TrainRun
 
 if TYPE_CHECKING:
     from ...clients import ServiceClient, TrainingClient

@@ -14,9 +14,9 @@ from ..output import CommandError
 if TYPE_CHECKING:
     from ...futures import Future
     from .command import Drawing
-    from .input import Prompt, PromptFile
-    from .output import ReplyFile, ReplyStream
     from .progress import SampleProgress
+    from .prompts import Prompt, PromptFile
+    from .replies import ReplyFile, ReplyStream
 
 __all__ = ["answer_all"]
 
@@ -119,7 +119,7 @@ def _write(
     stop: bool,
 ) -> bool:
     """Write what became of a prompt; False if that is an error."""
-    from .output import sequences_of
+    from .replies import sequences_of
 
     error = future.exception()
     if error is not None:
@@ -141,7 +141,7 @@ def _write_failure(
     error: BaseException,
     stop: bool,
 ) -> None:
-    from .output import failure_of
+    from .replies import failure_of
 
     written.write({**_head(prompt), "error": failure_of(error)})
     progress.advance(failed=True)

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional
 
-from .output import CommandError
+from ..output import CommandError
 
 __all__ = ["TrainOptions", "TrainRun", "differences"]
 

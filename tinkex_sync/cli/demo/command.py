@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, List, Optional
 
 import click
 
+from ..files import example, read_text, windows
+from ..groups import Command
+from ..output import CommandError, Output, pass_output
 from .chart import chart
-from .groups import Command
-from .output import CommandError, Output, pass_output
-from .texts import example, read_text, windows
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from ..clients import SamplingClient, TrainingClient
+    from ...clients import SamplingClient, TrainingClient
 
 __all__ = ["demo"]
 
@@ -79,7 +79,7 @@ def demo(output: Output, file: Optional[Path]) -> None:
     Without FILE it is a short story that comes along. All of it happens on this machine, on the embedded
     server. A long FILE is trained on for 45 seconds.
     """
-    text = read_text(Path(__file__).with_name("demo.txt") if file is None else file)
+    text = read_text(Path(__file__).with_name("story.txt") if file is None else file)
     if len(text.encode("utf-8")) < _SHORTEST:
         raise CommandError(
             f"{file} has only {len(text.encode('utf-8'))} bytes of text", f"Give at least {_SHORTEST}."
@@ -91,9 +91,9 @@ def demo(output: Output, file: Optional[Path]) -> None:
 
 
 def _run(console: Console, text: str, name: str, shipped: bool) -> Dict[str, Any]:
-    from ..clients import ServiceClient
-    from ..local import LocalServer
-    from ..tokenizers.byte_tokenizer import ByteTokenizer
+    from ...clients import ServiceClient
+    from ...local import LocalServer
+    from ...tokenizers.byte_tokenizer import ByteTokenizer
 
     tokenizer = ByteTokenizer()
     tokens = tokenizer.encode(text)
@@ -143,7 +143,7 @@ def _continued(training: TrainingClient, prompt: List[int]) -> List[int]:
 
 
 def _sampled(sampler: SamplingClient, prompt: List[int]) -> List[int]:
-    from .. import types
+    from ... import types
 
     params = types.SamplingParams(max_tokens=_SHOWN, temperature=0.3, seed=_SEED)
     reply = sampler.sample(types.ModelInput.from_ints(prompt), 1, params)
@@ -172,8 +172,8 @@ def _train(
     console: Console, training: TrainingClient, tokens: List[int], seconds: float, shipped: bool
 ) -> Course:
     """Train until the text is learnt or time is up, showing the loss."""
-    from ..concurrency.clock import Clock
-    from ..types import AdamParams
+    from ...concurrency.clock import Clock
+    from ...types import AdamParams
 
     clock, course = Clock(), Course([])
     steps = max(_LEAST_STEPS, len(tokens) * _ROUNDS // (_WINDOW * _BATCH))
@@ -226,7 +226,7 @@ def _draw_many(console: Console, sampler: SamplingClient, tokens: List[int]) -> 
     """Continue the text at 200 places; how often that gives what stands there."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-    from .. import types
+    from ... import types
 
     room = len(tokens) - _PROMPT - _CONTINUATION
     starts = [index * room // (_SAMPLES - 1) for index in range(_SAMPLES)]

@@ -1,0 +1,5 @@
+"""The command ``demo``."""
+
+from .command import demo
+
+__all__ = ["demo"]
