@@ -95,7 +95,9 @@ class HookRecorder:
                     return arguments
             remaining = deadline - self._clock.time()
             if remaining <= 0:
-                raise TimeoutError(f"no {hook} matched within {timeout} s: {len(self.of(hook))} did not match")
+                raise TimeoutError(
+                    f"no {hook} matched within {timeout} s: {len(self.of(hook))} did not match"
+                )
             self._clock.wait(self._recorded, remaining)
 
 

@@ -109,7 +109,10 @@ def test_requests_carry_a_token_got_for_the_key():
 
 
 def test_a_token_ends_and_the_refusal_says_that_it_is_about_the_token():
-    with LocalServer(protocol="0.38", client_config=TOKENS, token_lifetime=0.5) as server, Wire(server) as wire:
+    with (
+        LocalServer(protocol="0.38", client_config=TOKENS, token_lifetime=0.5) as server,
+        Wire(server) as wire,
+    ):
         wire.http.headers["X-API-Key"] = wire.ok("auth/token", {})["jwt"]
         answers = until(lambda: [a for a in [wire.post("create_session", {})] if a.status_code == 401])
         refused = answers[0]

@@ -111,8 +111,8 @@ def _read_records(paths: Iterable[Path]) -> List[Record]:
 class Store:
     """Records in memory, backed by files. Thread-safe.
 
-    Invariant: a record in memory is on disk. No file is read or written with ``_lock`` held. Records are replaced, never
-    modified.
+    Invariant: a record in memory is on disk. No file is read or written with ``_lock`` held. Records are replaced and
+    never modified.
 
     Args:
         root: The directory of the files.
