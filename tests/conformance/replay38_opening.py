@@ -256,7 +256,7 @@ def detection(case: Dict[str, Any], document: Dict[str, Any], row: Optional[int]
         server.defaults["client/dynamic_config"] = Answer(given["dynamic_config"], {"detail": "Not Found"})
         server.defaults["create_session"] = Answer(body={"session_id": "sess-1"})
         session.open()
-        assert session.protocol.wire == wanted
+        assert session.capabilities.wire.name == wanted
         # Nothing is exchanged unless the server asks for it, whatever it has.
         assert not server.sent("auth/token")
         if case["expected"]["fb_json"] and str(case["expected"]["fb_json"]).startswith("415"):

@@ -83,7 +83,7 @@ class RebuildingClient(Client):
 
     def __init__(self, session: Session, source: Source) -> None:
         super().__init__(session, source)
-        self._recipe = Recipe(session.config, session.session_id, session.protocol.known())
+        self._recipe = Recipe(session.config, session.session_id, session.negotiation.negotiated)
 
     @property
     def _session(self) -> Session:

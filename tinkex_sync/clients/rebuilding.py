@@ -12,7 +12,7 @@ from ..config import Config
 from ..errors import ConfigError
 from ..plugins.queue_log import QueueLog
 from ..plugins.registry import Observers
-from ..protocol.negotiation import Known
+from ..protocol.negotiation import Negotiated
 from ..session import Session
 
 __all__ = ["Recipe", "first_seq_id", "one_rebuilds", "rebuilt_session"]
@@ -24,12 +24,12 @@ class Recipe:
 
     config: Config
     session_id: str
-    #: What is known of the server, so that the other process need not ask.
-    known: Known
+    #: The result of the session's negotiation, so that the other process sends no client/config.
+    negotiated: Negotiated
 
     def for_pickle(self) -> Recipe:
         """Without credentials, which the other process takes from its own environment, unless asked otherwise."""
-        return Recipe(self.config.for_pickle(), self.session_id, self.known)
+        return Recipe(self.config.for_pickle(), self.session_id, self.negotiated)
 
 
 _lock = threading.Lock()
@@ -76,7 +76,7 @@ def rebuilt_session(recipe: Recipe) -> Session:
         if session is None or session.closing.is_set():
             observers = Observers(builtin=(QueueLog(config.clock),), clock=config.clock)
             session = Session(config, observers, owned=False)
-            session.take_over(recipe.known)
+            session.restore(recipe.negotiated)
             session.join(recipe.session_id)
         _sessions[key] = session
         while len(_sessions) > _MOST_SESSIONS:

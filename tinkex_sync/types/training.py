@@ -44,7 +44,9 @@ __all__ = [
 ]
 
 ModelID = str
-LossFnType = Literal["cross_entropy", "importance_sampling", "ppo", "cispo", "dro"]
+LossFnType = Literal[
+    "cross_entropy", "importance_sampling", "ppo", "cispo", "dro", "gspo", "stable_reinforce", "custom"
+]
 LossFnOutput = Dict[str, TensorData]
 
 
