@@ -1,7 +1,7 @@
 """Calls to the server: one linear path from a :class:`Request` to the transport, with one retry loop around it.
 
 The steps, from the outside: retries (:meth:`Connection.call`), payment waits, the reconnect after a reset
-(:meth:`Connection.send`), authentication, and one observed HTTP attempt.
+(:meth:`Connection.send_once`), authentication, and one observed HTTP attempt.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ class Connection:
         row = request.row
         try:
             if row.policy is None:
-                reply = self.send(request)
+                reply = self.send_once(request)
             else:
                 made = attempts or self.attempts(row.policy)
                 if request.first_contact:
@@ -121,7 +121,7 @@ class Connection:
         attempts.start()
         while True:
             try:
-                return self.send(request, attempts)
+                return self.send_once(request, attempts)
             except BillingError as error:
                 if request.first_contact:
                     raise  # A person waits for the first contact; the error tells what to do.
@@ -159,7 +159,7 @@ class Connection:
                 cause=error,
             )
 
-    def send(self, request: Request, attempts: Optional[Attempts] = None) -> Reply:
+    def send_once(self, request: Request, attempts: Optional[Attempts] = None) -> Reply:
         """Send a request once; again immediately if the server had closed the kept-alive connection.
 
         Args:

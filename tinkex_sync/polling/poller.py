@@ -105,7 +105,7 @@ class _Poll:
             began = self.session.clock.time()
             try:
                 self.call.reconnects = 0
-                reply = self.session.send(
+                reply = self.session.send_once(
                     Request(
                         "retrieve_future",
                         self.body,
