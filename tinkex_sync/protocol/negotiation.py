@@ -229,6 +229,12 @@ class Negotiation:
         with self._lock:
             return self._negotiated
 
+    @property
+    def dynamic_config(self) -> DynamicConfigResponse:
+        """The last response of client/dynamic_config."""
+        with self._lock:
+            return self._dynamic_config
+
     def load_cached(self) -> bool:
         """Apply the cached result for this server. Returns whether there is one."""
         with _cache_lock:
