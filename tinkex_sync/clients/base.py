@@ -18,7 +18,7 @@ from ..http.request import Request
 from ..plugins.events import Source
 from ..plugins.queue_log import QueueLog
 from ..plugins.registry import Observers
-from ..protocol.negotiation import Known
+from ..protocol.negotiation import Negotiated
 from ..session import Session
 from ..telemetry import Telemetry
 
@@ -234,7 +234,7 @@ class RebuildingClient(Client):
 
     def __init__(self, session: Session, source: Source) -> None:
         super().__init__(session, source)
-        self._origin = _Origin(session.config, session.session_id, session.protocol.known())
+        self._origin = _Origin(session.config, session.session_id, session.negotiation.negotiated)
 
     @property
     def session(self) -> Session:
@@ -271,7 +271,7 @@ class _Origin:
     config: Config
     session_id: str
     #: The negotiated protocol, so that the other process does not negotiate it again.
-    known: Known
+    negotiated: Negotiated
 
     def for_pickle(self) -> _Origin:
         """Return a copy without credentials, unless ``Config.pickle_credentials`` is set."""
@@ -317,7 +317,7 @@ def _join_session(origin: _Origin) -> Session:
         if session is None or session.closing.is_set():
             observers = Observers(builtin=(QueueLog(config.clock),), clock=config.clock)
             session = Session(config, observers, owned=False)
-            session.take_over(origin.known)
+            session.restore(origin.negotiated)
             session.join(origin.session_id)
         _rebuilt[key] = session
         while len(_rebuilt) > _MOST_REBUILT:

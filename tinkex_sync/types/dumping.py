@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import base64
 import dataclasses
-import json
 from datetime import datetime
 from enum import Enum
 from typing import Any, Callable, Collection, Dict, NamedTuple, Optional
 
-import orjson
-
 from .decoders import instant_text
 
-__all__ = ["NOT_GIVEN", "Dumping", "FieldInfo"]
+__all__ = ["NOT_GIVEN", "FieldInfo", "ModelFields", "dump"]
 
 
 class _NotGiven:
@@ -44,7 +41,9 @@ class FieldInfo(NamedTuple):
         return None if self.default is ... else self.default
 
 
-class _Fields:
+class ModelFields:
+    """Descriptor of ``model_fields``: the fields of a wire type by name."""
+
     def __get__(self, instance: object, owner: Any) -> Dict[str, FieldInfo]:
         # help() reads class attributes of every base class, and the base classes are not dataclasses.
         if not dataclasses.is_dataclass(owner):
@@ -68,8 +67,8 @@ class _Form(NamedTuple):
 
 
 def _plain(value: Any, form: _Form) -> Any:
-    if isinstance(value, Dumping):
-        pairs = ((field, getattr(value, field.name)) for field in dataclasses.fields(value))  # type: ignore[arg-type]
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        pairs = ((field, getattr(value, field.name)) for field in dataclasses.fields(value))
         return {
             field.name: _plain(held, form)
             for field, held in pairs
@@ -89,50 +88,28 @@ def _plain(value: Any, form: _Form) -> Any:
     return value.tolist() if hasattr(value, "tolist") else value
 
 
-class Dumping:
-    """The dumping methods of wire types."""
+def dump(
+    value: Any,
+    mode: str,
+    *,
+    include: Optional[Collection[str]],
+    exclude: Optional[Collection[str]],
+    exclude_defaults: bool,
+    exclude_none: bool,
+) -> Dict[str, Any]:
+    """Return the fields of a wire type as ``model_dump`` does; the arguments are its."""
+    if mode not in ("python", "json"):
+        raise ValueError(f'mode must be "python" or "json", not {mode!r}')
 
-    #: Fields by name, of the class and of its instances.
-    model_fields = _Fields()
+    def leaves_out(field: Any, held: Any) -> bool:
+        if held is None and exclude_none:
+            return True
+        default = _default(field) if exclude_defaults else ...
+        return default is not ... and type(default) is type(held) and bool(default == held)
 
-    def model_dump(
-        self,
-        *,
-        mode: str = "python",
-        include: Optional[Collection[str]] = None,
-        exclude: Optional[Collection[str]] = None,
-        by_alias: Optional[bool] = None,
-        exclude_unset: bool = False,
-        exclude_defaults: bool = False,
-        exclude_none: bool = False,
-    ) -> Dict[str, Any]:
-        """Return every field of protocol 0.7.0 in declared order, and later fields if they are set.
-
-        Args:
-            mode: "python" keeps enums, tuples and datetimes; "json" converts them. Bytes become base64 text in both.
-            include, exclude: Names of fields of this object, not of objects inside it.
-            by_alias: Accepted and ignored, because no field has an alias.
-            exclude_unset: Same as ``exclude_defaults``, because objects do not record which values were passed.
-            exclude_defaults, exclude_none: Leave such fields out, at every depth.
-        """
-        if mode not in ("python", "json"):
-            raise ValueError(f'mode must be "python" or "json", not {mode!r}')
-        no_defaults = exclude_defaults or exclude_unset
-
-        def leaves_out(field: Any, held: Any) -> bool:
-            if held is None and exclude_none:
-                return True
-            default = _default(field) if no_defaults else ...
-            return default is not ... and type(default) is type(held) and bool(default == held)
-
-        plain: Dict[str, Any] = _plain(self, _Form(mode == "python", leaves_out))
-        return {
-            name: value
-            for name, value in plain.items()
-            if (include is None or name in include) and (exclude is None or name not in exclude)
-        }
-
-    def model_dump_json(self, *, indent: Optional[int] = None, **options: Any) -> str:
-        """Return :meth:`model_dump` as JSON text, compact or indented; NaN and infinities become null."""
-        text = orjson.dumps(self.model_dump(mode="json", **options)).decode()
-        return text if indent is None else json.dumps(json.loads(text), indent=indent, ensure_ascii=False)
+    plain: Dict[str, Any] = _plain(value, _Form(mode == "python", leaves_out))
+    return {
+        name: held
+        for name, held in plain.items()
+        if (include is None or name in include) and (exclude is None or name not in exclude)
+    }

@@ -20,6 +20,7 @@ from types import MappingProxyType
 from typing import (
     Any,
     Callable,
+    Collection,
     Dict,
     List,
     Literal,
@@ -33,12 +34,13 @@ from typing import (
     get_origin,
 )
 
+import orjson
 from dataclasses_json import DataClassJsonMixin, config
 
 from ..errors import APIResponseValidationError
 from . import decoders
 from .decoders import FieldError, shorten
-from .dumping import NOT_GIVEN, Dumping
+from .dumping import NOT_GIVEN, ModelFields, dump
 
 __all__ = ["NOT_GIVEN", "NOT_SENT", "SENT_AS_NULL", "FastWire", "Wire", "coding", "decode_object", "since"]
 
@@ -63,13 +65,15 @@ def coding(decode: Decode, encode: Optional[Encode] = None) -> Dict[str, Any]:
     return {"decode": decode, "encode": encode}
 
 
-class Wire(Dumping, DataClassJsonMixin):
+class Wire(DataClassJsonMixin):
     """Base of every wire type: a frozen dataclass that checks its values and knows its JSON.
 
     A value that its field cannot hold raises ValueError with the field's name. Lists are copied once, so the caller may
     reuse its own. Instances are immutable, and safe to share between threads.
     """
 
+    #: Fields by name, of the class and of its instances.
+    model_fields = ModelFields()
     #: Fields that come first in the body, where that differs from their declared order.
     wire_order: Tuple[str, ...] = ()
     #: Fields whose default is NOT_GIVEN.
@@ -145,6 +149,40 @@ class Wire(Dumping, DataClassJsonMixin):
     def model_validate_json(cls: Type[Self], json_data: Union[str, bytes, bytearray]) -> Self:
         """Return :meth:`model_validate` of JSON text."""
         return decode_object(cls, json.loads(json_data))
+
+    def model_dump(
+        self,
+        *,
+        mode: str = "python",
+        include: Optional[Collection[str]] = None,
+        exclude: Optional[Collection[str]] = None,
+        by_alias: Optional[bool] = None,
+        exclude_unset: bool = False,
+        exclude_defaults: bool = False,
+        exclude_none: bool = False,
+    ) -> Dict[str, Any]:
+        """Return every field of protocol 0.7.0 in declared order, and later fields if they are set.
+
+        Args:
+            mode: "python" keeps enums, tuples and datetimes; "json" converts them. Bytes become base64 text in both.
+            include, exclude: Names of fields of this object, not of objects inside it.
+            by_alias: Accepted and ignored, because no field has an alias.
+            exclude_unset: Same as ``exclude_defaults``, because objects do not record which values were passed.
+            exclude_defaults, exclude_none: Leave such fields out, at every depth.
+        """
+        return dump(
+            self,
+            mode,
+            include=include,
+            exclude=exclude,
+            exclude_defaults=exclude_defaults or exclude_unset,
+            exclude_none=exclude_none,
+        )
+
+    def model_dump_json(self, *, indent: Optional[int] = None, **options: Any) -> str:
+        """Return :meth:`model_dump` as JSON text, compact or indented; NaN and infinities become null."""
+        text = orjson.dumps(self.model_dump(mode="json", **options)).decode()
+        return text if indent is None else json.dumps(json.loads(text), indent=indent, ensure_ascii=False)
 
     def model_copy(self: Self, *, update: Optional[Mapping[str, Any]] = None, deep: bool = False) -> Self:
         """Return a copy, with the fields of ``update`` replaced and checked.
