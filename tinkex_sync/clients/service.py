@@ -6,7 +6,7 @@ from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional
 
 from .. import types
 from ..config import Config
-from ..futures import Future
+from ..futures import Future, Operation
 from ..http.call_state import CallState, Unfinished
 from ..http.request import Request
 from ..http.retry import RetryConfig
@@ -17,7 +17,7 @@ from ..polling.queue_states import QueueStates
 from ..session import Session
 from ..telemetry import Telemetry
 from .arguments import model_body, promise_of, ready
-from .base import Client
+from .base import Client, blocking, request_operation, submitted
 from .model_creation import Checkpointed, create_model
 from .rest import RestClient
 from .sampling import SamplingClient
@@ -79,7 +79,7 @@ class ServiceClient(Client):
             session.open(user_metadata)
             # The plugin may be disabled by name.
             if telemetry is not None and observers.is_active(telemetry):
-                telemetry.adopt(session.protocol.known())
+                telemetry.restore(session.negotiation.negotiated)
                 session.telemetry = telemetry
         except BaseException:
             session.close()
@@ -118,23 +118,14 @@ class ServiceClient(Client):
         """
         return self._session.close()
 
+    @blocking
     def get_server_capabilities(
         self, *, timeout: Optional[float] = None
-    ) -> types.GetServerCapabilitiesResponse:
-        """Which base models there are. GET /api/v1/get_server_capabilities."""
-        return self._run("get_server_capabilities", self._capabilities, timeout)
+    ) -> Operation[types.GetServerCapabilitiesResponse]:
+        """Return the base models that the server supports. GET /api/v1/get_server_capabilities."""
+        return request_operation(self, "get_server_capabilities", Request("get_server_capabilities"))
 
-    def submit_get_server_capabilities(self) -> Future[types.GetServerCapabilitiesResponse]:
-        """:meth:`get_server_capabilities`, without waiting."""
-        return self._submit("get_server_capabilities", self._capabilities)
-
-    def _capabilities(
-        self, call: CallState, deadline: Optional[float]
-    ) -> types.GetServerCapabilitiesResponse:
-        found: types.GetServerCapabilitiesResponse = self._session.call(
-            Request("get_server_capabilities", call=call, deadline=deadline)
-        )
-        return found
+    submit_get_server_capabilities = submitted(get_server_capabilities)
 
     # Training clients
 
@@ -277,7 +268,7 @@ class ServiceClient(Client):
             "base_url": session.transport.base_url,
             "heartbeat_age": None if session.last_heartbeat is None else now - session.last_heartbeat,
             "open": [call.status(now) for call in session.open_calls()],
-            "protocol": session.protocol.status(),
+            "protocol": session.negotiation.status(),
             "billing": session.billing.status(),
             "throttle": session.throttle.status(),
             "transport": session.transport.status(),
@@ -322,7 +313,7 @@ class ServiceClient(Client):
         """Sample from saved weights or from a base model. POST /api/v1/create_sampling_session.
 
         Args:
-            record_stability_info: Ask a server of today's protocol to keep what it needs to study how stable its
+            record_stability_info: Ask a server of protocol 0.38 to keep what it needs to study how stable its
                 numbers are.
 
         Raises:
