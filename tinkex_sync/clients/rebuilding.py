@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import random
-import threading
 from dataclasses import dataclass
 from typing import Dict, Optional, Tuple
 
+from ..concurrency.primitives import Lock
 from ..config import Config
 from ..errors import ConfigError
 from ..plugins.queue_log import QueueLog
@@ -32,7 +32,7 @@ class Recipe:
         return Recipe(self.config.for_pickle(), self.session_id, self.known)
 
 
-_lock = threading.Lock()
+_lock = Lock()
 #: Kept although no client uses them just now, because pool workers unpickle a client anew for every task.
 _sessions: Dict[Tuple[str, str, Optional[str]], Session] = {}  # guarded by _lock
 _MOST_SESSIONS = 8
@@ -41,7 +41,7 @@ _MOST_SESSIONS = 8
 def _after_fork() -> None:
     global _lock
     # Another thread of the parent may have held it.
-    _lock = threading.Lock()
+    _lock = Lock()
     _sessions.clear()
 
 
@@ -49,7 +49,7 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 
 
-def one_rebuilds() -> threading.Lock:
+def one_rebuilds() -> Lock:
     """The lock under which a client takes its rebuilt session up; never held for more than an assignment or two."""
     return _lock
 

@@ -7,11 +7,11 @@ with errors that look transient. What was found is remembered per base URL.
 
 from __future__ import annotations
 
-import threading
 from dataclasses import dataclass
 from typing import Any, Dict, Literal, Optional, Tuple
 
 from ..concurrency.clock import Clock
+from ..concurrency.primitives import Lock
 from ..config import Config, Preset
 from ..errors import APIStatusError
 from ..types import DynamicConfigResponse, ServerConfigResponse
@@ -41,7 +41,7 @@ class Known:
     configured: bool = False
 
 
-_lock = threading.Lock()
+_lock = Lock()
 #: By base URL, with the time until which it holds.
 _known: Dict[str, Tuple[Known, float]] = {}  # guarded by _lock
 
@@ -65,7 +65,7 @@ class Protocol:
         self._config = config
         self._base_url = base_url
         self._clock = clock
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._switched = False  # guarded by _lock
         #: JSON training requests are known to be refused. Read without the lock, as ``wire``.
         self._json_refused = False
