@@ -21,6 +21,7 @@ from .http.call_state import CallState, Unfinished
 from .http.connection import Connection
 from .http.request import Request
 from .plugins.hookspecs import Source
+from .plugins.queued_observer import QueuedObserver
 from .plugins.registry import Observers
 from .protocol import json_wire as codec
 from .protocol.negotiation import ASKS_AS, Known
@@ -47,6 +48,8 @@ class Session(Connection):
 
     def __init__(self, config: Config, observers: Observers, *, owned: bool = True) -> None:
         super().__init__(config, observers)
+        #: The telemetry plugin, set by the service client; None while telemetry is off.
+        self.telemetry: Optional[QueuedObserver] = None
         #: Whether somebody holds a client that can close it; forgetting that is worth a warning.
         self.owned = owned
         self.throttle = self._throttle()

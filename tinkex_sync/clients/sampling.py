@@ -9,7 +9,7 @@ from typing import Any, Callable, Dict, List, Optional
 
 from .. import types
 from ..errors import ClosedError
-from ..futures import Future
+from ..futures import Future, resolve_in_worker
 from ..http.call_state import CallState
 from ..http.request import Request
 from ..http.retry import RetryConfig
@@ -23,8 +23,7 @@ from ..sampling.places import Places
 from ..sampling.request import Progress, Sample
 from ..session import Session
 from ..tokenizers.loading import choose_tokenizer, load_tokenizer
-from .base import RebuildingClient, settle
-from .rebuilding import first_seq_id
+from .base import RebuildingClient, first_seq_id
 
 __all__ = ["SamplingClient"]
 
@@ -71,7 +70,7 @@ class SamplingClient(RebuildingClient):
         if session.protocol.modern and session.protocol.announced.sample_use_retrieve_futures:
             self._bulk = BulkPoller(session, self._source, clone_id)
 
-    def _rebuilt(self, session: Session) -> None:
+    def _on_rebuilt(self, session: Session) -> None:
         if session.protocol.modern:
             clone_id = self._clone_id(session)
             self._begin(session, clone_id * _NUMBERS_PER_CLONE, clone_id)
@@ -324,12 +323,12 @@ class SamplingClient(RebuildingClient):
             promise = getattr(running(), "promise", None)
             return promise is not None and session.take_back(promise.request_id)
 
-        future.recall = recall
+        future.cancel_remote = recall
 
         def fail(error: BaseException) -> None:
             progress.end(False)
             places.leave()
-            settle(session, future, error=error)
+            resolve_in_worker(session, future, error=error)
 
         def start() -> bool:
             if session.dispatchers.submit(begin):

@@ -201,10 +201,6 @@ class Throttle:
                 "pace": self._pace.rate,
             }
 
-    def close(self) -> None:
-        """End every wait, now and from now on, with ClosedError. Permits can still be released."""
-        self._closing.set()
-
     def _await_turn(self, arrival: int, not_before: float, deadline: Optional[float]) -> Ticket:
         # Outside the queue, so that its own delay holds up nobody.
         while self._clock.time() < not_before:

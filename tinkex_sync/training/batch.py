@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
 from .. import types
-from ..clients.base import settle
 from ..concurrency.primitives import Lock
 from ..errors import OutcomeUnknownError, PartialBatchError, TinkexError
-from ..futures import Future
+from ..futures import Future, resolve_in_worker
 from ..http.call_state import CallState
 from ..plugins.hookspecs import Boundary
 from ..protocol import json_wire as codec
@@ -194,13 +193,15 @@ class Batch:
         except TinkexError as error:
             self._fail(error)
         else:
-            settle(self._session, self.future, merged if self._finished is None else self._finished(merged))
+            resolve_in_worker(
+                self._session, self.future, merged if self._finished is None else self._finished(merged)
+            )
 
     def _fail(self, error: BaseException) -> None:
         with self._lock:
             first, self._failed = not self._failed, True
         if first:
-            settle(self._session, self.future, error=error)
+            resolve_in_worker(self._session, self.future, error=error)
 
     def _partial(self, error: BaseException, accepted: List[Boundary]) -> PartialBatchError:
         taken = _joined([(boundary.start, boundary.stop) for boundary in accepted])

@@ -7,7 +7,7 @@ import weakref
 from typing import Any, Callable, Dict, Iterable, List, Optional, TypeVar, Union
 
 from .. import types
-from ..clients.base import Client, settle
+from ..clients.base import Client
 from ..concurrency.workers import Lane
 from ..errors import (
     APIError,
@@ -19,7 +19,7 @@ from ..errors import (
     ResultLostError,
     WithdrawnError,
 )
-from ..futures import Future, wait_until
+from ..futures import Future, resolve_in_worker, wait_until
 from ..http.call_state import CallState
 from ..plugins.hookspecs import Source
 from ..polling.poller import poll
@@ -151,7 +151,7 @@ class LaneClient(Client):
                     before(call)
                 sent = self._sequence.dispatch(session, endpoint, encode, call)
             except BaseException as error:
-                settle(session, future, error=error)
+                resolve_in_worker(session, future, error=error)
                 return
             call.request_id = sent.promise.request_id
             session.helpers.submit(lambda: fetch(sent))
