@@ -148,7 +148,7 @@ def custom_loss(case: Dict[str, Any], document: Dict[str, Any], row: Optional[in
     output: Any = None
     error: Optional[BaseException] = None
     with bare_session(protocol="0.38") as (server, session):
-        session.protocol.announced = types.ServerConfigResponse(**given["client_config"])
+        session.negotiation.apply_config(types.ServerConfigResponse(**given["client_config"]))
         for name in ("forward_backward", "optim_step", "retrieve_future"):
             server.defaults[name] = getattr(stage, name)
         client = TrainingClient(session, MODEL)

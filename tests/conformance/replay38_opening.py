@@ -87,7 +87,7 @@ def startup(case: Dict[str, Any], document: Dict[str, Any], row: Optional[int]) 
                 base_url=server.base_url, protocol="0.38", load_plugins=False, headers=headers, clock=clock
             )
             session = service._session
-            check_config(session.protocol, expected)
+            check_config(session.negotiation, expected)
             finish(service, given.get("op"), args)
         except errors.TinkexError as error:
             if "exception" not in expected:
@@ -104,8 +104,8 @@ def startup(case: Dict[str, Any], document: Dict[str, Any], row: Optional[int]) 
 def check_config(spoken: Any, expected: Dict[str, Any]) -> None:
     """What was announced is known; what was not is left to the defaults, which are not the server's words."""
     for announced, recorded in (
-        (spoken.announced, expected["client_config"]),
-        (spoken.dynamic, expected["client_dynamic_config"]),
+        (spoken.negotiated.server_config, expected["client_config"]),
+        (spoken.dynamic_config, expected["client_dynamic_config"]),
     ):
         for name, value in vars(announced).items():
             if value is not None:
@@ -256,7 +256,7 @@ def detection(case: Dict[str, Any], document: Dict[str, Any], row: Optional[int]
         server.defaults["client/dynamic_config"] = Answer(given["dynamic_config"], {"detail": "Not Found"})
         server.defaults["create_session"] = Answer(body={"session_id": "sess-1"})
         session.open()
-        assert session.protocol.wire == wanted
+        assert session.capabilities.wire.name == wanted
         # Nothing is exchanged unless the server asks for it, whatever it has.
         assert not server.sent("auth/token")
         if case["expected"]["fb_json"] and str(case["expected"]["fb_json"]).startswith("415"):

@@ -127,7 +127,7 @@ class TrainingClient(WeightsClient):
 
         A forward pass gives the log probabilities of the targets; ``loss_fn`` is called with them in this thread;
         its gradient goes out as the weights of a second pass, with "cross_entropy". That one's result is returned,
-        with the loss's metrics laid over its own; with a server of today's protocol "loss:sum" is your loss, and the
+        with the loss's metrics laid over its own; with a server of protocol 0.38 "loss:sum" is your loss, and the
         server's own is "surrogate_loss:sum". Of a datum's inputs only ``target_tokens`` takes part in it.
 
         Args:
@@ -175,8 +175,8 @@ class TrainingClient(WeightsClient):
             raise TypeError(f"loss_fn must be a function of (data, logprobs), not {loss_fn!r}")
         differentiate = chosen(backend)
         datums = list(data)
-        modern = self._session.protocol.modern
-        scored = for_forward(datums) if modern else datums
+        reports_custom_loss = self._session.capabilities.reports_custom_loss
+        scored = for_forward(datums) if reports_custom_loss else datums
         forward = self._wait_until(self.submit_forward(scored, "cross_entropy"), deadline)
         batch, metrics, loss = weighted(datums, forward, loss_fn, differentiate)
         if remaining(self._session.clock, deadline) == 0:
@@ -185,7 +185,7 @@ class TrainingClient(WeightsClient):
                 phase="queued",
                 sent="no",
             )
-        laid = with_metrics(metrics, loss if modern else None)
+        laid = with_metrics(metrics, loss if reports_custom_loss else None)
         second, send = self._batch("forward_backward", batch, "cross_entropy", None, laid)
         self._enqueue([second.future], send)
         return second.future

@@ -179,13 +179,8 @@ class QueuedObserver(abc.ABC):
     def _await(self, event: Event, limit: float) -> bool:
         return self._clock.wait(event, remaining(self._clock, limit))
 
-<<<<<<< HEAD
-    def _flushed(self) -> Event:
+    def _flush_event(self) -> Event:
         event = Event()
-=======
-    def _flush_event(self) -> threading.Event:
-        event = threading.Event()
->>>>>>> main
         with self._lock:
             self._waiting.append((self._put, event))
             self._notify_waiting()

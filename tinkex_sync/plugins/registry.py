@@ -8,12 +8,7 @@ from __future__ import annotations
 
 import inspect
 import logging
-<<<<<<< HEAD
-from typing import Any, Dict, Iterable, List, Optional, Type, TypeVar
-=======
-import threading
 from typing import Any, Dict, Iterable, List, Optional
->>>>>>> main
 
 import pluggy
 
@@ -184,13 +179,8 @@ class Observers:
             closing = [row for row in self._plugins if row.status == "active" and _has_close(row.object)]
         if not closing:
             return True
-<<<<<<< HEAD
         done = Event()
-        begun: List[Plugin] = []
-=======
-        done = threading.Event()
         started: List[Plugin] = []
->>>>>>> main
 
         def close_all() -> None:
             for row in closing:

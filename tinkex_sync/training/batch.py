@@ -10,9 +10,7 @@ from ..errors import OutcomeUnknownError, PartialBatchError, TinkexError
 from ..futures import Future, resolve_in_worker
 from ..http.call_state import CallState
 from ..plugins.hookspecs import Boundary
-from ..protocol import json_wire as codec
-from ..protocol.byte_estimates import datum_bytes, protobuf_datum_bytes
-from ..protocol.metrics import merge
+from ..protocol.wire import Body
 from ..session import Session
 from .chunking import plan
 from .parallel_chunks import send_side_by_side
@@ -85,7 +83,7 @@ class Batch:
         """Send the chunks; those the server took are in ``accepted``, in order, also when this raises."""
         boundaries = self._boundaries()
         # A number in doubt may have to be used again, which only one request at a time can find out.
-        if self._session.protocol.parallel_chunks and sequence.certain:
+        if self._session.capabilities.parallel_chunks and sequence.certain:
             boundaries = list(boundaries)
             if len(boundaries) > 1:
                 self._send_side_by_side(sequence, boundaries, accepted)
@@ -95,10 +93,10 @@ class Batch:
             self._took(boundary, sent, accepted)
 
     def _boundaries(self) -> Any:
-        protocol = self._session.protocol
-        limits = {"items": protocol.max_chunk_datums, "bytes": protocol.max_chunk_bytes}
-        size = protobuf_datum_bytes if protocol.modern else datum_bytes
-        boundaries = plan(map(size, self._data), max_items=limits["items"], max_bytes=limits["bytes"])
+        capabilities = self._session.capabilities
+        limits = {"items": capabilities.max_chunk_datums, "bytes": capabilities.max_chunk_bytes}
+        sizes = map(capabilities.wire.estimate_datum_bytes, self._data)
+        boundaries = plan(sizes, max_items=limits["items"], max_bytes=limits["bytes"])
         hook = self._session.observers.chunks_planned
         if hook is None:
             return boundaries
@@ -112,21 +110,12 @@ class Batch:
         )
         return planned
 
-    def _encode(self, boundary: Boundary, operation: Optional[str] = None) -> Callable[[int], codec.Body]:
-        protocol = self._session.protocol
-
-        def encode(number: int) -> codec.Body:
-            return codec.encode_batch(
-                protocol.wire,
-                operation or self._operation,
-                self._data[boundary.start : boundary.stop],
-                self._loss_fn,
-                self._loss_fn_config,
-                self._model_id,
-                number,
-                first_index=boundary.start,
-                compressed=protocol.compressed,
-                json_may_do=protocol.tries_json,
+    def _encode(self, boundary: Boundary, operation: Optional[str] = None) -> Callable[[int], Body]:
+        def encode(number: int) -> Body:
+            data = self._data[boundary.start : boundary.stop]
+            batch = types.ForwardBackwardInput(data, self._loss_fn, self._loss_fn_config)
+            return self._session.capabilities.wire.encode_batch(
+                operation or self._operation, batch, self._model_id, number, first_index=boundary.start
             )
 
         return encode
@@ -189,7 +178,7 @@ class Batch:
     def _finish(self) -> None:
         outputs = [self._outputs[index] for index in sorted(self._outputs)]
         try:
-            merged = merge(outputs, modern=self._session.protocol.modern)
+            merged = self._session.capabilities.wire.merge_results(outputs)
         except TinkexError as error:
             self._fail(error)
         else:

@@ -80,7 +80,7 @@ def weighted(
 
 
 def for_forward(data: List[types.Datum]) -> List[types.Datum]:
-    """What today's servers are sent for the first half: of each datum the targets and their weights, 0 if it has none.
+    """Return what the forward pass needs in protocol 0.38: targets and weights of each datum, 0 if it has none.
 
     Raises:
         MissingTargetsError: a datum has no ``target_tokens``.
@@ -148,7 +148,7 @@ def _targets(index: int, datum: types.Datum) -> types.TensorData:
 
 
 class MissingTargetsError(KeyError, ValueError):
-    """A datum has no ``target_tokens``: a KeyError to scripts of old, a ValueError to those of today."""
+    """A datum has no ``target_tokens``: a KeyError in protocol 0.7, a ValueError in 0.38."""
 
 
 def _by_torch(

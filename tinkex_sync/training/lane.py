@@ -25,6 +25,7 @@ from ..plugins.hookspecs import Source
 from ..polling.poller import poll
 from ..polling.queue_states import QueueStates
 from ..protocol import json_wire as codec
+from ..protocol.wire import Body
 from ..session import Session
 from .batch import Batch
 from .late_conflicts import conflict
@@ -36,9 +37,6 @@ T = TypeVar("T")
 
 #: How often an operation is sent again under the number its server waits for.
 _MOST_RESENDS = 5
-_LOSSES = ("cross_entropy", "importance_sampling", "ppo", "cispo", "dro")
-#: Those that servers of today's protocol may have beside.
-_LOSSES_TODAY = ("gspo", "stable_reinforce", "custom")
 
 
 class LaneClient(Client):
@@ -79,8 +77,7 @@ class LaneClient(Client):
         finish: Optional[Callable[[types.ForwardBackwardOutput], types.ForwardBackwardOutput]] = None,
     ) -> tuple[Batch, Callable[[], None]]:
         session = self._session
-        losses = _LOSSES + _LOSSES_TODAY if session.protocol.modern else _LOSSES
-        datums = _checked(data, loss_fn, loss_fn_config, losses)
+        datums = _checked(data, loss_fn, loss_fn_config, session.capabilities.losses)
         call = session.begin(self._source, operation, len(datums))
         future: Future[types.ForwardBackwardOutput] = Future(call)
         batch = Batch(
@@ -135,12 +132,12 @@ class LaneClient(Client):
         call = session.begin(self._source, operation)
         future: Future[Any] = Future(call)
 
-        def encode(number: int) -> codec.Body:
+        def encode(number: int) -> Body:
             # Order on the wire: parameters, model, (path, flags,) number.
             first = {"adam_params": fields["adam_params"]} if "adam_params" in fields else {}
             rest = {name: value for name, value in fields.items() if name not in first}
             body = {**first, "model_id": self.model_id, **rest, "seq_id": number}
-            return codec.Body(endpoint, codec.encode(body))
+            return Body(endpoint, codec.encode(body))
 
         def send() -> None:
             if not future.begin():

@@ -22,7 +22,7 @@ from ..errors import (
 from ..http.call_state import CallState
 from ..http.request import Request
 from ..polling.poller import Promise
-from ..protocol.json_wire import Body
+from ..protocol.wire import Body
 from ..session import Session
 from .late_conflicts import Verdicts
 
@@ -77,9 +77,7 @@ class Sent:
                 )
                 break
             except APIStatusError as error:
-                if body.wire is None or not session.protocol.switch(
-                    error, body.wire, self.endpoint == "forward"
-                ):
+                if not session.negotiation.switch(error, body):
                     raise
                 # The number is still free, since the body was not even read; the key belongs to that body.
                 self._key = new_key()
