@@ -10,6 +10,8 @@ from concurrent.futures import thread as _import_before_registering  # noqa: F40
 from typing import TYPE_CHECKING
 
 from .concurrency.clock import Clock
+from .concurrency.close_signal import CloseSignal
+from .concurrency.primitives import Lock
 from .errors import APIStatusError, ClosedError, TinkexError
 from .http.request import Request
 
@@ -26,9 +28,7 @@ _HEARTBEAT_SILENCE = 120.0
 _LEAST_REFRESH = 10.0
 
 
-def beat(
-    ref: weakref.ref[Session], body: bytes, closing: threading.Event, clock: Clock, interval: float
-) -> None:
+def beat(ref: weakref.ref[Session], body: bytes, closing: CloseSignal, clock: Clock, interval: float) -> None:
     misses = 0
     while not clock.wait(closing, interval):
         session = ref()
@@ -96,7 +96,7 @@ def _refresh(ref: weakref.ref[Session]) -> None:
 
 
 _sessions: weakref.WeakSet[Session] = weakref.WeakSet()
-_sessions_lock = threading.Lock()
+_sessions_lock = Lock()
 _registered = False
 
 
@@ -125,7 +125,7 @@ def close_at_exit(session: Session) -> None:
 def _forget_sessions() -> None:
     # In a forked child: the sessions are the parent's, and a thread that is not here may have held the lock.
     global _sessions_lock
-    _sessions_lock = threading.Lock()
+    _sessions_lock = Lock()
     _sessions.clear()
 
 
