@@ -9,6 +9,7 @@ import weakref
 from concurrent.futures import thread as _import_before_registering  # noqa: F401
 from typing import TYPE_CHECKING
 
+from . import types
 from .concurrency.clock import Clock
 from .errors import APIStatusError, ClosedError, TinkexError
 from .http.request import Request
@@ -26,16 +27,14 @@ _HEARTBEAT_SILENCE = 120.0
 _LEAST_REFRESH = 10.0
 
 
-def beat(
-    ref: weakref.ref[Session], body: bytes, closing: threading.Event, clock: Clock, interval: float
-) -> None:
+def beat(ref: weakref.ref[Session], closing: threading.Event, clock: Clock, interval: float) -> None:
     misses = 0
     while not clock.wait(closing, interval):
         session = ref()
         if session is None or session.forked:
             return
         try:
-            session.call(Request("session_heartbeat", body))
+            session.call(Request("session_heartbeat", types.SessionHeartbeatRequest(session.session_id)))
             session.last_heartbeat = clock.time()
             misses = 0
         except ClosedError:

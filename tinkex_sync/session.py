@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import fields
 from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, TypeVar
 
+from . import types
 from .concurrency.workers import Workers
 from .config import Config
 from .errors import ClosedError, TinkexError
@@ -23,7 +24,6 @@ from .http.request import Request
 from .plugins.hookspecs import Source
 from .plugins.queued_observer import QueuedObserver
 from .plugins.registry import Observers
-from .protocol import json_wire as codec
 from .protocol.negotiation import CONFIG_SDK_VERSION, Negotiated
 from .throttle.dispatch import Throttle, ThrottleLimits
 from .throttle.semaphores import BytesSemaphore
@@ -92,14 +92,13 @@ class Session(Connection):
             AuthenticationError, APIStatusError: it refuses us; the text says what to do.
         """
         self._detect()
-        body: Dict[str, Any] = {
-            "tags": list(self.config.tags),
-            "user_metadata": dict(user_metadata or {}),
-            "sdk_version": self.capabilities.sdk_version,
-        }
-        if self.config.project_id is not None:
-            body["project_id"] = self.config.project_id
-        answer = self.call(Request("create_session", body, first_contact=True))
+        body = types.CreateSessionRequest(
+            tags=list(self.config.tags),
+            user_metadata=dict(user_metadata or {}),
+            sdk_version=self.capabilities.sdk_version,
+            project_id=self.config.project_id,
+        )
+        answer: types.CreateSessionResponse = self.call(Request("create_session", body, first_contact=True))
         for level, text in (
             (logging.INFO, answer.info_message),
             (logging.WARNING, answer.warning_message),
@@ -115,7 +114,7 @@ class Session(Connection):
     def _detect(self) -> None:
         negotiation = self.negotiation
         if negotiation.is_required and not negotiation.load_cached():
-            body = {"sdk_version": CONFIG_SDK_VERSION}
+            body = types.ServerConfigRequest(CONFIG_SDK_VERSION)
             negotiation.apply_config(self.call(Request("client_config", body, first_contact=True)))
         self._adopt()
         self.refresh()
@@ -142,7 +141,8 @@ class Session(Connection):
         """
         if not self.capabilities.has_dynamic_config:
             return
-        dynamic = self.call(Request("dynamic_config", {"sdk_version": self.capabilities.sdk_version}))
+        body = types.DynamicConfigRequest(self.capabilities.sdk_version)
+        dynamic = self.call(Request("dynamic_config", body))
         if dynamic is not None:
             self.negotiation.apply_dynamic_config(dynamic)
             refresh_later(self)
@@ -157,10 +157,9 @@ class Session(Connection):
         self.session_id = session_id
         self.source = Source("service", session_id, session_id)
         self.last_heartbeat = self.clock.time()
-        body = codec.encode({"session_id": session_id})
         threading.Thread(
             target=beat,
-            args=(weakref.ref(self), body, self.closing, self.clock, self.config.heartbeat_interval),
+            args=(weakref.ref(self), self.closing, self.clock, self.config.heartbeat_interval),
             name=f"tinkex-heartbeat-{session_id}",
             daemon=True,
         ).start()
@@ -181,7 +180,7 @@ class Session(Connection):
 
         def tell() -> None:
             try:
-                self.call(Request("cancel_future", {"request_id": request_id}))
+                self.call(Request("cancel_future", types.CancelFutureRequest(request_id)))
             except (TinkexError, OSError) as error:
                 _log.debug("The server was not told that sample %s is not wanted: %s", request_id, error)
 
@@ -250,7 +249,7 @@ class Session(Connection):
         """Tell the server how the session ended. POST /api/v1/sessions/ID/finish; best effort, once."""
         if not (self.owned and self.session_id and self.capabilities.finishes_sessions):
             return
-        body = {"reason": {"type": outcome}, "detail": detail}
+        body = types.FinishSessionRequest(types.FinishReason(outcome), detail)
         try:
             # Codec drops nothing: a detail of null is part of this body.
             self.call(

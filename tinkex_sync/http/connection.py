@@ -14,6 +14,7 @@ from typing import Any, Callable, Optional
 
 import tenacity
 
+from .. import types
 from ..concurrency.clock import remaining
 from ..concurrency.timer import Timer
 from ..config import Config
@@ -282,7 +283,9 @@ class Connection:
             connection = own()
             if connection is None:
                 raise ClosedError("the client no longer exists")
-            return str(connection.call(Request("auth_token", {}, deadline=deadline)).jwt)
+            return str(
+                connection.call(Request("auth_token", types.AuthTokenRequest(), deadline=deadline)).jwt
+            )
 
         self.credentials.adopt(self.capabilities, exchange, run_in_background)
 
