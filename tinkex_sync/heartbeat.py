@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 from . import types
 from .concurrency.clock import Clock
+from .concurrency.close_signal import CloseSignal
+from .concurrency.primitives import Lock
 from .errors import APIStatusError, ClosedError, TinkexError
 from .http.request import Request
 
@@ -27,7 +29,7 @@ _HEARTBEAT_SILENCE = 120.0
 _LEAST_REFRESH = 10.0
 
 
-def beat(ref: weakref.ref[Session], closing: threading.Event, clock: Clock, interval: float) -> None:
+def beat(ref: weakref.ref[Session], closing: CloseSignal, clock: Clock, interval: float) -> None:
     misses = 0
     while not clock.wait(closing, interval):
         session = ref()
@@ -95,7 +97,7 @@ def _refresh(ref: weakref.ref[Session]) -> None:
 
 
 _sessions: weakref.WeakSet[Session] = weakref.WeakSet()
-_sessions_lock = threading.Lock()
+_sessions_lock = Lock()
 _registered = False
 
 
@@ -124,7 +126,7 @@ def close_at_exit(session: Session) -> None:
 def _forget_sessions() -> None:
     # In a forked child: the sessions are the parent's, and a thread that is not here may have held the lock.
     global _sessions_lock
-    _sessions_lock = threading.Lock()
+    _sessions_lock = Lock()
     _sessions.clear()
 
 

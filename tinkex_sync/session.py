@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import logging
 import random
-import threading
 import warnings
 import weakref
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from dataclasses import fields
 from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, TypeVar
 
 from . import types
+from .concurrency.primitives import start_thread
 from .concurrency.workers import Workers
 from .config import Config
 from .errors import ClosedError, TinkexError
@@ -157,12 +157,11 @@ class Session(Connection):
         self.session_id = session_id
         self.source = Source("service", session_id, session_id)
         self.last_heartbeat = self.clock.time()
-        threading.Thread(
-            target=beat,
-            args=(weakref.ref(self), self.closing, self.clock, self.config.heartbeat_interval),
-            name=f"tinkex-heartbeat-{session_id}",
-            daemon=True,
-        ).start()
+        start_thread(
+            beat,
+            f"tinkex-heartbeat-{session_id}",
+            *(weakref.ref(self), self.closing, self.clock, self.config.heartbeat_interval),
+        )
 
     def next_number(self, counter: str) -> int:
         """The next of a dense sequence from 0 (``model_seq_id``, ``sampling_session_seq_id``)."""
@@ -213,6 +212,7 @@ class Session(Connection):
         """Take a call out of the list. Idempotent."""
         with self._lock:
             self._open.pop(call.call_id, None)
+        self.sends_changed.set()
 
     @contextmanager
     def calling(self, source: Source, operation: str, items: int = 1) -> Iterator[CallState]:
@@ -236,14 +236,22 @@ class Session(Connection):
             self._close_callbacks.append(callback)
 
     def drain(self, seconds: float) -> None:
-        """Wait until everything submitted was sent, for at most ``seconds``."""
+        """Wait until every call was sent, for at most ``seconds``, or until the session is closed."""
         end = self.clock.time() + seconds
-        nap = threading.Event()
-        while any(call.is_unsent for call in self.open_calls()) and self.clock.time() < end:
-            # Sending is what other threads do; there is no single event that says all of it is done.
-            if self.closing.is_set():
-                return
-            self.clock.wait(nap, 0.01)
+        unsent = self.open_calls()
+        with self.closing.waking(self.sends_changed):
+            while unsent and not self.closing.is_set():
+                # Before the check, so that no change after it is missed.
+                self.sends_changed.clear()
+                if not (unsent[-1].is_unsent and self._is_open(unsent[-1])):
+                    unsent.pop()
+                    unsent = unsent or [call for call in self.open_calls() if call.is_unsent]
+                elif not self.clock.wait(self.sends_changed, end - self.clock.time()):
+                    return
+
+    def _is_open(self, call: CallState) -> bool:
+        with self._lock:
+            return call.call_id in self._open
 
     def _finish(self, outcome: str, detail: Optional[str]) -> None:
         """Tell the server how the session ended. POST /api/v1/sessions/ID/finish; best effort, once."""
@@ -286,9 +294,6 @@ class Session(Connection):
             self._finish(outcome, detail)
         left = [Unfinished(call.operation, call.sent, call.request_id) for call in calls]
         self.closing.set()
-        self.throttle.close()
-        self.fetch_budget.close()
-        self.chunk_budget.close()
         self.transport.close()
         self.timer.close()
         for callback in callbacks:
@@ -338,9 +343,8 @@ def _fail_all(futures: List[Any]) -> None:
         for future in waiting:
             future.set_exception(ClosedError("the client was closed before there was a result"))
 
-    thread = threading.Thread(target=fail, name="tinkex-closing", daemon=True)
     try:
-        thread.start()
+        thread = start_thread(fail, "tinkex-closing")
     except RuntimeError:
         fail()  # the interpreter is going and starts no more threads
     else:
