@@ -7,6 +7,7 @@ from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional
 from .. import types
 from ..config import Config
 from ..futures import Future, Operation
+from ..heartbeat import start_heartbeat
 from ..http.call_state import CallState, Unfinished
 from ..http.request import Request
 from ..http.retry import RetryConfig
@@ -77,6 +78,7 @@ class ServiceClient(Client):
         session = Session(self.config, observers)
         try:
             session.open(user_metadata)
+            start_heartbeat(session)
             # The plugin may be disabled by name.
             if telemetry is not None and observers.is_active(telemetry):
                 telemetry.restore(session.negotiation.negotiated)
