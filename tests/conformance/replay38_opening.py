@@ -11,9 +11,10 @@ import pytest
 from scripted_server import API, Answer, Request, ScriptedServer, SteppedClock, bare_session
 
 from tinkex_sync import ServiceClient, errors
+from tinkex_sync.compat.settings import settings
 from tinkex_sync.heartbeat import start_heartbeat
 
-from .registry import no_excuse, not_understood, only, replay38
+from .registry import error_class, no_excuse, not_understood, only, replay38
 
 KEY = "tml-test-key"
 INVALID = {"WWW-Authenticate": 'Bearer error="invalid_token"'}
@@ -32,9 +33,7 @@ def with_environment(patch: pytest.MonkeyPatch, changes: Dict[str, Optional[str]
 
 
 def raised(error: BaseException, expected: Dict[str, Any]) -> None:
-    name = expected["exception"]
-    kind = errors.TinkexError if name == "TinkerError" else getattr(errors, name, None)
-    assert kind is not None and isinstance(error, kind), repr(error)
+    assert isinstance(error, error_class(expected["exception"])), repr(error)
     if "str" in expected:
         assert str(error).startswith(expected["str"])
 
@@ -77,20 +76,17 @@ def startup(case: Dict[str, Any], document: Dict[str, Any], row: Optional[int]) 
         beats(given["heartbeat"], expected["after"])
         return
     args = dict(given.get("args", {}))
-    headers = args.pop("default_headers_overrides", {})
+    end = {name: args.pop(name) for name in ("status", "detail") if name in args}
     with pytest.MonkeyPatch.context() as patch, ScriptedServer() as server:
         with_environment(patch, given.get("env", {}))
         script_exchanges(server, expected["exchanges"])
         session = None
         try:
-            clock = SteppedClock()
-            service = ServiceClient(
-                base_url=server.base_url, protocol="0.38", load_plugins=False, headers=headers, clock=clock
-            )
+            service = ServiceClient(**opening(args, server.base_url))
             session = service._session
             check_config(session.negotiation, expected)
-            finish(service, given.get("op"), args)
-        except errors.TinkexError as error:
+            finish(service, given.get("op"), end)
+        except Exception as error:
             if "exception" not in expected:
                 raise
             raised(error, expected)
@@ -100,6 +96,15 @@ def startup(case: Dict[str, Any], document: Dict[str, Any], row: Optional[int]) 
             if session is not None:
                 session.close(None)
         check_requests(server.requests, [one["request"] for one in expected["exchanges"]])
+
+
+def opening(args: Dict[str, Any], base_url: str) -> Dict[str, Any]:
+    """Return arguments of our ServiceClient for recorded keyword arguments of the official one."""
+    official = {name: value for name, value in args.items() if value is not None}
+    headers = {**official.pop("default_headers", {}), **official.pop("default_headers_overrides", {})}
+    official["base_url"] = official.get("base_url", "<base>").replace("<base>", base_url)
+    ours = settings({**official, "default_headers": headers} if headers else official)
+    return {"protocol": "0.38", "load_plugins": False, "clock": SteppedClock(), **ours}
 
 
 def check_config(spoken: Any, expected: Dict[str, Any]) -> None:
@@ -115,8 +120,7 @@ def check_config(spoken: Any, expected: Dict[str, Any]) -> None:
 
 def finish(service: ServiceClient, op: Optional[str], args: Dict[str, Any]) -> None:
     if op == "close":
-        only(args, "status", "detail")
-        service._session.close(args["status"], args["detail"])
+        service._session.close(args.get("status", "success"), args.get("detail"))
     elif op == "with ServiceClient: pass":
         with service:
             pass
@@ -165,6 +169,12 @@ def lifetime_of(given: Dict[str, Any]) -> Optional[float]:
     return None if given["jwt"] == "no exp claim" else not_understood(given["jwt"])
 
 
+def own_jwt(words: str) -> str:
+    """Return the token that the user passes as API key: "JWT", "JWT, expired" or "JWT, no exp claim"."""
+    lifetimes = {"JWT": 600.0, "JWT, expired": -60.0, "JWT, no exp claim": None}
+    return jwt(0, lifetimes[words]) if words in lifetimes else not_understood(words)
+
+
 def refusals(given: Dict[str, Any]) -> List[Answer]:
     """What the request after the opening is answered first."""
     words = given.get("second_request_answer") or given.get("answers") or given.get("answer")
@@ -197,12 +207,12 @@ def auth(case: Dict[str, Any], document: Dict[str, Any], row: Optional[int]) -> 
     if "credential_default_source" in given:
         announced["credential_default_source"] = given["credential_default_source"]
     asked = expected["requests"] or []
+    user_jwt = own_jwt(given.get("api_key", "JWT"))
     outcome: Any = None
     with pytest.MonkeyPatch.context() as patch, ScriptedServer() as server:
         with_environment(patch, given.get("env", {}))
         if "api_key" in given:
-            assert given["api_key"] == "JWT, expired" or not_understood(given["api_key"])
-            patch.setenv("TINKER_API_KEY", jwt(0, -60.0))
+            patch.setenv("TINKER_API_KEY", user_jwt)
         server.script("client/config", Answer(body=announced))
         statuses = [one["status"] for one in asked if one["path"].endswith("auth/token")]
         for status in statuses:
@@ -227,6 +237,7 @@ def auth(case: Dict[str, Any], document: Dict[str, Any], row: Optional[int]) -> 
                 session.close(None)
         sent = list(server.requests)
     labels = {token: f"<jwt {index}>" for index, token in enumerate(made, 1)}
+    labels[user_jwt] = "<user jwt>"
     assert [
         {
             "method": one.method,

@@ -155,11 +155,21 @@ class CallOperation(Generic[T]):
             future.set_result(result)
 
 
-def request_operation(client: Client, name: str, request: Request) -> CallOperation[Any]:
-    """Return the operation that sends one request; its result is the decoded response."""
+def request_operation(
+    client: Client, name: str, request: Request, decode: Optional[Callable[[Any], Any]] = None
+) -> CallOperation[Any]:
+    """Return the operation that sends one request.
+
+    Args:
+        client: The client whose session and source the call has.
+        name: The operation's name.
+        request: The request; its ``call`` and ``deadline`` are set when it is sent.
+        decode: Makes the result of the decoded response; None: the result is the decoded response.
+    """
 
     def send(call: CallState, deadline: Optional[float]) -> Any:
-        return client.session.call(replace(request, call=call, deadline=deadline))
+        response = client.session.call(replace(request, call=call, deadline=deadline))
+        return response if decode is None else decode(response)
 
     return CallOperation(client, name, send)
 
