@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
-import threading
 import weakref
 from typing import Any, Optional, Protocol
 
 from .concurrency.clock import Clock
+from .concurrency.close_signal import CloseSignal
+from .concurrency.primitives import start_thread
 from .config import Config
 from .errors import APIStatusError, ClosedError, TinkexError
 from .http.request import Request
@@ -31,7 +32,7 @@ class HeartbeatSession(Protocol):
     last_heartbeat: Optional[float]
     config: Config
     clock: Clock
-    closing: threading.Event
+    closing: CloseSignal
     observers: Observers
     source: Source
 
@@ -48,16 +49,15 @@ def start_heartbeat(session: HeartbeatSession) -> None:
 
     The thread holds the session weakly. It ends when the session is closed, dropped, or ended by the server (410).
     """
-    threading.Thread(
-        target=_send_heartbeats,
-        args=(weakref.ref(session), session.closing, session.clock, session.config.heartbeat_interval),
-        name=f"tinkex-heartbeat-{session.session_id}",
-        daemon=True,
-    ).start()
+    start_thread(
+        _send_heartbeats,
+        f"tinkex-heartbeat-{session.session_id}",
+        *(weakref.ref(session), session.closing, session.clock, session.config.heartbeat_interval),
+    )
 
 
 def _send_heartbeats(
-    ref: weakref.ref[HeartbeatSession], closing: threading.Event, clock: Clock, interval: float
+    ref: weakref.ref[HeartbeatSession], closing: CloseSignal, clock: Clock, interval: float
 ) -> None:
     misses = 0
     while not clock.wait(closing, interval):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import logging
 import random
-import threading
 import warnings
 import weakref
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from dataclasses import fields
 from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional
 
 from .concurrency.exit_closing import close_at_exit
+from .concurrency.primitives import start_thread
 from .concurrency.workers import Workers
 from .config import Config
 from .errors import ClosedError, TinkexError
@@ -243,6 +243,7 @@ class Session(Connection):
         """Remove a call from those that have not ended. Idempotent."""
         with self._lock:
             self._open.pop(call.call_id, None)
+        self.sends_changed.set()
 
     @contextmanager
     def calling(self, source: Source, operation: str, items: int = 1) -> Iterator[CallState]:
@@ -266,14 +267,22 @@ class Session(Connection):
             self._close_callbacks.append(callback)
 
     def drain(self, seconds: float) -> None:
-        """Wait until every submitted call is sent, for at most ``seconds``."""
+        """Wait until every call is sent, for at most ``seconds``, or until the session is closed."""
         end = self.clock.time() + seconds
-        nap = threading.Event()
-        while any(call.is_unsent for call in self.open_calls()) and self.clock.time() < end:
-            # Sending is what other threads do; there is no single event that says all of it is done.
-            if self.closing.is_set():
-                return
-            self.clock.wait(nap, 0.01)
+        unsent = self.open_calls()
+        with self.closing.waking(self.sends_changed):
+            while unsent and not self.closing.is_set():
+                # Before the check, so that no change after it is missed.
+                self.sends_changed.clear()
+                if not (unsent[-1].is_unsent and self._is_open(unsent[-1])):
+                    unsent.pop()
+                    unsent = unsent or [call for call in self.open_calls() if call.is_unsent]
+                elif not self.clock.wait(self.sends_changed, end - self.clock.time()):
+                    return
+
+    def _is_open(self, call: CallState) -> bool:
+        with self._lock:
+            return call.call_id in self._open
 
     def _finish(self, outcome: Any, detail: Optional[str]) -> None:
         """Report how the session ended, once; a failure is only logged. POST /api/v1/sessions/ID/finish."""
@@ -326,9 +335,6 @@ class Session(Connection):
     def _stop(self, callbacks: List[Callable[[], None]]) -> None:
         """End all waits, connections and threads."""
         self.closing.set()
-        self.throttle.close()
-        self.fetch_budget.close()
-        self.chunk_budget.close()
         self.transport.close()
         self.timer.close()
         for callback in callbacks:
@@ -375,9 +381,8 @@ def _fail_all(futures: List[Any]) -> None:
         for future in waiting:
             future.set_exception(ClosedError("the client was closed before there was a result"))
 
-    thread = threading.Thread(target=fail, name="tinkex-closing", daemon=True)
     try:
-        thread.start()
+        thread = start_thread(fail, "tinkex-closing")
     except RuntimeError:
         fail()  # The interpreter is exiting and starts no more threads.
     else:

@@ -6,10 +6,10 @@ import functools
 import inspect
 import os
 import random
-import threading
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Callable, Dict, ForwardRef, Generic, Optional, Tuple, TypeVar
 
+from ..concurrency.primitives import Lock
 from ..config import Config
 from ..errors import ClosedError, ConfigError
 from ..futures import Future, Operation
@@ -279,7 +279,7 @@ class _Origin:
         return replace(self, config=self.config.for_pickle())
 
 
-_rebuilding = threading.Lock()
+_rebuilding = Lock()
 #: Kept while no client uses them, because pool workers unpickle a client again for every task.
 _rebuilt: Dict[Tuple[str, str, Optional[str]], Session] = {}  # guarded by _rebuilding
 _MOST_REBUILT = 8
@@ -288,7 +288,7 @@ _MOST_REBUILT = 8
 def _after_fork() -> None:
     global _rebuilding
     # Another thread of the parent may have held the lock.
-    _rebuilding = threading.Lock()
+    _rebuilding = Lock()
     _rebuilt.clear()
 
 

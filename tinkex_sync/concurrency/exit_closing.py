@@ -9,6 +9,8 @@ import weakref
 from concurrent.futures import thread as _import_before_registering  # noqa: F401
 from typing import Any, Protocol
 
+from .primitives import Lock
+
 __all__ = ["close_at_exit"]
 
 _log = logging.getLogger(__name__)
@@ -19,7 +21,7 @@ class _Closable(Protocol):
 
 
 _objects: weakref.WeakSet[_Closable] = weakref.WeakSet()  # guarded by _lock
-_lock = threading.Lock()
+_lock = Lock()
 _is_registered = False  # guarded by _lock
 
 
@@ -49,7 +51,7 @@ def close_at_exit(closable: _Closable) -> None:
 def _forget_objects() -> None:
     # In a forked child the objects are the parent's, and a thread that does not exist here may hold the lock.
     global _lock
-    _lock = threading.Lock()
+    _lock = Lock()
     _objects.clear()
 
 
