@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-import threading
 import time
 import traceback
 import uuid
@@ -12,6 +11,7 @@ from typing import Any, Callable, Dict, Mapping, Optional, Sequence
 
 from . import types
 from .concurrency.clock import Clock
+from .concurrency.primitives import Lock, start_thread
 from .config import Config
 from .errors import (
     APIResponseValidationError,
@@ -66,7 +66,7 @@ def _traceback_of(error: BaseException) -> str:
 
 
 def _start_thread(job: Callable[[], None]) -> None:
-    threading.Thread(target=job, name="tinkex-telemetry-token", daemon=True).start()
+    start_thread(job, "tinkex-telemetry-token")
 
 
 class Telemetry(QueuedObserver):
@@ -86,7 +86,7 @@ class Telemetry(QueuedObserver):
         self._clock = config.clock
         observers = Observers(autoload=False, disabled=(), modules=(), strict=False)
         self._connection = Connection(config, observers)
-        self._events_lock = threading.Lock()
+        self._events_lock = Lock()
         self._session_id = ""  # guarded by _events_lock
         self._index = 0  # guarded by _events_lock
         self._unencodable = 0  # guarded by _events_lock
@@ -184,14 +184,14 @@ class Telemetry(QueuedObserver):
         with self._events_lock:
             session_id = self._session_id
         capabilities = self._connection.capabilities
-        header = {
-            "platform": platform.system(),
-            "sdk_version": capabilities.sdk_version,
-            "session_id": session_id,
-            **({"process_uuid": _PROCESS} if capabilities.identifies_processes else {}),
-        }
-        rest = json_wire.encode(header)
-        body = b'{"events":[' + b",".join(events) + b"]," + rest[1:]
+        batch = types.TelemetrySendRequest(
+            events=[],
+            platform=platform.system(),
+            sdk_version=capabilities.sdk_version,
+            session_id=session_id,
+            process_uuid=_PROCESS if capabilities.identifies_processes else None,
+        )
+        body = json_wire.fill_first_list(json_wire.encode(batch), events)
         try:
             self._connection.call(Request("telemetry", body))
         except ClosedError:

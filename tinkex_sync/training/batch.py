@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import threading
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
 from .. import types
+from ..concurrency.primitives import Lock
 from ..errors import OutcomeUnknownError, PartialBatchError, TinkexError
 from ..futures import Future, resolve_in_worker
 from ..http.call_state import CallState
@@ -51,7 +51,7 @@ class Batch:
         #: Every chunk was accepted by the server.
         self.accepted = False
         self.error: Optional[BaseException] = None
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._outputs: Dict[int, types.ForwardBackwardOutput] = {}  # guarded by _lock
         self._expected: Optional[int] = None  # guarded by _lock
         self._failed = False  # guarded by _lock
@@ -71,6 +71,7 @@ class Batch:
             return
         finally:
             self.future.call.more_to_send = False
+            self._session.sends_changed.set()
         self.accepted = True
         with self._lock:
             self._expected = len(accepted)

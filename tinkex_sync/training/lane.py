@@ -37,8 +37,6 @@ T = TypeVar("T")
 
 #: How often an operation is sent again under the number its server waits for.
 _MOST_RESENDS = 5
-#: Seconds between looks at the operations before one that is to be sent again.
-_LOOK_AGAIN = 0.1
 
 
 class LaneClient(Client):
@@ -202,10 +200,14 @@ class LaneClient(Client):
     def _await_earlier(self, sent: Sent, call: CallState) -> bool:
         """Wait until the server's verdict on every earlier operation is known; whether any was not."""
         waited = False
-        while not self._sequence.verdicts.none_open_before(sent.place):
+        while True:
+            # Before the check, so that no verdict after it is missed.
+            decided = self._sequence.verdicts.next_verdict()
+            if self._sequence.verdicts.none_open_before(sent.place):
+                return waited
             waited = True
-            self._session.sleep(_LOOK_AGAIN, None, call, "retrying")
-        return waited
+            call.phase = "retrying"
+            self._session.wait(decided)
 
     def _result(self, sent: Sent, call: CallState) -> Any:
         """Poll an accepted operation; if the server has lost the promise, send the very same once more."""

@@ -7,9 +7,9 @@ number, so that every later one is refused until it is sent again under the numb
 from __future__ import annotations
 
 import re
-import threading
 from typing import Optional, Set
 
+from ..concurrency.primitives import Event, Lock
 from ..errors import ConflictError
 
 __all__ = ["Verdicts", "conflict"]
@@ -26,10 +26,11 @@ class Verdicts:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._open: Set[int] = set()  # guarded by _lock
         self._failed: Set[int] = set()  # guarded by _lock
         self._skips_failed = False  # guarded by _lock
+        self._next_verdict = Event()  # guarded by _lock; replaced at each verdict
 
     def number(self, place: int) -> int:
         """What goes over the wire for the operation at ``place``, as far as is known now."""
@@ -56,6 +57,13 @@ class Verdicts:
             self._open.discard(place)
             if failed:
                 self._failed.add(place)
+            decided, self._next_verdict = self._next_verdict, Event()
+        decided.set()
+
+    def next_verdict(self) -> Event:
+        """Return an event that is set when the next verdict is known."""
+        with self._lock:
+            return self._next_verdict
 
     def none_open_before(self, place: int) -> bool:
         """Whether every earlier operation has its verdict."""

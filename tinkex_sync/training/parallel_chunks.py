@@ -7,11 +7,11 @@ leave a hole among the numbers, or the server waits at it for ever; a forward pa
 from __future__ import annotations
 
 import logging
-import threading
 from dataclasses import dataclass
 from typing import Callable, List, Optional
 from typing import Sequence as Sequenced
 
+from ..concurrency.primitives import Event, Lock
 from ..errors import ClosedError, OutcomeUnknownError, TinkexError
 from ..plugins.hookspecs import Boundary
 from ..session import Session
@@ -60,7 +60,7 @@ def send_side_by_side(
     first = sequence.reserve(len(boundaries))
     chunks = [Dispatched(boundary, first + index) for index, boundary in enumerate(boundaries)]
     left = len(chunks) - 1
-    lock, done = threading.Lock(), threading.Event()
+    lock, done = Lock(), Event()
 
     def send(chunk: Dispatched) -> None:
         try:
