@@ -94,7 +94,7 @@ pass_output = click.make_pass_decorator(Output, ensure=True)
 
 
 def wire_fields(value: Wire) -> Any:
-    """A wire object as ``to_dict`` has it; times become text as ``str`` has them."""
+    """Return every field of a wire object as JSON values; times become text as ``str`` writes them."""
 
     def plain(inner: Any) -> Any:
         if isinstance(inner, (list, tuple)):
@@ -103,4 +103,4 @@ def wire_fields(value: Wire) -> Any:
             return {key: plain(item) for key, item in inner.items()}
         return inner if inner is None or isinstance(inner, (bool, int, float, str)) else str(inner)
 
-    return plain(value.to_dict())
+    return plain(value.model_dump())

@@ -23,8 +23,7 @@ from ..sampling.places import Places
 from ..sampling.request import Progress, Sample
 from ..session import Session
 from ..tokenizers.loading import choose_tokenizer, load_tokenizer
-from .base import RebuildingClient
-from .rebuilding import first_seq_id
+from .base import RebuildingClient, first_seq_id
 
 __all__ = ["SamplingClient"]
 
@@ -71,7 +70,7 @@ class SamplingClient(RebuildingClient):
         if session.protocol.modern and session.protocol.announced.sample_use_retrieve_futures:
             self._bulk = BulkPoller(session, self._source, clone_id)
 
-    def _rebuilt(self, session: Session) -> None:
+    def _on_rebuilt(self, session: Session) -> None:
         if session.protocol.modern:
             clone_id = self._clone_id(session)
             self._begin(session, clone_id * _NUMBERS_PER_CLONE, clone_id)

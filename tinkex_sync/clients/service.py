@@ -6,7 +6,7 @@ from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional
 
 from .. import types
 from ..config import Config
-from ..futures import Future
+from ..futures import Future, Operation
 from ..http.call_state import CallState, Unfinished
 from ..http.request import Request
 from ..http.retry import RetryConfig
@@ -17,7 +17,7 @@ from ..polling.queue_states import QueueStates
 from ..session import Session
 from ..telemetry import Telemetry
 from .arguments import model_body, promise_of, ready
-from .base import Client
+from .base import Client, blocking, request_operation, submitted
 from .model_creation import Checkpointed, create_model
 from .rest import RestClient
 from .sampling import SamplingClient
@@ -118,23 +118,14 @@ class ServiceClient(Client):
         """
         return self._session.close()
 
+    @blocking
     def get_server_capabilities(
         self, *, timeout: Optional[float] = None
-    ) -> types.GetServerCapabilitiesResponse:
-        """Which base models there are. GET /api/v1/get_server_capabilities."""
-        return self._run("get_server_capabilities", self._capabilities, timeout)
+    ) -> Operation[types.GetServerCapabilitiesResponse]:
+        """Return the base models that the server supports. GET /api/v1/get_server_capabilities."""
+        return request_operation(self, "get_server_capabilities", Request("get_server_capabilities"))
 
-    def submit_get_server_capabilities(self) -> Future[types.GetServerCapabilitiesResponse]:
-        """:meth:`get_server_capabilities`, without waiting."""
-        return self._submit("get_server_capabilities", self._capabilities)
-
-    def _capabilities(
-        self, call: CallState, deadline: Optional[float]
-    ) -> types.GetServerCapabilitiesResponse:
-        found: types.GetServerCapabilitiesResponse = self._session.call(
-            Request("get_server_capabilities", call=call, deadline=deadline)
-        )
-        return found
+    submit_get_server_capabilities = submitted(get_server_capabilities)
 
     # Training clients
 
