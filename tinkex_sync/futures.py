@@ -212,7 +212,7 @@ def wait_until(session: Session, future: Future[T], deadline: Optional[float]) -
 
 
 def fail_at_deadline(session: Session, future: Future[Any], deadline: Optional[float]) -> None:
-    """Fail a future with DeadlineExceeded at a deadline, unless it has ended; withdraw the operation if it was not sent.
+    """Fail a future with DeadlineExceeded at a deadline; withdraw the operation if it was not sent.
 
     Args:
         deadline: Time of the session's clock; None: no deadline.

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Callable, Dict, Iterable, List, Optional, Sequence, Tuple
 
 from .. import types
@@ -19,6 +19,7 @@ from ..plugins.events import Boundary
 from ..protocol import json_wire as codec
 from ..protocol.byte_estimates import datum_bytes, protobuf_datum_bytes
 from ..protocol.metrics import merge
+from ..session import Session
 from .chunking import plan
 from .lane import LaneOperation, TrainingLane
 from .sequence_numbers import NumberedRequest
@@ -224,7 +225,10 @@ class BatchOperation(LaneOperation[types.ForwardBackwardOutput]):
             output = self.lane.fetch_result(request, self.future.call)
         except BaseException as error:
             if error.args and isinstance(error.args[0], str):
-                error.args = (f"{error.args[0]} ({_datums([(boundary.start, boundary.stop)])})", *error.args[1:])
+                error.args = (
+                    f"{error.args[0]} ({_datums([(boundary.start, boundary.stop)])})",
+                    *error.args[1:],
+                )
             self._fail(error)
             return
         with self._lock:
@@ -327,16 +331,16 @@ def _datums(ranges: List[_Range]) -> str:
 
 
 def validate_batch(
+    session: Session,
     data: Iterable[types.Datum],
     loss_fn: types.LossFnType,
-    loss_fn_config: Optional[Dict[str, float]],
-    is_0_38: bool,
+    loss_fn_config: Optional[Dict[str, float]] = None,
 ) -> types.ForwardBackwardInput:
     """Return the arguments of a forward or forward-backward pass as the input of its request.
 
     Args:
+        session: Its protocol decides which loss functions are allowed.
         data: Datums; read to the end.
-        is_0_38: Whether the loss functions of protocol 0.38.0 are allowed.
 
     Raises:
         ValueError: ``data`` is empty, the loss function is unknown, a tensor is not finite, or a datum has another
@@ -350,7 +354,7 @@ def validate_batch(
         if not isinstance(datum, types.Datum):
             raise TypeError(f"data[{index}] must be a Datum, not {type(datum).__name__}")
         _check_lengths(index, datum)
-    losses = _LOSSES + _LOSSES_0_38 if is_0_38 else _LOSSES
+    losses = _LOSSES + _LOSSES_0_38 if session.protocol.modern else _LOSSES
     if loss_fn not in losses:
         raise ValueError(f"loss_fn {loss_fn!r} is none of {', '.join(losses)}")
     codec.check_finite(datums)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import types as python_types
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Callable, Dict, List, Optional, Tuple, TypeVar
 
 from .. import types
@@ -14,7 +14,7 @@ from .batch import BatchOperation
 from .lane import LaneOperation, TrainingLane
 from .sequence_numbers import NumberedRequest
 
-__all__ = ["OptimizerStep", "RequestOperation", "TrainStep", "TrainStepOutput", "check_optimizer_params"]
+__all__ = ["OptimizerStep", "RequestOperation", "TrainStep", "TrainStepOutput"]
 
 T = TypeVar("T")
 
@@ -24,7 +24,7 @@ class RequestOperation(LaneOperation[T]):
 
     Args:
         endpoint: Row of the endpoint table.
-        fields: The fields of the body, without ``model_id`` and ``seq_id``.
+        request: The body; its field ``seq_id`` is set when the request is dispatched.
         convert: Returns the caller's result, given the server's; may raise.
     """
 
@@ -33,12 +33,12 @@ class RequestOperation(LaneOperation[T]):
         lane: TrainingLane,
         name: str,
         endpoint: str,
-        fields: Dict[str, Any],
+        request: Any,
         convert: Optional[Callable[[Any], T]] = None,
     ) -> None:
         super().__init__(lane, name)
         self._endpoint = endpoint
-        self._fields = fields
+        self._request = request
         self._convert = convert
 
     def dispatch(self) -> None:
@@ -60,12 +60,7 @@ class RequestOperation(LaneOperation[T]):
         """Called in the lane's thread before the request is sent; an error fails the operation."""
 
     def _encode(self, number: int) -> codec.Body:
-        # Order on the wire: parameters, model, (path, flags,) number.
-        fields = self._fields
-        first = {"adam_params": fields["adam_params"]} if "adam_params" in fields else {}
-        rest = {name: value for name, value in fields.items() if name not in first}
-        body = {**first, "model_id": self.lane.model_id, **rest, "seq_id": number}
-        return codec.Body(self._endpoint, codec.encode(body))
+        return codec.Body(self._endpoint, codec.encode(replace(self._request, seq_id=number).to_wire()))
 
     def _fetch(self, request: NumberedRequest) -> None:
         session, future = self.session, self.future
@@ -85,42 +80,36 @@ class OptimizerStep(RequestOperation[types.OptimStepResponse]):
     """One optimizer step. POST /api/v1/optim_step.
 
     Args:
-        params: AdamParams, or DimuonParams for a model made for them.
-        after: A backward pass without which the step is withdrawn: every chunk of it must have been accepted.
+        params: AdamParams, or DimuonParams for a model that was created for them.
 
     Raises:
         TypeError: ``params`` is something else.
     """
 
-    def __init__(
-        self, lane: TrainingLane, params: types.OptimParams, after: Optional[BatchOperation] = None
-    ) -> None:
-        check_optimizer_params(params)
-        self._params = params
-        self._payload = params.to_wire()
-        self._after = after
-        name = "adam_params" if isinstance(params, types.AdamParams) else "optimizer_params"
-        super().__init__(lane, "optim_step", "optim_step", {name: self._payload})
+    #: The backward pass without which the step is withdrawn: every chunk of it must have been accepted.
+    backward: Optional[BatchOperation] = None
+
+    def __init__(self, lane: TrainingLane, params: types.OptimParams) -> None:
+        if not isinstance(params, (types.AdamParams, types.DimuonParams)):
+            raise TypeError(f"adam_params must be AdamParams or DimuonParams, not {type(params).__name__}")
+        self._adam_params = params if isinstance(params, types.AdamParams) else None
+        dimuon_params = params if isinstance(params, types.DimuonParams) else None
+        request = types.OptimStepRequest(self._adam_params, lane.model_id, optimizer_params=dimuon_params)
+        super().__init__(lane, "optim_step", "optim_step", request)
 
     def before_dispatch(self) -> None:
-        if self._after is not None and not self._after.is_accepted:
+        if self.backward is not None and not self.backward.is_accepted:
             raise WithdrawnError(
                 "the optimizer step was withdrawn, because its backward pass was not accepted as a whole"
-            ) from self._after.error
+            ) from self.backward.error
         hook = self.session.observers.adam_params_serialized
-        if hook is not None and isinstance(self._params, types.AdamParams):
+        if hook is not None and self._adam_params is not None:
             hook(
                 source=self.lane.source,
                 call_id=self.future.call.call_id,
-                params=self._params,
-                payload=python_types.MappingProxyType(self._payload),
+                params=self._adam_params,
+                payload=python_types.MappingProxyType(self._adam_params.to_wire()),
             )
-
-
-def check_optimizer_params(params: Any) -> None:
-    """Raise TypeError unless ``params`` are the parameters of an optimizer."""
-    if not isinstance(params, (types.AdamParams, types.DimuonParams)):
-        raise TypeError(f"adam_params must be AdamParams or DimuonParams, not {type(params).__name__}")
 
 
 @dataclass(frozen=True)
@@ -147,9 +136,10 @@ class TrainStep:
     The optimizer step is sent only after every chunk of the backward pass was accepted; otherwise it is withdrawn.
     """
 
-    def __init__(self, backward: BatchOperation, params: types.OptimParams) -> None:
+    def __init__(self, backward: BatchOperation, step: OptimizerStep) -> None:
         self._backward = backward
-        self._step = OptimizerStep(backward.lane, params, after=backward)
+        self._step = step
+        step.backward = backward
 
     def run(self, timeout: Optional[float] = None) -> TrainStepOutput:
         """Submit both operations and wait for both results.

@@ -283,7 +283,9 @@ class OperationOutcomes:
         while True:
             with self._lock:
                 if self._is_closed:
-                    raise ClosedError("the client was closed while a call waited for the outcomes of earlier ones")
+                    raise ClosedError(
+                        "the client was closed while a call waited for the outcomes of earlier ones"
+                    )
                 if not any(earlier < position for earlier in self._open):
                     return has_waited
                 if self._change is None:
