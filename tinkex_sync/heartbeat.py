@@ -71,7 +71,7 @@ def _missed(session: Session, misses: int, error: BaseException) -> int:
 
 def refresh_later(session: Session) -> None:
     """Ask for the dynamic configuration again when it is due; what fails leaves it as it is."""
-    due = session.clock.time() + max(session.protocol.dynamic.refresh_interval_sec, _LEAST_REFRESH)
+    due = session.clock.time() + max(session.capabilities.refresh_interval, _LEAST_REFRESH)
     ref = weakref.ref(session)
 
     def begin() -> None:

@@ -24,7 +24,7 @@ from .plugins.hookspecs import Source
 from .plugins.queued_observer import QueuedObserver
 from .plugins.registry import Observers
 from .protocol import json_wire as codec
-from .protocol.negotiation import ASKS_AS, Known
+from .protocol.negotiation import CONFIG_SDK_VERSION, Negotiated
 from .throttle.dispatch import Throttle, ThrottleLimits
 from .throttle.semaphores import BytesSemaphore
 
@@ -53,8 +53,8 @@ class Session(Connection):
         #: Whether somebody holds a client that can close it; forgetting that is worth a warning.
         self.owned = owned
         self.throttle = self._throttle()
-        self.fetch_budget = self._budget(self.protocol.fetch_bytes)
-        self.chunk_budget = self._budget(self.protocol.chunk_dispatch_bytes)
+        self.fetch_budget = self._budget(self.capabilities.fetch_bytes)
+        self.chunk_budget = self._budget(self.capabilities.chunk_dispatch_bytes)
         self.dispatchers = Workers(
             "dispatch", self.clock, self.timer, active=config.dispatchers, limit=config.max_dispatches
         )
@@ -74,7 +74,7 @@ class Session(Connection):
 
     def _throttle(self) -> Throttle:
         numbers = {one.name: getattr(self.config, one.name) for one in fields(ThrottleLimits)}
-        limits = ThrottleLimits(**{**numbers, "dispatch_bytes": self.protocol.dispatch_bytes})
+        limits = ThrottleLimits(**{**numbers, "dispatch_bytes": self.capabilities.dispatch_bytes})
         return Throttle(limits, self.clock, self.closing)
 
     def _budget(self, size: int) -> BytesSemaphore:
@@ -95,7 +95,7 @@ class Session(Connection):
         body: Dict[str, Any] = {
             "tags": list(self.config.tags),
             "user_metadata": dict(user_metadata or {}),
-            "sdk_version": self.protocol.version,
+            "sdk_version": self.capabilities.sdk_version,
         }
         if self.config.project_id is not None:
             body["project_id"] = self.config.project_id
@@ -113,23 +113,24 @@ class Session(Connection):
             hook(source=self.source, call_id="")
 
     def _detect(self) -> None:
-        protocol = self.protocol
-        if protocol.asks and not protocol.recall():
-            protocol.heard(self.call(Request("client_config", {"sdk_version": ASKS_AS}, first_contact=True)))
+        negotiation = self.negotiation
+        if negotiation.is_required and not negotiation.load_cached():
+            body = {"sdk_version": CONFIG_SDK_VERSION}
+            negotiation.apply_config(self.call(Request("client_config", body, first_contact=True)))
         self._adopt()
         self.refresh()
 
-    def take_over(self, known: Known) -> None:
-        """Start from what another session found out about the server."""
-        self.protocol.take_over(known)
+    def restore(self, negotiated: Negotiated) -> None:
+        """Start from the result of another session's negotiation."""
+        self.negotiation.restore(negotiated)
         self._adopt()
 
     def _adopt(self) -> None:
         """What the server announced comes into force; nothing was sent so far that it concerns."""
         self.use_server_credentials(self.helpers.submit)
         self.throttle = self._throttle()
-        self.fetch_budget = self._budget(self.protocol.fetch_bytes)
-        self.chunk_budget = self._budget(self.protocol.chunk_dispatch_bytes)
+        self.fetch_budget = self._budget(self.capabilities.fetch_bytes)
+        self.chunk_budget = self._budget(self.capabilities.chunk_dispatch_bytes)
 
     def refresh(self) -> None:
         """Ask for what may have changed, if the server announced anything, and again each time it is due.
@@ -139,11 +140,11 @@ class Session(Connection):
         Raises:
             APIError: it failed, other than for want of the endpoint.
         """
-        if not (self.protocol.modern and self.protocol.configured):
+        if not self.capabilities.has_dynamic_config:
             return
-        dynamic = self.call(Request("dynamic_config", {"sdk_version": self.protocol.version}))
+        dynamic = self.call(Request("dynamic_config", {"sdk_version": self.capabilities.sdk_version}))
         if dynamic is not None:
-            self.protocol.dynamic = dynamic
+            self.negotiation.apply_dynamic_config(dynamic)
             refresh_later(self)
 
     @property
@@ -175,8 +176,7 @@ class Session(Connection):
 
         POST /api/v1/cancel_future; failures are logged only.
         """
-        dynamic = self.protocol.dynamic
-        if not dynamic.sample_cancel_enabled:
+        if not self.capabilities.cancels_samples:
             return False
 
         def tell() -> None:
@@ -187,7 +187,7 @@ class Session(Connection):
 
         with self._lock:
             if self._cancels is None:
-                most = max(dynamic.sample_cancel_max_batch_size, 1)
+                most = self.capabilities.max_cancellations
                 self._cancels = Workers("cancel", self.clock, self.timer, active=most, limit=most)
             workers = self._cancels
         return workers.submit(tell)
@@ -248,7 +248,7 @@ class Session(Connection):
 
     def _finish(self, outcome: str, detail: Optional[str]) -> None:
         """Tell the server how the session ended. POST /api/v1/sessions/ID/finish; best effort, once."""
-        if not (self.owned and self.session_id and self.protocol.modern):
+        if not (self.owned and self.session_id and self.capabilities.finishes_sessions):
             return
         body = {"reason": {"type": outcome}, "detail": detail}
         try:

@@ -28,7 +28,7 @@ from .plugins.hookspecs import Source, hookimpl
 from .plugins.queued_observer import QueuedObserver
 from .plugins.registry import Observers
 from .protocol import json_wire as codec
-from .protocol.negotiation import Known
+from .protocol.negotiation import Negotiated
 
 __all__ = ["Telemetry"]
 
@@ -38,7 +38,7 @@ BATCH = 100
 #: Seconds the last flush may take; closing a client must not be felt.
 CLOSE_FLUSH = 0.5
 
-#: Today's servers want to tell processes apart.
+#: Identifies this process to servers of protocol 0.38.
 _PROCESS = str(uuid.uuid4())
 
 _POLLING = "APIFuture.result_async."
@@ -90,9 +90,9 @@ class Telemetry(QueuedObserver):
         self._broken: Dict[str, int] = {}  # guarded by _events_lock
         self._started = 0.0
 
-    def adopt(self, known: Known) -> None:
-        """Speak as the session does, by what it found out about the server; before anything is sent."""
-        self._connection.protocol.take_over(known)
+    def restore(self, negotiated: Negotiated) -> None:
+        """Use the result of the session's negotiation with the server. Call it before anything is sent."""
+        self._connection.negotiation.restore(negotiated)
         self._connection.use_server_credentials(_start_thread)
 
     @property
@@ -162,12 +162,12 @@ class Telemetry(QueuedObserver):
             return  # the parent's session
         with self._events_lock:
             session_id = self._session_id
-        protocol = self._connection.protocol
+        capabilities = self._connection.capabilities
         about = {
             "platform": platform.system(),
-            "sdk_version": protocol.version,
+            "sdk_version": capabilities.sdk_version,
             "session_id": session_id,
-            **({"process_uuid": _PROCESS} if protocol.modern else {}),
+            **({"process_uuid": _PROCESS} if capabilities.identifies_processes else {}),
         }
         rest = codec.encode(about)
         body = b'{"events":[' + b",".join(events) + b"]," + rest[1:]

@@ -92,7 +92,7 @@ def test_a_server_that_does_not_name_the_model_means_the_usual_name(scripted):
 def test_a_server_that_does_not_know_the_form_gets_three_requests(announced):
     with bare_session(protocol="0.38") as (server, session):
         told = types.ServerConfigResponse(create_model_via_load_weights=announced)
-        session.protocol.announced = told
+        session.negotiation.apply_config(told)
         if announced is None:
             server.script("load_weights", Answer(422, {"detail": "model_id: field required"}))
         server.script("weights_info", Answer(body={"base_model": "b", "is_lora": True, "lora_rank": 4}))

@@ -38,14 +38,14 @@ def split(path: str) -> Tuple[str, str]:
     Raises:
         CommandError: it is not ``tinker://RUN/KIND/NAME``.
     """
-    from ..clients.rest import split_tinker_path
+    from ..validation import split_checkpoint_path
 
     if not path.startswith(_SCHEME):
         raise CommandError(
             f"Invalid checkpoint path: {path}", f"Checkpoint path must be in the format: {_EXAMPLE}"
         )
     try:
-        run, name = split_tinker_path(path)
+        run, name = split_checkpoint_path(path)
     except ValueError:
         name = ""
     if name.partition("/")[0] not in ("weights", "sampler_weights", "checkpoints") or "/" not in name:

@@ -64,7 +64,7 @@ class Checkpointed:
     def make(self, session: Session, call: CallState, deadline: Optional[float]) -> TrainingClient:
         """The model with its weights, in one request where the server takes that."""
         number = session.next_number("model_seq_id")
-        if session.protocol.creates_by_loading:
+        if session.capabilities.creates_models_by_loading:
             try:
                 return self._by_loading(session, call, deadline, number)
             except APIStatusError as error:

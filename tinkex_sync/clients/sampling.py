@@ -28,7 +28,7 @@ from .base import RebuildingClient, first_seq_id
 __all__ = ["SamplingClient"]
 
 
-#: Today's servers give each copy of a sampler so many numbers for its samples.
+#: Size of the range of ``seq_id`` that each copy of a sampling client has in protocol 0.38.
 _NUMBERS_PER_CLONE = 1_000_000_000
 
 
@@ -50,7 +50,7 @@ class SamplingClient(RebuildingClient):
         self._record_stability_info = record_stability_info
         if retry_config is None:
             # The server's word on how many at once counts where the user said nothing.
-            most = session.protocol.max_samples or RetryConfig.max_connections
+            most = session.capabilities.max_samples or RetryConfig.max_connections
             retry_config = RetryConfig(most, progress_timeout=session.config.progress_timeout)
         self._retry_config = retry_config
         self._begin(session, 0, 0)
@@ -67,11 +67,11 @@ class SamplingClient(RebuildingClient):
         self._places = Places(self._retry_config.max_connections)
         #: The one poll for all samples, where the server wants that.
         self._bulk: Optional[BulkPoller] = None
-        if session.protocol.modern and session.protocol.announced.sample_use_retrieve_futures:
+        if session.capabilities.bulk_polls:
             self._bulk = BulkPoller(session, self._source, clone_id)
 
     def _on_rebuilt(self, session: Session) -> None:
-        if session.protocol.modern:
+        if session.capabilities.numbers_sampler_copies:
             clone_id = self._clone_id(session)
             self._begin(session, clone_id * _NUMBERS_PER_CLONE, clone_id)
         else:
@@ -79,7 +79,7 @@ class SamplingClient(RebuildingClient):
 
     def _clone_id(self, session: Session) -> int:
         """Tells this copy from others of the same sampler; 0 is the original. POST /api/v1/join_sampling_session."""
-        if session.protocol.announced.sample_join_sampling_session:
+        if session.capabilities.joins_sampling_sessions:
             body = {"sampling_session_id": self._source.id}
             joined: types.JoinSamplingSessionResponse = session.call(Request("join_sampling_session", body))
             return joined.client_counter
@@ -121,7 +121,7 @@ class SamplingClient(RebuildingClient):
             include_prompt_logprobs: Also return the natural log probability of each prompt token.
             topk_prompt_logprobs: Also return this many most likely tokens at each prompt position; 0: none.
             topk_sample_logprobs: The same for each position of the completions. This and what follows are of
-                today's protocol, and sent only when set.
+                protocol 0.38, and sent only when set.
             target_prompt_logprobs: Also return the log probabilities of these tokens instead of the prompt's own:
                 int64 TensorData (sparse too) or array of [prompt tokens - 1, K], -1 where nothing is asked.
             prompt_alt_tokens_k: Also draw this many alternatives to each prompt token.

@@ -79,7 +79,7 @@ class ServiceClient(Client):
             session.open(user_metadata)
             # The plugin may be disabled by name.
             if telemetry is not None and observers.is_active(telemetry):
-                telemetry.adopt(session.protocol.known())
+                telemetry.restore(session.negotiation.negotiated)
                 session.telemetry = telemetry
         except BaseException:
             session.close()
@@ -268,7 +268,7 @@ class ServiceClient(Client):
             "base_url": session.transport.base_url,
             "heartbeat_age": None if session.last_heartbeat is None else now - session.last_heartbeat,
             "open": [call.status(now) for call in session.open_calls()],
-            "protocol": session.protocol.status(),
+            "protocol": session.negotiation.status(),
             "billing": session.billing.status(),
             "throttle": session.throttle.status(),
             "transport": session.transport.status(),
@@ -313,7 +313,7 @@ class ServiceClient(Client):
         """Sample from saved weights or from a base model. POST /api/v1/create_sampling_session.
 
         Args:
-            record_stability_info: Ask a server of today's protocol to keep what it needs to study how stable its
+            record_stability_info: Ask a server of protocol 0.38 to keep what it needs to study how stable its
                 numbers are.
 
         Raises:

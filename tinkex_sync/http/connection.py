@@ -1,7 +1,7 @@
 """Calls to the server: one linear path from a :class:`Request` to the transport, with one retry loop around it.
 
 The steps, from the outside: retries (:meth:`Connection.call`), payment waits, the reconnect after a reset
-(:meth:`Connection.send`), authentication, and one observed HTTP attempt.
+(:meth:`Connection.send_once`), authentication, and one observed HTTP attempt.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from ..errors import (
 )
 from ..plugins.events import Source
 from ..plugins.registry import Observers
-from ..protocol.negotiation import Protocol
+from ..protocol.negotiation import Capabilities, Negotiation
 from .call_state import CallState
 from .credentials import Credentials
 from .error_advice import advise
@@ -59,8 +59,8 @@ class Connection:
         self.closing = threading.Event()
         self.timer = Timer(self.clock)
         self.transport = Transport(config, self.timer)
-        self.protocol = Protocol(config, self.transport.base_url, self.clock)
-        self.billing = Billing(self._payment_limit, self.clock, observers)
+        self.negotiation = Negotiation(config, self.transport.base_url, self.clock)
+        self.billing = Billing(lambda: self.capabilities.payment_wait_limit, self.clock, observers)
         self.credentials = Credentials(config, self.clock, self.timer)
         #: The source of requests that belong to no client in particular.
         self.source = Source("service", "", "")
@@ -68,6 +68,11 @@ class Connection:
         self._lock = threading.Lock()
         self._retrying = 0  # guarded by _lock
         self._pid = os.getpid()
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What the server supports, as known now."""
+        return self.negotiation.capabilities
 
     def call(self, request: Request, attempts: Optional[Attempts] = None) -> Any:
         """Send a request, retry it by the policy of its endpoint, and decode the response.
@@ -86,7 +91,7 @@ class Connection:
         row = request.row
         try:
             if row.policy is None:
-                reply = self.send(request)
+                reply = self.send_once(request)
             else:
                 made = attempts or self.attempts(row.policy)
                 if request.first_contact:
@@ -116,7 +121,7 @@ class Connection:
         attempts.start()
         while True:
             try:
-                return self.send(request, attempts)
+                return self.send_once(request, attempts)
             except BillingError as error:
                 if request.first_contact:
                     raise  # A person waits for the first contact; the error tells what to do.
@@ -154,7 +159,7 @@ class Connection:
                 cause=error,
             )
 
-    def send(self, request: Request, attempts: Optional[Attempts] = None) -> Reply:
+    def send_once(self, request: Request, attempts: Optional[Attempts] = None) -> Reply:
         """Send a request once; again immediately if the server had closed the kept-alive connection.
 
         Args:
@@ -265,11 +270,6 @@ class Connection:
     def _source(self, request: Request) -> Source:
         return request.source or (request.call.source if request.call is not None else self.source)
 
-    def _payment_limit(self) -> float:
-        own, announced = self.config.billing_pause, self.protocol.announced
-        given = announced.billing_exception_max_pause_duration_sec
-        return float(given) if given is not None and own == Config.billing_pause else own
-
     def use_server_credentials(self, run_in_background: Callable[[Callable[[], None]], object]) -> None:
         """Send the API key or tokens, as the server's configuration requires. POST /api/v1/auth/token.
 
@@ -284,7 +284,7 @@ class Connection:
                 raise ClosedError("the client no longer exists")
             return str(connection.call(Request("auth_token", {}, deadline=deadline)).jwt)
 
-        self.credentials.adopt(self.protocol.announced, exchange, run_in_background)
+        self.credentials.adopt(self.capabilities, exchange, run_in_background)
 
     def sleep(
         self,

@@ -158,7 +158,7 @@ class BulkPoller:
             body["timeout"] = 0.0
         body["retrieved_request_ids"] = read
         clock = self._session.clock
-        reply = self._session.send(
+        reply = self._session.send_once(
             Request(
                 "retrieve_futures",
                 codec.encode(body),

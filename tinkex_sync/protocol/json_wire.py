@@ -1,7 +1,7 @@
-"""Bodies to bytes and back: the one place that knows how they are written: JSON, by orjson, or protobuf.
+"""Encoding and decoding of bodies as JSON, by orjson; and decoding of results, which may be protobuf.
 
-Callers see a few functions: :func:`encode` for any body, :func:`encode_batch` for a chunk of a batch on the wire the
-server takes, :func:`check_finite` before a batch is taken on, :func:`decode` and :func:`decode_result` for answers.
+:func:`encode` encodes any body, :func:`encode_forward_backward` a chunk of a batch. :func:`check_finite` checks a batch
+before any of it is sent. :func:`decode` and :func:`decode_result` decode responses.
 
 orjson writes NaN and infinities as null instead of refusing them. They are looked for only in bodies in
 which a ``null`` occurs, so finding them costs other bodies one search for four letters.
@@ -13,8 +13,7 @@ import functools
 import json
 import math
 import sys
-from dataclasses import dataclass, field
-from typing import Any, Dict, List, Literal, Mapping, Optional, Sequence
+from typing import Any, Dict, List, Mapping, Optional, Sequence
 
 import orjson
 
@@ -29,14 +28,13 @@ from ..types import (
 )
 from ..types.wire import Wire
 from . import protobuf_reader as reading
-from . import protobuf_writer as writing
 
 __all__ = ["CONTENT_TYPE", "check_finite", "decode", "encode", "encode_forward_backward", "loads"]
 
 CONTENT_TYPE = "application/json"
 PROTOBUF = "application/x-protobuf"
 
-#: Results that servers of today's protocol may send as protobuf.
+#: Results that servers of protocol 0.38 may send as protobuf.
 _PACKED_RESULTS = (ForwardBackwardOutput, SampleResponse)
 
 #: Wire types inside a body are written by their own rules, not as orjson writes dataclasses.
@@ -44,17 +42,6 @@ _OPTIONS = orjson.OPT_PASSTHROUGH_DATACLASS
 
 #: The key of the request body that holds the batch.
 _INPUT_KEYS = {"forward": "forward_input", "forward_backward": "forward_backward_input"}
-
-
-@dataclass(frozen=True)
-class Body:
-    """An encoded request."""
-
-    endpoint: str
-    content: bytes
-    headers: Mapping[str, str] = field(default_factory=dict)
-    #: How it is written, where a server may ask for the other way; None where there is but one.
-    wire: Optional[Literal["json", "protobuf"]] = None
 
 
 def encode(body: Any) -> bytes:
@@ -116,47 +103,6 @@ def encode_forward_backward(
             rest[1:],
         )
     )
-
-
-def encode_batch(
-    wire: Literal["json", "protobuf"],
-    kind: str,
-    data: Sequence[Datum],
-    loss_fn: LossFnType,
-    loss_fn_config: Optional[Mapping[str, float]],
-    model_id: str,
-    seq_id: int,
-    *,
-    first_index: int = 0,
-    compressed: bool = False,
-    json_may_do: bool = False,
-) -> Body:
-    """The request of one chunk of a batch, as :func:`encode_forward_backward`, on the wire asked for.
-
-    Args:
-        json_may_do: Where protobuf is asked for and not installed, it is JSON.
-
-    Raises:
-        MissingExtraError: protobuf is asked for, and the extra ``proto`` is not installed.
-    """
-    if wire == "protobuf" and (reads_protobuf() or not json_may_do):
-        headers = {"Content-Type": PROTOBUF}
-        content = writing.encode_forward_backward(
-            data,
-            loss_fn,
-            loss_fn_config,
-            model_id,
-            seq_id,
-            forward_only=kind == "forward",
-            first_index=first_index,
-        )
-        if compressed:
-            content, headers["Content-Encoding"] = writing.compress(content), "zstd"
-        return Body("forward_backward", content, headers, wire="protobuf")
-    content = encode_forward_backward(
-        kind, data, loss_fn, loss_fn_config, model_id, seq_id, first_index=first_index
-    )
-    return Body(kind, content, wire="json")
 
 
 def check_finite(data: Sequence[Datum]) -> None:
@@ -268,9 +214,9 @@ def reads_protobuf() -> bool:
     return True
 
 
-def accepts(kind: Any, modern: bool) -> Dict[str, str]:
-    """The ``Accept`` header of a poll for a result of type ``kind``; {} for the standing one, JSON."""
-    if modern and kind in _PACKED_RESULTS and reads_protobuf():
+def accept_header(kind: Any) -> Dict[str, str]:
+    """Return the ``Accept`` header of a poll that may be answered by protobuf; empty for the default, JSON."""
+    if kind in _PACKED_RESULTS and reads_protobuf():
         return {"Accept": f"{PROTOBUF}, {CONTENT_TYPE}"}
     return {}
 

@@ -17,18 +17,24 @@ __all__ = ["merge"]
 _Merge = Callable[[Sequence[float], Sequence[int]], float]
 
 
-def merge(outputs: Sequence[ForwardBackwardOutput], *, modern: bool = False) -> ForwardBackwardOutput:
-    """One result for the whole batch: outputs in order, metrics merged by the suffix of their names.
+def merge(
+    outputs: Sequence[ForwardBackwardOutput], hash_metric: str = "hash_unordered"
+) -> ForwardBackwardOutput:
+    """Return one result for the whole batch: outputs in order, metrics merged by the suffix of their names.
 
     A single result is returned as it is. No results give a type of "" and nothing else. A metric that not
-    every chunk has, or whose suffix is unknown, is left out; one whose name has not exactly one colon
+    every chunk has, or whose suffix is unknown, is left out. A metric whose name has not exactly one colon
     keeps its first value, and so does a hash of values that are not finite.
 
     Args:
-        modern: Today's protocol: ``hash2``, an exact int, instead of ``hash_unordered``; a single result's
-            ``hash2`` is made an int too.
+        outputs: The results of the chunks, in order.
+        hash_metric: Suffix of hashes in this protocol: "hash_unordered", a float (0.7), or "hash2", an exact
+            int, which a single result's is converted to as well (0.38).
     """
-    if len(outputs) == 1 and not (modern and any(key.endswith(":hash2") for key in outputs[0].metrics)):
+    is_exact = hash_metric == "hash2" and any(
+        key.endswith(":hash2") for out in outputs for key in out.metrics
+    )
+    if len(outputs) == 1 and not is_exact:
         return outputs[0]
     merged = ForwardBackwardOutput(
         loss_fn_output_type=outputs[0].loss_fn_output_type if outputs else "",
@@ -37,12 +43,12 @@ def merge(outputs: Sequence[ForwardBackwardOutput], *, modern: bool = False) -> 
     )
     if outputs:
         # Not through the constructor, which would make floats of the ints that a hash needs all digits of.
-        merged.metrics.update(_merge_metrics(outputs, modern))
+        merged.metrics.update(_merge_metrics(outputs, hash_metric))
     return merged
 
 
-def _merge_metrics(outputs: Sequence[ForwardBackwardOutput], modern: bool) -> Dict[str, float]:
-    merges = _MODERN if modern else _MERGES
+def _merge_metrics(outputs: Sequence[ForwardBackwardOutput], hash_metric: str) -> Dict[str, float]:
+    merges = {suffix: merge for suffix, merge in _MERGES.items() if suffix not in _HASHES - {hash_metric}}
     weights = [len(output.loss_fn_outputs) for output in outputs]
     merged: Dict[str, float] = {}
     for key, first in outputs[0].metrics.items():
@@ -113,6 +119,7 @@ _MERGES: Dict[str, _Merge] = {
     "max": lambda values, weights: _extreme(max, values),
     "slack": lambda values, weights: _extreme(max, values) - _mean(values, weights),
     "hash_unordered": lambda values, weights: _hash(values),
+    "hash2": lambda values, weights: _hash2(values),
 }
-_MODERN = {suffix: merge for suffix, merge in _MERGES.items() if suffix != "hash_unordered"}
-_MODERN["hash2"] = lambda values, weights: _hash2(values)
+#: Each protocol version has one of these.
+_HASHES = frozenset(("hash_unordered", "hash2"))

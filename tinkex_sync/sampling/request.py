@@ -159,7 +159,7 @@ class Sample:
                 self._claim()
                 try:
                     with session.dispatchers.waiting():
-                        reply = session.send(
+                        reply = session.send_once(
                             Request(
                                 "asample",
                                 self.content,

@@ -10,15 +10,14 @@ from __future__ import annotations
 
 import logging
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Callable, Dict, Iterable, List, Optional, Sequence, Tuple
 
 from .. import types
 from ..errors import ClosedError, OutcomeUnknownError, PartialBatchError, TinkexError
 from ..plugins.events import Boundary
-from ..protocol import json_wire as codec
-from ..protocol.byte_estimates import datum_bytes, protobuf_datum_bytes
-from ..protocol.metrics import merge
+from ..protocol.json_wire import check_finite
+from ..protocol.wire import Body
 from ..session import Session
 from .chunking import plan
 from .lane import LaneOperation, TrainingLane
@@ -27,10 +26,6 @@ from .sequence_numbers import NumberedRequest
 __all__ = ["BatchOperation", "validate_batch"]
 
 _log = logging.getLogger(__name__)
-
-_LOSSES = ("cross_entropy", "importance_sampling", "ppo", "cispo", "dro")
-#: Loss functions that servers of protocol 0.38.0 may have in addition.
-_LOSSES_0_38 = ("gspo", "stable_reinforce", "custom")
 
 
 class BatchOperation(LaneOperation[types.ForwardBackwardOutput]):
@@ -89,7 +84,7 @@ class BatchOperation(LaneOperation[types.ForwardBackwardOutput]):
     def _send_chunks(self, accepted: List[Boundary]) -> None:
         """Send all chunks. Append those that the server accepts to ``accepted``, in order, also if this raises."""
         boundaries = self._boundaries()
-        if self.session.protocol.parallel_chunks and self.lane.numbers.are_certain:
+        if self.session.capabilities.parallel_chunks and self.lane.numbers.are_certain:
             boundaries = list(boundaries)
             if len(boundaries) > 1:
                 self._send_in_parallel(boundaries, accepted)
@@ -100,10 +95,10 @@ class BatchOperation(LaneOperation[types.ForwardBackwardOutput]):
             self._record_accepted(boundary, request, accepted)
 
     def _boundaries(self) -> Iterable[Boundary]:
-        protocol = self.session.protocol
-        limits = {"items": protocol.max_chunk_datums, "bytes": protocol.max_chunk_bytes}
-        size = protobuf_datum_bytes if protocol.modern else datum_bytes
-        boundaries = plan(map(size, self._batch.data), max_items=limits["items"], max_bytes=limits["bytes"])
+        capabilities = self.session.capabilities
+        limits = {"items": capabilities.max_chunk_datums, "bytes": capabilities.max_chunk_bytes}
+        sizes = map(capabilities.wire.estimate_datum_bytes, self._batch.data)
+        boundaries = plan(sizes, max_items=limits["items"], max_bytes=limits["bytes"])
         hook = self.session.observers.chunks_planned
         if hook is None:
             return boundaries
@@ -120,24 +115,15 @@ class BatchOperation(LaneOperation[types.ForwardBackwardOutput]):
 
     def _request(self, boundary: Boundary, endpoint: Optional[str] = None) -> NumberedRequest:
         """Return a request for the datums of a chunk."""
-        endpoint = endpoint or self.name
-        protocol, batch = self.session.protocol, self._batch
+        name = endpoint or self.name
 
-        def encode(number: int) -> codec.Body:
-            return codec.encode_batch(
-                protocol.wire,
-                endpoint,
-                batch.data[boundary.start : boundary.stop],
-                batch.loss_fn,
-                batch.loss_fn_config,
-                self.lane.model_id,
-                number,
-                first_index=boundary.start,
-                compressed=protocol.compressed,
-                json_may_do=protocol.tries_json,
+        def encode(number: int) -> Body:
+            chunk = replace(self._batch, data=self._batch.data[boundary.start : boundary.stop])
+            return self.session.capabilities.wire.encode_batch(
+                name, chunk, self.lane.model_id, number, first_index=boundary.start
             )
 
-        return NumberedRequest(self.session, endpoint, encode, self.future.call)
+        return NumberedRequest(self.session, name, encode, self.future.call)
 
     # Chunks in parallel
 
@@ -240,7 +226,7 @@ class BatchOperation(LaneOperation[types.ForwardBackwardOutput]):
     def _finish(self) -> None:
         outputs = [self._outputs[index] for index in sorted(self._outputs)]
         try:
-            merged = merge(outputs, modern=self.session.protocol.modern)
+            merged = self.session.capabilities.wire.merge_results(outputs)
         except TinkexError as error:
             self._fail(error)
             return
@@ -339,7 +325,7 @@ def validate_batch(
     """Return the arguments of a forward or forward-backward pass as the input of its request.
 
     Args:
-        session: Its protocol decides which loss functions are allowed.
+        session: Its capabilities name the allowed loss functions.
         data: Datums; read to the end.
 
     Raises:
@@ -354,10 +340,10 @@ def validate_batch(
         if not isinstance(datum, types.Datum):
             raise TypeError(f"data[{index}] must be a Datum, not {type(datum).__name__}")
         _check_lengths(index, datum)
-    losses = _LOSSES + _LOSSES_0_38 if session.protocol.modern else _LOSSES
+    losses = session.capabilities.losses
     if loss_fn not in losses:
         raise ValueError(f"loss_fn {loss_fn!r} is none of {', '.join(losses)}")
-    codec.check_finite(datums)
+    check_finite(datums)
     if loss_fn_config is not None and not isinstance(loss_fn_config, dict):
         raise TypeError(f"loss_fn_config must be a dict of numbers or None, not {loss_fn_config!r}")
     return types.ForwardBackwardInput(data=datums, loss_fn=loss_fn, loss_fn_config=loss_fn_config)

@@ -79,8 +79,8 @@ class CustomLossOperation:
     def _backward(self, deadline: Optional[float]) -> BatchOperation:
         """Execute the forward pass, call the loss function, and return the second pass."""
         session, data = self._session, self._data
-        is_0_38 = session.protocol.modern
-        batch = validate_batch(session, _as_forward_batch(data) if is_0_38 else data, "cross_entropy")
+        is_reported = session.capabilities.reports_custom_loss
+        batch = validate_batch(session, _as_forward_batch(data) if is_reported else data, "cross_entropy")
         forward = BatchOperation(self._lane, "forward", batch)
         logprobs = _logprobs(data, wait_until(session, forward.submit(), deadline))
         weighted, metrics, loss = _as_weighted_batch(data, logprobs, self._loss_fn, self._differentiate)
@@ -94,7 +94,7 @@ class CustomLossOperation:
             self._lane,
             "forward_backward",
             validate_batch(session, weighted, "cross_entropy"),
-            lambda output: _merge_metrics(output, metrics, loss if is_0_38 else None),
+            lambda output: _merge_metrics(output, metrics, loss if is_reported else None),
         )
 
 

@@ -9,7 +9,8 @@ from typing import Any, Callable, Dict, List, Optional, Tuple, TypeVar
 from .. import types
 from ..errors import WithdrawnError
 from ..futures import Future, fail_at_deadline, wait_until
-from ..protocol import json_wire as codec
+from ..protocol import json_wire
+from ..protocol.wire import Body
 from .batch import BatchOperation
 from .lane import LaneOperation, TrainingLane
 from .sequence_numbers import NumberedRequest
@@ -59,8 +60,8 @@ class RequestOperation(LaneOperation[T]):
     def before_dispatch(self) -> None:
         """Called in the lane's thread before the request is sent; an error fails the operation."""
 
-    def _encode(self, number: int) -> codec.Body:
-        return codec.Body(self._endpoint, codec.encode(replace(self._request, seq_id=number).to_wire()))
+    def _encode(self, number: int) -> Body:
+        return Body(self._endpoint, json_wire.encode(replace(self._request, seq_id=number).to_wire()))
 
     def _fetch(self, request: NumberedRequest) -> None:
         session, future = self.session, self.future

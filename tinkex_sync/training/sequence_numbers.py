@@ -30,7 +30,7 @@ from ..errors import (
 from ..http.call_state import CallState
 from ..http.request import Request, new_idempotency_key
 from ..polling.poller import Promise
-from ..protocol.json_wire import Body
+from ..protocol.wire import Body
 from ..session import Session
 
 __all__ = ["NumberedRequest", "OperationOutcomes", "SequenceNumbers", "expects_lower_number"]
@@ -97,8 +97,7 @@ class NumberedRequest:
                 response = self._send_body(body)
                 break
             except APIStatusError as error:
-                is_forward = self.endpoint == "forward"
-                if body.wire is None or not session.protocol.switch(error, body.wire, is_forward):
+                if not session.negotiation.switch(error, body):
                     raise
                 # The server rejected the encoding without reading the body, so the number is unused. The key
                 # identifies the body, so the other encoding needs another key.

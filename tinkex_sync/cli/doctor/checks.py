@@ -189,7 +189,7 @@ def session(patient: Patient) -> Finding:
     except (TinkexError, OSError) as error:
         return from_session(error, patient.config)
     patient.session = opened
-    spoken = opened.protocol.status()
+    spoken = opened.negotiation.status()
     limits = spoken["limits"]
     finding = (
         f"{opened.session_id} opened, version {spoken['sdk_version']} over {spoken['wire']}; chunks of at most"
@@ -198,7 +198,7 @@ def session(patient: Patient) -> Finding:
     )
     if limits["max_samples"] is not None:
         finding += f", {limits['max_samples']:,} in progress"
-    if opened.protocol.modern and not reads_protobuf():
+    if opened.capabilities.supports_protobuf and not reads_protobuf():
         finding += (
             "; protobuf is not installed here, which training may need: pip install 'tinkex-sync[proto]'"
         )

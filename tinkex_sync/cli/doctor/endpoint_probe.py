@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Callable, Dict, List, Tuple
 
 if TYPE_CHECKING:
-    from ...protocol.negotiation import Protocol
+    from ...protocol.negotiation import Capabilities
     from ...session import Session
 
 __all__ = ["Needed", "missing_endpoints"]
@@ -22,24 +22,24 @@ class Needed:
     #: What there is none of then.
     loses: str
     #: Whether a session needs it, where not all do.
-    wanted: Callable[[Protocol], bool] = lambda protocol: True
+    wanted: Callable[[Capabilities], bool] = lambda capabilities: True
     path: str = ""
 
 
-def _speaks_json(protocol: Protocol) -> bool:
-    """In protobuf, forward passes are backward ones with a flag."""
-    return not protocol.modern
+def _sends_forward(capabilities: Capabilities) -> bool:
+    """In protobuf, a forward pass is a forward_backward request with a flag."""
+    return not capabilities.supports_protobuf
 
 
-def _fetches_in_bulk(protocol: Protocol) -> bool:
-    return protocol.modern and protocol.announced.sample_use_retrieve_futures is True
+def _sends_bulk_polls(capabilities: Capabilities) -> bool:
+    return capabilities.bulk_polls
 
 
 _TABLE: Tuple[Needed, ...] = (
     Needed("get_server_capabilities", "listing of the models"),
     Needed("create_model", "training"),
     Needed("get_info", "tokenizer of a training client"),
-    Needed("forward", "forward passes (and no custom loss)", _speaks_json),
+    Needed("forward", "forward passes (and no custom loss)", _sends_forward),
     Needed("forward_backward", "training"),
     Needed("optim_step", "training"),
     Needed("save_weights", "saving of training state"),
@@ -59,7 +59,7 @@ _TABLE: Tuple[Needed, ...] = (
     Needed("sessions", "session list"),
     Needed("session", "session info"),
     Needed("sampler", "look-up of what a sampler samples from"),
-    Needed("retrieve_futures", "fetching of many results at once", _fetches_in_bulk),
+    Needed("retrieve_futures", "fetching of many results at once", _sends_bulk_polls),
 )
 #: Names that nothing has, by field of a path.
 _NOTHING = {
@@ -89,7 +89,7 @@ def missing_endpoints(session: Session, patience: float) -> Tuple[List[Needed], 
     asked = silent = 0
     for row in _TABLE:
         endpoint = ENDPOINTS[row.name]
-        if not row.wanted(session.protocol) or (endpoint.method == "DELETE" and not told_by_method):
+        if not row.wanted(session.capabilities) or (endpoint.method == "DELETE" and not told_by_method):
             continue
         path = endpoint.url(**{name: _NOTHING[name] for name in _FIELD.findall(endpoint.path)})
         status, no_thing = _status(session, "PUT" if told_by_method else endpoint.method, path, patience)
