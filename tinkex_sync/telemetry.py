@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-import threading
 import time
 import traceback
 import uuid
@@ -12,6 +11,7 @@ from typing import Any, Callable, Dict, Mapping, Optional, Sequence
 
 from . import types
 from .concurrency.clock import Clock
+from .concurrency.primitives import Lock, start_thread
 from .config import Config
 from .errors import (
     APIResponseValidationError,
@@ -65,7 +65,7 @@ def _stack(error: BaseException) -> str:
 
 
 def _start_thread(job: Callable[[], None]) -> None:
-    threading.Thread(target=job, name="tinkex-telemetry-token", daemon=True).start()
+    start_thread(job, "tinkex-telemetry-token")
 
 
 class Telemetry(QueuedObserver):
@@ -82,7 +82,7 @@ class Telemetry(QueuedObserver):
         self._clock = config.clock
         observers = Observers(autoload=False, disabled=(), modules=(), strict=False)
         self._connection = Connection(config, observers)
-        self._events_lock = threading.Lock()
+        self._events_lock = Lock()
         self._session_id = ""  # guarded by _events_lock
         self._index = 0  # guarded by _events_lock
         self._unsent_kinds = 0  # guarded by _events_lock

@@ -6,6 +6,7 @@ import threading
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
 
 from .concurrency.clock import Clock, ScaledClock
+from .concurrency.primitives import Event, Lock
 from .local import Faults, LocalServer
 from .plugins.hookspecs import PREFIX, SPECS
 from .plugins.queued_observer import observe_all
@@ -30,9 +31,9 @@ class HookRecorder:
 
     def __init__(self, clock: Optional[Clock] = None) -> None:
         self._clock = clock or Clock()
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._calls: List[RecordedCall] = []  # guarded by _lock
-        self._news = threading.Event()
+        self._news = Event()
         observe_all(self, self._receive)
 
     def _receive(self, hook: str, arguments: Dict[str, Any]) -> None:

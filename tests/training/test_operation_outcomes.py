@@ -4,9 +4,10 @@ import threading
 
 import pytest
 from imitations import ADAM, HATCHERY, LATE, SKYRL, Imitation, client, datums, training
+from scripted_server import bare_session
 
 from tinkex_sync import ClosedError, ConflictError, NotFoundError, OutcomeUnknownError, RequestFailedError
-from tinkex_sync.concurrency.clock import Clock, ScaledClock
+from tinkex_sync.concurrency.clock import ScaledClock
 from tinkex_sync.errors import status_error
 from tinkex_sync.training.sequence_numbers import OperationOutcomes, expects_lower_number
 
@@ -136,8 +137,14 @@ def test_conflicts_of_numbers_are_recognized_by_status_or_text(error, lower):
 
 
 @pytest.fixture
-def outcomes():
-    outcomes = OperationOutcomes(Clock())
+def session():
+    with bare_session() as (_, session):
+        yield session
+
+
+@pytest.fixture
+def outcomes(session):
+    outcomes = OperationOutcomes(session)
     for position in (1, 2, 3):
         outcomes.record_accepted(position)
     return outcomes
@@ -177,9 +184,9 @@ def test_a_wait_for_earlier_outcomes_ends_with_the_last_of_them(outcomes):
     assert got == [True]
 
 
-def test_closing_ends_a_wait_for_earlier_outcomes(outcomes):
+def test_closing_ends_a_wait_for_earlier_outcomes(session, outcomes):
     thread, got = waiting(outcomes, 3)
-    outcomes.close()
+    session.close()
     thread.join(10)
     assert [type(one) for one in got] == [ClosedError]
     with pytest.raises(ClosedError):

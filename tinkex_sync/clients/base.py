@@ -6,13 +6,14 @@ import functools
 import inspect
 import os
 import random
-import threading
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Callable, Dict, ForwardRef, Generic, Optional, Tuple, TypeVar
 
+from ..concurrency.primitives import Lock
 from ..config import Config
 from ..errors import ClosedError, ConfigError
 from ..futures import Future, Operation
+from ..heartbeat import start_heartbeat
 from ..http.call_state import CallState
 from ..http.request import Request
 from ..plugins.events import Source
@@ -278,7 +279,7 @@ class _Origin:
         return replace(self, config=self.config.for_pickle())
 
 
-_rebuilding = threading.Lock()
+_rebuilding = Lock()
 #: Kept while no client uses them, because pool workers unpickle a client again for every task.
 _rebuilt: Dict[Tuple[str, str, Optional[str]], Session] = {}  # guarded by _rebuilding
 _MOST_REBUILT = 8
@@ -287,7 +288,7 @@ _MOST_REBUILT = 8
 def _after_fork() -> None:
     global _rebuilding
     # Another thread of the parent may have held the lock.
-    _rebuilding = threading.Lock()
+    _rebuilding = Lock()
     _rebuilt.clear()
 
 
@@ -319,6 +320,7 @@ def _join_session(origin: _Origin) -> Session:
             session = Session(config, observers, owned=False)
             session.restore(origin.negotiated)
             session.join(origin.session_id)
+            start_heartbeat(session)
         _rebuilt[key] = session
         while len(_rebuilt) > _MOST_REBUILT:
             # The clients that use a session keep it alive. The oldest sessions are removed first.

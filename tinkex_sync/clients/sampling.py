@@ -321,7 +321,7 @@ class SamplingClient(RebuildingClient):
         def recall() -> bool:
             # Only a promise can be taken back, not a request on its way.
             promise = getattr(running(), "promise", None)
-            return promise is not None and session.take_back(promise.request_id)
+            return promise is not None and session.cancel_remote(promise.request_id)
 
         future.cancel_remote = recall
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 import os
-import threading
 import weakref
 from typing import Any, Callable, Optional
 
 import tenacity
 
 from ..concurrency.clock import remaining
+from ..concurrency.close_signal import CloseSignal
+from ..concurrency.primitives import Event, Lock
 from ..concurrency.timer import Timer
 from ..config import Config
 from ..errors import (
@@ -56,7 +57,9 @@ class Connection:
         self.config = config
         self.clock = config.clock
         self.observers = observers
-        self.closing = threading.Event()
+        self.closing = CloseSignal()
+        #: Set whenever a call has been sent or has ended.
+        self.sends_changed = Event()
         self.timer = Timer(self.clock)
         self.transport = Transport(config, self.timer)
         self.negotiation = Negotiation(config, self.transport.base_url, self.clock)
@@ -65,7 +68,7 @@ class Connection:
         #: The source of requests that belong to no client in particular.
         self.source = Source("service", "", "")
         self._policies = make_policies(config)
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._retrying = 0  # guarded by _lock
         self._pid = os.getpid()
 
@@ -235,6 +238,7 @@ class Connection:
         else:
             if call is not None:
                 call.sent = "yes"
+                self.sends_changed.set()
             return reply
         finally:
             if failure is not None:
@@ -310,6 +314,17 @@ class Connection:
             if call is not None:
                 raise call.deadline_exceeded()
             raise DeadlineExceeded("the timeout ran out while retrying", phase="retrying", sent="unknown")
+
+    def wait(self, event: Event, until: Optional[float] = None) -> None:
+        """Wait until ``event`` is set or until a time of the clock.
+
+        Raises:
+            ClosedError: The client was closed.
+        """
+        with self.closing.waking(event):
+            self.clock.wait(event, remaining(self.clock, until))
+        if self.closing.is_set():
+            raise ClosedError("the client was closed while a call waited")
 
     def deadline(self, timeout: Optional[float]) -> Optional[float]:
         """Return the time at which a call with this ``timeout`` must end; None: no deadline.

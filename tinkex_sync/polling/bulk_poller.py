@@ -7,11 +7,11 @@ server can forget those. The result itself is fetched by its waiter.
 from __future__ import annotations
 
 import logging
-import threading
 import weakref
 from typing import Any, Callable, Dict, List, Optional, Set, Tuple
 
 from ..concurrency.clock import remaining
+from ..concurrency.primitives import Event, Lock, start_thread
 from ..errors import (
     APIConnectionError,
     APIResponseValidationError,
@@ -41,7 +41,7 @@ _ACK_WITHIN = 5.0
 
 class _Waiter:
     def __init__(self) -> None:
-        self.done = threading.Event()
+        self.done = Event()
         self.size: Optional[int] = None
         self.error: Optional[BaseException] = None
 
@@ -61,7 +61,7 @@ class BulkPoller:
             "sampling_session_id": source.id,
             "cloned_sampler_id": clone_id,
         }
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._waiters: Dict[str, _Waiter] = {}  # guarded by _lock
         self._early: Dict[str, Optional[int]] = {}  # guarded by _lock
         self._read: Set[str] = set()  # guarded by _lock
@@ -124,7 +124,7 @@ class BulkPoller:
             if self._running or self._fatal is not None or self._session.closing.is_set():
                 return
             self._running = True
-        threading.Thread(target=self._run, name=f"tinkex-bulk-{self._source.id}", daemon=True).start()
+        start_thread(self._run, f"tinkex-bulk-{self._source.id}")
 
     def _run(self) -> None:
         while True:

@@ -11,11 +11,11 @@ field of :class:`Capabilities`.
 
 from __future__ import annotations
 
-import threading
 from dataclasses import dataclass, field, fields
 from typing import Any, Dict, Optional, Tuple
 
 from ..concurrency.clock import Clock
+from ..concurrency.primitives import Lock
 from ..config import Config, Preset
 from ..errors import APIStatusError
 from ..types import DynamicConfigResponse, ServerConfigResponse
@@ -182,7 +182,7 @@ class Negotiated:
     has_config: bool = False
 
 
-_cache_lock = threading.Lock()
+_cache_lock = Lock()
 #: By base URL, with the time until which it is valid.
 _cache: Dict[str, Tuple[Negotiated, float]] = {}  # guarded by _cache_lock
 
@@ -208,7 +208,7 @@ class Negotiation:
         self._base_url = base_url
         self._clock = clock
         self._is_automatic = config.protocol == "auto"
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._has_switched = False  # guarded by _lock
         #: Whether the server has refused a training request in JSON.
         self._has_refused_json = False  # guarded by _lock

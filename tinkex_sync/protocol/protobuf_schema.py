@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import functools
-import threading
 from typing import Any, Dict, Tuple
 
+from ..concurrency.primitives import Lock
 from ..errors import MissingExtraError
 
 __all__ = ["ENUMS", "MESSAGES", "message", "missing_extra", "tag"]
@@ -115,7 +115,7 @@ MESSAGES: Dict[str, Dict[str, Tuple[int, str, str]]] = {
 
 _LABELS = ("one", "optional", "repeated", "map")
 _FIXED64, _LENGTH, _VARINT = 1, 2, 0
-_building = threading.Lock()
+_building = Lock()
 
 
 def tag(message_name: str, field: str) -> bytes:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-import threading
 import uuid
 from concurrent.futures import CancelledError
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional
 
 from .. import types
+from ..concurrency.primitives import Lock
 from ..errors import APIConnectionError, BillingError, DeadlineExceeded, PromiseExpiredError, RateLimitError
 from ..futures import Future
 from ..http.call_state import CallState
@@ -36,7 +36,7 @@ class Progress:
     def __init__(self, now: Callable[[], float], limit: float) -> None:
         self._now = now
         self.limit = limit
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._running = 0  # guarded by _lock
         self._last = now()  # guarded by _lock
 

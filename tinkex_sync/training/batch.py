@@ -9,11 +9,11 @@ forward pass of one datum, which does not change the model, uses up the number t
 from __future__ import annotations
 
 import logging
-import threading
 from dataclasses import dataclass, replace
 from typing import Callable, Dict, Iterable, List, Optional, Sequence, Tuple
 
 from .. import types
+from ..concurrency.primitives import Event, Lock
 from ..errors import ClosedError, OutcomeUnknownError, PartialBatchError, TinkexError
 from ..plugins.events import Boundary
 from ..protocol.json_wire import check_finite
@@ -54,7 +54,7 @@ class BatchOperation(LaneOperation[types.ForwardBackwardOutput]):
         self.is_accepted = False
         #: Why it did not; None before that.
         self.error: Optional[BaseException] = None
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._outputs: Dict[int, types.ForwardBackwardOutput] = {}  # guarded by _lock
         self._expected: Optional[int] = None  # guarded by _lock
         self._has_failed = False  # guarded by _lock
@@ -74,6 +74,7 @@ class BatchOperation(LaneOperation[types.ForwardBackwardOutput]):
             return
         finally:
             call.more_to_send = False
+            self.session.sends_changed.set()
         self.is_accepted = True
         with self._lock:
             self._expected = len(accepted)
@@ -142,8 +143,7 @@ class BatchOperation(LaneOperation[types.ForwardBackwardOutput]):
         for chunk in chunks[1:]:
             if not self.session.helpers.submit(lambda chunk=chunk: send_other(chunk)):  # type: ignore[misc]
                 raise ClosedError("the client is closed")
-        # Every chunk ends when its retry policy gives up, or when the client is closed.
-        self.session.clock.wait(others.is_zero)
+        self.session.wait(others.is_zero)
         self._send_parallel_chunk(chunks[0])
         self._fill_gaps(chunks)
         for chunk in chunks:
@@ -280,9 +280,9 @@ class _Countdown:
     """Sets an event after a number of counts. Thread-safe."""
 
     def __init__(self, count: int) -> None:
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._left = count  # guarded by _lock
-        self.is_zero = threading.Event()
+        self.is_zero = Event()
 
     def count(self) -> None:
         with self._lock:

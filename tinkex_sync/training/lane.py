@@ -49,14 +49,14 @@ class TrainingLane:
         self.session = session
         self.model_id = model_id
         self.source = Source("training", model_id, session.session_id)
-        self.numbers = SequenceNumbers(session.clock, first_seq_id)
+        self.numbers = SequenceNumbers(session, first_seq_id)
         self._queue_states = QueueStates(session.observers, session.clock)
         self._worker = Lane(f"lane-{model_id}")
         # Weak, because the session outlives the clients of its models.
-        own = weakref.ref(self)
+        worker = weakref.ref(self._worker)
 
         def close() -> None:
-            alive = own()
+            alive = worker()
             if alive is not None:
                 alive.close()
 
@@ -69,11 +69,6 @@ class TrainingLane:
         for operation in operations:
             self.session.end(operation.future.call)
             operation.future.set_exception(ClosedError("the client is closed"))
-
-    def close(self) -> None:
-        """End the lane's thread and all waits of its operations. Idempotent."""
-        self._worker.close()
-        self.numbers.outcomes.close()
 
     def fetch_result(self, request: NumberedRequest, call: CallState) -> Any:
         """Wait for the result of an accepted request and return it.

@@ -14,10 +14,9 @@ The rules (rule 4 of SERVERS):
 from __future__ import annotations
 
 import re
-import threading
 from typing import Any, Callable, List, Optional, Set
 
-from ..concurrency.clock import Clock
+from ..concurrency.primitives import Event, Lock
 from ..errors import (
     APIConnectionError,
     APIError,
@@ -146,10 +145,10 @@ class SequenceNumbers:
         first: The first number.
     """
 
-    def __init__(self, clock: Clock, first: int = 1) -> None:
+    def __init__(self, session: Session, first: int = 1) -> None:
         self._next = first
         self._doubtful: List[int] = []
-        self.outcomes = OperationOutcomes(clock)
+        self.outcomes = OperationOutcomes(session)
 
     def dispatch(self, request: NumberedRequest) -> None:
         """Send the next request, retries included, and wait until the server has accepted it.
@@ -225,15 +224,14 @@ class OperationOutcomes:
     operations that failed. Thread-safe.
     """
 
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
-        self._lock = threading.Lock()
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._lock = Lock()
         self._open: Set[int] = set()  # guarded by _lock
         self._failed: Set[int] = set()  # guarded by _lock
         self._skips_failed = False  # guarded by _lock
-        self._is_closed = False  # guarded by _lock
-        # Set, and then replaced, when an outcome becomes known while threads wait for one.
-        self._change: Optional[threading.Event] = None  # guarded by _lock
+        # Set and replaced when an outcome becomes known.
+        self._change = Event()  # guarded by _lock
 
     def number_at(self, position: int) -> int:
         """Return the number to send for a position, as far as is known now."""
@@ -265,9 +263,8 @@ class OperationOutcomes:
             self._open.discard(position)
             if failed:
                 self._failed.add(position)
-            change, self._change = self._change, None
-        if change is not None:
-            change.set()
+            change, self._change = self._change, Event()
+        change.set()
 
     def wait_for_earlier(self, position: int) -> bool:
         """Wait until the outcome of every operation before a position is known.
@@ -281,25 +278,11 @@ class OperationOutcomes:
         has_waited = False
         while True:
             with self._lock:
-                if self._is_closed:
-                    raise ClosedError(
-                        "the client was closed while a call waited for the outcomes of earlier ones"
-                    )
                 if not any(earlier < position for earlier in self._open):
                     return has_waited
-                if self._change is None:
-                    self._change = threading.Event()
                 change = self._change
             has_waited = True
-            self._clock.wait(change)
-
-    def close(self) -> None:
-        """End all waits with ClosedError. Idempotent."""
-        with self._lock:
-            self._is_closed = True
-            change, self._change = self._change, None
-        if change is not None:
-            change.set()
+            self._session.wait(change)
 
 
 def expects_lower_number(error: Exception, number: int) -> Optional[bool]:

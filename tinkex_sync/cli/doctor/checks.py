@@ -64,14 +64,14 @@ def _bare(url: str) -> str:
 
 
 def configuration(patient: Patient) -> Finding:
-    from ...clients.arguments import ready
+    from ...clients.service import resolve_endpoint
     from ...concurrency.timer import Timer
     from ...config import Config
     from ...errors import ConfigError, MissingExtraError
     from ...http.transport import Transport
 
     try:
-        config = ready(Config.from_env(base_url=patient.base_url))
+        config = resolve_endpoint(Config.from_env(base_url=patient.base_url))
         timer = Timer(config.clock)
         patient.to_close.append(timer.close)
         # One try each: a person is waiting, and wants to know of the first failure.
