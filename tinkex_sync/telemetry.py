@@ -27,7 +27,7 @@ from .http.request import Request
 from .plugins.hookspecs import Source, hookimpl
 from .plugins.queued_observer import QueuedObserver
 from .plugins.registry import Observers
-from .protocol import json_wire as codec
+from .protocol import json_wire
 from .protocol.negotiation import Negotiated
 
 __all__ = ["Telemetry"]
@@ -148,7 +148,7 @@ class Telemetry(QueuedObserver):
             **fields,
         )
         try:
-            encoded = codec.encode(event)
+            encoded = json_wire.encode(event)
         except Exception:  # a value's own methods may raise anything
             with self._events_lock:
                 self._unsent_kinds += 1
@@ -163,14 +163,14 @@ class Telemetry(QueuedObserver):
         with self._events_lock:
             session_id = self._session_id
         capabilities = self._connection.capabilities
-        about = {
-            "platform": platform.system(),
-            "sdk_version": capabilities.sdk_version,
-            "session_id": session_id,
-            **({"process_uuid": _PROCESS} if capabilities.identifies_processes else {}),
-        }
-        rest = codec.encode(about)
-        body = b'{"events":[' + b",".join(events) + b"]," + rest[1:]
+        batch = types.TelemetrySendRequest(
+            events=[],
+            platform=platform.system(),
+            sdk_version=capabilities.sdk_version,
+            session_id=session_id,
+            process_uuid=_PROCESS if capabilities.identifies_processes else None,
+        )
+        body = json_wire.fill_first_list(json_wire.encode(batch), events)
         try:
             self._connection.call(Request("telemetry", body))
         except ClosedError:
