@@ -75,7 +75,7 @@ def custom_loss(case: Dict[str, Any], document: Dict[str, Any], row: Optional[in
         if received >= sent_datums:
             not_understood("row 17 for a case without missing outputs")
         assert isinstance(error, APIResponseValidationError), repr(error)
-        assert f"{sent_datums} datums received back with {received} outputs" in str(error)
+        assert f"{sent_datums} datums came back with {received} outputs" in str(error)
         assert [request.operation for request in sent] == ["forward"]
         return
     assert [request.path for request in sent] == [request["path"] for request in expected["requests"]]
