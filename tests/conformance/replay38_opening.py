@@ -12,6 +12,7 @@ from scripted_server import API, Answer, Request, ScriptedServer, SteppedClock, 
 
 from tinkex_sync import ServiceClient, errors
 from tinkex_sync.compat.settings import service_arguments
+from tinkex_sync.heartbeat import start_heartbeat
 
 from .registry import error_class, no_excuse, not_understood, only, replay38
 
@@ -142,6 +143,7 @@ def beats(answers: List[int], after: Dict[str, Any]) -> None:
     with bare_session(protocol="0.38", heartbeat_interval=0.02) as (server, session):
         server.defaults["session_heartbeat"] = beat
         session.join("sess-1")
+        start_heartbeat(session)
         if "heartbeats_seen" in only(after, "heartbeats_seen", "stops"):
             assert not enough.wait(0.5)
             assert len(seen) == after["heartbeats_seen"]

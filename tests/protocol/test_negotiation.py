@@ -9,7 +9,7 @@ import pytest
 from scripted_server import Answer, SteppedClock, bare_session
 
 from tinkex_sync import errors, hookimpl, types
-from tinkex_sync import heartbeat as background
+from tinkex_sync import session as session_module
 from tinkex_sync.config import PROTOCOLS, Config, Preset
 from tinkex_sync.errors import ConfigError
 from tinkex_sync.http.request import Request
@@ -295,7 +295,7 @@ def test_a_finish_that_hangs_holds_nobody_up():
 
 
 def test_what_may_change_is_looked_at_again_and_a_failure_changes_nothing(monkeypatch):
-    monkeypatch.setattr(background, "_LEAST_REFRESH", 0.0)
+    monkeypatch.setattr(session_module, "_LEAST_REFRESH", 0.0)
     changed = threading.Event()
 
     def last(_):

@@ -8,8 +8,9 @@ from typing import Any, Callable, Optional, Tuple, TypeVar
 
 import click
 
-from ..local import announced
+from ..local import server_config
 from ..local.faults import Faults
+from ..local.options import ServerOptions
 from .groups import Command
 from .output import CommandError
 
@@ -64,16 +65,17 @@ def _faults(given: Any) -> Faults:
 )
 @click.option(
     "--protocol",
-    type=click.Choice(announced.PROTOCOLS),
+    type=click.Choice(server_config.PROTOCOLS),
     default="0.7",
     show_default=True,
-    help="What is spoken: JSON (0.7), protobuf and what came with it (0.38), or both.",
+    help="Supported protocol: JSON (0.7), protobuf and the other features of 0.38, or both.",
 )
 @click.option(
-    "--announce",
+    "--client-config",
     metavar="NAME=VALUE",
     multiple=True,
-    help="What client/config says otherwise than usual, such as pjwt_auth_enabled=true; repeatable.",
+    help="Value in the response of client/config that replaces the default, such as pjwt_auth_enabled=true; "
+    "repeatable.",
 )
 @_fault_options
 def serve(
@@ -84,7 +86,7 @@ def serve(
     models: Tuple[str, ...],
     hold: float,
     protocol: str,
-    announce: Tuple[str, ...],
+    client_config: Tuple[str, ...],
     **faults: Optional[str],
 ) -> None:
     """Run the embedded server until Ctrl-C.
@@ -102,22 +104,11 @@ def serve(
         )
 
     try:
-        changes = announced.parsed(announce)
-        announced.Announced(protocol, changes)
+        config = server_config.ServerConfig(protocol, server_config.parse_client_config(client_config))
     except ValueError as error:
         raise click.UsageError(f"--{error}") from None
     try:
-        serve_until_interrupted(
-            host=host,
-            port=port,
-            data=data,
-            api_key=api_key,
-            models=models,
-            hold=hold,
-            faults=_faults(faults),
-            protocol=protocol,
-            announce=changes,
-            ready=ready,
-        )
+        options = ServerOptions(host, port, data, api_key, models, hold, _faults(faults), config)
+        serve_until_interrupted(options, ready)
     except OSError as error:
         raise CommandError(f"cannot serve on {host} port {port}: {error}") from None

@@ -13,6 +13,7 @@ from ..concurrency.primitives import Lock
 from ..config import Config
 from ..errors import ClosedError, ConfigError
 from ..futures import Future, Operation
+from ..heartbeat import start_heartbeat
 from ..http.call_state import CallState
 from ..http.request import Request
 from ..plugins.events import Source
@@ -319,6 +320,7 @@ def _join_session(origin: _Origin) -> Session:
             session = Session(config, observers, owned=False)
             session.restore(origin.negotiated)
             session.join(origin.session_id)
+            start_heartbeat(session)
         _rebuilt[key] = session
         while len(_rebuilt) > _MOST_REBUILT:
             # The clients that use a session keep it alive. The oldest sessions are removed first.

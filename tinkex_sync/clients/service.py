@@ -9,6 +9,7 @@ from .. import types
 from ..config import LOCAL_KEY, Config
 from ..errors import ConfigError, MissingExtraError
 from ..futures import Operation
+from ..heartbeat import start_heartbeat
 from ..http.auth import check_credential
 from ..http.call_state import CallState, Unfinished
 from ..http.endpoints import PROMISES
@@ -335,6 +336,7 @@ def _open_session(
     session = Session(config, observers)
     try:
         session.open(user_metadata)
+        start_heartbeat(session)
         # The user may have disabled the plugin by name.
         if telemetry is not None and observers.is_active(telemetry):
             telemetry.restore(session.negotiation.negotiated)

@@ -13,6 +13,7 @@ from typing import Any, Callable, Optional
 
 import tenacity
 
+from .. import types
 from ..concurrency.clock import remaining
 from ..concurrency.close_signal import CloseSignal
 from ..concurrency.primitives import Event, Lock
@@ -286,7 +287,9 @@ class Connection:
             connection = own()
             if connection is None:
                 raise ClosedError("the client no longer exists")
-            return str(connection.call(Request("auth_token", {}, deadline=deadline)).jwt)
+            return str(
+                connection.call(Request("auth_token", types.AuthTokenRequest(), deadline=deadline)).jwt
+            )
 
         self.credentials.adopt(self.capabilities, exchange, run_in_background)
 

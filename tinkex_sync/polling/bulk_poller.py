@@ -24,8 +24,8 @@ from ..errors import (
 from ..http.call_state import CallState
 from ..http.request import Request
 from ..plugins.hookspecs import Source
-from ..protocol import json_wire as codec
 from ..session import Session
+from ..types import FuturesRetrieveRequest, FuturesTarget
 
 __all__ = ["BulkPoller"]
 
@@ -56,11 +56,7 @@ class BulkPoller:
     def __init__(self, session: Session, source: Source, clone_id: int) -> None:
         self._session = session
         self._source = source
-        self._target = {
-            "type": "sampling_session",
-            "sampling_session_id": source.id,
-            "cloned_sampler_id": clone_id,
-        }
+        self._target = FuturesTarget(source.id, clone_id)
         self._lock = Lock()
         self._waiters: Dict[str, _Waiter] = {}  # guarded by _lock
         self._early: Dict[str, Optional[int]] = {}  # guarded by _lock
@@ -153,15 +149,12 @@ class BulkPoller:
                 return
 
     def _poll(self, cursor: int, read: List[str], asks: bool) -> Any:
-        body: Dict[str, Any] = {"target": self._target, "prev_cursor": cursor}
-        if not asks:
-            body["timeout"] = 0.0
-        body["retrieved_request_ids"] = read
+        body = FuturesRetrieveRequest(self._target, cursor, None if asks else 0.0, read)
         clock = self._session.clock
         reply = self._session.send_once(
             Request(
                 "retrieve_futures",
-                codec.encode(body),
+                body,
                 source=self._source,
                 deadline=None if asks else clock.time() + _ACK_WITHIN,
             )

@@ -30,9 +30,9 @@ from ..http.call_state import CallState
 from ..http.endpoints import PROMISES
 from ..http.request import Request
 from ..http.retry import Attempts
-from ..protocol import json_wire as codec
+from ..protocol import json_wire
 from ..session import Session
-from ..types import QueueState, RequestErrorCategory
+from ..types import FutureRetrieveRequest, QueueState, RequestErrorCategory
 from .queue_states import QueueStates
 
 __all__ = ["Promise", "poll"]
@@ -156,8 +156,8 @@ class _Poll:
 
     def _body(self) -> bytes:
         # A 0.7 server may refuse a key it does not know.
-        peeks = {"allow_metadata_only": self.peeks} if self.session.capabilities.metadata_only_polls else {}
-        return codec.encode({"request_id": self.promise.request_id, **peeks})
+        peeks = self.peeks if self.session.capabilities.metadata_only_polls else None
+        return json_wire.encode(FutureRetrieveRequest(self.promise.request_id, peeks))
 
     def reserve(self, size: Any) -> None:
         """The result is there and ``size`` bytes long: wait until there is room for it."""

@@ -114,8 +114,9 @@ def _status(session: Session, method: str, path: str, patience: float) -> Tuple[
     from ...http.request import Request
 
     headers: Dict[str, str] = {}
-    if session.tokens is not None:
-        headers["X-API-Key"] = session.tokens.current(session.clock.time() + patience)
+    token = session.credentials.key(False, session.clock.time() + patience)
+    if token is not None:
+        headers["X-API-Key"] = token
     body = None if method == "GET" else b"{}"
     row = Endpoint("probe", method, path[len("/api/v1/") :], read_timeout=patience, redirect_ok=True)
     # Some servers hang up after an error, which shows at the next request on that connection, and some on a body
