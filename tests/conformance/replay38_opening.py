@@ -11,7 +11,7 @@ import pytest
 from scripted_server import API, Answer, Request, ScriptedServer, SteppedClock, bare_session
 
 from tinkex_sync import ServiceClient, errors
-from tinkex_sync.compat.settings import settings
+from tinkex_sync.compat.settings import service_arguments
 from tinkex_sync.heartbeat import start_heartbeat
 
 from .registry import error_class, no_excuse, not_understood, only, replay38
@@ -103,7 +103,7 @@ def opening(args: Dict[str, Any], base_url: str) -> Dict[str, Any]:
     official = {name: value for name, value in args.items() if value is not None}
     headers = {**official.pop("default_headers", {}), **official.pop("default_headers_overrides", {})}
     official["base_url"] = official.get("base_url", "<base>").replace("<base>", base_url)
-    ours = settings({**official, "default_headers": headers} if headers else official)
+    ours = service_arguments({**official, "default_headers": headers} if headers else official)
     return {"protocol": "0.38", "load_plugins": False, "clock": SteppedClock(), **ours}
 
 

@@ -15,8 +15,8 @@ from scripted_server import API, Answer, Request, ScriptedServer
 
 import tinkex_sync.compat as tinker
 from tinkex_sync import SamplingClient, TrainingClient, errors, types
-from tinkex_sync.compat.clients import SamplingClient as OfficialSampling
-from tinkex_sync.compat.clients import TrainingClient as OfficialTraining
+from tinkex_sync.compat.sampling import SamplingClient as OfficialSampling
+from tinkex_sync.compat.training import TrainingClient as OfficialTraining
 from tinkex_sync.http.request import Request as OurRequest
 from tinkex_sync.types.wire import Wire
 
