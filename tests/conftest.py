@@ -8,7 +8,7 @@ import time
 import pytest
 
 from tinkex_sync import ServiceClient
-from tinkex_sync.clients import rebuilding
+from tinkex_sync.clients.base import close_rebuilt_sessions
 from tinkex_sync.local import Faults, LocalServer
 from tinkex_sync.protocol import negotiation as protocol
 
@@ -31,13 +31,9 @@ def _nothing_from_outside():
 
 @pytest.fixture(scope="module", autouse=True)
 def _nothing_rebuilt():
-    """Clients unpickled in this process share sessions that live as long as it; none outlives its tests."""
+    """Close the sessions of unpickled clients, which otherwise last as long as the process."""
     yield
-    with rebuilding._lock:
-        sessions = list(rebuilding._sessions.values())
-        rebuilding._sessions.clear()
-    for session in sessions:
-        session.close(None)
+    close_rebuilt_sessions()
 
 
 @pytest.fixture(autouse=True)

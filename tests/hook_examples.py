@@ -1,4 +1,4 @@
-"""Valid arguments for every hook, for tests that only need some event."""
+"""Valid arguments for every hook, for tests that need an arbitrary event."""
 
 from __future__ import annotations
 
@@ -57,5 +57,5 @@ EVENTS = [name[len("tinkex_") :] for name in SPECS if argument_names(name)[0] ==
 
 
 def facts(hook: str, **changed: Any) -> Dict[str, Any]:
-    """Arguments for ``hook`` (an attribute of Observers)."""
+    """Return arguments for ``hook`` (the name of an attribute of Observers)."""
     return {name: changed.get(name, _EXAMPLES[name]) for name in argument_names("tinkex_" + hook)}

@@ -6,7 +6,7 @@ import pytest
 
 from tinkex_sync import ConfigError, ServiceClient
 from tinkex_sync.concurrency.clock import Clock
-from tinkex_sync.config import LOCAL_KEY, Config, Preset
+from tinkex_sync.config import LOCAL_KEY, Config, Preset, RetryStrategies
 
 HOSTED = "https://tinker.thinkingmachines.dev/services/tinker-prod"
 GIVING_WAY = {"max_chunk_datums", "max_chunk_bytes", "dispatch_bytes"}
@@ -32,6 +32,7 @@ SETTINGS = {
     "retry_for": (300.0, [0, -1, "1", None, True]),
     "poll_retry_for": (900.0, [0, -1, "1", None, True]),
     "progress_timeout": (7200.0, [0, -1, "1", None, True]),
+    "retry_strategies": ({}, [{"sample": RetryStrategies()}, {"submit": 3}, 5, None]),
     "max_chunk_datums": (1024, [0, -1, 1.5, "1", None, True]),
     "max_chunk_bytes": (5_000_000, [0, -1, 1.5, "1", None, True]),
     "max_dispatches": (400, [0, -1, 1.5, "1", None, True]),

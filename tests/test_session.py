@@ -174,7 +174,10 @@ def test_a_missed_beat_is_told_and_counted_and_the_next_good_one_ends_the_count(
 
 def test_two_minutes_of_silence_are_a_warning_and_calls_go_on(server, caplog):
     server.script["session_heartbeat"] = [(404, {"detail": "session expired"})] * 10_000
-    with client(server, clock=ScaledClock(1000)) as service, caplog.at_level(logging.WARNING):
+    with (
+        client(server, clock=ScaledClock(1000), heartbeat_timeout=10_000.0) as service,
+        caplog.at_level(logging.WARNING),
+    ):
         sampler = service.create_sampling_client(base_model="base")
         server.until(lambda: sum(row[0] == "session_heartbeat" for row in server.arrived) >= 20)
         assert sampler.sample(prompt(), 1, PARAMS)

@@ -287,7 +287,7 @@ def test_calls_begun_while_it_closes_end_too(server):
 
 
 def test_tls_polls_are_cut_as_fast(tmp_path, caplog):
-    from test_sockets import certificate
+    from tls_certificate import certificate
 
     context, bundle = certificate(tmp_path)
     with Imitation(SKYRL) as server:

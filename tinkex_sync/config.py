@@ -8,10 +8,14 @@ from pathlib import Path
 from typing import Any, Callable, Dict, Mapping, Optional, Tuple, Union
 from urllib.parse import urlsplit
 
+from tenacity.retry import retry_base
+from tenacity.stop import stop_base
+from tenacity.wait import wait_base
+
 from .concurrency.clock import Clock
 from .errors import ConfigError
 
-__all__ = ["DEFAULT_BASE_URL", "LOCAL_KEY", "Config", "Preset"]
+__all__ = ["DEFAULT_BASE_URL", "LOCAL_KEY", "Config", "Preset", "RetryStrategies"]
 
 #: Stands in for a key towards the embedded server; no secret.
 LOCAL_KEY = "local"
@@ -30,6 +34,22 @@ class Preset(int):
 
 def _secret(default: Any = None) -> Any:
     return field(default=default, repr=False)
+
+
+@dataclass(frozen=True)
+class RetryStrategies:
+    """A user's tenacity strategies for one retry policy; None keeps the strategy of the policy.
+
+    A strategy is any object that tenacity accepts. The error of the failed attempt is
+    ``retry_state.outcome.exception()``, and ``retry_state.attempt_number`` counts from 1.
+    """
+
+    #: Decides whether a failed attempt is retried, such as ``tenacity.retry_if_exception_type(...)``.
+    retry: Optional[retry_base] = None
+    #: Decides when to give up, such as ``tenacity.stop_after_attempt(3)``. Given, it replaces the policy's limits.
+    stop: Optional[stop_base] = None
+    #: Seconds to wait before the next attempt, such as ``tenacity.wait_fixed(1)``.
+    wait: Optional[wait_base] = None
 
 
 @dataclass(frozen=True)
@@ -84,6 +104,8 @@ class Config:
     poll_retry_for: float = 900.0
     #: A sample fails when no sample of its client has succeeded for this long.
     progress_timeout: float = 7200.0
+    #: Tenacity strategies by name of the policy: "submit", "poll", "sampling", "short", "optional", "telemetry".
+    retry_strategies: Mapping[str, RetryStrategies] = field(default_factory=dict)
 
     #: These two and ``dispatch_bytes`` are the server's to say where they are not set.
     max_chunk_datums: int = Preset(1024)
@@ -138,6 +160,7 @@ class Config:
 
     def __post_init__(self) -> None:
         self._check_texts()
+        self._check_strategies()
         object.__setattr__(self, "headers", dict(self.headers))
         object.__setattr__(self, "default_query", dict(self.default_query))
         object.__setattr__(self, "tags", tuple(sorted(set(self.tags))))
@@ -191,6 +214,17 @@ class Config:
                     f"{name} must be printable ASCII text without line breaks (argument {name} or"
                     f" environment variable {variable})"
                 )
+
+    def _check_strategies(self) -> None:
+        given = self.retry_strategies
+        is_valid = isinstance(given, Mapping) and all(
+            name in _POLICIES and isinstance(value, RetryStrategies) for name, value in given.items()
+        )
+        if not is_valid:
+            raise ConfigError(
+                f"retry_strategies must be a mapping of policies ({', '.join(_POLICIES)}) to RetryStrategies,"
+                f" not {given!r}"
+            )
 
     def _check_texts(self) -> None:
         """What would be taken apart, or fail at the first request."""
@@ -293,6 +327,7 @@ class Config:
         return replace(self, **changes)
 
 
+_POLICIES = ("short", "optional", "submit", "poll", "sampling", "telemetry")
 _UNSHOWN = ("credential_command",)
 #: Numbers of ``pace.ThrottleLimits`` beside those of the dispatches.
 _PACE = (

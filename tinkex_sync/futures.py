@@ -1,4 +1,4 @@
-"""The future a caller holds, and waiting for it."""
+"""Futures that callers hold, operations that produce them, and waiting for a result."""
 
 from __future__ import annotations
 
@@ -9,62 +9,97 @@ import threading
 import time
 import weakref
 from concurrent.futures._base import CANCELLED, RUNNING
-from typing import Any, Callable, Generic, Optional, TypeVar
+from typing import Any, Callable, Generic, Optional, Protocol, TypeVar
 
 from .concurrency.clock import SLICE, remaining
 from .errors import ClosedError, DeadlineExceeded
-from .http.call_state import OpenCall
+from .http.call_state import CallState
 from .session import Session
 
-__all__ = ["Future", "wait_until"]
+__all__ = ["Future", "Operation", "resolve_in_worker", "wait_until"]
 
 T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 
 _log = logging.getLogger(__name__)
 
 
-class Future(concurrent.futures.Future, Generic[T]):  # type: ignore[type-arg]
-    """What every ``submit_*`` returns: a concurrent.futures.Future that knows its request.
+class Operation(Protocol[T_co]):
+    """One operation of a client whose arguments were validated and of which nothing was sent.
 
-    ``cancel()`` withdraws what was not sent, and is False afterwards. An error nobody reads is logged once, when
-    the future is dropped.
+    An operation is started once, by :meth:`run` or by :meth:`submit`.
     """
 
-    def __init__(self, call: OpenCall) -> None:
+    def run(self, timeout: Optional[float] = None) -> T_co:
+        """Execute the operation and return its result.
+
+        Args:
+            timeout: Seconds to wait for the result; None: ``Config.timeout``.
+
+        Raises:
+            ValueError: ``timeout`` is not a positive number. Nothing was sent.
+            DeadlineExceeded: The result did not arrive within ``timeout`` seconds.
+            TinkexError: The operation failed.
+        """
+        ...
+
+    def submit(self, timeout: Optional[float] = None) -> Future[Any]:
+        """Start the operation and return its future immediately, without waiting for the network.
+
+        Args:
+            timeout: Seconds until the future fails with DeadlineExceeded, for operations that support it.
+        """
+        ...
+
+
+class Future(concurrent.futures.Future, Generic[T]):  # type: ignore[type-arg]
+    """The future that every ``submit_*`` method returns; it also knows its request.
+
+    Thread-safe. The first outcome is final. An error that is never read is logged once, when the future is
+    garbage-collected.
+
+    Args:
+        call: The state of the call that this future belongs to.
+    """
+
+    def __init__(self, call: CallState) -> None:
         super().__init__()
         self.call = call
-        self._read = False
-        #: Takes back what was sent, where the server allows that; returns whether it will.
-        self.recall: Optional[Callable[[], bool]] = None
-        # The session fails it when it closes; weakly, so that a future nobody holds can tell of its error.
+        self._is_read = False
+        #: Cancels a request that was already sent, if the server supports it; returns whether it will be cancelled.
+        self.cancel_remote: Optional[Callable[[], bool]] = None
+        # Closing the session fails this future. The reference is weak, so that a dropped future logs its error.
         call.future = weakref.ref(self)
 
     @property
     def request_id(self) -> Optional[str]:
-        """The server's id of the promise, once there is one; of several chunks, the last one's."""
+        """The server's id of the request, or None before the server accepted it; of several chunks, the last one's."""
         return self.call.request_id
 
     def result(self, timeout: Optional[float] = None) -> T:
-        """Wait for the result, for at most ``timeout`` seconds; the wait ending changes nothing else.
+        """Wait for the result and return it. A timeout ends only the wait, not the operation.
+
+        Args:
+            timeout: Seconds to wait at most; None: no limit.
 
         Raises:
-            DeadlineExceeded: not in time; the operation goes on.
-            concurrent.futures.CancelledError: it was withdrawn.
-            TinkexError: what became of it.
+            DeadlineExceeded: There was no result within ``timeout`` seconds; the operation continues.
+            concurrent.futures.CancelledError: The operation was withdrawn.
+            TinkexError: The operation failed.
         """
-        return self._waited(super().result, timeout)  # type: ignore[no-any-return]
+        return self._wait(super().result, timeout)  # type: ignore[no-any-return]
 
     def exception(self, timeout: Optional[float] = None) -> Optional[BaseException]:
-        """Wait as :meth:`result` does, and return the error instead of raising it; None for a good result."""
-        return self._waited(super().exception, timeout)  # type: ignore[no-any-return]
+        """Wait as :meth:`result` does, and return the error instead of raising it; None if there is none."""
+        return self._wait(super().exception, timeout)  # type: ignore[no-any-return]
 
-    def _waited(self, wait: Callable[[Optional[float]], Any], timeout: Optional[float]) -> Any:
+    def _wait(self, wait: Callable[[Optional[float]], Any], timeout: Optional[float]) -> Any:
         if self.done():
-            # Before the wait, because a result that is itself a TimeoutError is not a timeout of ours.
-            self._read = True
+            # Checked before the wait, because a result may itself be a TimeoutError.
+            self._is_read = True
             return wait(None)
         ends = None if timeout is None else time.monotonic() + timeout
-        # In slices where Ctrl-C arrives: see clock.wait_interruptibly.
+        # The main thread waits in slices, so that Ctrl-C arrives: see clock.wait_interruptibly.
         longest = SLICE if threading.current_thread() is threading.main_thread() else None
         while True:
             left = None if ends is None else max(0.0, ends - time.monotonic())
@@ -72,74 +107,87 @@ class Future(concurrent.futures.Future, Generic[T]):  # type: ignore[type-arg]
                 value = wait(left if longest is None else longest if left is None else min(left, longest))
             except concurrent.futures.TimeoutError:
                 if self.done():
-                    self._read = True
+                    self._is_read = True
                     return wait(None)
                 if ends is not None and time.monotonic() >= ends:
                     raise self.call.deadline_exceeded() from None
             except BaseException:
-                self._read = self._read or self.done()
+                self._is_read = self._is_read or self.done()
                 raise
             else:
-                self._read = True
+                self._is_read = True
                 return value
 
     def cancel(self) -> bool:
-        """Withdraw it if nothing of it was sent, so that it never is; False once it was sent or has ended.
+        """Withdraw the operation if nothing of it was sent.
 
-        Where the server takes samples back (``client/dynamic_config``), one that was sent is withdrawn too.
+        If the server supports cancellation of samples (``client/dynamic_config``), a sample that was already sent
+        is cancelled too.
+
+        Returns:
+            Whether the operation was cancelled; False if it was sent or has ended.
         """
-        cancelled = super().cancel()
-        if cancelled:
-            self.call.withdrawn = True
-        elif not self.done() and self.recall is not None and self.recall():
+        is_cancelled = super().cancel()
+        if is_cancelled:
+            self.call.is_withdrawn = True
+        elif not self.done() and self.cancel_remote is not None and self.cancel_remote():
             with self._condition:
                 if self._state != RUNNING:
                     return False
                 self._state = CANCELLED
                 self._condition.notify_all()
             self._invoke_callbacks()  # type: ignore[attr-defined]
-            cancelled = True
-        if cancelled:
+            is_cancelled = True
+        if is_cancelled:
             with self._condition:
                 if self._state == CANCELLED:
-                    # Now, and not when its turn comes: ``wait`` and ``as_completed`` would sit there until then.
+                    # Without this notification, ``wait`` and ``as_completed`` would block until the lane or a worker
+                    # reaches the cancelled job.
                     super().set_running_or_notify_cancel()
-        return cancelled
+        return is_cancelled
 
     def begin(self) -> bool:
-        """Take it in hand: False if it was withdrawn or has ended; afterwards it cannot be withdrawn."""
+        """Mark the operation as running, after which it cannot be withdrawn.
+
+        Returns:
+            False if it was withdrawn or has ended; then it must not be executed.
+        """
         with self._condition:
             return not self.done() and self.set_running_or_notify_cancel()
 
     def set_result(self, result: T) -> None:
-        """Resolve it; the first outcome stands, because closing may come first."""
+        """Resolve the future. Does nothing if it has ended, because the client may have been closed before."""
         with contextlib.suppress(concurrent.futures.InvalidStateError):
             super().set_result(result)
 
     def set_exception(self, exception: Optional[BaseException]) -> None:
-        """Fail it; the first outcome stands."""
+        """Fail the future. Does nothing if it has ended."""
         with contextlib.suppress(concurrent.futures.InvalidStateError):
             super().set_exception(exception)
 
     def abandon(self) -> None:
-        """Nobody will ask for the result: withdraw it if it was not sent, and log no error."""
-        self._read = True
+        """Withdraw the operation if it was not sent, and do not log its error: its result will not be read."""
+        self._is_read = True
         self.cancel()
 
     def __del__(self) -> None:
         error = getattr(self, "_exception", None)
-        # Of those that closing ended it has told already, all in one warning.
-        if error is not None and not self._read and not isinstance(error, ClosedError):
+        # Closing logs one warning for all unfinished calls, so a ClosedError is not logged again.
+        if error is not None and not self._is_read and not isinstance(error, ClosedError):
             _log.error(
-                "Nobody read the error of %s: %s: %s", self.call.operation, type(error).__name__, error
+                "Unread error: operation=%s error=%s: %s", self.call.operation, type(error).__name__, error
             )
 
 
 def wait_until(session: Session, future: Future[T], deadline: Optional[float]) -> T:
-    """The future's result; at ``deadline`` (time of the clock) it is withdrawn if it was not sent yet.
+    """Wait for the result of a future and return it; at the deadline, withdraw the operation if it was not sent.
+
+    Args:
+        deadline: Time of the session's clock; None: no limit.
 
     Raises:
-        DeadlineExceeded: its ``sent`` tells whether the operation was withdrawn.
+        DeadlineExceeded: The deadline passed. ``sent`` of the error is "no" if the operation was withdrawn.
+        TinkexError: The operation failed.
     """
     while True:
         left = remaining(session.clock, deadline)
@@ -150,14 +198,35 @@ def wait_until(session: Session, future: Future[T], deadline: Optional[float]) -
                 if future.done():
                     return future.result()
                 continue
-            withdrawn = future.cancel()
-            if withdrawn:
+            is_withdrawn = future.cancel()
+            if is_withdrawn:
                 session.end(future.call)
-            error = future.call.deadline_exceeded(goes_on=not withdrawn)
+            error = future.call.deadline_exceeded(is_started=not is_withdrawn)
             future.abandon()
             raise error from None
         except BaseException:
             if not future.done():
-                # Interrupted; nobody else can ask for it.
+                # The wait was interrupted, and no other code has a reference to the future.
                 future.abandon()
             raise
+
+
+def resolve_in_worker(
+    session: Session, future: Future[Any], result: Any = None, error: Optional[BaseException] = None
+) -> None:
+    """End a call and resolve its future in a worker thread.
+
+    The user's callbacks run in the thread that resolves the future. They may block, so lanes, timers and pollers
+    do not resolve futures themselves.
+    """
+
+    def resolve() -> None:
+        session.end(future.call)
+        if error is not None:
+            future.set_exception(error)
+        else:
+            future.set_result(result)
+
+    # A closed session has no workers.
+    if not session.helpers.submit(resolve):
+        resolve()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from .concurrency.clock import Clock
 from .errors import APIStatusError, ClosedError, TinkexError
+from .http.request import Request
 
 if TYPE_CHECKING:
     from .session import Session
@@ -34,7 +35,7 @@ def beat(
         if session is None or session.forked:
             return
         try:
-            session.call("session_heartbeat", body)
+            session.call(Request("session_heartbeat", body))
             session.last_heartbeat = clock.time()
             misses = 0
         except ClosedError:
@@ -76,7 +77,7 @@ def refresh_later(session: Session) -> None:
     def begin() -> None:
         alive = ref()
         if alive is not None and not alive.forked:
-            alive.in_background(lambda: _refresh(ref))
+            alive.helpers.submit(lambda: _refresh(ref))
 
     session.timer.at(due, begin)
 

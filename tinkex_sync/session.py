@@ -17,9 +17,11 @@ from .config import Config
 from .errors import ClosedError, TinkexError
 from .heartbeat import beat, close_at_exit, refresh_later
 from .http.auth import Tokens
-from .http.call_state import OpenCall, Unfinished
-from .http.connection import Caller
+from .http.call_state import CallState, Unfinished
+from .http.connection import Connection
+from .http.request import Request
 from .plugins.hookspecs import Source
+from .plugins.queued_observer import QueuedObserver
 from .plugins.registry import Observers
 from .protocol import json_wire as codec
 from .protocol.negotiation import ASKS_AS, Known
@@ -36,7 +38,7 @@ _FINISH_WITHIN = 0.5
 _log = logging.getLogger(__name__)
 
 
-class Session(Caller):
+class Session(Connection):
     """Everything the clients of one server session share.
 
     Threads of ours hold a session weakly unless they work for a call: dropping the last client closes it.
@@ -46,6 +48,8 @@ class Session(Caller):
 
     def __init__(self, config: Config, observers: Observers, *, owned: bool = True) -> None:
         super().__init__(config, observers)
+        #: The telemetry plugin, set by the service client; None while telemetry is off.
+        self.telemetry: Optional[QueuedObserver] = None
         #: Whether somebody holds a client that can close it; forgetting that is worth a warning.
         self.owned = owned
         self.throttle = self._throttle()
@@ -62,7 +66,7 @@ class Session(Caller):
         self._cancels: Optional[Workers] = None  # guarded by _lock
         self.session_id = ""
         self.last_heartbeat: Optional[float] = None
-        self._open: Dict[str, OpenCall] = {}  # guarded by _lock
+        self._open: Dict[str, CallState] = {}  # guarded by _lock
         self._closed = False  # guarded by _lock
         self._close_callbacks: List[Callable[[], None]] = []  # guarded by _lock
         self._counters: Dict[str, Iterator[int]] = {}  # guarded by _lock
@@ -95,7 +99,7 @@ class Session(Caller):
         }
         if self.config.project_id is not None:
             body["project_id"] = self.config.project_id
-        answer = self.call("create_session", body, first_contact=True)
+        answer = self.call(Request("create_session", body, first_contact=True))
         for level, text in (
             (logging.INFO, answer.info_message),
             (logging.WARNING, answer.warning_message),
@@ -111,7 +115,7 @@ class Session(Caller):
     def _detect(self) -> None:
         protocol = self.protocol
         if protocol.asks and not protocol.recall():
-            protocol.heard(self.call("client_config", {"sdk_version": ASKS_AS}, first_contact=True))
+            protocol.heard(self.call(Request("client_config", {"sdk_version": ASKS_AS}, first_contact=True)))
         self._adopt()
         self.refresh()
 
@@ -122,7 +126,7 @@ class Session(Caller):
 
     def _adopt(self) -> None:
         """What the server announced comes into force; nothing was sent so far that it concerns."""
-        self.adopt_credentials()
+        self.use_server_credentials(self.helpers.submit)
         self.throttle = self._throttle()
         self.fetch_budget = self._budget(self.protocol.fetch_bytes)
         self.chunk_budget = self._budget(self.protocol.chunk_dispatch_bytes)
@@ -137,7 +141,7 @@ class Session(Caller):
         """
         if not (self.protocol.modern and self.protocol.configured):
             return
-        dynamic = self.call("dynamic_config", {"sdk_version": self.protocol.version})
+        dynamic = self.call(Request("dynamic_config", {"sdk_version": self.protocol.version}))
         if dynamic is not None:
             self.protocol.dynamic = dynamic
             refresh_later(self)
@@ -146,9 +150,6 @@ class Session(Caller):
     def tokens(self) -> Optional[Tokens]:
         """What is sent in place of the key, where the server wants that."""
         return self.credentials.tokens
-
-    def in_background(self, job: Callable[[], None]) -> bool:
-        return self.helpers.submit(job)
 
     def join(self, session_id: str) -> None:
         """Belong to an existing session: beat for it, create nothing."""
@@ -180,7 +181,7 @@ class Session(Caller):
 
         def tell() -> None:
             try:
-                self.call("cancel_future", {"request_id": request_id})
+                self.call(Request("cancel_future", {"request_id": request_id}))
             except (TinkexError, OSError) as error:
                 _log.debug("The server was not told that sample %s is not wanted: %s", request_id, error)
 
@@ -193,10 +194,10 @@ class Session(Caller):
 
     # What is open
 
-    def begin(self, source: Source, operation: str, items: int = 1) -> OpenCall:
+    def begin(self, source: Source, operation: str, items: int = 1) -> CallState:
         """Enter a call into the list of open ones and tell the observers."""
         self.check_usable()
-        call = OpenCall(source, f"{random.getrandbits(48):012x}", operation, items, self.clock.time())
+        call = CallState(source, f"{random.getrandbits(48):012x}", operation, items, self.clock.time())
         with self._lock:
             # Closing looks at the calls once; one that came later would never be told.
             closed = self._closed
@@ -209,13 +210,13 @@ class Session(Caller):
             hook(source=source, call_id=call.call_id, operation=operation, items=items)
         return call
 
-    def end(self, call: OpenCall) -> None:
+    def end(self, call: CallState) -> None:
         """Take a call out of the list. Idempotent."""
         with self._lock:
             self._open.pop(call.call_id, None)
 
     @contextmanager
-    def calling(self, source: Source, operation: str, items: int = 1) -> Iterator[OpenCall]:
+    def calling(self, source: Source, operation: str, items: int = 1) -> Iterator[CallState]:
         """A call for the length of a ``with`` block."""
         call = self.begin(source, operation, items)
         try:
@@ -223,7 +224,7 @@ class Session(Caller):
         finally:
             self.end(call)
 
-    def open_calls(self) -> List[OpenCall]:
+    def open_calls(self) -> List[CallState]:
         """Every call that has not ended, oldest first."""
         with self._lock:
             return list(self._open.values())
@@ -239,7 +240,7 @@ class Session(Caller):
         """Wait until everything submitted was sent, for at most ``seconds``."""
         end = self.clock.time() + seconds
         nap = threading.Event()
-        while any(call.waits_to_be_sent for call in self.open_calls()) and self.clock.time() < end:
+        while any(call.is_unsent for call in self.open_calls()) and self.clock.time() < end:
             # Sending is what other threads do; there is no single event that says all of it is done.
             if self.closing.is_set():
                 return
@@ -253,10 +254,12 @@ class Session(Caller):
         try:
             # Codec drops nothing: a detail of null is part of this body.
             self.call(
-                "finish_session",
-                body,
-                parts={"session": self.session_id},
-                deadline=self.clock.time() + _FINISH_WITHIN,
+                Request(
+                    "finish_session",
+                    body,
+                    parts={"session": self.session_id},
+                    deadline=self.clock.time() + _FINISH_WITHIN,
+                )
             )
         except (TinkexError, OSError) as error:
             _log.debug("The server was not told that session %s ended: %s", self.session_id, error)
@@ -277,7 +280,7 @@ class Session(Caller):
             if self._closed:
                 return []
             self._closed = True
-            calls = [call for call in self._open.values() if not call.withdrawn]
+            calls = [call for call in self._open.values() if not call.is_withdrawn]
             self._open.clear()
             callbacks, self._close_callbacks = self._close_callbacks, []
         if outcome is not None:

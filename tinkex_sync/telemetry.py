@@ -22,8 +22,8 @@ from .errors import (
     RequestFailedError,
     WithdrawnError,
 )
-from .http.connection import Caller
-from .http.retry import POLICIES
+from .http.connection import Connection
+from .http.request import Request
 from .plugins.hookspecs import Source, hookimpl
 from .plugins.queued_observer import QueuedObserver
 from .plugins.registry import Observers
@@ -64,10 +64,8 @@ def _stack(error: BaseException) -> str:
     return "".join(traceback.format_exception(type(error), error, error.__traceback__))
 
 
-class _OwnCaller(Caller):
-    def in_background(self, job: Callable[[], None]) -> bool:
-        threading.Thread(target=job, name="tinkex-telemetry-token", daemon=True).start()
-        return True
+def _start_thread(job: Callable[[], None]) -> None:
+    threading.Thread(target=job, name="tinkex-telemetry-token", daemon=True).start()
 
 
 class Telemetry(QueuedObserver):
@@ -83,7 +81,7 @@ class Telemetry(QueuedObserver):
         super().__init__(batch=BATCH, interval=INTERVAL)
         self._clock = config.clock
         observers = Observers(autoload=False, disabled=(), modules=(), strict=False)
-        self._caller = _OwnCaller(config, observers)
+        self._connection = Connection(config, observers)
         self._events_lock = threading.Lock()
         self._session_id = ""  # guarded by _events_lock
         self._index = 0  # guarded by _events_lock
@@ -94,8 +92,8 @@ class Telemetry(QueuedObserver):
 
     def adopt(self, known: Known) -> None:
         """Speak as the session does, by what it found out about the server; before anything is sent."""
-        self._caller.protocol.take_over(known)
-        self._caller.adopt_credentials()
+        self._connection.protocol.take_over(known)
+        self._connection.use_server_credentials(_start_thread)
 
     @property
     def unencodable(self) -> int:
@@ -160,11 +158,11 @@ class Telemetry(QueuedObserver):
 
     def handle(self, events: Sequence[bytes]) -> None:
         """Send one batch."""
-        if self._caller.forked:
+        if self._connection.forked:
             return  # the parent's session
         with self._events_lock:
             session_id = self._session_id
-        protocol = self._caller.protocol
+        protocol = self._connection.protocol
         about = {
             "platform": platform.system(),
             "sdk_version": protocol.version,
@@ -174,18 +172,18 @@ class Telemetry(QueuedObserver):
         rest = codec.encode(about)
         body = b'{"events":[' + b",".join(events) + b"]," + rest[1:]
         try:
-            self._caller.call("telemetry", body)
+            self._connection.call(Request("telemetry", body))
         except ClosedError:
-            if not self._caller.closing.is_set():
+            if not self._connection.closing.is_set():
                 raise
 
     def close(self, deadline: Optional[float] = None) -> bool:
         """Send what is queued, for half a second at most, and end."""
         soon = Clock().time() + CLOSE_FLUSH
         done = super().close(soon if deadline is None else min(deadline, soon))
-        self._caller.closing.set()
-        self._caller.transport.close()
-        self._caller.timer.close()
+        self._connection.closing.set()
+        self._connection.transport.close()
+        self._connection.timer.close()
         return done
 
     @hookimpl
@@ -215,7 +213,9 @@ class Telemetry(QueuedObserver):
             return
         if path.endswith("/asample") and status == 429:
             return  # backpressure is no failure
-        retried = POLICIES["submit"].retries(error, attempt)
+        attempts = self._connection.attempts("submit")
+        attempts.number = attempt
+        retried = attempts.policy.is_retryable(attempts, error)
         polled = getattr(error, "polled", None)
         if polled is not None:
             self._poll_failed(error, polled, status, retried, elapsed)

@@ -221,7 +221,7 @@ def test_a_train_step_whose_wait_ends_withdraws_only_what_was_not_sent(server, s
     server.script["training"] = [BUSY]
     error = exceeded(lambda: model.train_step(datums(1), "cross_entropy", ADAM, timeout=0.3), 0.3)
     assert facts(error) == ("retrying", "unknown")
-    assert [call.operation for call in service._session.open_calls() if not call.withdrawn] == [
+    assert [call.operation for call in service._session.open_calls() if not call.is_withdrawn] == [
         "forward_backward"
     ]
 

@@ -167,7 +167,7 @@ def test_a_child_beats_for_the_session_and_ends_without_ending_it():
     with Imitation(TUFT) as server, client(server) as service:
         # The parent beats each 10 s; what arrives sooner is the child's.
         sampler = service.create_sampling_client(base_model="base")
-        sampler._recipe = replace(sampler._recipe, config=service.config.replace(heartbeat_interval=0.02))
+        sampler._origin = replace(sampler._origin, config=service.config.replace(heartbeat_interval=0.02))
 
         def child():
             sampler.sample(prompt(1, 2), 1, PARAMS)
@@ -177,7 +177,7 @@ def test_a_child_beats_for_the_session_and_ends_without_ending_it():
             ends = time.monotonic() + 20
             while session.last_heartbeat == first and time.monotonic() < ends:
                 nap.wait(0.01)
-            return session.last_heartbeat > first, session.session_id == sampler._recipe.session_id
+            return session.last_heartbeat > first, session.session_id == sampler._origin.session_id
 
         assert in_a_child(child) == "(True, True)"
         assert {body["session_id"] for _, _, _, body in server.requests_to("session_heartbeat")} == {

@@ -139,7 +139,7 @@ def test_no_secret_is_in_a_pickle(server, protocol, tmp_path):
     with client(server) as service:
         for made in (service.create_sampling_client(base_model="base"), service.create_rest_client()):
             # With these the server could not be reached; what matters is how they are packed.
-            made._recipe = replace(made._recipe, config=config)
+            made._origin = replace(made._origin, config=config)
             pickled = pickle.dumps(made, protocol)
             assert b"very-secret" not in pickled
             assert server.base_url.encode() in pickled

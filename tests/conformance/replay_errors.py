@@ -3,6 +3,7 @@
 import pickle
 import re
 import threading
+from dataclasses import replace
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
 import pytest
@@ -12,7 +13,8 @@ from scripted_server import Answer, SteppedClock, bare_session
 from tinkex_sync import errors, types
 from tinkex_sync.concurrency.clock import Clock
 from tinkex_sync.errors import APIResponseValidationError, RequestFailedError, TinkexError
-from tinkex_sync.http.endpoints import PROMISES
+from tinkex_sync.http.endpoints import ENDPOINTS, PROMISES
+from tinkex_sync.http.request import Request
 from tinkex_sync.plugins.hookspecs import Source
 from tinkex_sync.polling.poller import Promise, poll
 
@@ -70,7 +72,8 @@ def direct(name: str, given: Dict[str, Any], expected: Dict[str, Any], row: Opti
         server.script(path, answer)
         outcome: Any
         try:
-            outcome = session.call(endpoint, parts=parts, policy="none")
+            row_sent_once = replace(ENDPOINTS[endpoint], policy=None)
+            outcome = session.call(Request(row_sent_once, parts=parts))
         except Exception as error:
             outcome = error
         finally:

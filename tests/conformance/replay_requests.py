@@ -17,6 +17,7 @@ import tinkex_sync.compat as tinker
 from tinkex_sync import SamplingClient, TrainingClient, errors, types
 from tinkex_sync.compat.clients import SamplingClient as OfficialSampling
 from tinkex_sync.compat.clients import TrainingClient as OfficialTraining
+from tinkex_sync.http.request import Request as OurRequest
 from tinkex_sync.types.wire import Wire
 
 from .registry import no_excuse, not_understood, only, replay
@@ -113,7 +114,10 @@ class World:
         elif owner.startswith("AsyncTinker."):
             return self.resource(owner.partition(".")[2], name, made)
         elif op == "heartbeat":
-            return self.session.call("session_heartbeat", {"session_id": self.session.session_id}) and None
+            return (
+                self.session.call(OurRequest("session_heartbeat", {"session_id": self.session.session_id}))
+                and None
+            )
         else:
             return not_understood(f"operation {op}")
         return result.result(30) if hasattr(result, "result") else result
@@ -121,11 +125,13 @@ class World:
     def resource(self, resource: str, name: str, args: Dict[str, Any]) -> Any:
         """Calls of the official low-level client, which here are rows of the table of endpoints."""
         if (resource, name) == ("service", "health_check"):
-            return self.session.call("healthz")
+            return self.session.call(OurRequest("healthz"))
         if (resource, name) == ("models", "unload"):
             only(args, "model_id", "idempotency_key")
             key = args.pop("idempotency_key", None)
-            return self.session.call("unload_model", args, idempotency_key=key)
+            return self.session.call(
+                OurRequest("unload_model", args, **({"idempotency_key": key} if key else {}))
+            )
         return not_understood(f"resource {resource}.{name}")
 
 

@@ -7,6 +7,7 @@ from typing import Any, Callable, Dict, List, Optional, Tuple
 
 import pytest
 import requests
+from retry_runs import POLICIES, run
 from scripted_server import Answer, SteppedClock, bare_session
 
 from tinkex_sync import RetryConfig, SamplingClient, types
@@ -20,7 +21,8 @@ from tinkex_sync.errors import (
     TinkexError,
     status_error,
 )
-from tinkex_sync.http.retry import POLICIES, Attempts, retry_after, run
+from tinkex_sync.http.request import Request
+from tinkex_sync.http.retry import Attempts, retry_after
 
 from .registry import no_excuse, not_understood, only, replay
 
@@ -149,10 +151,10 @@ def inside_one_call(case: Dict[str, Any], document: Dict[str, Any], row: Optiona
         server.defaults[path[given["method"]]] = Answer(body=RUN)
         server.script(path[given["method"]], *(shape_answer(spec, row) for spec in given["server"]))
         attempts = session.attempts("short")
-        attempts.draw = lambda: given["random"]
+        attempts.random = lambda: given["random"]
         error: Optional[BaseException] = None
         try:
-            session.call(name, parts=parts, attempts=attempts)
+            session.call(Request(name, parts=parts), attempts)
         except TinkexError as caught:
             error = caught
         arrived = server.sent(path[given["method"]])
@@ -213,7 +215,7 @@ def around_a_send(case: Dict[str, Any], document: Dict[str, Any], row: Optional[
     thrown: List[BaseException] = []
 
     def send(made: Attempts) -> str:
-        cut_at = made.cut_at()
+        cut_at = made.ends_at()
         assert cut_at is not None
         left = cut_at - clock.time()
         clock.advance(min(takes, left))
@@ -307,11 +309,11 @@ def around_a_sample(case: Dict[str, Any], document: Dict[str, Any], row: Optiona
     )
     no_excuse(row)
     if "delays_s" in expected:
-        policy = RetryConfig(**only(given["config"], *CONFIG_KEYS)).policy()
-        delays = [policy.wait(n, lambda: given["random"]) for n in given["attempts"]]
+        config = RetryConfig(**only(given["config"], *CONFIG_KEYS))
+        delays = [config.resubmit_delay(n, lambda: given["random"]) for n in given["attempts"]]
         assert delays == pytest.approx(expected["delays_s"])
     elif "retry" in expected:
-        assert RetryConfig().policy().retries(make_error(given["exception"])) is expected["retry"]
+        assert RetryConfig().is_retryable(make_error(given["exception"])) is expected["retry"]
     elif "raised" in expected:
         with pytest.raises(Exception) as caught:
             RetryConfig(**only(given, *CONFIG_KEYS))

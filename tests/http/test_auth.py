@@ -15,6 +15,7 @@ from tinkex_sync.concurrency.clock import Clock
 from tinkex_sync.concurrency.timer import Timer
 from tinkex_sync.errors import ConfigError
 from tinkex_sync.http.auth import Tokens, check_credential, claims
+from tinkex_sync.http.request import Request
 
 WANTS = {"pjwt_auth_enabled": True}
 INVALID = {"WWW-Authenticate": 'Bearer realm="x", error="invalid_token"'}
@@ -59,7 +60,7 @@ def started(server, session, **claim):
 def test_a_server_that_asks_for_it_gets_tokens_and_the_exchange_alone_carries_the_key():
     with bare_session(protocol="auto") as (server, session):
         issuer = started(server, session)
-        session.call("sessions")
+        session.call(Request("sessions"))
         assert keys_sent(server, issuer) == [
             ("client/config", "key"),
             ("auth/token", "key"),
@@ -74,7 +75,7 @@ def test_other_servers_never_see_an_exchange():
         issuer = Issuer(server)
         server.script("client/config", Answer(body={"pjwt_auth_enabled": False, "fwdbwd_max_chunk_len": 4}))
         session.open()
-        session.call("sessions")
+        session.call(Request("sessions"))
         assert not issuer.made
         assert {key for _, key in keys_sent(server, issuer)} == {"key"}
 
@@ -83,8 +84,8 @@ def test_other_servers_never_see_an_exchange():
 def test_a_token_with_a_minute_left_is_renewed_before_it_is_used(lifetime, exchanges):
     with bare_session(protocol="auto") as (server, session):
         issuer = started(server, session, lifetime=lifetime)
-        session.call("sessions")
-        session.call("sessions")
+        session.call(Request("sessions"))
+        session.call(Request("sessions"))
         assert len(issuer.made) == exchanges
 
 
@@ -92,7 +93,7 @@ def test_a_token_with_a_minute_left_is_renewed_before_it_is_used(lifetime, excha
 def test_a_token_that_does_not_say_when_it_ends_is_used_once(claim):
     with bare_session(protocol="auto") as (server, session):
         issuer = started(server, session, **claim)
-        session.call("sessions")
+        session.call(Request("sessions"))
         assert [key for name, key in keys_sent(server, issuer) if name != "auth/token"] == ["key", 1, 2]
 
 
@@ -100,11 +101,11 @@ def test_a_refused_token_is_replaced_and_the_request_sent_once_more():
     with bare_session(protocol="auto") as (server, session):
         issuer = started(server, session)
         server.script("sessions", Answer(401, {"detail": "x"}, headers=INVALID))
-        assert session.call("sessions").sessions == ["sess-1"]
+        assert session.call(Request("sessions")).sessions == ["sess-1"]
         assert keys_sent(server, issuer)[-3:] == [("sessions", 1), ("auth/token", "key"), ("sessions", 2)]
         server.script("sessions", *[Answer(401, {"detail": "x"}, headers=INVALID)] * 2)
         with pytest.raises(errors.AuthenticationError):
-            session.call("sessions")
+            session.call(Request("sessions"))
         assert keys_sent(server, issuer)[-3:] == [("sessions", 2), ("auth/token", "key"), ("sessions", 3)]
 
 
@@ -116,7 +117,7 @@ def test_other_refusals_are_final(answer):
         issuer = started(server, session)
         server.script("sessions", answer)
         with pytest.raises(errors.APIStatusError):
-            session.call("sessions")
+            session.call(Request("sessions"))
         assert len(issuer.made) == 1
 
 
@@ -134,7 +135,7 @@ def test_the_old_token_serves_while_the_exchange_fails_and_it_has_not_ended():
     with bare_session(SteppedClock(), protocol="auto", max_retries=0) as (server, session):
         issuer = started(server, session, lifetime=30.0)
         server.script("auth/token", Answer(503))
-        session.call("sessions")
+        session.call(Request("sessions"))
         assert keys_sent(server, issuer)[-1] == ("sessions", 1)
 
 
@@ -239,8 +240,8 @@ def test_tokens_show_up_nowhere(caplog):
         issuer = started(server, session)
         server.script("sessions", *[Answer(401, {"detail": "x"}, headers=INVALID)] * 2)
         with pytest.raises(errors.AuthenticationError) as refused:
-            session.call("sessions")
-        answer = session.call("auth_token", {})
+            session.call(Request("sessions"))
+        answer = session.call(Request("auth_token", {}))
         shown = [
             repr(session.credentials.tokens),
             repr(answer),

@@ -8,6 +8,7 @@ from scripted_server import Answer, SteppedClock, bare_session
 from tinkex_sync import errors, hookimpl, types
 from tinkex_sync.clients.sampling import SamplingClient
 from tinkex_sync.http.payment_wait import Billing
+from tinkex_sync.http.request import Request
 from tinkex_sync.plugins.hookspecs import Source
 from tinkex_sync.plugins.registry import Observers
 from tinkex_sync.polling.poller import Promise, poll
@@ -37,7 +38,7 @@ def test_a_call_waits_and_goes_on_and_says_so(caplog):
         server.defaults["get_info"] = Answer(body=body)
         assert session.billing.status() is None
         with caplog.at_level(logging.WARNING):
-            assert session.call("get_info", {"model_id": "model-1"}).model_id == "model-1"
+            assert session.call(Request("get_info", {"model_id": "model-1"})).model_id == "model-1"
         assert clock.waits == [5.0] * 40
         # 200 s of pausing: at once, then each 60 s.
         assert [waited for _, waited, _, _ in recorder.told] == [0.0, 60.0, 120.0, 180.0]
@@ -55,7 +56,7 @@ def test_waiting_for_payment_is_not_trying():
     with bare_session(clock) as (server, session):
         server.script("get_info", *[UNPAID] * 100, Answer(503), UNPAID)
         server.defaults["get_info"] = Answer(body={"model_data": {}, "model_id": "model-1"})
-        session.call("get_info", {"model_id": "model-1"})
+        session.call(Request("get_info", {"model_id": "model-1"}))
         assert sum(clock.waits) > 500.0
 
 
@@ -65,7 +66,7 @@ def test_when_the_limit_has_passed_the_refusal_is_raised(limit, sent):
     with bare_session(clock, billing_pause=limit) as (server, session):
         server.defaults["get_info"] = UNPAID
         with pytest.raises(errors.BillingError, match="top up.*billing_pause"):
-            session.call("get_info", {"model_id": "model-1"})
+            session.call(Request("get_info", {"model_id": "model-1"}))
         assert len(server.sent("get_info")) == sent
         assert sum(clock.waits) == limit
 
@@ -77,7 +78,7 @@ def test_the_servers_limit_counts_where_the_user_set_none():
         session.open()
         server.defaults["get_info"] = UNPAID
         with pytest.raises(errors.BillingError):
-            session.call("get_info", {"model_id": "model-1"})
+            session.call(Request("get_info", {"model_id": "model-1"}))
 
 
 def test_the_callers_own_time_ends_the_wait():
@@ -85,7 +86,7 @@ def test_the_callers_own_time_ends_the_wait():
     with bare_session(clock) as (server, session):
         server.defaults["get_info"] = UNPAID
         with pytest.raises(errors.DeadlineExceeded):
-            session.call("get_info", {"model_id": "model-1"}, deadline=clock.time() + 7.0)
+            session.call(Request("get_info", {"model_id": "model-1"}, deadline=clock.time() + 7.0))
         assert sum(clock.waits) == 7.0
 
 

@@ -6,17 +6,23 @@ import threading
 from dataclasses import replace
 
 import pytest
+import tenacity
+from retry_runs import POLICIES, run
 from scripted_server import Answer, SteppedClock, bare_session
 
+from tinkex_sync import hookimpl
+from tinkex_sync.config import Config, RetryStrategies
 from tinkex_sync.errors import (
     APIConnectionError,
     APITimeoutError,
     ClosedError,
+    ConfigError,
     DeadlineExceeded,
     InternalServerError,
     status_error,
 )
-from tinkex_sync.http.retry import POLICIES, Attempts, RetryConfig, retry_after, run
+from tinkex_sync.http.request import Request
+from tinkex_sync.http.retry import Attempts, RetryConfig, retry_after
 
 
 @pytest.fixture
@@ -25,7 +31,7 @@ def clock():
 
 
 def runs(attempts, clock, failures):
-    """Run a call that fails so, then works; what became of it."""
+    """Run a call that fails with ``failures`` one after another, then succeeds."""
     left = list(failures)
 
     def send(made):
@@ -58,7 +64,11 @@ def test_what_a_server_asks_for(headers, seconds):
 def test_the_error_at_the_end_says_how_often_and_how_long(clock):
     last = status_error(503, body="busy")
     with pytest.raises(InternalServerError) as caught:
-        runs(Attempts(replace(POLICIES["submit"], attempts=4), clock), clock, [last] * 4)
+        runs(
+            Attempts(replace(POLICIES["submit"], stop=tenacity.stop_after_attempt(4)), clock),
+            clock,
+            [last] * 4,
+        )
     assert caught.value is last
     assert (last.attempts, last.elapsed) == (4, 7.0)
     assert str(last) == "busy (gave up after 4 attempts in 7.0 s)"
@@ -98,7 +108,7 @@ def test_a_late_attempt_is_cut_where_the_policy_ends(clock):
     cuts = []
 
     def send(made):
-        cuts.append(made.cut_at() - clock.time())
+        cuts.append(made.ends_at() - clock.time())
         clock.advance(160.0 if made.number == 1 else cuts[-1])
         raise APITimeoutError
 
@@ -124,11 +134,11 @@ def test_time_spent_waiting_to_be_let_in_does_not_count(clock):
 
 def test_jitter_is_only_for_a_crowd(clock):
     attempts = Attempts(POLICIES["submit"], clock)
-    attempts.draw = lambda: 1.0
+    attempts.random = lambda: 1.0
     failures = [status_error(503, body="") for _ in range(2)]
     runs(attempts, clock, failures)
     attempts = Attempts(POLICIES["submit"], clock)
-    attempts.draw, attempts.crowded = (lambda: 1.0), (lambda: True)
+    attempts.random, attempts.is_crowded = (lambda: 1.0), (lambda: True)
     runs(attempts, clock, failures)
     assert clock.waits == [1.0, 2.0, 0.75, 1.5]
 
@@ -136,8 +146,8 @@ def test_jitter_is_only_for_a_crowd(clock):
 def test_a_warning_after_ten_seconds_of_retrying(clock, caplog):
     with caplog.at_level(logging.WARNING, "tinkex_sync.http.retry"):
         runs(Attempts(POLICIES["submit"], clock), clock, [status_error(503, body="x") for _ in range(7)])
-    assert [record.getMessage().partition(":")[0] for record in caplog.records] == [
-        "Still retrying after 7 s and 4 attempts"
+    assert [record.getMessage().partition(" error=")[0] for record in caplog.records] == [
+        "Still retrying a call: elapsed=7s attempts=4"
     ]
 
 
@@ -169,7 +179,7 @@ def test_a_sleep_ends_at_the_deadline_and_at_close(clock):
     with bare_session(clock) as (server, session):
         server.defaults["healthz"] = Answer(503, text="")
         with pytest.raises(DeadlineExceeded) as caught:
-            session.call("healthz", deadline=clock.time() + 5.0)
+            session.call(Request("healthz", deadline=clock.time() + 5.0))
         assert (caught.value.phase, clock.time()) == ("retrying", 1005.0)
         session.closing.set()
         with pytest.raises(ClosedError):
@@ -180,9 +190,9 @@ def test_a_drop_on_a_used_connection_is_sent_again_at_once(clock):
     with bare_session(clock) as (server, session):
         server.script("unload_model", Answer(body={"request_id": "a"}), Answer(drop=True))
         server.defaults["unload_model"] = Answer(body={"request_id": "b"})
-        session.call("unload_model", {"model_id": "m"})
+        session.call(Request("unload_model", {"model_id": "m"}))
         attempts = session.attempts("submit")
-        reply = session.call("unload_model", {"model_id": "m"}, attempts=attempts)
+        reply = session.call(Request("unload_model", {"model_id": "m"}), attempts)
         sent = server.sent("unload_model")
     assert (reply.request_id, clock.waits, attempts.number, attempts.in_doubt) == ("b", [], 1, True)
     assert [request.connection for request in sent] == [0, 0, 1]
@@ -190,9 +200,41 @@ def test_a_drop_on_a_used_connection_is_sent_again_at_once(clock):
     assert keys[0] != keys[1] == keys[2]
 
 
-def test_settings_of_a_sampling_client_make_its_policy():
-    policy = RetryConfig(retry_delay_base=2.0, retry_delay_max=9.0, jitter_factor=0.5).policy()
-    assert [policy.wait(n, lambda: 0.5) for n in range(5)] == [2.0, 4.0, 8.0, 9.0, 9.0]
-    assert [policy.wait(0, lambda: 0.0), policy.wait(3, lambda: 0.999999)] == [1.0, 9.0]
+def test_settings_of_a_sampling_client_make_its_delays():
+    config = RetryConfig(retry_delay_base=2.0, retry_delay_max=9.0, jitter_factor=0.5)
+    assert [config.resubmit_delay(n, lambda: 0.5) for n in range(5)] == [2.0, 4.0, 8.0, 9.0, 9.0]
+    assert [config.resubmit_delay(0, lambda: 0.0), config.resubmit_delay(3, lambda: 0.999999)] == [1.0, 9.0]
     with pytest.raises(ValueError, match="max_connections must be positive, got -1"):
         RetryConfig(max_connections=-1)
+
+
+def test_strategies_of_the_user_replace_those_of_a_policy(clock):
+    strategies = RetryStrategies(
+        retry=tenacity.retry_if_exception_type(InternalServerError),
+        stop=tenacity.stop_after_attempt(3),
+        wait=tenacity.wait_fixed(7.0),
+    )
+    with bare_session(clock, retry_strategies={"short": strategies}) as (server, session):
+        server.defaults["healthz"] = Answer(503, text="")
+        with pytest.raises(InternalServerError) as caught:
+            session.call(Request("healthz"))
+    assert (caught.value.attempts, clock.waits) == (3, [7.0, 7.0])
+
+
+def test_an_unknown_policy_is_refused_by_name():
+    with pytest.raises(ConfigError, match=r"mapping of policies \(short, .*, not \{'sample':"):
+        Config(retry_strategies={"sample": RetryStrategies()})
+
+
+def test_observers_get_the_number_of_each_attempt(clock):
+    class Recorder:
+        attempts = []
+
+        @hookimpl
+        def tinkex_request_finished(self, attempt, status):
+            self.attempts.append((attempt, status))
+
+    with bare_session(clock, (Recorder(),)) as (server, session):
+        server.script("healthz", Answer(500), Answer(503), Answer(500), Answer(body={"status": "ok"}))
+        session.call(Request("healthz"))
+    assert Recorder.attempts == [(1, 500), (2, 503), (3, 500), (4, 200)]

@@ -1,22 +1,26 @@
 """Calls that are cut: while they connect, in the handshake, while they read, and in time."""
 
-import shutil
 import socket
-import ssl
-import subprocess
 import threading
 
 import pytest
 from imitations import TUFT, Imitation
+from tls_certificate import certificate
 
 from tinkex_sync.concurrency.clock import Clock
 from tinkex_sync.concurrency.timer import Timer
 from tinkex_sync.config import Config
 from tinkex_sync.errors import APIConnectionError, APITimeoutError, ClosedError, DeadlineExceeded
+from tinkex_sync.http.request import Request
 from tinkex_sync.http.sockets import Exchange, SocketRegistry
 from tinkex_sync.http.transport import Transport
 
 clock = Clock()
+
+
+def send(transport, endpoint, body=None, deadline=None):
+    """Make one HTTP request to an endpoint."""
+    return transport.send(Request(endpoint, body), {}, deadline)
 
 
 @pytest.fixture
@@ -97,7 +101,7 @@ def elapsed(function):
 
 def test_connecting_is_cut_by_close(transport_to, blackhole):
     transport = transport_to(blackhole, connect_timeout=60.0)
-    thread, box = call(transport.send, "GET", "/api/v1/healthz")
+    thread, box = call(send, transport, "healthz")
     until(lambda: transport.registry.opened)
     transport.close()
     assert elapsed(lambda: thread.join(5)) < 1
@@ -108,7 +112,7 @@ def test_connecting_is_cut_at_the_deadline(transport_to, blackhole):
     transport = transport_to(blackhole, connect_timeout=60.0)
     started = clock.time()
     with pytest.raises(DeadlineExceeded) as caught:
-        transport.send("GET", "/api/v1/healthz", deadline=started + 0.2)
+        send(transport, "healthz", deadline=started + 0.2)
     assert 0.2 <= clock.time() - started < 1.2
     assert caught.value.sent == "no"
 
@@ -116,14 +120,14 @@ def test_connecting_is_cut_at_the_deadline(transport_to, blackhole):
 def test_connecting_times_out_by_itself(transport_to, blackhole):
     transport = transport_to(blackhole, connect_timeout=0.1)
     with pytest.raises(APITimeoutError) as caught:
-        transport.send("GET", "/api/v1/healthz")
+        send(transport, "healthz")
     assert caught.value.unsent
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
 def test_a_silent_server_is_cut_by_close(transport_to, mute, scheme):
     transport = transport_to(f"{scheme}://{mute}")
-    thread, box = call(transport.send, "GET", "/api/v1/healthz")
+    thread, box = call(send, transport, "healthz")
     until(lambda: transport.registry.opened)
     transport.close()
     assert elapsed(lambda: thread.join(5)) < 1
@@ -135,7 +139,7 @@ def test_a_silent_server_is_cut_at_the_deadline(transport_to, mute, scheme, sent
     transport = transport_to(f"{scheme}://{mute}")
     started = clock.time()
     with pytest.raises(DeadlineExceeded) as caught:
-        transport.send("GET", "/api/v1/healthz", deadline=started + 0.2)
+        send(transport, "healthz", deadline=started + 0.2)
     assert 0.2 <= clock.time() - started < 1.2
     # In the TLS handshake nothing of the request has left.
     assert caught.value.sent == sent
@@ -147,7 +151,7 @@ def test_a_dripping_body_is_cut_at_the_deadline(transport_to):
         server.script["get_info"] = ["drip"]
         started = clock.time()
         with pytest.raises(DeadlineExceeded):
-            transport.send("POST", "/api/v1/get_info", body=b"{}", deadline=started + 0.3)
+            send(transport, "get_info", body=b"{}", deadline=started + 0.3)
         assert 0.3 <= clock.time() - started < 1.3
 
 
@@ -155,7 +159,7 @@ def test_a_deadline_that_has_passed_sends_nothing(transport_to):
     with Imitation(TUFT) as server:
         transport = transport_to(server.base_url)
         with pytest.raises(DeadlineExceeded) as caught:
-            transport.send("POST", "/api/v1/get_info", body=b"{}", deadline=clock.time() - 1)
+            send(transport, "get_info", body=b"{}", deadline=clock.time() - 1)
         assert caught.value.sent == "no"
         assert server.arrived == []
 
@@ -164,7 +168,7 @@ def test_a_connection_outlives_a_deadline_it_met(transport_to):
     with Imitation(TUFT) as server:
         transport = transport_to(server.base_url)
         for _ in range(20):
-            transport.send("GET", "/api/v1/get_server_capabilities", deadline=clock.time() + 30)
+            send(transport, "get_server_capabilities", deadline=clock.time() + 30)
         assert transport.registry.opened == 1
 
 
@@ -173,10 +177,10 @@ def test_a_refused_port_is_told_apart_from_a_broken_reply(transport_to):
         transport = transport_to(server.base_url)
         server.script["get_info"] = ["before"]
         with pytest.raises(APIConnectionError) as caught:
-            transport.send("POST", "/api/v1/get_info", body=b"{}")
+            send(transport, "get_info", body=b"{}")
         assert not caught.value.unsent
     with pytest.raises(APIConnectionError) as caught:
-        transport.send("POST", "/api/v1/get_info", body=b"{}")
+        send(transport, "get_info", body=b"{}")
     assert caught.value.unsent
 
 
@@ -197,7 +201,7 @@ def test_an_answer_cut_off_in_its_body_is_no_answer(transport_to):
     thread.start()
     transport = transport_to(f"http://127.0.0.1:{listener.getsockname()[1]}")
     with pytest.raises(APIConnectionError) as caught:
-        transport.send("GET", "/api/v1/healthz")
+        send(transport, "healthz")
     assert not caught.value.unsent
     thread.join()
     listener.close()
@@ -206,14 +210,14 @@ def test_an_answer_cut_off_in_its_body_is_no_answer(transport_to):
 def test_after_close_nothing_is_sent_and_no_descriptor_stays(transport_to):
     with Imitation(TUFT) as server:
         transport = transport_to(server.base_url)
-        transport.send("GET", "/api/v1/get_server_capabilities")
+        send(transport, "get_server_capabilities")
         sockets = list(transport.registry._sockets)
         assert len(sockets) == 1
         transport.close()
         transport.close()
         until(lambda: all(sock.fileno() == -1 for sock in sockets))
         with pytest.raises(ClosedError):
-            transport.send("GET", "/api/v1/get_server_capabilities")
+            send(transport, "get_server_capabilities")
         assert len(server.arrived) == 1
 
 
@@ -258,9 +262,9 @@ def test_tls_calls_work_and_are_cut_by_close(transport_to, tmp_path):
     with Imitation(TUFT) as server:
         server.use_tls(context)
         transport = transport_to(server.base_url, verify=str(bundle))
-        assert transport.send("GET", "/api/v1/get_server_capabilities").status == 200
+        assert send(transport, "get_server_capabilities").status == 200
         server.script["get_info"] = ["silent"]
-        thread, box = call(transport.send, "POST", "/api/v1/get_info", body=b"{}")
+        thread, box = call(send, transport, "get_info", body=b"{}")
         server.until(lambda: len(server.arrived) == 2)
         transport.close()
         assert elapsed(lambda: thread.join(5)) < 1
@@ -275,7 +279,7 @@ def test_tls_body_that_drips_is_cut_at_the_deadline(transport_to, tmp_path):
         server.script["get_info"] = ["drip"]
         started = clock.time()
         with pytest.raises(DeadlineExceeded):
-            transport.send("POST", "/api/v1/get_info", body=b"{}", deadline=started + 0.3)
+            send(transport, "get_info", body=b"{}", deadline=started + 0.3)
         assert clock.time() - started < 1.3
 
 
@@ -285,25 +289,5 @@ def test_an_unknown_certificate_is_an_error_that_says_so_and_sent_nothing(transp
         server.use_tls(context)
         transport = transport_to(server.base_url)
         with pytest.raises(APIConnectionError, match="(?i)certificate") as caught:
-            transport.send("GET", "/api/v1/healthz")
+            send(transport, "healthz")
         assert caught.value.unsent
-
-
-def certificate(folder):
-    """A server's TLS context for localhost, and the bundle that trusts it."""
-    openssl = shutil.which("openssl")
-    if openssl is None:
-        pytest.skip("no openssl command to make a certificate with")
-    key, bundle = folder / "key.pem", folder / "cert.pem"
-    subprocess.run(
-        [
-            *(openssl, "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"),
-            *("-keyout", str(key), "-out", str(bundle), "-days", "2", "-subj", "/CN=localhost"),
-            *("-addext", "subjectAltName=DNS:localhost"),
-        ],
-        check=True,
-        capture_output=True,
-    )
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(bundle, key)
-    return context, bundle

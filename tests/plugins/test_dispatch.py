@@ -1,4 +1,4 @@
-"""Plugins in real runs: whatever a plugin does, the run gives the same results."""
+"""Plugins in real runs do not change the results of the run."""
 
 import logging
 import threading
@@ -22,7 +22,7 @@ def datum(text=b"to be, or not to be"):
 
 
 def run(server, *plugins, **settings):
-    """Train twice and sample; what came out, to the bit."""
+    """Train two steps and sample; return the metrics and the sampled sequences."""
     with ServiceClient(
         base_url=server.base_url, api_key="local", plugins=plugins, load_plugins=False, **settings
     ) as service:
@@ -32,14 +32,14 @@ def run(server, *plugins, **settings):
             for _ in range(2)
         ]
         sampler = training.save_weights_and_get_sampling_client()
-        reply = sampler.sample(PROMPT, 1, PARAMS)
-    return losses, reply.sequences
+        response = sampler.sample(PROMPT, 1, PARAMS)
+    return losses, response.sequences
 
 
 class Raises:
     @hookimpl
     def tinkex_request_finished(self):
-        raise RuntimeError("a plugin's fault")
+        raise RuntimeError("error of a plugin")
 
     @hookimpl
     def tinkex_chunk_sent(self, boundary):
@@ -47,16 +47,16 @@ class Raises:
 
 
 class CallsBack:
-    """Uses the client inside its own hook."""
+    """Calls the client in its own hook."""
 
     def __init__(self):
         self.service = None
-        self.answers = []
+        self.responses = []
 
     @hookimpl
     def tinkex_future_resolved(self, operation):
         if self.service is not None:
-            self.answers.append(self.service.get_server_capabilities())
+            self.responses.append(self.service.get_server_capabilities())
 
 
 class WrongArgument:
@@ -65,9 +65,9 @@ class WrongArgument:
         raise AssertionError("must never be called")
 
 
-class FromTheFuture:
+class NewerHook:
     @hookimpl
-    def tinkex_planet_colonised(self, source):
+    def tinkex_planet_discovered(self, source):
         raise AssertionError("must never be called")
 
     @hookimpl
@@ -80,14 +80,14 @@ def plain(server):
     return run(server)
 
 
-@pytest.mark.parametrize("plugin", [Raises, WrongArgument, FromTheFuture])
-def test_a_faulty_plugin_changes_nothing(server, plain, plugin, caplog):
+@pytest.mark.parametrize("plugin", [Raises, WrongArgument, NewerHook])
+def test_faulty_plugin_does_not_change_the_results(server, plain, plugin, caplog):
     with caplog.at_level(logging.WARNING):
         assert run(server, plugin()) == plain
-    assert plugin.__name__ in caplog.text or plugin is FromTheFuture
+    assert plugin.__name__ in caplog.text or plugin is NewerHook
 
 
-def test_a_plugin_that_calls_back_into_the_client_gets_its_answer(server, plain):
+def test_plugin_may_call_the_client_in_its_hook(server, plain):
     plugin = CallsBack()
     with ServiceClient(
         base_url=server.base_url, api_key="local", plugins=[plugin], load_plugins=False
@@ -95,59 +95,59 @@ def test_a_plugin_that_calls_back_into_the_client_gets_its_answer(server, plain)
         plugin.service = service
         sampler = service.create_sampling_client(base_model="tinkex/tiny")
         sampler.sample(PROMPT, 1, PARAMS)
-        assert plugin.answers[0].supported_models
+        assert plugin.responses[0].supported_models
     assert run(server, CallsBack()) == plain
 
 
-def test_a_plugin_that_blocks_holds_up_its_own_thread_only(server, plain):
-    entered, let_go = threading.Event(), threading.Event()
+def test_blocking_plugin_delays_only_the_calling_thread(server, plain):
+    entered, released = threading.Event(), threading.Event()
 
     class Blocks:
         @hookimpl
         def tinkex_dispatch_acquired(self):
             if not entered.is_set():
                 entered.set()
-                assert let_go.wait(30)
+                assert released.wait(30)
 
     with ServiceClient(
         base_url=server.base_url, api_key="local", plugins=[Blocks()], load_plugins=False
     ) as service:
         sampler = service.create_sampling_client(base_model="tinkex/tiny")
-        held = sampler.submit_sample(PROMPT, 1, PARAMS)
+        blocked = sampler.submit_sample(PROMPT, 1, PARAMS)
         assert entered.wait(30)
         others = [sampler.submit_sample(PROMPT, 1, PARAMS) for _ in range(20)]
-        drawn = [other.result(timeout=30).sequences for other in others]
-        assert not held.done()
-        let_go.set()
-        assert held.result(timeout=30).sequences == drawn[0]
+        sequences = [other.result(timeout=30).sequences for other in others]
+        assert not blocked.done()
+        released.set()
+        assert blocked.result(timeout=30).sequences == sequences[0]
     assert run(server, Blocks()) == plain
 
 
-def test_a_plugin_may_be_registered_while_threads_sample(server):
+def test_plugin_can_be_registered_while_threads_sample(server):
     recorder = HookRecorder()
     with ServiceClient(base_url=server.base_url, api_key="local", load_plugins=False) as service:
         sampler = service.create_sampling_client(base_model="tinkex/tiny")
-        replies, errors = [], []
+        responses, errors = [], []
 
-        def draw():
+        def sample():
             try:
                 for _ in range(5):
-                    replies.append(sampler.sample(PROMPT, 1, PARAMS).sequences)
+                    responses.append(sampler.sample(PROMPT, 1, PARAMS).sequences)
             except Exception as error:
                 errors.append(error)
 
-        threads = [threading.Thread(target=draw) for _ in range(16)]
+        threads = [threading.Thread(target=sample) for _ in range(16)]
         for thread in threads:
             thread.start()
         service.plugins.register(recorder)
         for thread in threads:
             thread.join(60)
         sampler.sample(PROMPT, 1, PARAMS)
-    assert not errors and len(replies) == 80 and all(reply == replies[0] for reply in replies)
+    assert not errors and len(responses) == 80 and all(response == responses[0] for response in responses)
     assert recorder.of("future_resolved")[-1]["outcome"] == "ok"
 
 
-def test_observers_see_chunk_boundaries_bytes_and_optimizer_parameters(server):
+def test_hooks_receive_chunk_boundaries_bytes_and_optimizer_parameters(server):
     recorder = HookRecorder()
     data = [datum(b"x" * length) for length in (5, 9, 30, 4, 4)]
     with ServiceClient(
@@ -186,7 +186,7 @@ def test_observers_see_chunk_boundaries_bytes_and_optimizer_parameters(server):
     assert len(ids) == 1 and adam["call_id"] not in ids
 
 
-def test_observers_hear_each_change_of_queue_state_once(server):
+def test_hooks_receive_each_change_of_queue_state_once(server):
     server.set_faults(
         Faults(pause=0.6, pause_state="paused_capacity", pause_reason="maintenance until 5", pause_hold=0.1)
     )
@@ -213,8 +213,8 @@ def test_observers_hear_each_change_of_queue_state_once(server):
     assert 0 <= paused["waited"] <= active["waited"] and active["waited"] > 0.3
 
 
-def test_a_plugin_is_checked_before_it_is_shipped():
+def test_check_plugin_rejects_unknown_hooks_and_arguments():
     check_plugin(HookRecorder())
-    for faulty in (WrongArgument(), FromTheFuture()):
+    for faulty in (WrongArgument(), NewerHook()):
         with pytest.raises(Exception, match="colour|planet"):
             check_plugin(faulty)

@@ -1,6 +1,10 @@
+"""The hook specifications: their names, arguments and documentation."""
+
 from __future__ import annotations
 
 import dataclasses
+import inspect
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,8 +16,8 @@ from tinkex_sync.plugins import hookspecs
 from tinkex_sync.plugins.hookspecs import SPECS, Boundary, Source, argument_names
 from tinkex_sync.plugins.registry import Observers
 
-# The promise to plugin authors: an argument may be added here, none may go.
-PROMISED = {
+# Arguments of each hook that plugins may rely on. Add arguments here; remove none.
+ARGUMENTS = {
     "session_opened": "",
     "session_closed": "",
     "heartbeat_missed": "misses silent_for error",
@@ -35,29 +39,30 @@ PROMISED = {
 ROOT = Path(__file__).parents[2]
 
 
-def test_the_hooks_are_those_promised() -> None:
-    events = {"tinkex_" + name: ("source", "call_id", *names.split()) for name, names in PROMISED.items()}
+def test_no_hook_and_no_argument_is_missing() -> None:
+    events = {"tinkex_" + name: ("source", "call_id", *names.split()) for name, names in ARGUMENTS.items()}
     assert {name: argument_names(name) for name in SPECS} == {**events, "tinkex_register_commands": ("cli",)}
 
 
-def test_every_hook_has_an_attribute_in_observers_and_no_attribute_is_without_a_hook() -> None:
+def test_observers_have_one_attribute_per_hook() -> None:
     attributes = [name for name, hint in Observers.__annotations__.items() if "Hook" in hint]
     assert sorted("tinkex_" + name for name in attributes) == sorted(SPECS)
 
 
 @pytest.mark.parametrize("name", SPECS)
-def test_a_hook_says_when_in_which_thread_what_each_argument_is_and_since_when(name: str) -> None:
-    text = SPECS[name].__doc__ or ""
-    summary, thread = text.split("\n\n")[:2]
+def test_specification_documents_thread_arguments_and_version(name: str) -> None:
+    text = inspect.getdoc(SPECS[name]) or ""
+    summary, thread, arguments, version = text.split("\n\n")
     assert summary.endswith(".")
-    assert thread.strip().startswith("Thread: ")
-    documented = [line.split(":")[1].split()[1] for line in text.splitlines() if ":param " in line]
+    assert thread.startswith("Thread: ")
+    documented = re.findall(r"^    (\w+): ", arguments, re.MULTILINE)
+    assert arguments.startswith("Args:\n")
     assert documented == list(argument_names(name))
-    assert ".. versionadded:: 0.7.0" in text
+    assert version == ".. versionadded:: 0.7.0"
 
 
 @pytest.mark.parametrize("name", SPECS)
-def test_no_hook_can_stop_at_a_first_result_or_replay_old_calls(name: str) -> None:
+def test_no_hook_stops_at_a_first_result_or_replays_calls(name: str) -> None:
     manager = pluggy.PluginManager(hookspecs.PROJECT)
     manager.add_hookspecs(hookspecs)
     caller = getattr(manager.hook, name)
@@ -66,18 +71,18 @@ def test_no_hook_can_stop_at_a_first_result_or_replay_old_calls(name: str) -> No
     assert not caller.is_historic()
 
 
-def test_a_source_cannot_be_changed() -> None:
+def test_source_is_immutable() -> None:
     source = Source("service", "s", "s")
     with pytest.raises(dataclasses.FrozenInstanceError):
         source.kind = "training"  # type: ignore[misc]
 
 
-def test_a_boundary_is_a_plain_tuple_with_names() -> None:
+def test_boundary_is_a_named_tuple() -> None:
     assert Boundary(0, 10, 20, 1234) == (0, 10, 20, 1234)
     assert Boundary(index=0, start=10, stop=20, estimated_bytes=1234).index == 0
 
 
-def test_the_reference_in_the_docs_is_what_the_specifications_say() -> None:
+def test_reference_page_equals_the_specifications() -> None:
     done = subprocess.run(
         [sys.executable, str(ROOT / "docs" / "hook_reference.py"), "--check"],
         capture_output=True,
@@ -88,12 +93,12 @@ def test_the_reference_in_the_docs_is_what_the_specifications_say() -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_the_benchmark_of_the_hooks_runs_and_stays_within_ten_times_its_budgets() -> None:
+def test_hook_benchmark_stays_within_ten_times_its_budgets() -> None:
     path = ROOT / "benchmarks" / "hooks.py"
     script = (
         f"import runpy; names = runpy.run_path({str(path)!r}, run_name='hooks'); main = names['main']\n"
         "budgets = names['BUDGETS']\n"
-        "for name in budgets: budgets[name] *= 10\n"  # this machine may be busy
+        "for name in budgets: budgets[name] *= 10\n"  # The machine may run other programs.
         "raise SystemExit(main(1000, 20))"
     )
     done = subprocess.run(

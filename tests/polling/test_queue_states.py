@@ -5,7 +5,7 @@ import threading
 import pytest
 from scripted_server import SteppedClock
 
-from tinkex_sync.http.call_state import OpenCall
+from tinkex_sync.http.call_state import CallState
 from tinkex_sync.plugins.events import Source
 from tinkex_sync.plugins.hookspecs import hookimpl
 from tinkex_sync.plugins.registry import Observers
@@ -44,7 +44,7 @@ def states(clock, recorder):
 
 
 def make_call(clock, name, kind="training"):
-    call = OpenCall(Source(kind, "model-1", "s"), name, "optim_step", 1, clock.time())
+    call = CallState(Source(kind, "model-1", "s"), name, "optim_step", 1, clock.time())
     call.request_id = f"rf-{name}"
     return call
 

@@ -11,6 +11,7 @@ from tinkex_sync import errors, hookimpl
 from tinkex_sync import heartbeat as background
 from tinkex_sync.config import Config, Preset
 from tinkex_sync.errors import ConfigError
+from tinkex_sync.http.request import Request
 from tinkex_sync.protocol import negotiation as protocol
 
 SESSION = Answer(body={"session_id": "sess-1", "type": "create_session"})
@@ -287,8 +288,8 @@ def test_notes_on_what_is_going_away_are_logged_once(caplog, level, wanted):
         server.defaults["get_info"] = Answer(404, {"detail": "no model"}, headers=headers)
         server.defaults["healthz"] = Answer(body={"status": "ok"}, headers=headers)
         for _ in range(3):
-            session.call("healthz")
+            session.call(Request("healthz"))
             with pytest.raises(errors.NotFoundError):
-                session.call("get_info", {"model_id": "m"})
+                session.call(Request("get_info", {"model_id": "m"}))
     told = [record for record in caplog.records if "use the other one" in record.getMessage()]
     assert [record.levelname for record in told] == [wanted]

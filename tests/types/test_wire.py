@@ -26,13 +26,13 @@ RUN = {
 
 
 @pytest.mark.parametrize("kind", WIRE_TYPES, ids=lambda kind: kind.__name__)
-def test_every_type_is_a_frozen_mixin_dataclass_that_knows_how_each_field_is_read(kind) -> None:
+def test_every_type_is_a_frozen_dataclass_with_a_strict_decoder_for_each_field(kind) -> None:
     assert issubclass(kind, DataClassJsonMixin)
     assert kind.__dataclass_params__.frozen
     assert kind.__doc__ and not kind.__doc__.startswith(f"{kind.__name__}("), "a docstring of its own"
-    assert {name for name, _codec, _sent in wire._plan(kind)} == {
-        field.name for field in dataclasses.fields(kind)
-    }
+    for field in dataclasses.fields(kind):
+        own = field.metadata["dataclasses_json"]
+        assert own["decoder"] and own["encoder"]
 
 
 def test_all_public_names_of_the_protocol_exist() -> None:
@@ -53,11 +53,15 @@ def test_all_public_names_of_the_protocol_exist() -> None:
     TrainingRun TrainingRunsResponse UnhandledExceptionEvent UnloadModelRequest UnloadModelResponse
     UntypedAPIFuture WeightsInfoResponse TryAgainResponse GenericEvent QueueState
     """
-    # Of the protocol after 0.7.0, which has names of its own.
-    later = """AdamOptimizerConfig AuthTokenResponse CopyWeightsResponse DimuonOptimizerConfig DimuonParams
+    since_0_38 = """AdamOptimizerConfig AuthTokenResponse CopyWeightsResponse DimuonOptimizerConfig DimuonParams
     DynamicConfigResponse ExternalWeightsUrlsResponse JoinSamplingSessionResponse
-    OptimParams OptimizerConfig PromptAltTokens SaveWeightsExternalResponse ServerConfigResponse"""
-    assert {*names.split(), *later.split()} == set(types.__all__)
+    OptimParams OptimizerConfig PromptAltTokens SaveWeightsExternalResponse ServerConfigResponse
+    AssignSessionProjectRequest AuthTokenRequest CancelFutureRequest CopyWeightsRequest
+    CreateModelFromWeightsRequest DynamicConfigRequest FinishReason FinishSessionRequest FuturesRetrieveRequest
+    FuturesTarget JoinSamplingSessionRequest SaveWeightsExternalRequest ServerConfigRequest
+    SetCheckpointTtlRequest"""
+    ours = "WeightsInfoRequest"  # the official SDK has no class for this body
+    assert {*names.split(), *since_0_38.split(), ours} == set(types.__all__)
 
 
 @pytest.mark.parametrize(
@@ -116,12 +120,6 @@ def test_what_does_not_fit_is_refused_with_its_path(kind, body, path) -> None:
     assert caught.value.path == path
     assert path in str(caught.value)
     assert caught.value.body == body
-
-
-def test_the_path_starts_where_the_caller_says() -> None:
-    with pytest.raises(APIResponseValidationError) as caught:
-        types.OptimStepResponse.from_wire({"metrics": 5}, path="result")
-    assert caught.value.path == "result.metrics"
 
 
 def test_unknown_keys_are_ignored_at_every_depth() -> None:
@@ -196,14 +194,14 @@ def test_json_by_the_mixin_obeys_the_same_rules() -> None:
     assert types.ImageChunk.from_json(image.to_json()) == image
 
 
-def test_to_dict_has_every_field_in_declared_order() -> None:
-    run = types.TrainingRun.from_wire(RUN).to_dict()
+def test_a_dump_has_every_field_of_0_7_in_declared_order() -> None:
+    run = types.TrainingRun.from_wire(RUN).model_dump()
     assert list(run)[:5] == ["training_run_id", "base_model", "model_owner", "is_lora", "corrupted"]
     assert run["lora_rank"] is None
     assert str(run["last_request_time"]) == "2025-01-02 03:04:05+00:00"
 
 
-# What dataclasses-json does by itself, so that a release that changes it is noticed, and what our types do instead.
+# Each test pins a gap of dataclasses-json, which a new release may change, and the strict behaviour of our types.
 
 
 @dataclass

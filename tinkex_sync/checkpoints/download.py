@@ -187,7 +187,7 @@ class _Fetch:
                 http.trust_env = False
                 proxies = config.proxies
                 http.proxies = dict(requests.utils.get_environ_proxies(url) if proxies is None else proxies)
-                http.verify = self._session.transport._verify
+                http.verify = self._session.transport.verify
                 http.cert = config.client_certificate
                 self._read(http, url)
         except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:

@@ -122,7 +122,7 @@ def _escape(match: re.Match[str]) -> str:
 
 
 def wire_fields(value: Wire) -> Any:
-    """Return the ``to_dict`` form of a wire object with times as text, as JSON output contains them."""
+    """Return every field of a wire object as JSON values. Times become text in the form of ``str``."""
 
     def json_value(inner: Any) -> Any:
         if isinstance(inner, (list, tuple)):
@@ -131,4 +131,4 @@ def wire_fields(value: Wire) -> Any:
             return {key: json_value(item) for key, item in inner.items()}
         return inner if inner is None or isinstance(inner, (bool, int, float, str)) else str(inner)
 
-    return json_value(value.to_dict())
+    return json_value(value.model_dump())

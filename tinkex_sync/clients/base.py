@@ -1,124 +1,331 @@
-"""What all clients have in common: running an operation in the caller's thread, or submitting it."""
+"""The base of all clients: the two forms of an operation, and clients that continue in another process."""
 
 from __future__ import annotations
 
-from typing import Any, Callable, Dict, Optional, TypeVar
+import functools
+import inspect
+import os
+import random
+import threading
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Callable, Dict, ForwardRef, Generic, Optional, Tuple, TypeVar
 
-from ..errors import ClosedError
-from ..futures import Future
-from ..http.call_state import OpenCall
-from ..plugins.hookspecs import Source
+from ..config import Config
+from ..errors import ClosedError, ConfigError
+from ..futures import Future, Operation
+from ..http.call_state import CallState
+from ..http.request import Request
+from ..plugins.events import Source
+from ..plugins.queue_log import QueueLog
+from ..plugins.registry import Observers
+from ..protocol.negotiation import Known
 from ..session import Session
 from ..telemetry import Telemetry
-from .rebuilding import Recipe, one_rebuilds, rebuilt_session
 
-__all__ = ["Client", "RebuildingClient", "settle"]
+if TYPE_CHECKING:
+    from typing_extensions import ParamSpec
+
+    P = ParamSpec("P")
+
+__all__ = [
+    "CallOperation",
+    "Client",
+    "RebuildingClient",
+    "blocking",
+    "close_rebuilt_sessions",
+    "first_seq_id",
+    "request_operation",
+    "submitted",
+]
 
 T = TypeVar("T")
 
-#: An operation: given its open call and its deadline, it returns the result.
-Operation = Callable[[OpenCall, Optional[float]], T]
+
+# The two forms of an operation
 
 
-class Client:
-    """One of the clients that share a session."""
+def blocking(method: Callable[P, Operation[T]]) -> Callable[P, T]:
+    """Turn a method that returns an operation into one that runs it and returns its result.
 
-    def __init__(self, session: Session, source: Source) -> None:
-        self._own_session: Optional[Session] = session
-        self._source = source
+    The method validates its arguments and makes the operation. It has a keyword argument ``timeout``, which this
+    decorator reads. Its return annotation is ``Operation[X]``; the signature of the result says ``X``.
+    """
 
-    @property
-    def _session(self) -> Session:
-        assert self._own_session is not None
-        return self._own_session
+    @functools.wraps(method)
+    def run(*args: P.args, **kwargs: P.kwargs) -> T:
+        timeout: Any = kwargs.get("timeout")
+        return method(*args, **kwargs).run(timeout)
 
-    def get_telemetry(self) -> Optional[Telemetry]:
-        """What tells the server of failures, for events of your own.
+    _set_return_annotation(run, _result_of(method))
+    return run
 
-        None unless it was turned on; also in a process to which this client came by a fork or a pickle.
+
+def submitted(method: Callable[P, T]) -> Callable[P, Future[T]]:
+    """Derive the ``submit_*`` form of a :func:`blocking` method: it starts the operation and returns its future.
+
+    The arguments are validated in the caller's thread, as in the blocking form.
+    """
+    operation_of: Callable[P, Operation[T]] = inspect.unwrap(method)
+
+    @functools.wraps(operation_of)
+    def submit(*args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        timeout: Any = kwargs.get("timeout")
+        return operation_of(*args, **kwargs).submit(timeout)
+
+    name = operation_of.__name__
+    submit.__name__ = f"submit_{name}"
+    submit.__qualname__ = operation_of.__qualname__.replace(name, submit.__name__)
+    submit.__doc__ = (
+        f"Start :meth:`{name}` and return its future without waiting.\n\n{inspect.getdoc(operation_of) or ''}"
+    )
+    _set_return_annotation(submit, _result_of(operation_of), of_future=True)
+    return submit
+
+
+def _result_of(method: Callable[..., Any]) -> str:
+    """Return ``X`` of a method annotated with ``Operation[X]``."""
+    annotation = str(method.__annotations__.get("return", ""))
+    if not (annotation.startswith("Operation[") and annotation.endswith("]")):
+        raise TypeError(f"{method.__qualname__} must be annotated with Operation[...], got {annotation!r}")
+    return annotation[len("Operation[") : -1]
+
+
+def _set_return_annotation(function: Any, result: str, *, of_future: bool = False) -> None:
+    signature = inspect.signature(function)
+    shown = f"Future[{result}]" if of_future else result
+    function.__signature__ = signature.replace(return_annotation=shown)
+    # typing.get_type_hints evaluates names in the client's module, which need not import Future.
+    evaluated = Future[ForwardRef(result)] if of_future else result  # type: ignore[misc]
+    function.__annotations__ = {**function.__annotations__, "return": evaluated}
+
+
+class CallOperation(Generic[T]):
+    """An operation that is a function of one call: run in the caller's thread, or in a worker.
+
+    Every run and every submission is a call of its own. Immutable.
+    """
+
+    def __init__(
+        self, client: Client, name: str, function: Callable[[CallState, Optional[float]], T], items: int = 1
+    ) -> None:
+        """Make an operation.
+
+        Args:
+            client: The client whose session and source the call has.
+            name: The operation's name for observers, errors and ``ServiceClient.status()``.
+            function: Returns the result, given the call's state and its deadline (time of the client's clock, or
+                None).
+            items: How many items the call has, for observers.
         """
-        session = self._own_session
-        return None if session is None or session.forked else session.observers.find(Telemetry)
+        self._client = client
+        self._name = name
+        self._function = function
+        self._items = items
 
-    def _run(self, operation: str, function: Operation[T], timeout: Optional[float], items: int = 1) -> T:
-        """Run an operation in this thread."""
-        session = self._session
+    def run(self, timeout: Optional[float] = None) -> T:
+        """Run it in this thread and return its result; ``timeout`` is in seconds, default ``Config.timeout``."""
+        session = self._client.session
         deadline = session.deadline(timeout)
-        with session.calling(self._source, operation, items) as call:
-            return function(call, deadline)
+        with session.calling(self._client.source, self._name, self._items) as call:
+            return self._function(call, deadline)
 
-    def _submit(self, operation: str, function: Operation[T], timeout: Optional[float] = None) -> Future[T]:
-        """Run an operation in a worker; never waits."""
-        session = self._session
+    def submit(self, timeout: Optional[float] = None) -> Future[T]:
+        """Run it in a worker and return its future; never waits."""
+        session = self._client.session
         deadline = session.deadline(timeout)
-        call = session.begin(self._source, operation)
+        call = session.begin(self._client.source, self._name, self._items)
         future: Future[T] = Future(call)
-
-        def job() -> None:
-            if not future.begin():
-                session.end(call)
-                return
-            try:
-                result = function(call, deadline)
-            except BaseException as error:
-                session.end(call)
-                future.set_exception(error)
-            else:
-                session.end(call)
-                future.set_result(result)
-
-        if not session.helpers.submit(job):
+        if not session.helpers.submit(lambda: self._resolve(session, future, deadline)):
             session.end(call)
             future.set_exception(ClosedError("the client is closed"))
         return future
 
+    def _resolve(self, session: Session, future: Future[T], deadline: Optional[float]) -> None:
+        if not future.begin():
+            session.end(future.call)
+            return
+        try:
+            result = self._function(future.call, deadline)
+        except BaseException as error:
+            session.end(future.call)
+            future.set_exception(error)
+        else:
+            session.end(future.call)
+            future.set_result(result)
+
+
+def request_operation(client: Client, name: str, request: Request) -> CallOperation[Any]:
+    """Return the operation that sends one request; its result is the decoded response."""
+
+    def send(call: CallState, deadline: Optional[float]) -> Any:
+        return client.session.call(replace(request, call=call, deadline=deadline))
+
+    return CallOperation(client, name, send)
+
+
+# Clients
+
+
+class Client:
+    """A client that belongs to a server session. Thread-safe."""
+
+    def __init__(self, session: Session, source: Source) -> None:
+        self._own_session: Optional[Session] = session
+        #: Identifies this client to observers.
+        self.source = source
+
+    @property
+    def session(self) -> Session:
+        """The session that this client shares with the other clients of its service client."""
+        assert self._own_session is not None
+        return self._own_session
+
+    @property
+    def _session(self) -> Session:
+        return self.session
+
+    @property
+    def _source(self) -> Source:
+        return self.source
+
+    def _run(
+        self,
+        operation: str,
+        function: Callable[[CallState, Optional[float]], T],
+        timeout: Optional[float],
+        items: int = 1,
+    ) -> T:
+        return CallOperation(self, operation, function, items).run(timeout)
+
+    def _submit(
+        self,
+        operation: str,
+        function: Callable[[CallState, Optional[float]], T],
+        timeout: Optional[float] = None,
+    ) -> Future[T]:
+        return CallOperation(self, operation, function).submit(timeout)
+
+    def get_telemetry(self) -> Optional[Telemetry]:
+        """Return the plugin that reports failures to the server, for events of your own.
+
+        Returns:
+            None while telemetry is off, and in a process that received this client by a fork or a pickle.
+        """
+        session = self._own_session
+        telemetry = None if session is None or session.forked else session.telemetry
+        return telemetry if isinstance(telemetry, Telemetry) else None
+
 
 class RebuildingClient(Client):
-    """A client that needs no more than its session's id, so that it outlives a fork and a pickle.
+    """A client that needs only the id of its session, so that it continues in a forked or unpickling process.
 
-    In another process it makes its own connections at first use.
+    In the other process it joins the session with connections of its own at its first request.
     """
 
     def __init__(self, session: Session, source: Source) -> None:
         super().__init__(session, source)
-        self._recipe = Recipe(session.config, session.session_id, session.protocol.known())
+        self._origin = _Origin(session.config, session.session_id, session.protocol.known())
 
     @property
-    def _session(self) -> Session:
+    def session(self) -> Session:
+        """The session of this process; joined first if this client came from another process."""
         session = self._own_session
         if session is None or session.forked:
-            session = rebuilt_session(self._recipe)
-            with one_rebuilds():
-                # Two threads may come here at once, and what belongs to the session is made once.
+            session = _join_session(self._origin)
+            with _rebuilding:
+                # Two threads may get here concurrently, and _on_rebuilt must run once for each session.
                 if self._own_session is not session:
-                    # First, so that no other thread sees the session without it.
-                    self._rebuilt(session)
+                    # Before the assignment, so that no other thread uses the session without its state.
+                    self._on_rebuilt(session)
                     self._own_session = session
         return session
 
-    def _rebuilt(self, session: Session) -> None:
-        """Called in a new process, before anything else is done there."""
+    def _on_rebuilt(self, session: Session) -> None:
+        """Make the state that belongs to a new session. Called in a new process, before the first request."""
 
     def __getstate__(self) -> Dict[str, Any]:
-        return {"recipe": self._recipe.for_pickle(), "source": self._source}
+        return {"origin": self._origin.for_pickle(), "source": self.source}
 
     def __setstate__(self, state: Dict[str, Any]) -> None:
         self._own_session = None
-        self._recipe, self._source = state["recipe"], state["source"]
+        self._origin, self.source = state["origin"], state["source"]
 
 
-def settle(
-    session: Session, future: Future[Any], result: Any = None, error: Optional[BaseException] = None
-) -> None:
-    """Resolve a future from a thread that must not run the caller's callbacks, which may block."""
+# Sessions of other processes
 
-    def resolve() -> None:
-        session.end(future.call)
-        if error is not None:
-            future.set_exception(error)
-        else:
-            future.set_result(result)
 
-    # Once closed there are no workers; then the thread that is left does it.
-    if not session.helpers.submit(resolve):
-        resolve()
+@dataclass(frozen=True)
+class _Origin:
+    """The facts that another process needs to join a session."""
+
+    config: Config
+    session_id: str
+    #: The negotiated protocol, so that the other process does not negotiate it again.
+    known: Known
+
+    def for_pickle(self) -> _Origin:
+        """Return a copy without credentials, unless ``Config.pickle_credentials`` is set."""
+        return replace(self, config=self.config.for_pickle())
+
+
+_rebuilding = threading.Lock()
+#: Kept while no client uses them, because pool workers unpickle a client again for every task.
+_rebuilt: Dict[Tuple[str, str, Optional[str]], Session] = {}  # guarded by _rebuilding
+_MOST_REBUILT = 8
+
+
+def _after_fork() -> None:
+    global _rebuilding
+    # Another thread of the parent may have held the lock.
+    _rebuilding = threading.Lock()
+    _rebuilt.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+def _join_session(origin: _Origin) -> Session:
+    """Return this process's session object for a session of another process; all clients of it share one.
+
+    It creates nothing on the server, sends heartbeats for the session, and loads plugins by entry point only.
+
+    Raises:
+        ConfigError: neither the origin nor the environment contains credentials.
+    """
+    config = origin.config
+    if config.api_key is None and config.credential_command is None:
+        config = config.with_credentials_from_env()
+    if config.api_key is None and config.credential_command is None:
+        raise ConfigError(
+            "this client came from another process without its API key: set TINKER_API_KEY here, or make the"
+            " client with Config(pickle_credentials=True)"
+        )
+    key = (config.base_url, origin.session_id, config.api_key)
+    with _rebuilding:
+        session = _rebuilt.pop(key, None)
+        if session is None or session.closing.is_set():
+            observers = Observers(builtin=(QueueLog(config.clock),), clock=config.clock)
+            session = Session(config, observers, owned=False)
+            session.take_over(origin.known)
+            session.join(origin.session_id)
+        _rebuilt[key] = session
+        while len(_rebuilt) > _MOST_REBUILT:
+            # The clients that use a session keep it alive. The oldest sessions are removed first.
+            del _rebuilt[next(iter(_rebuilt))]
+        return session
+
+
+def close_rebuilt_sessions() -> None:
+    """Close the sessions that this process has joined for unpickled or forked clients."""
+    with _rebuilding:
+        sessions = list(_rebuilt.values())
+        _rebuilt.clear()
+    for session in sessions:
+        session.close(None)
+
+
+def first_seq_id() -> int:
+    """Return the first ``seq_id`` of a rebuilt sampler: no two processes may repeat a number of one session."""
+    # Not the shared generator: a forked child would continue its parent's series.
+    return random.SystemRandom().randrange(2**32) * 2**20

@@ -7,7 +7,8 @@ from typing import Any, Dict, Mapping, Optional
 
 from .. import types
 from ..errors import APIStatusError
-from ..http.call_state import OpenCall
+from ..http.call_state import CallState
+from ..http.request import Request
 from ..polling.poller import Promise, poll
 from ..polling.queue_states import QueueStates
 from ..session import Session
@@ -21,7 +22,7 @@ __all__ = ["Checkpointed", "create_model"]
 def create_model(
     session: Session,
     body: Dict[str, Any],
-    call: OpenCall,
+    call: CallState,
     deadline: Optional[float],
     *,
     endpoint: str = "create_model",
@@ -32,7 +33,7 @@ def create_model(
     if number is None:
         number = session.next_number("model_seq_id")
     content = {"session_id": session.session_id, "model_seq_id": number, **body}
-    answer = session.call(endpoint, content, call=call, deadline=deadline)
+    answer = session.call(Request(endpoint, content, call=call, deadline=deadline))
     promise = Promise(answer.request_id, endpoint, session.clock.time() - began)
     states = QueueStates(session.observers, session.clock)
     made = poll(session, promise, call, states=states, deadline=deadline)
@@ -60,7 +61,7 @@ class Checkpointed:
                 raise ValueError(f"{name} must be a text that is not empty, or None")
         return self
 
-    def make(self, session: Session, call: OpenCall, deadline: Optional[float]) -> TrainingClient:
+    def make(self, session: Session, call: CallState, deadline: Optional[float]) -> TrainingClient:
         """The model with its weights, in one request where the server takes that."""
         number = session.next_number("model_seq_id")
         if session.protocol.creates_by_loading:
@@ -73,7 +74,7 @@ class Checkpointed:
         return self._step_by_step(session, call, deadline, number)
 
     def _by_loading(
-        self, session: Session, call: OpenCall, deadline: Optional[float], number: int
+        self, session: Session, call: CallState, deadline: Optional[float], number: int
     ) -> TrainingClient:
         body = {
             "path": self.path,
@@ -88,9 +89,9 @@ class Checkpointed:
         return create_model(session, body, call, deadline, endpoint="load_weights", number=number)
 
     def _step_by_step(
-        self, session: Session, call: OpenCall, deadline: Optional[float], number: int
+        self, session: Session, call: CallState, deadline: Optional[float], number: int
     ) -> TrainingClient:
-        info = session.call("weights_info", {"tinker_path": self.path}, call=call, deadline=deadline)
+        info = session.call(Request("weights_info", {"tinker_path": self.path}, call=call, deadline=deadline))
         if not info.is_lora or info.lora_rank is None:
             raise ValueError(
                 f"{self.path} is not a LoRA checkpoint (is_lora {info.is_lora}, lora_rank {info.lora_rank}),"

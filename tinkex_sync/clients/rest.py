@@ -11,7 +11,8 @@ from urllib.parse import urlsplit
 from .. import types
 from ..errors import APIResponseValidationError, status_error
 from ..futures import Future
-from ..http.call_state import OpenCall
+from ..http.call_state import CallState
+from ..http.request import Request
 from ..http.transport import Reply
 from ..plugins.hookspecs import Source
 from ..session import Session
@@ -319,9 +320,9 @@ class RestClient(StoredToday):
     def _weights_info(self, tinker_path: str) -> Operation[types.WeightsInfoResponse]:
         body = {"tinker_path": tinker_path}
 
-        def fetch(call: OpenCall, deadline: Optional[float]) -> types.WeightsInfoResponse:
+        def fetch(call: CallState, deadline: Optional[float]) -> types.WeightsInfoResponse:
             info: types.WeightsInfoResponse = self._session.call(
-                "weights_info", body, call=call, deadline=deadline
+                Request("weights_info", body, call=call, deadline=deadline)
             )
             return info
 
@@ -330,7 +331,7 @@ class RestClient(StoredToday):
     def _change(self, endpoint: str, training_run_id: str, checkpoint_id: str) -> Operation[None]:
         send = self._get(endpoint, {"run": training_run_id, "checkpoint_path": checkpoint_id}, Reply)
 
-        def change(call: OpenCall, deadline: Optional[float]) -> None:
+        def change(call: CallState, deadline: Optional[float]) -> None:
             send(call, deadline)
 
         return change
@@ -342,7 +343,7 @@ class RestClient(StoredToday):
             "checkpoint_archive", {"run": training_run_id, "checkpoint_path": checkpoint_id}, Reply
         )
 
-        def fetch(call: OpenCall, deadline: Optional[float]) -> types.CheckpointArchiveUrlResponse:
+        def fetch(call: CallState, deadline: Optional[float]) -> types.CheckpointArchiveUrlResponse:
             return _archive(send(call, deadline))
 
         return fetch

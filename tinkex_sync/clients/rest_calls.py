@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any, Callable, Dict, Literal, Mapping, Optional, Tuple, Type, TypeVar
 
-from ..http.call_state import OpenCall
+from ..http.call_state import CallState
+from ..http.request import Request
 from .base import RebuildingClient
 
 __all__ = ["AccessScope", "Operation", "RestCalls", "split_tinker_path"]
 
 T = TypeVar("T")
-Operation = Callable[[OpenCall, Optional[float]], T]
+Operation = Callable[[CallState, Optional[float]], T]
 #: Whose things are shown: the account's own, or all that it may read.
 AccessScope = Literal["owned", "accessible"]
 
@@ -48,8 +49,8 @@ class RestCalls(RebuildingClient):
                 raise ValueError(f"{name} must be a whole number of at least 0, not {value!r}")
         query = {"limit": limit, "offset": offset, **_query(asked_for)}
 
-        def fetch(call: OpenCall, deadline: Optional[float]) -> T:
-            page: T = self._session.call(endpoint, query=query, call=call, deadline=deadline)
+        def fetch(call: CallState, deadline: Optional[float]) -> T:
+            page: T = self._session.call(Request(endpoint, query=query, call=call, deadline=deadline))
             return page
 
         return fetch
@@ -72,9 +73,9 @@ class RestCalls(RebuildingClient):
                 raise ValueError(f"{name} id must be a text that is not empty, not {value!r}")
         query = _query(asked_for) or None
 
-        def fetch(call: OpenCall, deadline: Optional[float]) -> T:
+        def fetch(call: CallState, deadline: Optional[float]) -> T:
             found: T = self._session.call(
-                endpoint, body, parts=parts, query=query, call=call, deadline=deadline
+                Request(endpoint, body, parts=parts, query=query, call=call, deadline=deadline)
             )
             return found
 

@@ -7,7 +7,8 @@ from typing import Optional
 
 from .. import types
 from ..futures import Future
-from ..http.call_state import OpenCall
+from ..http.call_state import CallState
+from ..http.request import Request
 from ..http.transport import Reply
 from .arguments import asked
 from .rest_calls import Operation, RestCalls, split_tinker_path
@@ -101,12 +102,14 @@ class StoredToday(RestCalls):
             # Without a project the copy is a model of this session, with a number like any other.
             body["session_id"] = self._source.session_id
             body["model_seq_id"] = self._session.next_number("model_seq_id")
-        headers = {"X-Tinker-Weights-Access-Token": token} if token else None
+        headers = {"X-Tinker-Weights-Access-Token": token} if token else {}
         key = str(uuid.uuid4())
 
-        def copy(call: OpenCall, deadline: Optional[float]) -> str:
+        def copy(call: CallState, deadline: Optional[float]) -> str:
             made: types.CopyWeightsResponse = self._session.call(
-                "copy_weights", body, headers=headers, call=call, deadline=deadline, idempotency_key=key
+                Request(
+                    "copy_weights", body, headers=headers, call=call, deadline=deadline, idempotency_key=key
+                )
             )
             return made.tinker_path
 
@@ -138,7 +141,7 @@ def _text(name: str, value: object) -> None:
 
 
 def _silent(send: Operation[Reply]) -> Operation[None]:
-    def change(call: OpenCall, deadline: Optional[float]) -> None:
+    def change(call: CallState, deadline: Optional[float]) -> None:
         send(call, deadline)
 
     return change

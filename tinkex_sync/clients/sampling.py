@@ -9,8 +9,9 @@ from typing import Any, Callable, Dict, List, Optional
 
 from .. import types
 from ..errors import ClosedError
-from ..futures import Future
-from ..http.call_state import OpenCall
+from ..futures import Future, resolve_in_worker
+from ..http.call_state import CallState
+from ..http.request import Request
 from ..http.retry import RetryConfig
 from ..plugins.hookspecs import Source
 from ..polling.bulk_poller import BulkPoller
@@ -22,8 +23,7 @@ from ..sampling.places import Places
 from ..sampling.request import Progress, Sample
 from ..session import Session
 from ..tokenizers.loading import choose_tokenizer, load_tokenizer
-from .base import RebuildingClient, settle
-from .rebuilding import first_seq_id
+from .base import RebuildingClient, first_seq_id
 
 __all__ = ["SamplingClient"]
 
@@ -70,7 +70,7 @@ class SamplingClient(RebuildingClient):
         if session.protocol.modern and session.protocol.announced.sample_use_retrieve_futures:
             self._bulk = BulkPoller(session, self._source, clone_id)
 
-    def _rebuilt(self, session: Session) -> None:
+    def _on_rebuilt(self, session: Session) -> None:
         if session.protocol.modern:
             clone_id = self._clone_id(session)
             self._begin(session, clone_id * _NUMBERS_PER_CLONE, clone_id)
@@ -81,7 +81,7 @@ class SamplingClient(RebuildingClient):
         """Tells this copy from others of the same sampler; 0 is the original. POST /api/v1/join_sampling_session."""
         if session.protocol.announced.sample_join_sampling_session:
             body = {"sampling_session_id": self._source.id}
-            joined: types.JoinSamplingSessionResponse = session.call("join_sampling_session", body)
+            joined: types.JoinSamplingSessionResponse = session.call(Request("join_sampling_session", body))
             return joined.client_counter
         return random.SystemRandom().randrange(1, _NUMBERS_PER_CLONE + 1)
 
@@ -255,9 +255,9 @@ class SamplingClient(RebuildingClient):
         """:meth:`get_base_model`, without waiting."""
         return self._submit("get_base_model", self._base_model)
 
-    def _base_model(self, call: OpenCall, deadline: Optional[float]) -> str:
+    def _base_model(self, call: CallState, deadline: Optional[float]) -> str:
         found: types.GetSamplerResponse = self._session.call(
-            "sampler", parts={"sampler": self.sampling_session_id}, call=call, deadline=deadline
+            Request("sampler", parts={"sampler": self.sampling_session_id}, call=call, deadline=deadline)
         )
         return found.base_model
 
@@ -269,7 +269,7 @@ class SamplingClient(RebuildingClient):
         """:meth:`get_tokenizer`, without waiting."""
         return self._submit("get_tokenizer", self._named_tokenizer)
 
-    def _named_tokenizer(self, call: OpenCall, deadline: Optional[float]) -> Any:
+    def _named_tokenizer(self, call: CallState, deadline: Optional[float]) -> Any:
         return load_tokenizer(choose_tokenizer(self._base_model(call, deadline), None).id)
 
     def _body(self, *asked_for: Any) -> Dict[str, Any]:
@@ -287,7 +287,7 @@ class SamplingClient(RebuildingClient):
     ) -> types.SampleResponse:
         size = model_input_bytes(prompt)
 
-        def operate(call: OpenCall, deadline: Optional[float]) -> types.SampleResponse:
+        def operate(call: CallState, deadline: Optional[float]) -> types.SampleResponse:
             with self._places.place(self._session, call, deadline):
                 self._progress.begin()
                 success = False
@@ -323,12 +323,12 @@ class SamplingClient(RebuildingClient):
             promise = getattr(running(), "promise", None)
             return promise is not None and session.take_back(promise.request_id)
 
-        future.recall = recall
+        future.cancel_remote = recall
 
         def fail(error: BaseException) -> None:
             progress.end(False)
             places.leave()
-            settle(session, future, error=error)
+            resolve_in_worker(session, future, error=error)
 
         def start() -> bool:
             if session.dispatchers.submit(begin):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Optional
 
-from ..http.call_state import OpenCall
+from ..http.call_state import CallState
+from ..http.request import Request
 from ..http.retry import RetryConfig
 from ..session import Session
 from .sampling import SamplingClient
@@ -25,7 +26,7 @@ def open_sampling_client(
     base_model: Optional[str],
     retry_config: Optional[RetryConfig] = None,
     record_stability_info: bool = False,
-    call: Optional[OpenCall] = None,
+    call: Optional[CallState] = None,
     deadline: Optional[float] = None,
 ) -> SamplingClient:
     """Open a sampling session on saved weights or a base model. POST /api/v1/create_sampling_session."""
@@ -34,15 +35,17 @@ def open_sampling_client(
     if model_path is not None:
         check_model_path(model_path)
     answer = session.call(
-        "create_sampling_session",
-        {
-            "session_id": session.session_id,
-            "sampling_session_seq_id": session.next_number("sampling_session_seq_id"),
-            "base_model": base_model,
-            "model_path": model_path,
-        },
-        call=call,
-        deadline=deadline,
+        Request(
+            "create_sampling_session",
+            {
+                "session_id": session.session_id,
+                "sampling_session_seq_id": session.next_number("sampling_session_seq_id"),
+                "base_model": base_model,
+                "model_path": model_path,
+            },
+            call=call,
+            deadline=deadline,
+        )
     )
     return SamplingClient(
         session,

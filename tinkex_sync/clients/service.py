@@ -6,8 +6,9 @@ from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional
 
 from .. import types
 from ..config import Config
-from ..futures import Future
-from ..http.call_state import OpenCall, Unfinished
+from ..futures import Future, Operation
+from ..http.call_state import CallState, Unfinished
+from ..http.request import Request
 from ..http.retry import RetryConfig
 from ..plugins.queue_log import QueueLog
 from ..plugins.registry import Observers
@@ -16,7 +17,7 @@ from ..polling.queue_states import QueueStates
 from ..session import Session
 from ..telemetry import Telemetry
 from .arguments import model_body, promise_of, ready
-from .base import Client
+from .base import Client, blocking, request_operation, submitted
 from .model_creation import Checkpointed, create_model
 from .rest import RestClient
 from .sampling import SamplingClient
@@ -62,9 +63,10 @@ class ServiceClient(Client):
             changes = {name: value for name, value in given.items() if value is not None}
             config = config.replace(**changes) if changes else config
         self.config = ready(config)
+        telemetry = Telemetry(self.config) if self.config.telemetry else None
         builtin: List[object] = [QueueLog(self.config.clock)]
-        if self.config.telemetry:
-            builtin.append(Telemetry(self.config))
+        if telemetry is not None:
+            builtin.append(telemetry)
         observers = Observers(
             plugins,
             autoload=load_plugins,
@@ -75,9 +77,10 @@ class ServiceClient(Client):
         session = Session(self.config, observers)
         try:
             session.open(user_metadata)
-            telemetry = observers.find(Telemetry)
-            if telemetry is not None:
+            # The plugin may be disabled by name.
+            if telemetry is not None and observers.is_active(telemetry):
                 telemetry.adopt(session.protocol.known())
+                session.telemetry = telemetry
         except BaseException:
             session.close()
             raise
@@ -115,21 +118,14 @@ class ServiceClient(Client):
         """
         return self._session.close()
 
+    @blocking
     def get_server_capabilities(
         self, *, timeout: Optional[float] = None
-    ) -> types.GetServerCapabilitiesResponse:
-        """Which base models there are. GET /api/v1/get_server_capabilities."""
-        return self._run("get_server_capabilities", self._capabilities, timeout)
+    ) -> Operation[types.GetServerCapabilitiesResponse]:
+        """Return the base models that the server supports. GET /api/v1/get_server_capabilities."""
+        return request_operation(self, "get_server_capabilities", Request("get_server_capabilities"))
 
-    def submit_get_server_capabilities(self) -> Future[types.GetServerCapabilitiesResponse]:
-        """:meth:`get_server_capabilities`, without waiting."""
-        return self._submit("get_server_capabilities", self._capabilities)
-
-    def _capabilities(self, call: OpenCall, deadline: Optional[float]) -> types.GetServerCapabilitiesResponse:
-        found: types.GetServerCapabilitiesResponse = self._session.call(
-            "get_server_capabilities", call=call, deadline=deadline
-        )
-        return found
+    submit_get_server_capabilities = submitted(get_server_capabilities)
 
     # Training clients
 
@@ -250,7 +246,7 @@ class ServiceClient(Client):
         wanted = Checkpointed(path, user_metadata, True, base_model, weights_access_token)
         return self._submit("create_training_client_from_state_with_optimizer", self._making(wanted))
 
-    def _making(self, wanted: Checkpointed) -> Callable[[OpenCall, Optional[float]], TrainingClient]:
+    def _making(self, wanted: Checkpointed) -> Callable[[CallState, Optional[float]], TrainingClient]:
         checked = wanted.checked()
         return lambda call, deadline: checked.make(self._session, call, deadline)
 
@@ -298,7 +294,7 @@ class ServiceClient(Client):
         promise = promise_of(request_id, kind)
         return self._submit("resume_future", lambda call, end: self._resume(promise, call, end))
 
-    def _resume(self, promise: Promise, call: OpenCall, deadline: Optional[float]) -> Any:
+    def _resume(self, promise: Promise, call: CallState, deadline: Optional[float]) -> Any:
         session = self._session
         states = QueueStates(session.observers, session.clock)
         return poll(session, promise, call, states=states, deadline=deadline)

@@ -9,7 +9,8 @@ from .. import types
 from ..concurrency.clock import remaining
 from ..errors import DeadlineExceeded
 from ..futures import Future
-from ..http.call_state import OpenCall
+from ..http.call_state import CallState
+from ..http.request import Request
 from ..tokenizers.loading import choose_tokenizer, load_tokenizer
 from ..training.custom_loss import LossFunction, chosen, for_forward, weighted, with_metrics
 from ..training.lane import check_optimizer
@@ -253,9 +254,9 @@ class TrainingClient(WeightsClient):
         """:meth:`get_info`, without waiting."""
         return self._submit("get_info", self._get_info)
 
-    def _get_info(self, call: OpenCall, deadline: Optional[float]) -> types.GetInfoResponse:
+    def _get_info(self, call: CallState, deadline: Optional[float]) -> types.GetInfoResponse:
         info: types.GetInfoResponse = self._session.call(
-            "get_info", {"model_id": self.model_id}, call=call, deadline=deadline
+            Request("get_info", {"model_id": self.model_id}, call=call, deadline=deadline)
         )
         return info
 
@@ -275,7 +276,7 @@ class TrainingClient(WeightsClient):
         """:meth:`get_tokenizer`, without waiting."""
         return self._submit("get_tokenizer", self._named_tokenizer)
 
-    def _named_tokenizer(self, call: OpenCall, deadline: Optional[float]) -> Any:
+    def _named_tokenizer(self, call: CallState, deadline: Optional[float]) -> Any:
         if self._tokenizer is None:
             model = self._get_info(call, deadline).model_data
             self._tokenizer = load_tokenizer(choose_tokenizer(model.model_name, model.tokenizer_id).id)

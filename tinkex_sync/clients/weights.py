@@ -7,7 +7,7 @@ from typing import Callable, Literal, Mapping, Optional, Sequence
 from .. import types
 from ..errors import APIResponseValidationError
 from ..futures import Future
-from ..http.call_state import OpenCall
+from ..http.call_state import CallState
 from ..http.retry import RetryConfig
 from ..training.lane import LaneClient
 from .arguments import asked
@@ -260,7 +260,7 @@ class WeightsClient(LaneClient):
 
     def _opening(
         self, model_path: str, retry_config: Optional[RetryConfig], record_stability_info: bool
-    ) -> Callable[[OpenCall, Optional[float]], SamplingClient]:
+    ) -> Callable[[CallState, Optional[float]], SamplingClient]:
         return lambda call, deadline: open_sampling_client(
             self._session,
             model_path=model_path,

@@ -7,6 +7,7 @@ from typing import Any, Dict, Optional
 from .. import types
 from ..clients import RestClient as _Rest
 from ..futures import Future
+from ..http.request import Request
 from .absent import Explained
 from .calls import awaited, promised, submitted
 from .holder import Holder, TelemetryProvider
@@ -18,7 +19,7 @@ def _get_server_capabilities(rest: _Rest) -> Future[types.GetServerCapabilitiesR
     session = rest._session
     return rest._submit(
         "get_server_capabilities",
-        lambda call, deadline: session.call("get_server_capabilities", call=call, deadline=deadline),
+        lambda call, deadline: session.call(Request("get_server_capabilities", call=call, deadline=deadline)),
     )
 
 

@@ -63,5 +63,5 @@ class Telemetry:
 
 def found(session: Session) -> Optional[Telemetry]:
     """That of a session; None where it is off."""
-    core = session.observers.find(_Telemetry)
-    return None if core is None else Telemetry(core)
+    core = session.telemetry
+    return Telemetry(core) if isinstance(core, _Telemetry) else None

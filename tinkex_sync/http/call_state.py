@@ -1,4 +1,4 @@
-"""Calls that have not ended: what is known of each, for errors, for status and for closing."""
+"""Calls that have not ended: the facts known of each, for errors, for status and for closing."""
 
 from __future__ import annotations
 
@@ -6,19 +6,25 @@ from dataclasses import dataclass
 from typing import Any, Callable, Dict, Optional
 
 from ..errors import DeadlineExceeded
-from ..plugins.hookspecs import Source
+from ..plugins.events import Source
 
-__all__ = ["OpenCall", "Unfinished"]
+__all__ = ["CallState", "Unfinished"]
+
+_CONSEQUENCES = {
+    "no": "nothing was sent",
+    "unknown": "it may have reached the server",
+    "yes": "the server has accepted it",
+}
 
 
-class OpenCall:
-    """What is known of one call that has not ended; one thread at a time writes it."""
+class CallState:
+    """The state of one call that has not ended. One thread at a time writes it; any thread may read it."""
 
     __slots__ = (
         "__weakref__",
         "call_id",
         "future",
-        "heard",
+        "is_withdrawn",
         "items",
         "more_to_send",
         "operation",
@@ -32,7 +38,6 @@ class OpenCall:
         "sent",
         "source",
         "started",
-        "withdrawn",
     )
 
     def __init__(self, source: Source, call_id: str, operation: str, items: int, started: float) -> None:
@@ -43,27 +48,25 @@ class OpenCall:
         self.started = started
         #: "queued", "throttled", "sending", "retrying" or "polling".
         self.phase = "queued"
-        #: "no", "unknown" or "yes".
+        #: Whether the server has it: "no", "unknown" or "yes".
         self.sent = "no"
-        #: Of its chunks, some are still to be sent.
+        #: Whether some of its chunks are still to be sent.
         self.more_to_send = False
-        #: It was cancelled before anything of it was sent.
-        self.withdrawn = False
+        #: Whether it was cancelled before anything of it was sent.
+        self.is_withdrawn = False
         self.request_id: Optional[str] = None
-        #: When the server gave its promise.
+        #: When the server accepted it.
         self.promised: Optional[float] = None
         self.queue_state: Optional[str] = None
         self.queue_reason: Optional[str] = None
         self.polls = 0
-        #: What its caller holds, weakly; None for a blocking call.
+        #: A weak reference to the caller's future; None for a blocking call.
         self.future: Optional[Callable[[], Any]] = None
-        #: Told the body of each 408 and 429, before observers hear that the request ended.
-        self.heard: Optional[Callable[[OpenCall, Any], None]] = None
-        #: Sends repeated at once because a kept-alive connection had been dropped.
+        #: Requests sent again immediately because the server had closed a kept-alive connection.
         self.reconnects = 0
 
     def status(self, now: float) -> Dict[str, Any]:
-        """A row of ``ServiceClient.status()``; ``now`` is the time of the client's clock."""
+        """Return the row of this call in ``ServiceClient.status()``; ``now`` is the time of the client's clock."""
         return {
             "operation": self.operation,
             "client": self.source.kind,
@@ -78,22 +81,21 @@ class OpenCall:
         }
 
     @property
-    def waits_to_be_sent(self) -> bool:
-        """Whether sending it is not over: it was not accepted yet, or not all of it."""
-        return not self.withdrawn and (self.sent != "yes" or self.more_to_send)
+    def is_unsent(self) -> bool:
+        """Whether it, or some of its chunks, still has to be accepted by the server."""
+        return not self.is_withdrawn and (self.sent != "yes" or self.more_to_send)
 
-    def deadline_exceeded(self, goes_on: bool = False) -> DeadlineExceeded:
-        """The error for a timeout at this point; ``goes_on``: it was begun, and is sent although nobody waits."""
-        sent = "unknown" if goes_on and self.sent == "no" else self.sent
+    def deadline_exceeded(self, is_started: bool = False) -> DeadlineExceeded:
+        """Return the error for a timeout at this point.
+
+        Args:
+            is_started: Its dispatch has started, so it is sent although its caller no longer waits.
+        """
+        sent = "unknown" if is_started and self.sent == "no" else self.sent
         state = f", queue state {self.queue_state}" if self.queue_state else ""
         request = f", request {self.request_id}" if self.request_id else ""
-        consequence = {
-            "no": "nothing was sent",
-            "unknown": "it may have reached the server",
-            "yes": "the server has accepted it",
-        }[sent]
         return DeadlineExceeded(
-            f"{self.operation}: the timeout ran out while {self.phase} ({consequence}{request}{state})",
+            f"{self.operation}: the timeout ran out while {self.phase} ({_CONSEQUENCES[sent]}{request}{state})",
             phase=self.phase,
             sent=sent,
             request_id=self.request_id,
@@ -106,7 +108,7 @@ class Unfinished:
     """A call that had no result when its client was closed."""
 
     operation: str
-    #: "no", "unknown" or "yes".
+    #: Whether the server has it: "no", "unknown" or "yes".
     sent: str
-    #: Fetch the result later with ``ServiceClient.resume_future``; None if the server gave no promise yet.
+    #: Fetch the result later with ``ServiceClient.resume_future``; None if the server did not accept it yet.
     request_id: Optional[str]

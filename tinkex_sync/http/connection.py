@@ -1,14 +1,18 @@
-"""Calling the server: one retried, observed call at a time, under its deadline."""
+"""Calls to the server: one linear path from a :class:`Request` to the transport, with one retry loop around it.
+
+The steps, from the outside: retries (:meth:`Connection.call`), payment waits, the reconnect after a reset
+(:meth:`Connection.send`), authentication, and one observed HTTP attempt.
+"""
 
 from __future__ import annotations
 
+import math
 import os
 import threading
-import uuid
 import weakref
-from dataclasses import replace
-from typing import Any, Callable, Dict, Mapping, Optional, TypeVar, Union
-from urllib.parse import urlencode
+from typing import Any, Callable, Optional
+
+import tenacity
 
 from ..concurrency.clock import remaining
 from ..concurrency.timer import Timer
@@ -23,33 +27,29 @@ from ..errors import (
     ClosedError,
     DeadlineExceeded,
     ForkedClientError,
-    Polled,
     TinkexError,
 )
-from ..plugins.hookspecs import Source
+from ..plugins.events import Source
 from ..plugins.registry import Observers
-from ..protocol import json_wire as codec
 from ..protocol.negotiation import Protocol
-from .call_state import OpenCall
+from .call_state import CallState
 from .credentials import Credentials
-from .endpoints import ENDPOINTS, Endpoint
 from .error_advice import advise
 from .payment_wait import Billing
-from .retry import POLICIES, Attempts, RetryPolicy, run
+from .request import Request
+from .retry import Attempts, log_long_retry, make_policies
 from .transport import Reply, Transport
 
-__all__ = ["Caller"]
+__all__ = ["Connection"]
 
-T = TypeVar("T")
-
-#: Seconds that no wait can be asked to last; a century is no deadline.
-_FOR_EVER = 3e9
+#: Seconds; a longer timeout means no deadline.
+_LONGEST_TIMEOUT = 3e9
 
 
-class Caller:
-    """Sends calls to one server, each under one retry policy, and tells observers.
+class Connection:
+    """Sends requests to one server, retries them by their endpoint's policy, and reports to observers.
 
-    Invariant: once ``closing`` is set no call begins, and every wait ends with ClosedError.
+    Thread-safe. Invariant: once ``closing`` is set no request starts, and every wait ends with ClosedError.
     """
 
     def __init__(self, config: Config, observers: Observers) -> None:
@@ -60,182 +60,163 @@ class Caller:
         self.timer = Timer(self.clock)
         self.transport = Transport(config, self.timer)
         self.protocol = Protocol(config, self.transport.base_url, self.clock)
-        self.billing = Billing(self._billing_limit, self.clock, observers)
+        self.billing = Billing(self._payment_limit, self.clock, observers)
         self.credentials = Credentials(config, self.clock, self.timer)
-        #: Who calls made for no client in particular come from.
+        #: The source of requests that belong to no client in particular.
         self.source = Source("service", "", "")
-        self._policies: Dict[str, RetryPolicy] = {
-            **POLICIES,
-            **{name: replace(POLICIES[name], attempts=config.max_retries + 1) for name in ("short", "ask")},
-            "submit": replace(POLICIES["submit"], give_up_after=config.retry_for),
-            "poll": replace(POLICIES["poll"], give_up_after=config.poll_retry_for),
-        }
+        self._policies = make_policies(config)
         self._lock = threading.Lock()
         self._retrying = 0  # guarded by _lock
         self._pid = os.getpid()
 
-    def call(
-        self,
-        name: str,
-        body: Union[None, Mapping[str, Any], bytes] = None,
-        *,
-        parts: Optional[Mapping[str, str]] = None,
-        query: Optional[Mapping[str, Any]] = None,
-        headers: Optional[Mapping[str, str]] = None,
-        source: Optional[Source] = None,
-        call: Optional[OpenCall] = None,
-        deadline: Optional[float] = None,
-        policy: Optional[str] = None,
-        idempotency_key: Optional[str] = None,
-        attempts: Optional[Attempts] = None,
-        within: Optional[Attempts] = None,
-        first_contact: bool = False,
-        raw: bool = False,
-        polled: Optional[Polled] = None,
-    ) -> Any:
-        """Send one call under its one retry policy, and decode the answer; None for one ``absent`` there.
+    def call(self, request: Request, attempts: Optional[Attempts] = None) -> Any:
+        """Send a request, retry it by the policy of its endpoint, and decode the response.
 
         Args:
-            name: Row of ``endpoints.ENDPOINTS``.
-            parts: What fills the braces of its path.
-            call: The open call it belongs to; its phase and ``sent`` are kept up to date.
-            deadline: Time of the clock at which it ends with DeadlineExceeded.
-            attempts, within: Given by callers who want to see what happened; what this one send is part of.
-            raw: Return the :class:`~tinkex_sync.transport.Reply`.
-            polled: Noted on what it raises, before observers hear of it.
+            attempts: From :meth:`attempts`, for callers that read it afterwards.
+
+        Returns:
+            The decoded response; a :class:`~tinkex_sync.http.transport.Reply` if the endpoint's row names no type;
+            None if the server has no such endpoint and the row allows that.
 
         Raises:
             APIError: as the transport, after the policy has given up.
             DeadlineExceeded, ClosedError, ForkedClientError: as named.
         """
-        endpoint = ENDPOINTS[name]
-        path = endpoint.url(**(parts or {}))
-        if query:
-            path = f"{path}?{urlencode(query)}"
-        content = body if isinstance(body, bytes) or body is None else codec.encode(body)
-        sent_headers = dict(headers or {})
-        if endpoint.accept:
-            sent_headers["Accept"] = endpoint.accept
-        if endpoint.method != "GET":
-            sent_headers["X-Idempotency-Key"] = idempotency_key or f"tinkex-sync-{uuid.uuid4()}"
-        chosen = self._policies[policy or endpoint.policy]
-        if attempts is None:
-            attempts = self.attempts(chosen, deadline)
-        if first_contact:
-            attempts.unreachable_after = self.config.first_contact_timeout
-        who = source or (call.source if call is not None else self.source)
-
-        def attempt(made: Attempts) -> Reply:
-            limit = (within or made).cut_at()
-            late = limit is not None and (deadline is None or limit < deadline)
-            ends = limit if late else deadline
-            try:
-                return self._send_once(
-                    endpoint, path, content, sent_headers, who, call, ends, made.number, polled
+        row = request.row
+        try:
+            if row.policy is None:
+                reply = self.send(request)
+            else:
+                made = attempts or self.attempts(row.policy)
+                if request.first_contact:
+                    made.unreachable_after = self.config.first_contact_timeout
+                reply = made.policy.run(
+                    self._attempt,
+                    request,
+                    made,
+                    sleep=lambda delay: self.sleep(delay, request.deadline, request.call),
+                    before_sleep=self._report_retry,
                 )
-            except DeadlineExceeded as error:
-                if not late:
-                    raise
-                # It was not the caller's time that ran out, but the policy's.
-                given = (within or made).policy.give_up_after
-                raise APITimeoutError(f"Request timed out. No answer within {given:g} s in all.") from error
+            return reply if row.reply is None else row.reply.from_wire(reply.json())
+        except APIError as error:
+            if getattr(error, "status_code", None) in row.absent:
+                return None
+            advise(error, self.config, request.first_contact)
+            raise
 
-        def send(made: Attempts) -> Reply:
+    def attempts(self, policy: str) -> Attempts:
+        """Return the record of a new call that is retried by ``policy``."""
+        made = Attempts(self._policies[policy], self.clock)
+        made.is_crowded = lambda: self._retrying > 0
+        return made
+
+    def _attempt(self, request: Request, attempts: Attempts) -> Reply:
+        """Make one attempt of :meth:`call`; while the server requires payment (402), wait and send again."""
+        attempts.start()
+        while True:
             try:
-                return attempt(made)
+                return self.send(request, attempts)
+            except BillingError as error:
+                if request.first_contact:
+                    raise  # A person waits for the first contact; the error tells what to do.
+                paused = self.clock.time()
+                call = request.call
+                pause = self.billing.pause(
+                    error, self._source(request), call.call_id if call is not None else ""
+                )
+                self.sleep(pause, request.deadline, call)
+                attempts.exclude(self.clock.time() - paused)
+            except Exception as error:
+                attempts.fail(error)
+                raise
+
+    def _report_retry(self, state: tenacity.RetryCallState) -> None:
+        request, attempts = state.args
+        assert state.outcome is not None
+        error = state.outcome.exception()
+        assert error is not None
+        delay = state.upcoming_sleep
+        if request.row.observed:
+            self.report_retry(request, attempts, delay, error)
+        log_long_retry(attempts, delay, error, request.row.name)
+
+    def report_retry(self, request: Request, attempts: Attempts, delay: float, error: BaseException) -> None:
+        """Report to observers that a request is sent again in ``delay`` seconds."""
+        hook = self.observers.retry_scheduled
+        if hook is not None:
+            hook(
+                source=self._source(request),
+                call_id=request.call.call_id if request.call is not None else "",
+                policy=attempts.policy.name,
+                attempt=attempts.number,
+                delay=delay,
+                cause=error,
+            )
+
+    def send(self, request: Request, attempts: Optional[Attempts] = None) -> Reply:
+        """Send a request once; again immediately if the server had closed the kept-alive connection.
+
+        Args:
+            attempts: The record this attempt belongs to; it is cut where the record's policy ends.
+
+        Raises:
+            APIStatusError, APIConnectionError: it failed.
+            DeadlineExceeded, ClosedError, ForkedClientError: as named.
+        """
+        limit = None if attempts is None else attempts.ends_at()
+        is_cut = limit is not None and limit < (math.inf if request.deadline is None else request.deadline)
+        ends = limit if is_cut else request.deadline
+        try:
+            try:
+                return self._send_authorized(request, attempts, ends)
             except APIConnectionError as error:
                 if not error.reused or isinstance(error, TimeoutError):
                     raise
-                # A server that dropped a kept-alive connection has most likely not seen the request; and if it
-                # has, number and idempotency key are the same.
-                made.in_doubt = True
-                if call is not None:
-                    call.reconnects += 1
-                return attempt(made)
+            # The server has most likely not read the request; if it has, number and idempotency key are the same.
+            if attempts is not None:
+                attempts.in_doubt = True
+            if request.call is not None:
+                request.call.reconnects += 1
+            return self._send_authorized(request, attempts, ends)
+        except DeadlineExceeded as error:
+            if not is_cut:
+                raise
+            assert attempts is not None
+            raise APITimeoutError(
+                f"Request timed out. No response within {attempts.policy.limit:g} s in all."
+            ) from error
 
-        def paid(made: Attempts) -> Reply:
-            while True:
-                try:
-                    return send(made)
-                except BillingError as error:
-                    # Sampling and polling wait in ways of their own; first contact is a person at a keyboard.
-                    if first_contact or chosen.attempts == 1:
-                        raise
-                    entered = self.clock.time()
-                    pause = self.billing.pause(error, who, call.call_id if call is not None else "")
-                    self.sleep(pause, deadline, call)
-                    made.exclude(self.clock.time() - entered)
-
-        try:
-            reply = self.retrying(attempts, paid, call, deadline, source=who, observed=endpoint.observed)
-            if raw or endpoint.reply is None:
-                return reply
-            return endpoint.reply.from_wire(reply.json())
-        except APIError as error:
-            if getattr(error, "status_code", None) in endpoint.absent:
-                return None
-            advise(error, self.config, first_contact)
-            raise
-
-    def retrying(
-        self,
-        attempts: Attempts,
-        send: Callable[[Attempts], T],
-        call: Optional[OpenCall],
-        deadline: Optional[float],
-        *,
-        source: Optional[Source] = None,
-        observed: bool = True,
-    ) -> T:
-        """Run ``send`` under the policy of ``attempts``, telling observers of each retry."""
-
-        def scheduled(made: Attempts, delay: float, error: BaseException) -> None:
-            hook = self.observers.retry_scheduled if observed else None
-            if hook is not None:
-                hook(
-                    source=source or (call.source if call is not None else self.source),
-                    call_id=call.call_id if call else "",
-                    policy=made.policy.name,
-                    attempt=made.number,
-                    delay=delay,
-                    cause=error,
-                )
-
-        return run(attempts, send, lambda delay: self.sleep(delay, deadline, call), scheduled)
-
-    def attempts(self, policy: Union[str, RetryPolicy], deadline: Optional[float] = None) -> Attempts:
-        """A fresh record for one retried call."""
-        chosen = self._policies[policy] if isinstance(policy, str) else policy
-        made = Attempts(chosen, self.clock, deadline)
-        made.crowded = lambda: self._retrying > 0
-        return made
-
-    def _send_once(
-        self,
-        endpoint: Endpoint,
-        path: str,
-        content: Optional[bytes],
-        headers: Mapping[str, str],
-        source: Source,
-        call: Optional[OpenCall],
-        deadline: Optional[float],
-        attempt: int,
-        polled: Optional[Polled],
+    def _send_authorized(
+        self, request: Request, attempts: Optional[Attempts], ends: Optional[float]
     ) -> Reply:
+        """Send with the current key or token; after a 401, once more with a new token."""
+        uses_key = request.row.uses_key
+        key = self.credentials.key(uses_key, ends)
+        try:
+            return self._send_observed(request, key, attempts, ends)
+        except AuthenticationError as error:
+            key = self.credentials.another(error, key, uses_key, ends)
+            if key is None:
+                raise
+        return self._send_observed(request, key, attempts, ends)
+
+    def _send_observed(
+        self, request: Request, key: Optional[str], attempts: Optional[Attempts], ends: Optional[float]
+    ) -> Reply:
+        """Make one HTTP request, keep the call's state, and report to observers."""
         self.check_usable()
+        call = request.call
         if call is not None:
-            call.phase = "polling" if endpoint.name == "retrieve_future" else "sending"
+            call.phase = "polling" if request.polled is not None else "sending"
+        if attempts is not None:
+            attempts.requests += 1
         started = self.clock.time()
-        status: Optional[int] = None
-        received = 0
+        reply: Optional[Reply] = None
         failure: Optional[BaseException] = None
         try:
-            reply = self._authorized_send(endpoint, path, content, headers, deadline)
-        except APIStatusError as error:
-            status, failure = error.status_code, error
-            if status in (408, 429) and call is not None and call.heard is not None:
-                call.heard(call, error.body)
-            raise
+            headers = request.all_headers if key is None else {**request.all_headers, "X-API-Key": key}
+            reply = self.transport.send(request, headers, ends)
         except DeadlineExceeded as error:
             failure = error
             if call is None:
@@ -247,98 +228,69 @@ class Caller:
             failure = error
             raise
         else:
-            status, received = reply.status, len(reply.content)
             if call is not None:
                 call.sent = "yes"
             return reply
         finally:
-            if call is not None and call.sent == "no" and failure and _may_have_arrived(failure):
-                call.sent = "unknown"
-            if polled is not None and isinstance(failure, TinkexError):
-                failure.polled = polled
-            hook = self.observers.request_finished if endpoint.observed else None
-            if hook is not None:
-                hook(
-                    source=source,
-                    call_id=call.call_id if call else "",
-                    method=endpoint.method,
-                    path=path.partition("?")[0],
-                    attempt=attempt,
-                    status=status,
-                    elapsed=self.clock.time() - started,
-                    sent_bytes=len(content or b""),
-                    received_bytes=received,
-                    error=None if status in endpoint.absent else failure,
-                )
+            if failure is not None:
+                _note_failure(request, failure)
+            if request.row.observed:
+                self._report_request(request, attempts, started, reply, failure)
 
-    def _authorized_send(
+    def _report_request(
         self,
-        endpoint: Endpoint,
-        path: str,
-        content: Optional[bytes],
-        headers: Mapping[str, str],
-        deadline: Optional[float],
-    ) -> Reply:
-        own = endpoint.own_key
-        key = self.credentials.key(own, deadline)
-        try:
-            return self._transport_send(endpoint, path, content, _keyed(headers, key), deadline)
-        except AuthenticationError as error:
-            key = self.credentials.another(error, key, own, deadline)
-            if key is None:
-                raise
-        return self._transport_send(endpoint, path, content, _keyed(headers, key), deadline)
-
-    def _transport_send(
-        self,
-        endpoint: Endpoint,
-        path: str,
-        content: Optional[bytes],
-        headers: Mapping[str, str],
-        deadline: Optional[float],
-    ) -> Reply:
-        timeout = endpoint.read_timeout
-        if endpoint.name == "retrieve_future":
-            timeout = self.config.poll_timeout
-        elif endpoint.name == "session_heartbeat":
-            timeout = self.config.heartbeat_timeout
-
-        return self.transport.send(
-            endpoint.method,
-            path,
-            body=content,
-            headers=headers,
-            read_timeout=timeout,
-            deadline=deadline,
-            redirect_ok=endpoint.redirect_ok,
+        request: Request,
+        attempts: Optional[Attempts],
+        started: float,
+        reply: Optional[Reply],
+        failure: Optional[BaseException],
+    ) -> None:
+        hook = self.observers.request_finished
+        if hook is None:
+            return
+        status = reply.status if reply is not None else getattr(failure, "status_code", None)
+        hook(
+            source=self._source(request),
+            call_id=request.call.call_id if request.call is not None else "",
+            method=request.row.method,
+            path=request.path.partition("?")[0],
+            attempt=1 if attempts is None else attempts.requests,
+            status=status,
+            elapsed=self.clock.time() - started,
+            sent_bytes=len(request.content or b""),
+            received_bytes=0 if reply is None else len(reply.content),
+            error=None if status in request.row.absent else failure,
         )
 
-    def _billing_limit(self) -> float:
+    def _source(self, request: Request) -> Source:
+        return request.source or (request.call.source if request.call is not None else self.source)
+
+    def _payment_limit(self) -> float:
         own, announced = self.config.billing_pause, self.protocol.announced
         given = announced.billing_exception_max_pause_duration_sec
         return float(given) if given is not None and own == Config.billing_pause else own
 
-    def adopt_credentials(self) -> None:
-        """Send keys or tokens, as the server announced. POST /api/v1/auth/token, with the first call."""
+    def use_server_credentials(self, run_in_background: Callable[[Callable[[], None]], object]) -> None:
+        """Send the API key or tokens, as the server's configuration requires. POST /api/v1/auth/token.
+
+        Args:
+            run_in_background: Runs the renewal of a token in another thread.
+        """
         own = weakref.ref(self)
 
         def exchange(deadline: Optional[float]) -> str:
-            caller = own()
-            if caller is None:
-                raise ClosedError("the client is gone")
-            return str(caller.call("auth_token", {}, deadline=deadline).jwt)
+            connection = own()
+            if connection is None:
+                raise ClosedError("the client no longer exists")
+            return str(connection.call(Request("auth_token", {}, deadline=deadline)).jwt)
 
-        self.credentials.adopt(self.protocol.announced, exchange, self.in_background)
-
-    def in_background(self, job: Callable[[], None]) -> bool:
-        """Run ``job`` in a thread of ours; False if the client is closed."""
-        raise NotImplementedError
+        self.credentials.adopt(self.protocol.announced, exchange, run_in_background)
 
     def sleep(
         self,
         seconds: float,
         deadline: Optional[float] = None,
-        call: Optional[OpenCall] = None,
+        call: Optional[CallState] = None,
         phase: str = "retrying",
     ) -> None:
         """Wait between attempts; ends early with ClosedError or, at the deadline, DeadlineExceeded."""
@@ -360,21 +312,29 @@ class Caller:
             raise DeadlineExceeded("the timeout ran out while retrying", phase="retrying", sent="unknown")
 
     def deadline(self, timeout: Optional[float]) -> Optional[float]:
-        """When a call that is given ``timeout`` seconds from now must end; None: ``Config.timeout`` decides.
+        """Return the time at which a call with this ``timeout`` must end; None: no deadline.
 
-        Longer than any wait can be (such as infinity) means no deadline, whatever ``Config.timeout`` says.
+        Args:
+            timeout: Seconds from now; None: ``Config.timeout``. Infinity means no deadline.
+
+        Raises:
+            ValueError: ``timeout`` is not a positive number.
         """
         if timeout is None:
             timeout = self.config.timeout
         elif not (isinstance(timeout, (int, float)) and timeout > 0):
-            raise ValueError(f"timeout must be a positive number of seconds or None, not {timeout!r}")
-        if timeout is None or timeout >= _FOR_EVER:
+            raise ValueError(f"timeout must be a positive number of seconds or None, got {timeout!r}")
+        if timeout is None or timeout >= _LONGEST_TIMEOUT:
             return None
         return self.clock.time() + timeout
 
     def check_usable(self) -> None:
-        """Raise if it is closed, or was made before a fork."""
-        if os.getpid() != self._pid:
+        """Raise if it is closed, or if it was made before a fork.
+
+        Raises:
+            ForkedClientError, ClosedError: as named.
+        """
+        if self.forked:
             raise ForkedClientError(
                 "this client was made before the process forked, and connections cannot be shared:"
                 " make a new ServiceClient in the child (sampling and REST clients rebuild themselves)"
@@ -388,8 +348,12 @@ class Caller:
         return os.getpid() != self._pid
 
 
-def _keyed(headers: Mapping[str, str], key: Optional[str]) -> Mapping[str, str]:
-    return headers if key is None else {**headers, "X-API-Key": key}
+def _note_failure(request: Request, failure: BaseException) -> None:
+    call = request.call
+    if call is not None and call.sent == "no" and _may_have_arrived(failure):
+        call.sent = "unknown"
+    if request.polled is not None and isinstance(failure, TinkexError):
+        failure.polled = request.polled
 
 
 def _may_have_arrived(failure: BaseException) -> bool:

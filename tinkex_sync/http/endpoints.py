@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Dict, FrozenSet, Optional
+from typing import Any, Dict, FrozenSet, Optional, Union
 from urllib.parse import quote
 
 from .. import types
@@ -21,14 +21,14 @@ class Endpoint:
     path: str
     #: What the answer decodes into; None: it is ignored.
     reply: Any = None
-    #: Name in ``retry.POLICIES``.
-    policy: str = "submit"
-    #: Longest silence in seconds; None: ``Config.read_timeout``.
-    read_timeout: Optional[float] = None
+    #: Name of the retry policy; None: it is sent once.
+    policy: Optional[str] = "submit"
+    #: Longest silence in seconds, or the name of the setting that gives it.
+    read_timeout: Union[float, str] = "read_timeout"
     #: Whether hooks are told; reporting on telemetry would never end.
     observed: bool = True
     #: Sent with the key itself, also where other calls carry a token.
-    own_key: bool = False
+    uses_key: bool = False
     redirect_ok: bool = False
     #: What the answer may be; "": JSON.
     accept: str = ""
@@ -57,22 +57,29 @@ ENDPOINTS: Dict[str, Endpoint] = {
             "POST",
             "client/config",
             types.ServerConfigResponse,
-            "ask",
-            own_key=True,
+            "optional",
+            uses_key=True,
             absent=_ABSENT,
         ),
-        Endpoint("auth_token", "POST", "auth/token", types.AuthTokenResponse, "short", own_key=True),
+        Endpoint("auth_token", "POST", "auth/token", types.AuthTokenResponse, "short", uses_key=True),
         Endpoint(
             "dynamic_config",
             "POST",
             "client/dynamic_config",
             types.DynamicConfigResponse,
-            "none",
+            None,
             absent=_ABSENT,
         ),
         Endpoint("create_session", "POST", "create_session", types.CreateSessionResponse, "short"),
-        Endpoint("finish_session", "POST", "sessions/{session}/finish", None, "none", absent=_ABSENT),
-        Endpoint("session_heartbeat", "POST", "session_heartbeat", types.SessionHeartbeatResponse, "none"),
+        Endpoint("finish_session", "POST", "sessions/{session}/finish", None, None, absent=_ABSENT),
+        Endpoint(
+            "session_heartbeat",
+            "POST",
+            "session_heartbeat",
+            types.SessionHeartbeatResponse,
+            None,
+            "heartbeat_timeout",
+        ),
         Endpoint(
             "create_sampling_session",
             "POST",
@@ -101,9 +108,9 @@ ENDPOINTS: Dict[str, Endpoint] = {
             "short",
         ),
         Endpoint("save_weights_external", "POST", "save_weights_external", types.UntypedAPIFuture),
-        Endpoint("asample", "POST", "asample", types.UntypedAPIFuture, "sample"),
-        Endpoint("retrieve_future", "POST", "retrieve_future", None, "none"),
-        Endpoint("retrieve_futures", "POST", "retrieve_futures", None, "none", read_timeout=45.0),
+        Endpoint("asample", "POST", "asample", types.UntypedAPIFuture, "sampling"),
+        Endpoint("retrieve_future", "POST", "retrieve_future", None, None, "poll_timeout"),
+        Endpoint("retrieve_futures", "POST", "retrieve_futures", None, None, read_timeout=45.0),
         Endpoint("cancel_future", "POST", "cancel_future", None, "submit", read_timeout=30.0),
         Endpoint(
             "telemetry",

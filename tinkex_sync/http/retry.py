@@ -1,25 +1,31 @@
-"""Retry policies as data, run by tenacity.
+"""Retry policies, composed from tenacity's strategies and strategies of the same form defined here.
 
-A call has exactly one policy; they do not nest. Sources: PROTOCOL sections 5.1 to 5.3 of the 0.7.0 client,
-and how servers of the field behave.
+A call has exactly one policy, and tenacity runs its loop. The strategies defined here read the :class:`Attempts` of
+the call, which is the last argument of the retried function: they measure time on the client's clock. Users replace
+the strategies of a policy with ``Config.retry_strategies``.
+
+Sources: PROTOCOL sections 5.1 to 5.3 of the 0.7.0 client, and the observed behaviour of servers.
 """
 
 from __future__ import annotations
 
 import email.utils
 import logging
-import math
 import random
-import sys
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, Callable, Dict, FrozenSet, Mapping, Optional, Tuple, Type, TypeVar
 
 import tenacity
+from tenacity.retry import retry_base
+from tenacity.stop import stop_base
+from tenacity.wait import wait_base
 
 from ..concurrency.clock import Clock
+from ..config import Config, RetryStrategies
 from ..errors import (
     APIConnectionError,
+    APIError,
     APIStatusError,
     ClosedError,
     DeadlineExceeded,
@@ -27,29 +33,48 @@ from ..errors import (
     TinkexError,
 )
 
-__all__ = ["POLICIES", "Attempts", "RetryConfig", "RetryPolicy", "retry_after", "run"]
+__all__ = [
+    "TRANSIENT_STATUSES",
+    "Attempts",
+    "RetryConfig",
+    "RetryPolicy",
+    "log_long_retry",
+    "make_policies",
+    "retry_after",
+    "retry_if_status",
+    "stop_at_limit",
+    "stop_when_unreachable",
+    "wait_requested",
+    "wait_within_limit",
+    "with_jitter",
+]
 
 T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
-_TRANSIENT: FrozenSet[int] = frozenset({408, 409, 429})
+#: Error statuses below 500 that are retried.
+TRANSIENT_STATUSES: FrozenSet[int] = frozenset({408, 409, 429})
+#: Seconds of retrying after which a WARNING is logged.
 _WARN_AFTER = 10.0
-#: A retry that has less time left than this is not begun, if the attempt before took as long.
-_WORTH_TRYING = 30.0
-#: However little time is left, an attempt that was begun is given this much.
-_LEAST_ATTEMPT = 5.0
-#: Waits a server may ask for; longer or non-positive ones are ignored, as in the 0.7.0 client.
+#: A retry with less time left than this is not started if the previous attempt took as long.
+_LONG_ATTEMPT = 30.0
+#: Seconds an attempt is given at least, however little time is left.
+_SHORTEST_ATTEMPT = 5.0
+#: Seconds a server may request as a wait; longer and non-positive values are ignored, as in the 0.7.0 client.
 _LONGEST_RETRY_AFTER = 60.0
+#: Statuses that are permanent on the servers we know: final after this many attempts.
+_PERMANENT = {409: 3, 501: 3}
 
 
 def retry_after(headers: Mapping[str, str]) -> Optional[float]:
-    """Seconds a server asks to wait: ``retry-after-ms``, else ``Retry-After`` as seconds or HTTP date.
-
-    None if there is no such header, or if it is not within (0, 60].
+    """Return the wait a server requests, in seconds: ``retry-after-ms``, else ``Retry-After`` as seconds or date.
 
     Args:
         headers: Names in lower case.
+
+    Returns:
+        None if there is no such header, or if its value is not within (0, 60].
     """
     value: Optional[float] = None
     try:
@@ -61,104 +86,329 @@ def retry_after(headers: Mapping[str, str]) -> Optional[float]:
         except ValueError:
             parsed = email.utils.parsedate_tz(text)
             if parsed is not None:
-                # An HTTP date is wall-clock time; this is the one place where it cannot be avoided.
+                # An HTTP date is wall-clock time; no monotonic clock can be compared with it.
                 value = email.utils.mktime_tz(parsed) - time.time()
     return value if value is not None and 0 < value <= _LONGEST_RETRY_AFTER else None
 
 
-@dataclass(frozen=True)
-class RetryPolicy:
-    """How long and how often to try again. Times are seconds.
+class Attempts:
+    """The attempts of one retried call. Used by one thread at a time."""
 
-    The wait before retry n (from 0) is ``min(first_wait * 2**n, max_wait)``, changed by jitter and cut to what
-    is left of ``give_up_after``.
+    def __init__(self, policy: RetryPolicy, clock: Clock) -> None:
+        self.policy = policy
+        self.clock = clock
+        self.started = clock.time()
+        #: Attempts made, the running one included.
+        self.number = 0
+        #: HTTP requests made for them, for observers.
+        self.requests = 0
+        self.warned = False
+        #: Returns whether other calls of the client wait for a retry at the same time.
+        self.is_crowded: Callable[[], bool] = lambda: False
+        #: Returns random numbers in [0, 1) for jitter.
+        self.random: Callable[[], float] = random.random
+        #: First contact: stop once no attempt reached the server for this many seconds.
+        self.unreachable_after: Optional[float] = None
+        #: When the last attempt started.
+        self.attempt_started = self.started
+        #: Whether an earlier attempt may have reached the server although its response was lost.
+        self.in_doubt = False
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the first attempt started."""
+        return self.clock.time() - self.started
+
+    def start(self) -> None:
+        """Count one more attempt."""
+        self.number += 1
+        self.attempt_started = self.clock.time()
+
+    def fail(self, error: BaseException) -> None:
+        """Note that the running attempt failed with ``error``."""
+        self.in_doubt = self.in_doubt or _may_have_arrived(error)
+
+    def remaining(self) -> Optional[float]:
+        """Return the seconds until the policy's limit, or None if it has none."""
+        return None if self.policy.limit is None else self.policy.limit - self.elapsed
+
+    def ends_at(self) -> Optional[float]:
+        """Return the time at which the running attempt must end so that the policy's limit holds, or None."""
+        if self.policy.limit is None:
+            return None
+        return max(self.started + self.policy.limit, self.attempt_started + _SHORTEST_ATTEMPT)
+
+    def exclude(self, seconds: float) -> None:
+        """Exclude ``seconds`` of the running attempt from its time: it waited for a permit or a payment."""
+        self.started += seconds
+        self.attempt_started += seconds
+
+
+# Strategies in tenacity's form
+
+
+def _attempts(state: tenacity.RetryCallState) -> Attempts:
+    attempts: Attempts = state.args[-1]
+    return attempts
+
+
+def _failure(state: tenacity.RetryCallState) -> BaseException:
+    error = state.outcome.exception() if state.outcome is not None else None
+    assert error is not None
+    return error
+
+
+class retry_if_status(retry_base):  # noqa: N801 - tenacity's own strategies have such names
+    """Retry 408, 409, 429 and the statuses from 500 to ``last``; ``x-should-retry`` of the response overrides.
+
+    Args:
+        last: Highest status that is retried.
+        limited: Attempts after which a status is final. A 409 is limited only if its body has a ``detail``.
     """
 
-    name: str
-    first_wait: float = 1.0
-    max_wait: float = 30.0
-    #: Up to this share is taken off the wait, at random.
-    jitter_below: float = 0.0
-    #: Up to this share is added to or taken off the wait, at random; the sum stays within ``max_wait``.
-    jitter_around: float = 0.0
-    #: Like ``jitter_below``, but only while other calls of the client wait for a retry too: without it they
-    #: would come back as one.
-    jitter_crowd: float = 0.0
-    #: Attempts in all; None: no limit.
-    attempts: Optional[int] = None
-    #: No retry later than this after the first send; None: no limit.
-    give_up_after: Optional[float] = None
-    #: Of the statuses from 500 on, the last that is retried.
-    last_status: int = 599
-    #: Exceptions retried beside error statuses.
-    exceptions: Tuple[Type[BaseException], ...] = (APIConnectionError, TimeoutError)
-    #: Statuses final after this many attempts, because they are permanent on servers we know.
-    short_statuses: Mapping[int, int] = field(default_factory=dict)
+    def __init__(self, last: int = 599, limited: Optional[Mapping[int, int]] = None) -> None:
+        self._last = last
+        self._limited = dict(_PERMANENT if limited is None else limited)
 
-    def wait(self, retries: int, draw: Callable[[], float] = random.random, crowded: bool = False) -> float:
-        """Seconds to wait before retry number ``retries`` (from 0); ``draw`` gives a number in [0, 1)."""
-        delay = self.max_wait if retries > 60 else min(self.first_wait * 2.0**retries, self.max_wait)
-        below = self.jitter_below or (self.jitter_crowd if crowded else 0.0)
+    def __call__(self, retry_state: tenacity.RetryCallState) -> bool:
+        error = _failure(retry_state) if retry_state.outcome and retry_state.outcome.failed else None
+        if not isinstance(error, APIStatusError):
+            return False
+        override = error.headers.get("x-should-retry")
+        if override in ("true", "false"):
+            return override == "true"
+        status = error.status_code
+        if not (status in TRANSIENT_STATUSES or 500 <= status <= self._last):
+            return False
+        limit = self._limited.get(status)
+        has_detail = isinstance(error.body, dict) and "detail" in error.body
+        return limit is None or _attempts(retry_state).number < limit or (status == 409 and not has_detail)
+
+
+def _is_connection_failure(error: BaseException) -> bool:
+    # A deadline of the caller is a TimeoutError too, and final.
+    return isinstance(error, (APIConnectionError, TimeoutError)) and not isinstance(error, DeadlineExceeded)
+
+
+class stop_at_limit(stop_base):  # noqa: N801
+    """Stop when the policy's limit is reached, or when an attempt as long as the last one cannot end before it."""
+
+    def __call__(self, retry_state: tenacity.RetryCallState) -> bool:
+        attempts = _attempts(retry_state)
+        left = attempts.remaining()
+        took = attempts.clock.time() - attempts.attempt_started
+        return left is not None and (left <= 0 or left < min(took, _LONG_ATTEMPT))
+
+
+class stop_when_unreachable(stop_base):  # noqa: N801
+    """Stop when no attempt of the first contact reached the server for ``Config.first_contact_timeout`` seconds."""
+
+    def __call__(self, retry_state: tenacity.RetryCallState) -> bool:
+        attempts = _attempts(retry_state)
+        if attempts.unreachable_after is None or not getattr(_failure(retry_state), "unsent", False):
+            return False
+        took = attempts.clock.time() - attempts.attempt_started
+        return attempts.elapsed + took >= attempts.unreachable_after
+
+
+class with_jitter(wait_base):  # noqa: N801
+    """Change another wait at random, so that clients do not retry at the same time.
+
+    Args:
+        below: At most this share is subtracted.
+        around: At most this share is added or subtracted; the result is at most ``longest`` seconds.
+        crowded: As ``below``, but only while other calls of the client wait for a retry.
+    """
+
+    def __init__(
+        self,
+        wait: wait_base,
+        *,
+        below: float = 0.0,
+        around: float = 0.0,
+        crowded: float = 0.0,
+        longest: float = 30.0,
+    ) -> None:
+        self._wait = wait
+        self._below = below
+        self._around = around
+        self._crowded = crowded
+        self._longest = longest
+
+    def __call__(self, retry_state: tenacity.RetryCallState) -> float:
+        attempts = _attempts(retry_state)
+        delay = self._wait(retry_state)
+        below = self._below or (self._crowded if attempts.is_crowded() else 0.0)
         if below:
-            delay *= 1 - below * draw()
-        if self.jitter_around:
-            delay += delay * self.jitter_around * (2 * draw() - 1)
-            delay = min(max(delay, 0.0), self.max_wait)
+            delay *= 1 - below * attempts.random()
+        if self._around:
+            delay += delay * self._around * (2 * attempts.random() - 1)
+            delay = min(max(delay, 0.0), self._longest)
         return delay
 
-    def retries(self, error: BaseException, attempt: int = 1) -> bool:
-        """Whether attempt number ``attempt`` (from 1), having failed with ``error``, may be followed by another."""
-        if isinstance(error, APIStatusError):
-            told = error.headers.get("x-should-retry")
-            if told in ("true", "false"):
-                return told == "true"
-            status = error.status_code
-            if not (status in _TRANSIENT or 500 <= status <= self.last_status):
-                return False
-            limit = self.short_statuses.get(status)
-            return limit is None or attempt < limit or (status == 409 and not _says_why(error))
-        # The caller's own deadline is a TimeoutError too, and final.
-        return isinstance(error, self.exceptions) and not isinstance(error, DeadlineExceeded)
+
+class wait_requested(wait_base):  # noqa: N801
+    """Wait as long as the response requests (``Retry-After``), else as ``otherwise``."""
+
+    def __init__(self, otherwise: wait_base) -> None:
+        self._otherwise = otherwise
+
+    def __call__(self, retry_state: tenacity.RetryCallState) -> float:
+        requested: Optional[float] = getattr(_failure(retry_state), "retry_after", None)
+        return self._otherwise(retry_state) if requested is None else requested
 
 
-def _says_why(error: APIStatusError) -> bool:
-    return isinstance(error.body, dict) and "detail" in error.body
+class wait_within_limit(wait_base):  # noqa: N801
+    """Shorten another wait to the time left until the policy's limit and, at first contact, until its limit."""
+
+    def __init__(self, wait: wait_base) -> None:
+        self._wait = wait
+
+    def __call__(self, retry_state: tenacity.RetryCallState) -> float:
+        attempts = _attempts(retry_state)
+        limits = [self._wait(retry_state)]
+        left = attempts.remaining()
+        if left is not None:
+            limits.append(left)
+        if attempts.unreachable_after is not None and getattr(_failure(retry_state), "unsent", False):
+            limits.append(attempts.unreachable_after - attempts.elapsed)
+        return max(0.0, min(limits))
 
 
-#: Servers answer 409 with a detail, and 501, for good.
-_PERMANENT = {409: 3, 501: 3}
+# Policies
 
-#: Every policy there is, by name; ``dataclasses.replace`` makes variants (``Config.max_retries``).
-POLICIES: Dict[str, RetryPolicy] = {
-    policy.name: policy
-    for policy in (
-        RetryPolicy("none", attempts=1),
-        RetryPolicy(
-            "short",
-            first_wait=0.5,
-            max_wait=10.0,
-            jitter_below=0.25,
-            attempts=11,
-            last_status=999,
-            short_statuses=_PERMANENT,
+
+@dataclass(frozen=True)
+class RetryPolicy:
+    """When a failed call is retried, how long it waits before that, and when it gives up."""
+
+    name: str
+    retry: retry_base
+    wait: wait_base
+    stop: stop_base
+    #: Seconds after the first attempt at which the running attempt is cut; None: no limit.
+    limit: Optional[float] = None
+
+    def run(
+        self,
+        function: Callable[..., T],
+        *arguments: Any,
+        sleep: Callable[[float], None],
+        before_sleep: Callable[[tenacity.RetryCallState], None],
+    ) -> T:
+        """Call ``function(*arguments)`` until it succeeds, fails for good, or the policy gives up.
+
+        Args:
+            arguments: The last one is the :class:`Attempts` of the call.
+            sleep: Waits; raises to end the call (closed, deadline).
+            before_sleep: Called before each wait with tenacity's state.
+
+        Raises:
+            Exception: that of the last attempt; ``attempts`` and ``elapsed`` of an APIError are filled in.
+        """
+        retrying = tenacity.Retrying(
+            retry=self.retry,
+            wait=self.wait,
+            stop=self.stop,
+            sleep=sleep,
+            before_sleep=before_sleep,
+            reraise=True,
+        )
+        try:
+            return retrying(function, *arguments)
+        except (APIStatusError, APIConnectionError) as error:
+            _describe_attempts(error, arguments[-1])
+            raise
+
+    def next_delay(self, attempts: Attempts, error: BaseException) -> float:
+        """Return the seconds to wait after a failed attempt, for operations that must not hold a thread meanwhile.
+
+        Raises:
+            BaseException: ``error``, if it is final or the policy gives up.
+        """
+        state = _failed_state(attempts, attempts.number, error)
+        if not self.retry(state) or self.stop(state):
+            if isinstance(error, (APIStatusError, APIConnectionError)):
+                _describe_attempts(error, attempts)
+            raise error
+        return self.wait(state)
+
+    def backoff(self, failures: int, attempts: Attempts) -> float:
+        """Return the seconds to wait after failure number ``failures`` (from 1), whatever failed."""
+        return self.wait(_failed_state(attempts, failures, TinkexError()))
+
+    def is_retryable(self, attempts: Attempts, error: BaseException) -> bool:
+        """Return whether the policy retries an attempt that failed with ``error``, limits aside."""
+        return self.retry(_failed_state(attempts, attempts.number, error))
+
+    def with_strategies(self, strategies: RetryStrategies) -> RetryPolicy:
+        """Return this policy with a user's strategies in place of ours where they are given."""
+        given = {name: value for name, value in vars(strategies).items() if value is not None}
+        if "stop" in given:
+            given["limit"] = None
+        return replace(self, **given) if given else self
+
+
+def _failed_state(attempts: Attempts, number: int, error: BaseException) -> tenacity.RetryCallState:
+    """Return tenacity's state of a call whose attempt ``number`` failed with ``error``."""
+    state = tenacity.RetryCallState(retry_object=None, fn=None, args=(attempts,), kwargs={})  # type: ignore[arg-type]
+    state.attempt_number = number
+    state.set_exception((type(error), error, error.__traceback__))
+    return state
+
+
+def _exponential(first: float, longest: float) -> wait_base:
+    return tenacity.wait_exponential(multiplier=first, max=longest)
+
+
+_CONNECTION_FAILURE = tenacity.retry_if_exception(_is_connection_failure)
+
+
+def make_policies(config: Config) -> Dict[str, RetryPolicy]:
+    """Compose the policies from the settings, by name: short, submit, poll, sampling, telemetry."""
+    attempts = tenacity.stop_after_attempt(config.max_retries + 1)
+    short_wait = with_jitter(_exponential(0.5, 10.0), below=0.25)
+    submit_wait = with_jitter(_exponential(1.0, 30.0), crowded=0.25)
+    transient = retry_if_status() | _CONNECTION_FAILURE
+    rows = (
+        # Sessions and models: every status from 500 on is transient, as in the 0.7.0 client.
+        ("short", retry_if_status(last=999) | _CONNECTION_FAILURE, short_wait, attempts, None),
+        # Endpoints that some servers lack: a 409 or 501 means that this one does.
+        (
+            "optional",
+            retry_if_status(last=999, limited={409: 1, 501: 1}) | _CONNECTION_FAILURE,
+            short_wait,
+            attempts,
+            None,
         ),
-        # For endpoints that not every server has.
-        RetryPolicy(
-            "ask",
-            first_wait=0.5,
-            max_wait=10.0,
-            jitter_below=0.25,
-            attempts=11,
-            last_status=999,
-            short_statuses={409: 1, 501: 1},
+        ("submit", transient, submit_wait, tenacity.stop_never, config.retry_for),
+        (
+            "poll",
+            transient,
+            with_jitter(_exponential(0.5, 30.0), below=0.25),
+            tenacity.stop_never,
+            config.poll_retry_for,
         ),
-        RetryPolicy("submit", jitter_crowd=0.25, give_up_after=300.0, short_statuses=_PERMANENT),
-        RetryPolicy("poll", first_wait=0.5, max_wait=30.0, jitter_below=0.25, give_up_after=900.0),
-        # Around a whole sample; what limits it is the watch for progress.
-        RetryPolicy("sampling", first_wait=0.5, max_wait=10.0, jitter_around=0.25),
-        RetryPolicy("telemetry", max_wait=10.0, jitter_below=0.25, attempts=4, give_up_after=30.0),
+        ("sampling", transient, submit_wait, tenacity.stop_never, config.retry_for),
+        (
+            "telemetry",
+            transient,
+            with_jitter(_exponential(1.0, 10.0), below=0.25),
+            tenacity.stop_after_attempt(4),
+            30.0,
+        ),
     )
-}
+    policies = {}
+    for name, retry, wait, stop, limit in rows:
+        policy = RetryPolicy(
+            name,
+            retry,
+            wait_within_limit(wait_requested(wait)),
+            stop | stop_at_limit() | stop_when_unreachable(),
+            limit,
+        )
+        policies[name] = policy.with_strategies(config.retry_strategies.get(name, RetryStrategies()))
+    return policies
 
 
 @dataclass(frozen=True)
@@ -169,12 +419,14 @@ class RetryConfig:
         ValueError: ``max_connections`` is not positive.
     """
 
-    #: Most samples in progress at once, from dispatch to result.
+    #: Samples in progress at the same time at most, from dispatch to result.
     max_connections: int = 1000
-    #: A sample fails when none has succeeded for this many seconds.
+    #: A sample fails when no sample has succeeded for this many seconds.
     progress_timeout: float = 7200.0
+    #: Seconds before the first repetition of a sample whose result was lost; doubled each time.
     retry_delay_base: float = 0.5
     retry_delay_max: float = 10.0
+    #: At most this share is added to or subtracted from the delay.
     jitter_factor: float = 0.25
     enable_retry_logic: bool = True
     retryable_exceptions: Tuple[Type[BaseException], ...] = (
@@ -187,173 +439,44 @@ class RetryConfig:
         if not self.max_connections > 0:
             raise ValueError(f"max_connections must be positive, got {self.max_connections}")
 
-    def redraws(self, error: BaseException) -> bool:
-        """Whether a sample that failed so is drawn anew, under a new number.
+    def is_retryable(self, error: BaseException) -> bool:
+        """Return whether a sample that failed with ``error`` may succeed when it is repeated."""
+        if isinstance(error, APIStatusError):
+            return error.status_code in TRANSIENT_STATUSES or 500 <= error.status_code <= 599
+        return isinstance(error, self.retryable_exceptions) and not isinstance(error, DeadlineExceeded)
 
-        Not where it may yet have a result: a connection that broke, or time that ran out.
+    def should_resubmit(self, error: BaseException) -> bool:
+        """Return whether a sample that failed with ``error`` is submitted again with a new ``seq_id``.
+
+        A sample that may still have a result never is: its connection broke, or its time ran out.
         """
         if not self.enable_retry_logic or isinstance(error, (TimeoutError, APIConnectionError, ClosedError)):
             return False
         return isinstance(error, self.retryable_exceptions)
 
-    def policy(self) -> RetryPolicy:
-        """The policy around a whole sample that these settings make."""
-        return replace(
-            POLICIES["sampling"],
-            first_wait=self.retry_delay_base,
-            max_wait=self.retry_delay_max,
-            jitter_around=self.jitter_factor,
-            exceptions=self.retryable_exceptions,
-        )
+    def resubmit_delay(self, resubmissions: int, draw: Callable[[], float] = random.random) -> float:
+        """Return the seconds to wait before resubmission number ``resubmissions`` (from 0)."""
+        delay = min(self.retry_delay_base * 2.0 ** min(resubmissions, 60), self.retry_delay_max)
+        delay += delay * self.jitter_factor * (2 * draw() - 1)
+        return min(max(delay, 0.0), self.retry_delay_max)
 
 
-class Attempts:
-    """What one retried call has been through; handed to the callbacks. Used by one thread."""
-
-    def __init__(self, policy: RetryPolicy, clock: Clock, deadline: Optional[float] = None) -> None:
-        self.policy = policy
-        self.clock = clock
-        self.deadline = deadline
-        self.started = clock.time()
-        #: Attempts made, the running one included.
-        self.number = 0
-        self.warned = False
-        #: Whether other calls wait for a retry at the same time.
-        self.crowded: Callable[[], bool] = lambda: False
-        #: Where jitter comes from: numbers in [0, 1).
-        self.draw: Callable[[], float] = random.random
-        #: First contact: give up once nothing reached the server for this long.
-        self.unreachable_after: Optional[float] = None
-        #: When the last attempt began.
-        self.began = self.started
-        #: Whether an earlier attempt may have reached the server although its reply was lost.
-        self.in_doubt = False
-
-    @property
-    def elapsed(self) -> float:
-        """Seconds since the first attempt began."""
-        return self.clock.time() - self.started
-
-    def left(self) -> Optional[float]:
-        """Seconds until the policy gives up, or None."""
-        limit = self.policy.give_up_after
-        return None if limit is None else limit - self.elapsed
-
-    def cut_at(self) -> Optional[float]:
-        """When the running attempt has to end so that the policy's limit holds, or None."""
-        limit = self.policy.give_up_after
-        return None if limit is None else max(self.started + limit, self.began + _LEAST_ATTEMPT)
-
-    def exclude(self, seconds: float) -> None:
-        """Do not count ``seconds`` that the running attempt spent on something else than trying."""
-        self.started += seconds
-        self.began += seconds
-
-
-def _attempts(state: tenacity.RetryCallState) -> Attempts:
-    attempts: Attempts = state.args[0]
-    return attempts
-
-
-def _failure(state: tenacity.RetryCallState) -> BaseException:
-    error = state.outcome.exception() if state.outcome is not None else None
-    assert error is not None
-    return error
-
-
-def _should_retry(state: tenacity.RetryCallState) -> bool:
-    if state.outcome is None or not state.outcome.failed:
-        return False
-    attempts = _attempts(state)
-    return attempts.policy.retries(_failure(state), attempts.number)
-
-
-def _should_stop(state: tenacity.RetryCallState) -> bool:
-    attempts = _attempts(state)
-    if attempts.unreachable_after is not None and getattr(_failure(state), "unsent", False):
-        # No attempt that would take as long as the last one may begin too late to end in time.
-        took = attempts.clock.time() - attempts.began
-        if attempts.elapsed + took >= attempts.unreachable_after:
-            return True
-    left = attempts.left()
-    limit = attempts.policy.attempts
-    took = attempts.clock.time() - attempts.began
-    return (limit is not None and attempts.number >= limit) or (
-        left is not None and (left <= 0 or left < min(took, _WORTH_TRYING))
+def log_long_retry(attempts: Attempts, delay: float, error: BaseException, subject: str) -> None:
+    """Log one WARNING when a call has been retrying for ten seconds."""
+    if attempts.warned or attempts.elapsed + delay < _WARN_AFTER:
+        return
+    attempts.warned = True
+    _log.warning(
+        "Still retrying %s: elapsed=%.0fs attempts=%d error=%s: %s",
+        subject,
+        attempts.elapsed,
+        attempts.number,
+        type(error).__name__,
+        error,
     )
 
 
-def _wait(state: tenacity.RetryCallState) -> float:
-    attempts, error = _attempts(state), _failure(state)
-    delay: Optional[float] = getattr(error, "retry_after", None)
-    if delay is None:
-        delay = attempts.policy.wait(attempts.number - 1, attempts.draw, attempts.crowded())
-    left = attempts.left()
-    if attempts.unreachable_after is not None and getattr(error, "unsent", False):
-        left = min(left if left is not None else math.inf, attempts.unreachable_after - attempts.elapsed)
-    return delay if left is None else min(delay, left)
-
-
-# tenacity keeps the state of a run in the thread and in the call state, so one object serves every thread.
-_RETRYING = tenacity.Retrying(retry=_should_retry, stop=_should_stop, wait=_wait, reraise=True)
-
-
-def run(
-    attempts: Attempts,
-    send: Callable[[Attempts], T],
-    sleep: Callable[[float], None],
-    scheduled: Optional[Callable[[Attempts, float, BaseException], None]] = None,
-) -> T:
-    """Call ``send`` until it succeeds, is refused for good, or the policy gives up.
-
-    Args:
-        attempts: Fresh for each call; says which policy.
-        sleep: Waits; raises to end the call (closed, deadline).
-        scheduled: Told before each wait: attempts so far, seconds, the error.
-
-    Raises:
-        Exception: what the last attempt raised, with ``attempts`` and ``elapsed`` filled in if it is an APIError.
-    """
-    _RETRYING.begin()
-    state = tenacity.RetryCallState(retry_object=_RETRYING, fn=None, args=(attempts,), kwargs={})
-    while True:
-        try:
-            action = _RETRYING.iter(retry_state=state)
-        except (APIStatusError, APIConnectionError) as error:
-            error.attempts, error.elapsed = attempts.number, attempts.elapsed
-            if attempts.number > 1:
-                _say_how_often(error)
-            raise
-        if isinstance(action, tenacity.DoAttempt):
-            attempts.number += 1
-            attempts.began = attempts.clock.time()
-            try:
-                result = send(attempts)
-            except Exception as error:  # tenacity decides what is retried
-                attempts.in_doubt = attempts.in_doubt or _leaves_doubt(error)
-                state.set_exception(sys.exc_info())  # type: ignore[arg-type]
-            else:
-                state.set_result(result)
-        elif isinstance(action, tenacity.DoSleep):
-            failure = _failure(state)
-            state.prepare_for_next_attempt()
-            if scheduled is not None:
-                scheduled(attempts, float(action), failure)
-            if not attempts.warned and attempts.elapsed + float(action) >= _WARN_AFTER:
-                attempts.warned = True
-                _log.warning(
-                    "Still retrying after %.0f s and %d attempts: %s: %s",
-                    attempts.elapsed,
-                    attempts.number,
-                    type(failure).__name__,
-                    failure,
-                )
-            sleep(float(action))
-        else:
-            return action  # type: ignore[no-any-return]
-
-
-def _leaves_doubt(error: BaseException) -> bool:
+def _may_have_arrived(error: BaseException) -> bool:
     if isinstance(error, APIStatusError):
         return error.status_code >= 500 and error.status_code != 501
     if isinstance(error, APIConnectionError):
@@ -361,8 +484,11 @@ def _leaves_doubt(error: BaseException) -> bool:
     return isinstance(error, (TimeoutError, TinkexError))
 
 
-def _say_how_often(error: Any) -> None:
-    """Put attempts and time into the text; the last cause is the error itself."""
+def _describe_attempts(error: APIError, attempts: Attempts) -> None:
+    """Add the number of attempts and their time to the error and its text."""
+    error.attempts, error.elapsed = attempts.number, attempts.elapsed
+    if attempts.number <= 1:
+        return
     note = f" (gave up after {error.attempts} attempts in {error.elapsed:.1f} s)"
     if error.args and isinstance(error.args[0], str) and note not in error.args[0]:
         error.args = (error.args[0] + note, *error.args[1:])

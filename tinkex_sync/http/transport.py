@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import ssl
 import threading
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, Mapping, Optional, Tuple, Union
+from typing import Any, Dict, Iterator, Mapping, Optional, Tuple, Union
 from urllib.parse import urlencode, urljoin, urlsplit
 
 import requests
@@ -28,6 +29,8 @@ from ..errors import (
 )
 from ..protocol import json_wire as codec
 from .deprecations import Deprecations
+from .endpoints import Endpoint
+from .request import Request
 from .retry import retry_after
 from .sockets import Adapter, Exchange, SocketRegistry
 
@@ -105,7 +108,15 @@ class Transport:
             loopback = urlsplit(self.base_url).hostname in _LOOPBACK
             found = {} if loopback else requests.utils.get_environ_proxies(self.base_url, no_proxy=None)
             self.proxies = dict(found)
-        self._verify = _verify(config.verify)
+        #: What ``requests`` takes as ``verify``.
+        self.verify = _verify(config.verify)
+        self._options: Dict[str, Any] = {
+            "allow_redirects": False,
+            "proxies": self.proxies,
+            "verify": self.verify,
+            "cert": config.client_certificate,
+            "stream": False,
+        }
         self._headers = self._standing_headers(config)
         self._query = urlencode({name: _query_text(value) for name, value in config.default_query.items()})
 
@@ -128,111 +139,90 @@ class Transport:
         headers.update(config.headers)
         return headers
 
-    def send(
-        self,
-        method: str,
-        path: str,
-        *,
-        body: Optional[bytes] = None,
-        headers: Optional[Mapping[str, str]] = None,
-        read_timeout: Optional[float] = None,
-        deadline: Optional[float] = None,
-        redirect_ok: bool = False,
-    ) -> Reply:
-        """Send once and read the whole answer.
+    def send(self, request: Request, headers: Mapping[str, str], deadline: Optional[float]) -> Reply:
+        """Make one HTTP request and read the whole response.
 
         Args:
-            path: Below the base URL, query included, already quoted.
-            read_timeout: Longest silence in seconds; default ``Config.read_timeout``.
+            headers: The request's own headers, credentials included.
             deadline: Time of the client's clock at which the attempt is cut.
-            redirect_ok: A 3xx answer is returned instead of raised.
 
         Raises:
-            APIStatusError: any other status.
-            APIConnectionError, APITimeoutError: no answer.
-            DeadlineExceeded, ClosedError: cut.
+            APIStatusError: a status other than 2xx, or 3xx where the endpoint's row does not accept a redirect.
+            APIConnectionError, APITimeoutError: there was no response.
+            DeadlineExceeded, ClosedError: the attempt was cut.
         """
-        url = urljoin(self.base_url, path.lstrip("/"))
-        if self._query:
-            url = f"{url}{'&' if '?' in url else '?'}{self._query}"
-        all_headers = {**self._headers, **(headers or {})}
-        if body is not None:
+        row = request.row
+        url = self._url(request.path)
+        all_headers = {**self._headers, **headers}
+        if request.content is not None:
             all_headers.setdefault("Content-Type", "application/json")
         started = self._clock.time()
         exchange = Exchange()
-        cut_at: Optional[TimerHandle] = None
-        with exchange:
-            self._enter(exchange)
-            try:
-                if deadline is not None:
-                    cut_at = self._timer.at(deadline, lambda: exchange.cut("deadline"))
-                    if deadline <= started:
-                        exchange.cut("deadline")
-                for _ in range(_MOST_REDIRECTS):
-                    response = self._attempt(exchange, method, url, body, all_headers, read_timeout)
-                    target = response.headers.get("location")
-                    if response.status_code not in _FOLLOWED or not target or redirect_ok:
-                        break
-                    target = urljoin(url, target)
-                    if urlsplit(target)[:2] != urlsplit(url)[:2]:
-                        break  # Our key goes to no other host.
-                    url = target
-            finally:
-                if cut_at is not None:
-                    cut_at.cancel()
-                with self._lock:
-                    self._exchanges.discard(exchange)
+        with exchange, self._cut_at(deadline, exchange):
+            for _ in range(_MOST_REDIRECTS):
+                if exchange.cut_by is not None:
+                    raise self._cut(exchange, None)
+                prepared = self._prepare(row.method, url, request.content, all_headers)
+                try:
+                    response = self._session.send(prepared, timeout=self._timeouts(row), **self._options)
+                except (requests.RequestException, OSError, ValueError) as error:
+                    if exchange.cut_by is not None:
+                        raise self._cut(exchange, error) from error
+                    raise self._connection_error(exchange, error, row.method, url) from error
+                target = response.headers.get("location")
+                if response.status_code not in _FOLLOWED or not target or row.redirect_ok:
+                    break
+                target = urljoin(url, target)
+                if urlsplit(target)[:2] != urlsplit(url)[:2]:
+                    break  # The API key is sent to no other host.
+                url = target
+        return self._checked(response, request, url, started)
+
+    def _checked(self, response: requests.Response, request: Request, url: str, started: float) -> Reply:
+        """Return the response as a Reply, or raise the error that its status stands for."""
         lowered = {name.lower(): value for name, value in response.headers.items()}
         self._deprecations.read(lowered)
         status = response.status_code
-        if 200 <= status < 300 or (redirect_ok and 300 <= status < 400):
+        if 200 <= status < 300 or (request.row.redirect_ok and 300 <= status < 400):
             return Reply(status, lowered, response.content, self._clock.time() - started)
         failed = status_error(
             status, body=_error_body(response.content), headers=lowered, retry_after=retry_after(lowered)
         )
-        failed.request = _asked(method, url)
+        failed.request = _sent_request(request.row.method, url)
         raise failed
 
-    def _enter(self, exchange: Exchange) -> None:
+    def _url(self, path: str) -> str:
+        url = urljoin(self.base_url, path.lstrip("/"))
+        return f"{url}{'&' if '?' in url else '?'}{self._query}" if self._query else url
+
+    def _timeouts(self, row: Endpoint) -> Tuple[float, float]:
+        """Return the connect timeout and the read timeout in real seconds."""
+        read = row.read_timeout
+        if isinstance(read, str):
+            read = getattr(self._config, read)
+        return self._clock.real(self._config.connect_timeout), self._clock.real(read)
+
+    @contextmanager
+    def _cut_at(self, deadline: Optional[float], exchange: Exchange) -> Iterator[None]:
+        """Cut the exchange at the deadline and when the client is closed."""
         with self._lock:
             closed = self._closed
             if not closed:
                 self._exchanges.add(exchange)
         if closed:
             raise ClosedError("the client is closed")
-
-    def _attempt(
-        self,
-        exchange: Exchange,
-        method: str,
-        url: str,
-        body: Optional[bytes],
-        headers: Mapping[str, str],
-        read_timeout: Optional[float],
-    ) -> requests.Response:
-        if exchange.cut_by is not None:
-            raise self._cut(exchange, None)
-        prepared = self._prepare(method, url, body, headers)
-        timeouts = (
-            self._clock.real(self._config.connect_timeout),
-            self._clock.real(self._config.read_timeout if read_timeout is None else read_timeout),
-        )
+        timer: Optional[TimerHandle] = None
         try:
-            return self._session.send(
-                prepared,
-                timeout=timeouts,
-                allow_redirects=False,
-                proxies=self.proxies,
-                verify=self._verify,
-                cert=self._config.client_certificate,
-                stream=False,
-            )
-        except (requests.RequestException, OSError, ValueError) as error:
-            if exchange.cut_by is not None:
-                raise self._cut(exchange, error) from error
-            broken = self._connection_error(exchange, error)
-            broken.request = _asked(method, url)
-            raise broken from error
+            if deadline is not None:
+                timer = self._timer.at(deadline, lambda: exchange.cut("deadline"))
+                if deadline <= self._clock.time():
+                    exchange.cut("deadline")
+            yield
+        finally:
+            if timer is not None:
+                timer.cancel()
+            with self._lock:
+                self._exchanges.discard(exchange)
 
     def _prepare(
         self, method: str, url: str, body: Optional[bytes], headers: Mapping[str, str]
@@ -262,7 +252,9 @@ class Transport:
         sent = "unknown" if exchange.connected else "no"
         return DeadlineExceeded("the timeout ran out while sending", phase="sending", sent=sent)
 
-    def _connection_error(self, exchange: Exchange, error: BaseException) -> APIConnectionError:
+    def _connection_error(
+        self, exchange: Exchange, error: BaseException, method: str, url: str
+    ) -> APIConnectionError:
         timed_out = isinstance(error, requests.Timeout)
         cls = APITimeoutError if timed_out else APIConnectionError
         host = urlsplit(self.base_url).netloc.rpartition("@")[2]
@@ -271,6 +263,7 @@ class Transport:
         # Through a proxy the connection may stand although the server was never reached.
         made.unsent = not exchange.connected
         made.reused = exchange.reused
+        made.request = _sent_request(method, url)
         return made
 
     def close(self) -> None:
@@ -297,7 +290,7 @@ def _query_text(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _asked(method: str, url: str) -> SentRequest:
+def _sent_request(method: str, url: str) -> SentRequest:
     parts = urlsplit(url)
     # Without a password that stands in the URL.
     return SentRequest(method, parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl())

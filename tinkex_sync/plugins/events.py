@@ -1,4 +1,4 @@
-"""What events are about: which client, and which part of a batch."""
+"""Values that hooks receive: the client of an event and a chunk of a batch."""
 
 from __future__ import annotations
 
@@ -10,10 +10,13 @@ __all__ = ["Boundary", "Source"]
 
 @dataclass(frozen=True)
 class Source:
-    """Which client an event belongs to.
+    """The client that an event belongs to. Immutable and hashable.
 
-    ``kind`` is "service", "training", "sampling" or "rest". ``id`` names that client on the server: the
-    model id of a training client, the sampling session id of a sampling client, the session id of the others.
+    Args:
+        kind: "service", "training", "sampling" or "rest".
+        id: The client's id on the server: the model id of a training client, the sampling session id of a
+            sampling client, the session id of a service or REST client.
+        session_id: Id of the session that the client uses.
     """
 
     kind: str
@@ -24,9 +27,9 @@ class Source:
 class Boundary(NamedTuple):
     """One chunk of a batch: the datums ``data[start:stop]``."""
 
-    #: Place of the chunk in the call, from 0.
-    index: int  # type: ignore[assignment]  # tuple.index gives way
+    #: Position of the chunk in the batch, from 0.
+    index: int  # type: ignore[assignment]  # replaces the method tuple.index
     start: int
     stop: int
-    #: What the chunk counts as under the limits, in bytes; an estimate, see ``byte_estimates``.
+    #: Estimated size of the chunk in bytes, as compared with the limits; see ``protocol.byte_estimates``.
     estimated_bytes: int

@@ -1,14 +1,20 @@
-"""The hooks: what a plugin may observe, one function a hook.
+"""The hook specifications: one function for each event that a plugin can observe.
 
-A hook is added by adding a function here and its name to ``plugins.Observers``. Rules for all of them:
+To add a hook, add a function here and an attribute to ``registry.Observers``. These rules hold for every hook:
 
-- They are told after the fact. The return value is ignored; nothing a hook does changes what the client does.
-- They run in the thread in which it happened, several threads at once, and no lock of this package is held.
-- The first two arguments are ``source`` and ``call_id``; a plugin takes any subset of the arguments, by name.
-- Arguments may be added in a later version, never removed or renamed before a major one.
-- Durations are seconds, points in time seconds on the client's monotonic clock, sizes bytes. Nothing carries
-  credentials or tokens, and mappings are read-only.
-``hookimpl`` marks an implementation: ``from tinkex_sync import hookimpl``.
+- A hook is called after the event. Its return value is ignored, and it cannot change what the client does.
+- It runs in the thread of the event. It may run in several threads concurrently. No lock of this package is held.
+- Its first two arguments are ``source`` and ``call_id``. A plugin declares the arguments that it needs, by name.
+- A later version may add arguments. It removes or renames them only in a new major version.
+- Durations are in seconds, points in time are seconds on the client's monotonic clock, and sizes are in bytes.
+- Arguments contain no credentials and no tokens. Mappings are read-only.
+
+The specifications name threads as follows:
+
+- *caller*: the thread that called the public method.
+- *lane*: the daemon thread of one training client that sends its operations in order.
+- *worker*: a daemon thread of the client that sends submitted operations or polls for results.
+- *heartbeat*: the daemon thread that keeps the session alive.
 """
 
 from __future__ import annotations
@@ -30,34 +36,37 @@ __all__ = ["PREFIX", "PROJECT", "SPECS", "Boundary", "Source", "argument_names",
 
 #: Name of the pluggy project, of its markers and of the entry-point group.
 PROJECT = "tinkex_sync"
-#: Every hook starts with this.
+#: Prefix of every hook's name.
 PREFIX = "tinkex_"
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
-#: Marks a function or method as the implementation of the hook it is named after.
+#: Decorator that marks a function or method as the implementation of the hook with the same name.
 hookimpl = pluggy.HookimplMarker(PROJECT)
 
 _marker = pluggy.HookspecMarker(PROJECT)
 
 
 def hookspec(function: _Function) -> _Function:
-    """Mark a function as a specification; the one place that does, so that none can be ``firstresult``."""
+    """Mark a function as a specification.
+
+    It accepts no options, so no specification can be ``firstresult`` or historic.
+    """
     return _marker(function)
 
 
-# Life of a client
+# Session
 
 
 @hookspec
 def tinkex_session_opened(source: Source, call_id: str) -> None:
-    """A service client has made its session on the server.
+    """The service client has created its session on the server.
 
-    Thread: the one that made the client. Nothing but the opening requests
-    themselves comes before it.
+    Thread: the caller's. Only the requests that open the session precede it.
 
-    :param source: The service client; ``session_id`` is the new session.
-    :param call_id: "".
+    Args:
+        source: The service client; ``session_id`` is the new session.
+        call_id: "".
 
     .. versionadded:: 0.7.0
     """
@@ -65,13 +74,13 @@ def tinkex_session_opened(source: Source, call_id: str) -> None:
 
 @hookspec
 def tinkex_session_closed(source: Source, call_id: str) -> None:
-    """A service client is closed: nothing more is sent, and those who waited have been told.
+    """The service client is closed: it sends no more requests, and every waiting call has failed.
 
-    Thread: the one that closed it. Once per session; then ``close()`` of each plugin
-    that has one is called.
+    Thread: the caller's. Once per session. ``close()`` of each plugin that has one is called afterwards.
 
-    :param source: The service client.
-    :param call_id: "".
+    Args:
+        source: The service client.
+        call_id: "".
 
     .. versionadded:: 0.7.0
     """
@@ -81,15 +90,16 @@ def tinkex_session_closed(source: Source, call_id: str) -> None:
 def tinkex_heartbeat_missed(
     source: Source, call_id: str, misses: int, silent_for: float, error: Optional[BaseException]
 ) -> None:
-    """A heartbeat was not answered, or was refused; the session ends on the server if that goes on.
+    """A heartbeat failed. If heartbeats keep failing, the server ends the session.
 
-    Thread: the heartbeat's. Once for each beat that failed, so at most once in 10 s.
+    Thread: the heartbeat thread. Once per failed heartbeat, that is, at most once in 10 s.
 
-    :param source: The service client whose session it is.
-    :param call_id: "".
-    :param misses: Beats missed in a row, this one included.
-    :param silent_for: Seconds since the last beat that was answered.
-    :param error: What this beat failed with.
+    Args:
+        source: The service client that owns the session.
+        call_id: "".
+        misses: Number of consecutive failed heartbeats, this one included.
+        silent_for: Seconds since the last successful heartbeat.
+        error: Error of this heartbeat.
 
     .. versionadded:: 0.7.0
     """
@@ -99,33 +109,35 @@ def tinkex_heartbeat_missed(
 def tinkex_billing_paused(
     source: Source, call_id: str, waited: float, limit: float, error: BaseException
 ) -> None:
-    """The server refuses calls until the account is topped up (402); they ask again each 5 s.
+    """The server returned 402; calls are repeated every 5 s until the account has credit.
 
-    Thread: that of a refused call. At the first refusal, then at most once in 60 s while it lasts.
+    Thread: the caller's, a lane or a worker. At the first 402, then at most once in 60 s while the pause lasts.
 
-    :param source: The client whose call it is.
-    :param call_id: The refused call, or "".
-    :param waited: Seconds since the first refusal.
-    :param limit: After so many seconds calls fail.
-    :param error: The refusal.
+    Args:
+        source: The client whose call received the response.
+        call_id: The call that received it; "" for requests of the session.
+        waited: Seconds since the first 402.
+        limit: Seconds after which waiting calls fail.
+        error: The error made from the response.
 
     .. versionadded:: 0.7.0
     """
 
 
-# One call
+# Calls and requests
 
 
 @hookspec
 def tinkex_call_started(source: Source, call_id: str, operation: str, items: int) -> None:
-    """An operation was asked for; what belongs to it carries the same ``call_id``.
+    """A client method was called. All events of this call have the same ``call_id``.
 
-    Thread: the caller's. Before anything of it is sent.
+    Thread: the caller's. Before any request of the call is sent.
 
-    :param source: The client it was asked of.
-    :param call_id: Identifies this call within the process.
-    :param operation: The method's name, such as "forward_backward", "optim_step" or "sample".
-    :param items: Datums of a training call, otherwise 1.
+    Args:
+        source: The client whose method was called.
+        call_id: Identifies the call within the process.
+        operation: Name of the method, such as "forward_backward", "optim_step" or "sample".
+        items: Number of datums of a training call; 1 for other calls.
 
     .. versionadded:: 0.7.0
     """
@@ -144,20 +156,22 @@ def tinkex_request_finished(
     received_bytes: int,
     error: Optional[BaseException],
 ) -> None:
-    """One HTTP attempt ended: the answer was read, or there is none. Polls count too.
+    """One HTTP attempt ended: the response was read, or the attempt failed. Polls are included.
 
-    Thread: the one that sent it: the caller's, a training lane, a worker or the heartbeat.
+    Thread: the caller's, a lane, a worker or the heartbeat thread: the one that sent the request.
 
-    :param source: The client it was sent for.
-    :param call_id: The call it belongs to; "" for requests of the session itself.
-    :param method: "GET", "POST", "PUT" or "DELETE".
-    :param path: Path without host and query.
-    :param attempt: 1 for the first send.
-    :param status: HTTP status, None where there was no answer.
-    :param elapsed: Seconds from send to the last byte, or to the failure.
-    :param sent_bytes: Bytes of the request's body.
-    :param received_bytes: Bytes of the answer's body, decompressed.
-    :param error: What the attempt failed with; None for 2xx, and where a server lacks what not every server has.
+    Args:
+        source: The client that sent the request.
+        call_id: The call that the request belongs to; "" for requests of the session.
+        method: "GET", "POST", "PUT" or "DELETE".
+        path: Path of the URL, without host and query.
+        attempt: Number of the attempt within one request: 1, 2, 3 and so on over its retries.
+        status: HTTP status code; None without a response.
+        elapsed: Seconds from the start of sending to the last byte received, or to the failure.
+        sent_bytes: Size of the request body in bytes.
+        received_bytes: Size of the decompressed response body in bytes.
+        error: Error of the attempt. None for a 2xx response, and for the status codes with which a server
+            reports that it lacks an optional endpoint.
 
     .. versionadded:: 0.7.0
     """
@@ -167,16 +181,17 @@ def tinkex_request_finished(
 def tinkex_retry_scheduled(
     source: Source, call_id: str, policy: str, attempt: int, delay: float, cause: Optional[BaseException]
 ) -> None:
-    """An attempt failed and will be made again.
+    """An attempt failed, and the request will be sent again.
 
-    Thread: the one that will wait. Before it waits.
+    Thread: the caller's, a lane or a worker: the one that waits. Before it waits.
 
-    :param source: The client it is retried for.
-    :param call_id: The call it belongs to; "" for requests of the session itself.
-    :param policy: Name of the retry policy: "short", "submit", "poll", "sampling" or "telemetry".
-    :param attempt: Number of the attempt that failed, from 1.
-    :param delay: Seconds until the next.
-    :param cause: What it failed with.
+    Args:
+        source: The client that sends the request.
+        call_id: The call that the request belongs to; "" for requests of the session.
+        policy: Name of the retry policy: "short", "ask", "submit" or "poll".
+        attempt: Number of the failed attempt, from 1.
+        delay: Seconds until the next attempt.
+        cause: Error of the failed attempt.
 
     .. versionadded:: 0.7.0
     """
@@ -193,18 +208,20 @@ def tinkex_future_resolved(
     polls: int,
     error: Optional[BaseException],
 ) -> None:
-    """A result of the server was fetched, or will never be.
+    """Polling of a server future ended, with or without a result.
 
-    Thread: the one that polled, or that gave up. Once per promise; a batch in several chunks has several.
+    Thread: the caller's or a worker: the one that polled. Once per server future, so several times for a batch of
+    several chunks.
 
-    :param source: The client it was awaited for.
-    :param call_id: The call it belongs to.
-    :param operation: The method's name, such as "forward_backward".
-    :param request_id: The server's id of the promise, None if it never gave one.
-    :param outcome: "ok", "error", "cancelled" or "timeout".
-    :param elapsed: Seconds from submission to the end.
-    :param polls: How many polls were answered.
-    :param error: What it failed with; None for "ok".
+    Args:
+        source: The client that polled.
+        call_id: The call that the server future belongs to.
+        operation: Name of the method, such as "forward_backward".
+        request_id: Id of the server future.
+        outcome: "ok"; "timeout" if the deadline of the call passed; "error" in all other cases.
+        elapsed: Seconds from the start of the call to the end of polling.
+        polls: Number of polls sent.
+        error: Error that the call raises; None for "ok".
 
     .. versionadded:: 0.7.0
     """
@@ -223,13 +240,14 @@ def tinkex_chunks_planned(
 ) -> None:
     """A batch was divided into chunks.
 
-    Thread: the one that dispatches, before the first chunk is sent.
+    Thread: a lane. Before the first chunk is sent.
 
-    :param source: The training client.
-    :param call_id: The call the batch belongs to.
-    :param operation: "forward" or "forward_backward".
-    :param boundaries: The chunks in order, as tuples (index, start, stop, estimated_bytes).
-    :param limits: What a chunk may hold: "items" (datums) and "bytes" (estimated).
+    Args:
+        source: The training client.
+        call_id: The call that the batch belongs to.
+        operation: "forward" or "forward_backward".
+        boundaries: The chunks in order.
+        limits: Limits of one chunk: "items" (datums) and "bytes" (estimated).
 
     .. versionadded:: 0.7.0
     """
@@ -246,14 +264,15 @@ def tinkex_chunk_sent(
 ) -> None:
     """The server accepted one chunk.
 
-    Thread: the training client's lane.
+    Thread: a lane.
 
-    :param source: The training client.
-    :param call_id: The call the chunk belongs to.
-    :param boundary: The chunk, as planned.
-    :param body_bytes: Bytes of the encoded body, to hold against ``boundary.estimated_bytes``.
-    :param request_id: The server's id of the chunk's promise.
-    :param elapsed: Seconds from the first send to acceptance, retries included.
+    Args:
+        source: The training client.
+        call_id: The call that the chunk belongs to.
+        boundary: The chunk, as planned.
+        body_bytes: Size of the encoded request body in bytes, for comparison with ``boundary.estimated_bytes``.
+        request_id: Id of the chunk's server future.
+        elapsed: Seconds from the first attempt to acceptance, retries included.
 
     .. versionadded:: 0.7.0
     """
@@ -263,20 +282,21 @@ def tinkex_chunk_sent(
 def tinkex_adam_params_serialized(
     source: Source, call_id: str, params: AdamParams, payload: Mapping[str, float]
 ) -> None:
-    """An optimizer step's parameters were encoded.
+    """The parameters of an optimizer step were encoded.
 
-    Thread: the one that encodes, before the step is sent.
+    Thread: a lane. Before the step is sent.
 
-    :param source: The training client.
-    :param call_id: The call of the step.
-    :param params: As the caller gave them.
-    :param payload: As they go out: learning_rate, beta1, beta2, eps, weight_decay, grad_clip_norm.
+    Args:
+        source: The training client.
+        call_id: The call of the step.
+        params: The parameters as passed by the caller.
+        payload: The parameters as sent: learning_rate, beta1, beta2, eps, weight_decay, grad_clip_norm.
 
     .. versionadded:: 0.7.0
     """
 
 
-# Waiting
+# Queue states and throttling
 
 
 @hookspec
@@ -290,18 +310,20 @@ def tinkex_queue_state_changed(
     waited: float,
     request_id: Optional[str],
 ) -> None:
-    """The server reported another queue state, or another reason for it; the return to "active" included.
+    """The queue state of a client changed, or the reason for it. The return to "active" is included.
 
-    Thread: the one that polled, or that sent the refused sample. Once per change.
+    Thread: the caller's or a worker: the one that polled, or that sent the refused sample. Once per change.
 
-    :param source: The client that waits.
-    :param call_id: The call that was told.
-    :param state: "active", "paused_rate_limit", "paused_capacity" or "unknown".
-    :param previous: The state before, None if this is the first.
-    :param reason: Why, for people to read; None for "active" or where nobody gave one.
-    :param reason_source: "server" if the text is the server's, "default" if it is ours, None without one.
-    :param waited: Seconds since the client began to wait; at the return to "active" how long that was in all.
-    :param request_id: The promise whose poll told it, None for a refused sample.
+    Args:
+        source: The client that waits.
+        call_id: The call that received the state.
+        state: "active", "paused_rate_limit", "paused_capacity" or "unknown".
+        previous: The previous state; None for the first one.
+        reason: Text that explains the state; None for "active".
+        reason_source: "server" if the reason is the server's text, "default" if it is a text of this package,
+            None without a reason.
+        waited: Seconds since the client began to wait. For "active": how long it waited in total.
+        request_id: Id of the server future whose poll returned the state; None for a refused sample.
 
     .. versionadded:: 0.7.0
     """
@@ -317,17 +339,19 @@ def tinkex_queue_state_repeated(
     waited: float,
     request_id: Optional[str],
 ) -> None:
-    """The server returned a queue state and reason that the client already has: the pause continues.
+    """The server returned the queue state and reason that the client already has: the pause continues.
 
-    Thread: the one that polled, or that sent the refused sample. At most once in 60 s for each client.
+    Thread: the caller's or a worker: the one that polled, or that sent the refused sample. At most once in 60 s per
+    client.
 
-    :param source: The client that waits.
-    :param call_id: The call that received the state.
-    :param state: "paused_rate_limit", "paused_capacity" or "unknown".
-    :param reason: The reason as last passed to ``tinkex_queue_state_changed``.
-    :param reason_source: "server" if the reason is the server's text, "default" if it is the client's.
-    :param waited: Seconds since the client began to wait.
-    :param request_id: Id of the server future whose poll returned the state; None for a refused sample.
+    Args:
+        source: The client that waits.
+        call_id: The call that received the state.
+        state: "paused_rate_limit", "paused_capacity" or "unknown".
+        reason: The reason as last passed to ``tinkex_queue_state_changed``.
+        reason_source: "server" or "default", as for ``tinkex_queue_state_changed``.
+        waited: Seconds since the client began to wait.
+        request_id: Id of the server future whose poll returned the state; None for a refused sample.
 
     .. versionadded:: 0.7.0
     """
@@ -344,18 +368,19 @@ def tinkex_dispatch_acquired(
     in_flight: int,
     bytes_left: int,
 ) -> None:
-    """A sample was admitted by the throttle and may be sent.
+    """The throttle admitted a sample; it may be sent.
 
-    Thread: the one that sends it.
+    Thread: the caller's or a worker: the one that sends the sample.
 
-    :param source: The sampling client.
-    :param call_id: The sample.
-    :param estimated_bytes: Estimated size of the prompt in bytes.
-    :param charged_bytes: What it took from the byte budget: more than the estimate shortly after a backoff.
-    :param throttled: True if the limits were those that hold shortly after a backoff.
-    :param waited: Seconds it waited to be admitted.
-    :param in_flight: Samples admitted and not yet released, this one included.
-    :param bytes_left: The byte budget that is left; negative while it is overdrawn.
+    Args:
+        source: The sampling client.
+        call_id: The sample.
+        estimated_bytes: Estimated size of the prompt in bytes.
+        charged_bytes: Bytes subtracted from the byte budget. Shortly after a backoff they are more than the estimate.
+        throttled: True if the limits that hold shortly after a backoff were applied.
+        waited: Seconds the sample waited for admission.
+        in_flight: Number of samples admitted and not yet released, this one included.
+        bytes_left: Remaining byte budget; negative while it is overdrawn.
 
     .. versionadded:: 0.7.0
     """
@@ -363,12 +388,13 @@ def tinkex_dispatch_acquired(
 
 @hookspec
 def tinkex_dispatch_released(source: Source, call_id: str) -> None:
-    """A sample gave its place in the throttle back: it was accepted, failed, or waits for a retry.
+    """A sample returned its permit to the throttle: it was accepted, it failed, or it waits for a retry.
 
-    Thread: the one that acquired it. Once after each ``tinkex_dispatch_acquired``.
+    Thread: the caller's or a worker: the one that acquired the permit. Once after each ``tinkex_dispatch_acquired``.
 
-    :param source: The sampling client.
-    :param call_id: The sample.
+    Args:
+        source: The sampling client.
+        call_id: The sample.
 
     .. versionadded:: 0.7.0
     """
@@ -380,34 +406,36 @@ def tinkex_backoff_started(
 ) -> None:
     """The server refused a sample with 429.
 
-    Thread: the one that sent it.
+    Thread: the caller's or a worker: the one that sent the sample.
 
-    :param source: The sampling client.
-    :param call_id: The refused sample.
-    :param duration: Seconds until it is sent again.
-    :param until: When that is, on the client's monotonic clock.
-    :param everyone: True if all samples of the service client wait, False if only this one does.
+    Args:
+        source: The sampling client.
+        call_id: The refused sample.
+        duration: Seconds until the sample is sent again.
+        until: Time of the next attempt on the client's monotonic clock.
+        everyone: True if all samples of the service client wait, False if only this one waits.
 
     .. versionadded:: 0.7.0
     """
 
 
-# Set-up
+# Command line
 
 
 @hookspec
 def tinkex_register_commands(cli: click.Group) -> None:
-    """The command line is being put together: add commands with ``cli.add_command``.
+    """The command line is being built. Add commands with ``cli.add_command``.
 
-    Thread: the main one, in the ``tinkex-sync`` process only. Not an event: it has no source.
+    Thread: the main thread of the ``tinkex-sync`` process. Not an event, so it has no source.
 
-    :param cli: The group of all commands.
+    Args:
+        cli: The group of all commands.
 
     .. versionadded:: 0.7.0
     """
 
 
-#: The specification of each hook by its full name, in the order of this file.
+#: The specification of each hook by its full name, in the order of this module.
 SPECS: Dict[str, Callable[..., None]] = {
     name: value
     for name, value in vars(sys.modules[__name__]).items()
@@ -416,6 +444,10 @@ SPECS: Dict[str, Callable[..., None]] = {
 
 
 def argument_names(hook: str) -> Tuple[str, ...]:
-    """Names of the arguments of ``hook`` (its full name), in order."""
+    """Return the names of a hook's arguments in order.
+
+    Args:
+        hook: Full name of the hook, with the prefix.
+    """
     code = SPECS[hook].__code__
     return code.co_varnames[: code.co_argcount]

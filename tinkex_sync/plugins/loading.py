@@ -1,4 +1,4 @@
-"""Where plugins come from: entry points, modules named in the environment, arguments, the package itself."""
+"""Find plugins in entry points, in the environment, in arguments and in this package, and load them."""
 
 from __future__ import annotations
 
@@ -13,19 +13,20 @@ from typing import Any, FrozenSet, Iterable, Iterator, List, Optional, Set, Tupl
 from ..errors import ConfigError
 from .hookspecs import PROJECT
 
-__all__ = ["Candidate", "Settings", "candidates", "load"]
+__all__ = ["Settings", "UnloadedPlugin", "find_plugins", "load"]
 
+# One logger for all messages about plugins, so that users configure one name.
 logger = logging.getLogger("tinkex_sync.plugins")
 
 
-def _plain(name: str) -> str:
-    """Names of distributions are compared like this (PEP 503); ours are too."""
+def _normalized(name: str) -> str:
+    """Return a name in the form in which names of distributions are compared (PEP 503)."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Which plugins to load, with the environment read."""
+    """Which plugins to load. ``disabled`` contains normalized names."""
 
     autoload: bool
     disabled: FrozenSet[str]
@@ -41,22 +42,27 @@ class Settings:
         modules: Optional[Iterable[str]],
         strict: Optional[bool],
     ) -> Settings:
-        """Take each argument that is given, and its environment variable where it is None."""
+        """Return settings from the arguments; an argument of None is read from its environment variable.
+
+        Raises:
+            ConfigError: An environment variable is invalid.
+            TypeError: ``disabled`` or ``modules`` is a string.
+        """
         if autoload is None:
-            autoload = not _flag("TINKEX_SYNC_DISABLE_PLUGIN_AUTOLOAD")
+            autoload = not _read_flag("TINKEX_SYNC_DISABLE_PLUGIN_AUTOLOAD")
         if strict is None:
-            strict = _flag("TINKEX_SYNC_PLUGINS_STRICT")
-        disabled = _names("disabled", disabled, "TINKEX_SYNC_DISABLED_PLUGINS")
-        modules = _names("modules", modules, "TINKEX_SYNC_PLUGINS")
-        return cls(autoload, frozenset(map(_plain, disabled)), tuple(modules), strict)
+            strict = _read_flag("TINKEX_SYNC_PLUGINS_STRICT")
+        disabled = _read_names("disabled", disabled, "TINKEX_SYNC_DISABLED_PLUGINS")
+        modules = _read_names("modules", modules, "TINKEX_SYNC_PLUGINS")
+        return cls(autoload, frozenset(map(_normalized, disabled)), tuple(modules), strict)
 
-    def blocks(self, candidate: Candidate) -> bool:
-        """True if its own name or its distribution's is disabled; what was given as an argument never is."""
-        names = {_plain(candidate.name), _plain(candidate.distribution or candidate.name)}
-        return candidate.origin != "argument" and not names.isdisjoint(self.disabled)
+    def blocks(self, plugin: UnloadedPlugin) -> bool:
+        """Return whether the plugin's name or its distribution is disabled. Arguments are never blocked."""
+        names = {_normalized(plugin.name), _normalized(plugin.distribution or plugin.name)}
+        return plugin.origin != "argument" and not names.isdisjoint(self.disabled)
 
 
-def _flag(variable: str) -> bool:
+def _read_flag(variable: str) -> bool:
     value = os.environ.get(variable, "").strip().lower()
     if value in ("", "0", "false", "no", "off"):
         return False
@@ -65,16 +71,25 @@ def _flag(variable: str) -> bool:
     raise ConfigError(f"{variable} must be 1 or 0, not {value!r}")
 
 
-def _names(argument: str, given: Optional[Iterable[str]], variable: str) -> List[str]:
-    if isinstance(given, str):
-        raise TypeError(f"{argument} must be a list of names, not the text {given!r}")
-    names = os.environ.get(variable, "").split(",") if given is None else given
+def _read_names(argument: str, names: Optional[Iterable[str]], variable: str) -> List[str]:
+    if isinstance(names, str):
+        raise TypeError(f"{argument} must be a list of names, not the string {names!r}")
+    if names is None:
+        names = os.environ.get(variable, "").split(",")
     return [name.strip() for name in names if name.strip()]
 
 
 @dataclass(frozen=True)
-class Candidate:
-    """A plugin that was found and not yet loaded. ``value`` is an entry point, or the plugin itself."""
+class UnloadedPlugin:
+    """A plugin that was found and is not loaded yet.
+
+    Args:
+        name: Name of the plugin; another plugin may have the same one.
+        origin: "entry point", "module", "argument" or "builtin".
+        value: An entry point, or the plugin itself: a module, an instance or a class.
+        distribution: Name of the distribution that contains the entry point.
+        version: Version of that distribution.
+    """
 
     name: str
     origin: str
@@ -83,69 +98,95 @@ class Candidate:
     version: Optional[str] = None
 
     @classmethod
-    def given(cls, plugin: object, name: Optional[str] = None, origin: str = "argument") -> Candidate:
-        """A module, instance or class handed over by code."""
+    def from_object(
+        cls, plugin: object, name: Optional[str] = None, origin: str = "argument"
+    ) -> UnloadedPlugin:
+        """Return the description of a module, an instance or a class.
+
+        Raises:
+            TypeError: The object is None or a string.
+        """
         if plugin is None or isinstance(plugin, (str, bytes)):
             raise TypeError(
-                f"a plugin is a module, an instance or a class, not {plugin!r}; modules= takes names"
+                f"a plugin is a module, an instance or a class, not {plugin!r}; pass names as modules="
             )
         return cls(name or _name_of(plugin, origin), origin, plugin)
 
     def identity(self, loaded: object) -> object:
-        """What all clients that load this plugin share: its class if there is one, else the object."""
-        by_entry_point = isinstance(self.value, metadata.EntryPoint)
-        by_class = inspect.isclass(self.value) or (by_entry_point and not inspect.ismodule(loaded))
-        return type(loaded) if by_class else loaded
+        """Return the object that all clients with this plugin share: its class, or the loaded object.
+
+        Args:
+            loaded: Result of ``load``.
+        """
+        is_entry_point = isinstance(self.value, metadata.EntryPoint)
+        has_class = inspect.isclass(self.value) or (is_entry_point and not inspect.ismodule(loaded))
+        return type(loaded) if has_class else loaded
 
 
 def _name_of(plugin: object, origin: str) -> str:
     if inspect.ismodule(plugin):
         return plugin.__name__
     cls = plugin if inspect.isclass(plugin) else type(plugin)
-    return (
-        cls.__module__.rpartition(".")[2] if origin == "builtin" else f"{cls.__module__}.{cls.__qualname__}"
-    )
+    if origin == "builtin":
+        return cls.__module__.rpartition(".")[2]
+    return f"{cls.__module__}.{cls.__qualname__}"
 
 
-def candidates(
+def find_plugins(
     plugins: Iterable[object], builtin: Iterable[object], settings: Settings
-) -> Iterator[Candidate]:
-    """Everything to load, in the order of registration: builtin, entry points, modules, arguments."""
+) -> Iterator[UnloadedPlugin]:
+    """Yield all plugins in the order of registration: built-in, entry points, modules, arguments.
+
+    Args:
+        plugins: Plugins passed as arguments.
+        builtin: Plugins of this package.
+        settings: Which others to find; blocked plugins are included.
+
+    Raises:
+        TypeError: ``plugins`` is not iterable, or contains None or a string.
+    """
     if not isinstance(plugins, Iterable) or isinstance(plugins, (str, bytes)):
         raise TypeError(f"plugins must be a list of plugins, not {plugins!r}")
-    given = [Candidate.given(plugin) for plugin in plugins]
+    arguments = [UnloadedPlugin.from_object(plugin) for plugin in plugins]
     for plugin in builtin:
-        yield Candidate.given(plugin, origin="builtin")
+        yield UnloadedPlugin.from_object(plugin, origin="builtin")
     if settings.autoload:
-        yield from _entry_points()
+        yield from _find_entry_points()
     for name in settings.modules:
-        yield Candidate(name, "module", metadata.EntryPoint(name=name, value=name, group=PROJECT))
-    yield from given
+        yield UnloadedPlugin(name, "module", metadata.EntryPoint(name=name, value=name, group=PROJECT))
+    yield from arguments
 
 
-def _entry_points() -> Iterator[Candidate]:
-    # 3.9 has no entry_points(group=), and one distribution with broken metadata would end it for all.
+def _find_entry_points() -> Iterator[UnloadedPlugin]:
+    # metadata.entry_points(group=) is missing in Python 3.9, and fails for all distributions if the metadata of
+    # one is broken.
     seen: Set[str] = set()
     for distribution in metadata.distributions():
         try:
-            found = [entry for entry in distribution.entry_points if entry.group == PROJECT]
-            if not found:
+            entries = [entry for entry in distribution.entry_points if entry.group == PROJECT]
+            if not entries:
                 continue
             name, version = distribution.metadata["Name"], distribution.version
-            plain = _plain(name)
+            normalized = _normalized(name)
         except Exception:
-            logger.warning("cannot read the metadata of %r", distribution, exc_info=True)
+            logger.warning(
+                "cannot read the metadata of a distribution: distribution=%r", distribution, exc_info=True
+            )
             continue
-        if plain in seen:
-            continue  # a second copy further down sys.path cannot be imported
-        seen.add(plain)
-        for entry in found:
-            yield Candidate(entry.name, "entry point", entry, name, version)
+        if normalized in seen:
+            continue  # The import system finds only the first copy on sys.path.
+        seen.add(normalized)
+        for entry in entries:
+            yield UnloadedPlugin(entry.name, "entry point", entry, name, version)
 
 
-def load(candidate: Candidate) -> object:
-    """Import what is not yet imported, instantiate what is a class. Raises what the plugin's code raises."""
-    value = candidate.value
+def load(plugin: UnloadedPlugin) -> object:
+    """Import the plugin, instantiate it if it is a class, and return it.
+
+    Raises:
+        BaseException: Any error of the plugin's own code.
+    """
+    value = plugin.value
     if isinstance(value, metadata.EntryPoint):
         value = value.load()
     return value() if inspect.isclass(value) else value

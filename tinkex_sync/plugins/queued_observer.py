@@ -1,4 +1,4 @@
-"""For plugins that do I/O: events are queued where they happen and handled on a thread of the plugin."""
+"""Base class for plugins that do I/O: hooks queue events, and a thread of the plugin handles them."""
 
 from __future__ import annotations
 
@@ -18,43 +18,45 @@ __all__ = ["CLOSE_TIMEOUT", "QueuedObserver", "observe_all"]
 
 logger = logging.getLogger(__name__)
 
-#: Seconds that ``close()`` waits where nobody gave a deadline.
+#: Seconds that ``flush()`` and ``close()`` wait if they are called without a deadline.
 CLOSE_TIMEOUT = 5.0
 
 _BATCH = 256
 
-# Every live observer, so that a forked child can empty the queues it inherited.
+# All existing observers. A forked child empties the queues that it inherited.
 _live: weakref.WeakSet[QueuedObserver] = weakref.WeakSet()
 
 
 class QueuedObserver(abc.ABC):
-    """A bounded queue and one daemon thread that takes from it.
+    """A bounded queue of events and one daemon thread that handles them.
 
-    A subclass calls ``put()`` in its hooks, which never blocks, and overrides ``handle()``, which may. The
-    thread starts with the first event and ends with ``close()``; an event after that starts it again, because
-    one plugin may serve several clients and the first to close must not silence it for the others. In a
-    forked child the queue starts empty: what was in it is the parent's to write.
+    A subclass calls ``put()`` in its hooks and overrides ``handle()``. ``put()`` never blocks; ``handle()`` may.
+    The first event starts the thread and ``close()`` ends it. An event after ``close()`` starts the thread
+    again, because one plugin may serve several clients, and each of them closes it. In a forked child the queue
+    is empty, because the parent handles the events that it had queued. Deadlines are in seconds on
+    ``time.monotonic()``. All methods are thread-safe.
 
-    Deadlines are seconds on ``time.monotonic()``.
-
-    Invariant, whenever ``_lock`` is free: every event ever put is queued, in the worker's hands, or settled
-    (handled, dropped or failed), and those of ``_waiting`` wait for a count of settled events not yet
-    reached.
+    Invariant, whenever ``_lock`` is not held: every event is queued, in the batch being handled, or done
+    (handled, dropped or failed). Each entry of ``_waiting`` contains a number of done events not yet reached.
 
     Args:
-        capacity: Events held at most; the oldest make room for new ones and are counted in ``dropped``.
-        batch: Most events that ``handle()`` is given at once.
-        interval: Seconds for which events are collected before they are handled, unless somebody flushes,
-            closes, or calls ``hurry()``.
+        capacity: Largest number of queued events. A new event replaces the oldest one, which is counted in
+            ``dropped``.
+        batch: Largest number of events in one call of ``handle()``.
+        interval: Seconds for which events are collected before they are handled. ``flush()``, ``close()`` and
+            ``hurry()`` end the wait.
+
+    Raises:
+        ValueError: An argument is out of range.
     """
 
     def __init__(self, *, capacity: int = 10_000, batch: int = _BATCH, interval: float = 0.0) -> None:
         if capacity < 1:
-            raise ValueError(f"capacity must be at least 1, not {capacity!r}")
+            raise ValueError(f"capacity must be >= 1, got {capacity!r}")
         if batch < 1:
-            raise ValueError(f"batch must be at least 1, not {batch!r}")
+            raise ValueError(f"batch must be >= 1, got {batch!r}")
         if not interval >= 0:
-            raise ValueError(f"interval must be seconds of at least 0, not {interval!r}")
+            raise ValueError(f"interval must be >= 0 (seconds), got {interval!r}")
         self._batch = batch
         self._interval = interval
         self.capacity = capacity
@@ -67,7 +69,7 @@ class QueuedObserver(abc.ABC):
         self._wake = threading.Event()
         self._hurry = threading.Event()
         self._items: Deque[Any] = deque()  # guarded by _lock
-        self._settled_before_batch: Optional[int] = None  # guarded by _lock; None while no batch is in hand
+        self._done_before_batch: Optional[int] = None  # guarded by _lock; None while no batch is handled
         self._put = 0  # guarded by _lock
         self._dropped = 0  # guarded by _lock
         self._failed = 0  # guarded by _lock
@@ -77,28 +79,28 @@ class QueuedObserver(abc.ABC):
 
     @property
     def dropped(self) -> int:
-        """Events lost because the queue was full, or because ``close()`` ran out of time."""
+        """Number of events lost because the queue was full or the time of ``close()`` was over."""
         with self._lock:
             return self._dropped
 
     @property
     def failed(self) -> int:
-        """Events lost because ``handle()`` raised."""
+        """Number of events lost because ``handle()`` raised."""
         with self._lock:
             return self._failed
 
     @abc.abstractmethod
     def handle(self, events: Sequence[Any]) -> None:
-        """Deal with some events, oldest first. Override; only the observer's own thread calls it.
+        """Handle some events, oldest first. Only the thread of the observer calls this method.
 
-        What it raises is logged once with a traceback; those events are counted in ``failed``.
+        If it raises, its events are counted in ``failed``. The first error is logged with a traceback.
         """
 
-    def finish(self) -> None:  # noqa: B027  (most have nothing to let go of)
-        """Let go of files and sockets, if there are any; called by the observer's thread as it ends."""
+    def finish(self) -> None:  # noqa: B027  (optional to override)
+        """Close files and sockets. The thread of the observer calls this method before it ends."""
 
     def put(self, event: Any) -> None:
-        """Queue one event; never blocks, and from any thread."""
+        """Queue one event without blocking."""
         started = None
         with self._lock:
             self._put += 1
@@ -109,7 +111,7 @@ class QueuedObserver(abc.ABC):
             else:
                 first_drop = False
             self._items.append(event)
-            # A worker on its way out looks at the queue once more before it goes.
+            # A thread that is about to end checks the queue again under the lock, so it is still set here.
             if self._thread is None:
                 started = self._thread = threading.Thread(
                     target=self._work, name=f"tinkex-{type(self).__name__}", daemon=True
@@ -118,32 +120,45 @@ class QueuedObserver(abc.ABC):
             self._start(started)
         self._wake.set()
         if first_drop:
-            logger.warning("%s cannot keep up: its oldest events are dropped", type(self).__name__)
+            logger.warning("%s is too slow for its events and drops the oldest ones", type(self).__name__)
 
     def hurry(self) -> None:
-        """Have what is queued handled at once, without waiting for it."""
+        """End the collecting interval, so that queued events are handled immediately. Does not wait."""
         self._hurry.set()
 
     def flush(self, deadline: Optional[float] = None) -> bool:
-        """Wait until what is queued now is handled; False if ``deadline`` (default: in 5 s) came first."""
-        return self._await(self._flushed(), self._limit(deadline))
+        """Wait until all events queued so far are handled.
+
+        Args:
+            deadline: End of the wait. Default: in 5 s.
+
+        Returns:
+            Whether the events were handled before the deadline.
+        """
+        return self._await(self._flush_event(), self._limit(deadline))
 
     def close(self, deadline: Optional[float] = None) -> bool:
-        """Handle what is queued, then end the thread; False if ``deadline`` (default: in 5 s) came first.
+        """Handle the queued events, then end the thread.
 
-        What could not be handled in time is dropped, counted, and named in one WARNING.
+        Events not handled before the deadline are dropped, counted in ``dropped``, and reported in one WARNING.
+
+        Args:
+            deadline: End of the wait. Default: in 5 s.
+
+        Returns:
+            Whether all events were handled and the thread ended before the deadline.
         """
         limit = self._limit(deadline)
         with self._lock:
             if threading.current_thread() is self._thread:
-                return False  # handle() closed its own client: it cannot wait for itself
-        in_time = self._await(self._flushed(), limit)
+                return False  # handle() closed its own client. The thread cannot wait for itself.
+        in_time = self._await(self._flush_event(), limit)
         with self._lock:
             lost = 0 if in_time else len(self._items)
             if lost:
                 self._items.clear()
                 self._dropped += lost
-                self._settle()
+                self._notify_waiting()
             ended = self._ending
             if self._thread is None:
                 ended = None
@@ -152,7 +167,11 @@ class QueuedObserver(abc.ABC):
         self._hurry.set()
         self._wake.set()
         if lost:
-            logger.warning("%s was closed before it had handled %d events", type(self).__name__, lost)
+            logger.warning(
+                "%s was closed and dropped events that it had not handled: dropped=%d",
+                type(self).__name__,
+                lost,
+            )
         return (ended is None or self._await(ended, limit)) and in_time
 
     def _limit(self, deadline: Optional[float]) -> float:
@@ -161,29 +180,29 @@ class QueuedObserver(abc.ABC):
     def _await(self, event: threading.Event, limit: float) -> bool:
         return self._clock.wait(event, remaining(self._clock, limit))
 
-    def _flushed(self) -> threading.Event:
+    def _flush_event(self) -> threading.Event:
         event = threading.Event()
         with self._lock:
             self._waiting.append((self._put, event))
-            self._settle()
+            self._notify_waiting()
         self._hurry.set()
         return event
 
-    def _settle(self) -> None:
-        """Tell those whose events are done. Call with ``_lock`` held."""
-        settled = self._settled_before_batch
-        if settled is None:
-            settled = self._put - len(self._items)
+    def _notify_waiting(self) -> None:
+        """Wake the waiters whose events are done. Call with ``_lock`` held."""
+        done = self._done_before_batch
+        if done is None:
+            done = self._put - len(self._items)
         for count, event in self._waiting:
-            if count <= settled:
+            if count <= done:
                 event.set()
-        self._waiting = [entry for entry in self._waiting if entry[0] > settled]
+        self._waiting = [entry for entry in self._waiting if entry[0] > done]
 
     def _start(self, thread: threading.Thread) -> None:
         try:
             thread.start()
         except BaseException:
-            # No threads left, or the interpreter is going: the next event tries again.
+            # The system has no threads left, or the interpreter exits. The next event tries again.
             with self._lock:
                 self._thread = None
             raise
@@ -197,14 +216,15 @@ class QueuedObserver(abc.ABC):
             self._wake.clear()
             while self._handle_some():
                 pass
-            if self._may_end():
+            if self._end():
                 return
 
     def _handle_some(self) -> bool:
+        """Handle one batch; return whether there was one."""
         with self._lock:
             if not self._items:
                 return False
-            self._settled_before_batch = self._put - len(self._items)
+            self._done_before_batch = self._put - len(self._items)
             events = [self._items.popleft() for _ in range(min(self._batch, len(self._items)))]
         try:
             self.handle(events)
@@ -214,15 +234,18 @@ class QueuedObserver(abc.ABC):
                 self._failed += len(events)
             if first_failure:
                 logger.warning(
-                    "%s failed; its later failures are only counted", type(self).__name__, exc_info=True
+                    "%s failed to handle events; further failures are counted and not logged",
+                    type(self).__name__,
+                    exc_info=True,
                 )
         finally:
             with self._lock:
-                self._settled_before_batch = None
-                self._settle()
+                self._done_before_batch = None
+                self._notify_waiting()
         return True
 
-    def _may_end(self) -> bool:
+    def _end(self) -> bool:
+        """End the thread if ``close()`` requested it and no events are left; return whether it ends."""
         with self._lock:
             if self._ending is None or self._items:
                 return False
@@ -232,17 +255,18 @@ class QueuedObserver(abc.ABC):
             logger.warning("%s failed to finish", type(self).__name__, exc_info=True)
         with self._lock:
             ended, self._ending = self._ending, None
-            going = not self._items  # else put() relied on this thread while it finished
-            if going:
+            ends = not self._items  # put() does not start a thread while this one is set.
+            if ends:
                 self._thread = None
             else:
                 self._wake.set()
         if ended is not None:
             ended.set()
-        return going
+        return ends
 
 
 def _reset_all() -> None:
+    """Empty all queues. Runs in a forked child, where their threads do not exist."""
     for observer in list(_live):
         observer._reset()
 
@@ -252,23 +276,27 @@ if hasattr(os, "register_at_fork"):
 
 
 def observe_all(plugin: object, receive: Callable[[str, Dict[str, Any]], None]) -> None:
-    """Make ``plugin`` (an instance) implement every event hook: each calls ``receive(hook, facts)``.
+    """Make a plugin implement every event hook. Call it in ``__init__``.
 
-    ``hook`` is the name without ``tinkex_``, ``facts`` all arguments by name, ``source`` and ``call_id``
-    among them. Hooks of later versions are included; call it in ``__init__``.
+    Hooks that later versions add are included.
+
+    Args:
+        plugin: An instance.
+        receive: Called as ``receive(hook, facts)`` for each event. ``hook`` is the name of the hook without
+            ``tinkex_``; ``facts`` are all its arguments by name, including ``source`` and ``call_id``.
     """
     for name in SPECS:
         names = argument_names(name)
         if names[0] == "source":
-            setattr(plugin, name, _forward(name, names, receive))
+            setattr(plugin, name, _make_implementation(name, names, receive))
 
 
-def _forward(
+def _make_implementation(
     name: str, names: Tuple[str, ...], receive: Callable[[str, Dict[str, Any]], None]
 ) -> Callable[..., None]:
     hook = name[len("tinkex_") :]
 
-    # pluggy reads the arguments from what is wrapped, in every version.
+    # Every version of pluggy reads the arguments from the wrapped function.
     @functools.wraps(SPECS[name])
     def forward(*values: Any) -> None:
         receive(hook, dict(zip(names, values)))

@@ -1,7 +1,7 @@
-"""Plugins: found, loaded and told what happens, each kept from harming the run or the others.
+"""The plugins of one service client, with one attribute per hook.
 
-pluggy holds the specifications, the registrations and their order. Its own call is not used for events: one
-implementation that raises would end the call for the rest. See ``plugin_calls``.
+pluggy stores specifications, registrations and their order. Its own call is not used, because an implementation
+that raises would end the call for all others; see ``dispatch``.
 """
 
 from __future__ import annotations
@@ -9,68 +9,69 @@ from __future__ import annotations
 import inspect
 import logging
 import threading
-from typing import Any, Dict, Iterable, List, Optional, Type, TypeVar
+from typing import Any, Dict, Iterable, List, Optional
 
 import pluggy
 
 from ..concurrency.clock import Clock
 from ..errors import PluginError
 from . import hookspecs
-from .dispatch import Hook, Implementation, Plugin, PluginStatus, caller
+from .dispatch import Hook, Implementation, Plugin, PluginStatus, make_hook
 from .hookspecs import PREFIX, PROJECT, SPECS, argument_names
-from .loading import Candidate, Settings, candidates, load
+from .loading import Settings, UnloadedPlugin, find_plugins, load
 from .queued_observer import CLOSE_TIMEOUT
 
 __all__ = ["Hook", "Observers", "PluginStatus"]
 
-logger = logging.getLogger(__name__)
-
-T = TypeVar("T")
+# One logger for all messages about plugins, so that users configure one name.
+logger = logging.getLogger("tinkex_sync.plugins")
 
 
 class _Manager(pluggy.PluginManager):
     def parse_hookimpl_opts(self, plugin: object, name: str) -> Any:
-        # Until 1.7 pluggy evaluates properties in search of hooks.
+        # Versions of pluggy before 1.7 evaluate the properties of a plugin while they search for hooks.
         if isinstance(inspect.getattr_static(plugin, name, None), property):
             return None
         return super().parse_hookimpl_opts(plugin, name)
 
 
 class Observers:
-    """The plugins of one service client, with an attribute for each hook.
+    """The plugins of one service client, with one attribute per hook.
 
-    An attribute is named like its hook without ``tinkex_``. It is None while nobody implements the hook, so
-    that a site costs one test, else a function that takes the hook's arguments by name and tells every
-    plugin, the one registered last first::
+    An attribute has the name of its hook without ``tinkex_``. Its value is None if no plugin implements the hook,
+    so an event without observers costs one test. Otherwise it is a function that takes the hook's arguments by
+    name. It calls every plugin, the one registered last first::
 
         hook = observers.request_finished
         if hook is not None:
             hook(source=source, call_id=call_id, ...)
 
-    What a plugin raises is logged once per plugin and hook, with a traceback, and then counted; the run goes
-    on. A plugin inside one of its hooks is not called again on that thread.
+    The first error of each hook of a plugin is logged with a traceback; later errors are counted. Neither
+    affects the run. A plugin that has a hook running in a thread is not called again in that thread.
 
-    Invariant: attributes and what they hold are replaced, never changed, so sites read them without a lock. A
-    call under way when a plugin is unregistered may still reach it.
+    Invariant: attributes and their values are replaced, never modified, so callers read them without a lock. A
+    call that runs while a plugin is unregistered may still call this plugin. All methods are thread-safe.
 
-    Everything is loaded by the constructor, nothing at import. Arguments win over the environment.
+    The constructor loads all plugins; importing this package loads none. Arguments override the environment.
 
     Args:
-        plugins: Modules, instances or classes (instantiated). They are called before those found otherwise.
-        autoload: Load the entry points of group ``tinkex_sync``. Default: unless
+        plugins: Modules, instances or classes (they are instantiated). They are called before all others.
+        autoload: Whether to load the entry points of the group ``tinkex_sync``. Default: True unless
             TINKEX_SYNC_DISABLE_PLUGIN_AUTOLOAD is set.
-        disabled: Names not to load: of an entry point, distribution, module or builtin. Default:
-            TINKEX_SYNC_DISABLED_PLUGINS, separated by commas.
-        modules: Names of modules to load, or "module:attribute". Default: TINKEX_SYNC_PLUGINS. strict: Raise
-        PluginError instead of logging: for a plugin that cannot be loaded, is not valid or has an
-            unknown hook, from the constructor and ``register``; for a hook that raises, from the place that
-            called it. Default: TINKEX_SYNC_PLUGINS_STRICT. For plugin authors.
-        builtin: The package's own plugins; their names are those of their modules.
+        disabled: Names of entry points, distributions, modules or built-in plugins that are not loaded. Default:
+            the names in TINKEX_SYNC_DISABLED_PLUGINS, separated by commas.
+        modules: Modules to load, as "module" or "module:attribute". Default: the names in TINKEX_SYNC_PLUGINS,
+            separated by commas.
+        strict: Whether to raise PluginError instead of logging a warning, for plugin authors. The constructor
+            and ``register`` raise it for a plugin that cannot be loaded, is invalid or implements an unknown
+            hook. The place of the event raises it for a hook that raises. Default: TINKEX_SYNC_PLUGINS_STRICT.
+        builtin: Plugins of this package. Each is named after its module.
+        clock: Source of time. Default: the system's monotonic clock.
 
     Raises:
-        ConfigError: an environment variable cannot be read.
-        PluginError: in strict mode only.
-        TypeError: something in ``plugins`` cannot be a plugin.
+        ConfigError: An environment variable is invalid.
+        PluginError: A plugin is unusable, in strict mode only.
+        TypeError: An element of ``plugins`` cannot be a plugin.
     """
 
     session_opened: Optional[Hook]
@@ -110,59 +111,68 @@ class Observers:
         self._manager.add_hookspecs(hookspecs)
         self._plugins: List[Plugin] = []  # guarded by _lock
         self._publish()
-        for candidate in candidates(plugins, builtin, settings):
-            self._add(candidate, blocked=settings.blocks(candidate))
+        for found in find_plugins(plugins, builtin, settings):
+            self._add(found, is_blocked=settings.blocks(found))
 
     def register(self, plugin: object, name: Optional[str] = None) -> PluginStatus:
-        """Add a plugin (module, instance or class) while the client runs; any thread may.
+        """Add a plugin to a client that may be running.
 
-        Returns its row of ``report()``; look at ``status``, because an invalid plugin raises in strict mode
-        only.
+        Args:
+            plugin: A module, an instance or a class.
+            name: Name of the plugin. Default: the name of its module and class.
+
+        Returns:
+            The plugin's status. An invalid plugin raises in strict mode only, so check ``status``.
 
         Raises:
-            TypeError: it cannot be a plugin (None, text).
+            PluginError: The plugin is unusable, in strict mode only.
+            TypeError: ``plugin`` is None or a string.
         """
-        return self._add(Candidate.given(plugin, name)).report()
+        return self._add(UnloadedPlugin.from_object(plugin, name)).report()
 
     def unregister(self, plugin: object) -> None:
-        """Remove a plugin, given the object or its name; it is not closed.
+        """Remove a plugin without closing it.
+
+        Args:
+            plugin: The object that was registered, the loaded instance, or the plugin's name.
 
         Raises:
-            ValueError: there is no such plugin.
+            ValueError: No such plugin is registered.
         """
         with self._lock:
-            for row in self._plugins:
-                known = (row.object, row.candidate.value)
-                if row.name == plugin or (plugin is not None and any(plugin is one for one in known)):
-                    break
-            else:
-                raise ValueError(
-                    f"{plugin!r} is not registered; registered: {[p.name for p in self._plugins]}"
-                )
+            row = next((row for row in self._plugins if _matches(row, plugin)), None)
+            if row is None:
+                names = [row.name for row in self._plugins]
+                raise ValueError(f"{plugin!r} is not registered; registered: {names}")
             if self._manager.has_plugin(row.name):
                 self._manager.unregister(name=row.name)
             self._plugins.remove(row)
             self._publish()
 
-    def find(self, kind: Type[T]) -> Optional[T]:
-        """The active plugin that is a ``kind``; None if there is none."""
+    def is_active(self, plugin: object) -> bool:
+        """Return whether this instance or module is registered, valid and not blocked."""
         with self._lock:
-            active = [row.object for row in self._plugins if row.status == "active"]
-        return next((plugin for plugin in active if isinstance(plugin, kind)), None)
+            return any(row.object is plugin and row.status == "active" for row in self._plugins)
 
     def report(self) -> List[PluginStatus]:
-        """All plugins that were found, in the order they were found."""
+        """Return the status of every plugin, in the order in which they were found."""
         with self._lock:
             plugins = list(self._plugins)
         return [plugin.report() for plugin in plugins]
 
     def close(self, timeout: float = CLOSE_TIMEOUT) -> bool:
-        """Call ``close()`` of every active plugin that has it; False if ``timeout`` seconds were not enough.
+        """Call ``close()`` of every active plugin that has it. The plugins stay registered.
 
-        Modules are passed over: their ``close`` might be any function they imported. It is called one after
-        the other, each isolated, on a thread of its own, so that none can hold the client up for longer than
-        that. A ``close`` with a parameter ``deadline`` is given the end of the time, as seconds on
-        ``time.monotonic()``. Plugins stay registered.
+        The calls run one after the other in a thread of their own, so that no plugin delays the client for
+        longer than ``timeout``. The error of one does not affect the others. A ``close`` with a parameter
+        ``deadline`` receives the end of the timeout, in seconds on ``time.monotonic()``. Modules are skipped,
+        because the ``close`` of a module may be any function that it imported.
+
+        Args:
+            timeout: Seconds to wait for all calls together.
+
+        Returns:
+            Whether all calls returned in time.
         """
         deadline = Clock().time() + self._clock.real(timeout)
         with self._lock:
@@ -170,35 +180,35 @@ class Observers:
         if not closing:
             return True
         done = threading.Event()
-        begun: List[Plugin] = []
+        started: List[Plugin] = []
 
         def close_all() -> None:
             for row in closing:
-                begun.append(row)
+                started.append(row)
                 _close(row, deadline)
             done.set()
 
         try:
             threading.Thread(target=close_all, name="tinkex-plugins-close", daemon=True).start()
         except RuntimeError:
-            close_all()  # the interpreter is going and starts no more threads
+            close_all()  # No thread can be started while the interpreter exits.
         if self._clock.wait(done, timeout):
             return True
-        late = begun[-1].name if begun else closing[0].name
+        late = started[-1].name if started else closing[0].name
         logger.warning("plugin %s was still closing after %.1f s", late, timeout)
         return False
 
-    def _add(self, candidate: Candidate, blocked: bool = False) -> Plugin:
+    def _add(self, found: UnloadedPlugin, is_blocked: bool = False) -> Plugin:
         with self._lock:
-            row = Plugin(self._free_name(candidate.name), candidate)
+            row = Plugin(self._unused_name(found.name), found)
             self._plugins.append(row)
-        if blocked:
+        if is_blocked:
             row.reject("blocked", "")
             return row
-        # Loading runs the plugin's own code, so it happens before the lock is taken.
         cause: Optional[BaseException] = None
+        # Loading runs code of the plugin, so the lock is not held.
         try:
-            row.object = load(candidate)
+            row.object = load(found)
         except (Exception, SystemExit) as error:
             cause = error
             row.reject("failed", f"{type(error).__name__}: {error}")
@@ -209,28 +219,31 @@ class Observers:
             else:
                 row.reject("invalid", f"{type(cause).__name__}: {cause}")
         if row.status != "active":
-            self._complain(f"plugin {row.name} is not used: {row.report().error}", cause)
+            self._warn_or_raise(f"plugin {row.name} is not used: {row.report().error}", cause)
         elif row.unknown_hooks:
-            self._complain(f"plugin {row.name}: unknown hook {', '.join(row.unknown_hooks)} (ignored)", None)
+            names = ", ".join(row.unknown_hooks)
+            self._warn_or_raise(f"plugin {row.name}: unknown hook {names} (ignored)", None)
         elif not row.hooks:
-            self._complain(f"plugin {row.name} implements no hook; are they marked with @hookimpl?", None)
+            text = f"plugin {row.name} implements no hook; mark its functions with @hookimpl"
+            self._warn_or_raise(text, None)
         return row
 
-    def _free_name(self, name: str) -> str:
-        """A name no other plugin has. Call with ``_lock`` held."""
-        taken = {row.name for row in self._plugins}
+    def _unused_name(self, name: str) -> str:
+        """Return ``name``, with a number if another plugin has that name. Call with ``_lock`` held."""
+        used = {row.name for row in self._plugins}
         unique, number = name, 2
-        while unique in taken:
+        while unique in used:
             unique, number = f"{name}#{number}", number + 1
         return unique
 
     def _register(self, row: Plugin) -> Optional[Exception]:
+        """Register a loaded plugin with pluggy; return the error if it is invalid."""
         with self._lock:
             try:
                 self._manager.register(row.object, row.name)
                 hooks = self._implementations(row)
             except Exception as error:
-                # 1.6 leaves what did not validate half registered.
+                # pluggy 1.6 keeps a part of a plugin that it has rejected.
                 if self._manager.has_plugin(row.name):
                     self._manager.unregister(name=row.name)
                 return error
@@ -246,20 +259,21 @@ class Observers:
         return None
 
     def _implementations(self, row: Plugin) -> Dict[str, pluggy.HookImpl]:
-        """The hooks of a plugin pluggy has accepted, by full name; ValueError if one cannot observe.
+        """Return the hooks of a plugin that pluggy has accepted, by full name. Call with ``_lock`` held.
 
-        Call with ``_lock`` held.
+        Raises:
+            ValueError: A hook is not a plain function.
         """
-        found = {}
+        implementations = {}
         for hook in self._manager.get_hookcallers(row.object) or ():
             for hookimpl in hook.get_hookimpls():
                 if hookimpl.plugin is row.object:
-                    _check_plain(hook.name, hookimpl)
-                    found[hook.name] = hookimpl
-        return found
+                    _check_plain_function(hook.name, hookimpl)
+                    implementations[hook.name] = hookimpl
+        return implementations
 
     def _publish(self) -> None:
-        """Replace the attributes by what is registered now. Call with ``_lock`` held."""
+        """Replace the attributes by functions that call the registered plugins. Call with ``_lock`` held."""
         rows = {row.name: row for row in self._plugins}
         for name in SPECS:
             known = argument_names(name)
@@ -268,26 +282,29 @@ class Observers:
                 for hookimpl in reversed(getattr(self._manager.hook, name).get_hookimpls())
             )
             hook = name[len(PREFIX) :]
-            setattr(
-                self,
-                hook,
-                caller(hook, implementations, self._clock, self.strict) if implementations else None,
-            )
+            called = make_hook(hook, implementations, self._clock, self.strict) if implementations else None
+            setattr(self, hook, called)
 
-    def _complain(self, text: str, cause: Optional[BaseException]) -> None:
+    def _warn_or_raise(self, text: str, cause: Optional[BaseException]) -> None:
         if self.strict:
             raise PluginError(text) from cause
         logger.warning("%s", text, exc_info=cause)
 
 
-def _check_plain(hook: str, hookimpl: pluggy.HookImpl) -> None:
+def _matches(row: Plugin, plugin: object) -> bool:
+    """Return whether ``plugin`` is the name, the loaded object or the registered object of a row."""
+    is_object = plugin is not None and (row.object is plugin or row.found.value is plugin)
+    return is_object or row.name == plugin
+
+
+def _check_plain_function(hook: str, hookimpl: pluggy.HookImpl) -> None:
     if hookimpl.wrapper or hookimpl.hookwrapper:
-        raise ValueError(f"{hook} is a wrapper; plugins observe, they cannot wrap")
+        raise ValueError(f"{hook} is a wrapper; a plugin can only observe, so use a plain function")
     function = hookimpl.function
     for test in (inspect.isgeneratorfunction, inspect.iscoroutinefunction, inspect.isasyncgenfunction):
         if test(function):
             raise ValueError(
-                f"{hook} is a generator or coroutine; it would never run, write a plain function"
+                f"{hook} is a generator or a coroutine, whose body would never run; use a plain function"
             )
 
 
@@ -302,4 +319,4 @@ def _close(row: Plugin, deadline: float) -> None:
         else:
             row.object.close()
     except Exception as error:
-        row.failed("close", error)
+        row.record_error("close", error)

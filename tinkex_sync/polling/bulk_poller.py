@@ -21,7 +21,8 @@ from ..errors import (
     DeadlineExceeded,
     TinkexError,
 )
-from ..http.call_state import OpenCall
+from ..http.call_state import CallState
+from ..http.request import Request
 from ..plugins.hookspecs import Source
 from ..protocol import json_wire as codec
 from ..session import Session
@@ -78,7 +79,7 @@ class BulkPoller:
 
         session.on_close(close)
 
-    def wait(self, request_id: str, call: OpenCall, gives_up_at: Callable[[], float]) -> Optional[int]:
+    def wait(self, request_id: str, call: CallState, gives_up_at: Callable[[], float]) -> Optional[int]:
         """Wait until the server says that a promise is kept or broken.
 
         Args:
@@ -157,12 +158,13 @@ class BulkPoller:
             body["timeout"] = 0.0
         body["retrieved_request_ids"] = read
         clock = self._session.clock
-        reply = self._session.call(
-            "retrieve_futures",
-            codec.encode(body),
-            source=self._source,
-            deadline=None if asks else clock.time() + _ACK_WITHIN,
-            raw=True,
+        reply = self._session.send(
+            Request(
+                "retrieve_futures",
+                codec.encode(body),
+                source=self._source,
+                deadline=None if asks else clock.time() + _ACK_WITHIN,
+            )
         )
         return reply.json()
 

@@ -26,8 +26,9 @@ from ..errors import (
     ResultLostError,
     TinkexError,
 )
-from ..http.call_state import OpenCall
+from ..http.call_state import CallState
 from ..http.endpoints import PROMISES
+from ..http.request import Request
 from ..http.retry import Attempts
 from ..protocol import json_wire as codec
 from ..session import Session
@@ -68,7 +69,7 @@ class _Poll:
         self,
         session: Session,
         promise: Promise,
-        call: OpenCall,
+        call: CallState,
         states: Optional[QueueStates],
         deadline: Optional[float],
         extend: Optional[Callable[[], float]],
@@ -104,14 +105,15 @@ class _Poll:
             began = self.session.clock.time()
             try:
                 self.call.reconnects = 0
-                reply = self.session.call(
-                    "retrieve_future",
-                    self.body,
-                    headers=self._headers(),
-                    call=self.call,
-                    deadline=self.deadline,
-                    raw=True,
-                    polled=self.polled(),
+                reply = self.session.send(
+                    Request(
+                        "retrieve_future",
+                        self.body,
+                        headers=self._headers(),
+                        call=self.call,
+                        deadline=self.deadline,
+                        polled=self.polled(),
+                    )
                 )
             except DeadlineExceeded:
                 later = None if self.extend is None else self.extend()
@@ -206,6 +208,8 @@ class _Poll:
 
     def _refused(self, error: APIStatusError) -> float:
         status = error.status_code
+        if status in (408, 429) and self.states is not None:
+            self.states.read(self.call, error.body)
         if status == 408:
             self._answered()
             return 0.0
@@ -220,7 +224,7 @@ class _Poll:
             # A checkpoint is being written; only the caller's timeout limits that.
             self.known = True
             self.tries_425 += 1
-            return self.policy.wait(self.tries_425 - 1)
+            return self.policy.backoff(self.tries_425, self.session.attempts("poll"))
         if isinstance(error, BillingError):
             return self.session.billing.pause(error, self.call.source, self.call.call_id)
         if status == 400 and self.session.protocol.modern:
@@ -266,7 +270,7 @@ class _Poll:
             self.failing = self.session.attempts("poll")
         attempts = self.failing
         attempts.number += 1
-        left = attempts.left()
+        left = attempts.remaining()
         if left is not None and left <= 0:
             error.attempts, error.elapsed = attempts.number, attempts.elapsed
             error.args = (
@@ -275,7 +279,7 @@ class _Poll:
             )
             raise error
         asked = getattr(error, "retry_after", None)
-        delay = asked if asked is not None else self.policy.wait(attempts.number - 1)
+        delay = asked if asked is not None else self.policy.backoff(attempts.number, attempts)
         hook = self.session.observers.retry_scheduled
         if hook is not None:
             hook(
@@ -328,7 +332,7 @@ class _Poll:
 def poll(
     session: Session,
     promise: Promise,
-    call: OpenCall,
+    call: CallState,
     *,
     states: Optional[QueueStates] = None,
     deadline: Optional[float] = None,
@@ -355,7 +359,6 @@ def poll(
     running = _Poll(session, promise, call, states, deadline, extend)
     error: Optional[BaseException] = None
     call.promised = session.clock.time()
-    call.heard = None if states is None else states.read
     try:
         if announced is not None:
             running.reserve(announced)

@@ -6,7 +6,7 @@ import threading
 from typing import Any, Dict, Optional, Tuple
 
 from ..concurrency.clock import Clock
-from ..http.call_state import OpenCall
+from ..http.call_state import CallState
 from ..plugins.queue_reasons import default_reason
 from ..plugins.registry import Hook, Observers
 from ..types import QueueState
@@ -42,7 +42,7 @@ class QueueStates:
         self._waiting_since = 0.0  # guarded by _lock
         self._interval_started: Optional[float] = None  # guarded by _lock
 
-    def read(self, call: OpenCall, body: Any) -> None:
+    def read(self, call: CallState, body: Any) -> None:
         """Report the queue state in a response body, if it contains one.
 
         Args:
@@ -55,7 +55,7 @@ class QueueStates:
                 state = QueueState.UNKNOWN.value
             self.report(call, state, body.get("queue_state_reason"))
 
-    def report(self, call: OpenCall, state: str, reason: Any = None) -> None:
+    def report(self, call: CallState, state: str, reason: Any = None) -> None:
         """Record the queue state of one call and call the hooks that follow from it.
 
         Args:
@@ -79,7 +79,7 @@ class QueueStates:
             with self._lock:
                 self._interval_started = self._clock.time()
 
-    def finish(self, call: OpenCall, succeeded: bool = True) -> None:
+    def finish(self, call: CallState, succeeded: bool = True) -> None:
         """Record the end of a call.
 
         The client becomes active if the call was its last paused call and succeeded. If the call failed, the
@@ -95,7 +95,7 @@ class QueueStates:
                     self._current = None
         self._call_hook(self._observers.queue_state_changed, call, change)
 
-    def _record(self, call: OpenCall, reported: Tuple[str, Any]) -> Optional[Dict[str, Any]]:
+    def _record(self, call: CallState, reported: Tuple[str, Any]) -> Optional[Dict[str, Any]]:
         """Return the facts of the change that a call's report causes, if any. Call with ``_lock`` held."""
         if reported[0] == _ACTIVE:
             self._paused.pop(call.call_id, None)
@@ -107,7 +107,7 @@ class QueueStates:
         self._paused[call.call_id] = reported
         return self._change(call, reported)
 
-    def _change(self, call: OpenCall, new: Tuple[str, Any]) -> Optional[Dict[str, Any]]:
+    def _change(self, call: CallState, new: Tuple[str, Any]) -> Optional[Dict[str, Any]]:
         """Set the client's state; return the facts of the change, or None. Call with ``_lock`` held."""
         if new == self._current:
             return None
@@ -135,7 +135,7 @@ class QueueStates:
         self._interval_started = now
         return True
 
-    def _call_hook(self, hook: Optional[Hook], call: OpenCall, facts: Optional[Dict[str, Any]]) -> None:
+    def _call_hook(self, hook: Optional[Hook], call: CallState, facts: Optional[Dict[str, Any]]) -> None:
         if hook is None or facts is None:
             return
         reason, state = facts.pop("reason"), facts["state"]

@@ -9,7 +9,7 @@ from typing import Callable, Deque, Iterator, Optional
 
 from ..concurrency.clock import remaining
 from ..errors import ClosedError
-from ..http.call_state import OpenCall
+from ..http.call_state import CallState
 from ..session import Session
 
 __all__ = ["Places"]
@@ -63,7 +63,7 @@ class Places:
             return True
 
     @contextmanager
-    def place(self, session: Session, call: OpenCall, deadline: Optional[float]) -> Iterator[None]:
+    def place(self, session: Session, call: CallState, deadline: Optional[float]) -> Iterator[None]:
         """Wait for a place in this thread, and have it.
 
         Raises:

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional
 from .. import types
 from ..errors import APIConnectionError, BillingError, DeadlineExceeded, PromiseExpiredError, RateLimitError
 from ..futures import Future
-from ..http.call_state import OpenCall
-from ..http.retry import Attempts
+from ..http.call_state import CallState
+from ..http.request import Request
+from ..http.retry import Attempts, log_long_retry
 from ..polling.poller import Promise, poll
 from ..protocol import json_wire as codec
 from ..throttle.dispatch import Permit
@@ -63,7 +64,7 @@ class Sample:
     def __init__(
         self,
         client: SamplingClient,
-        call: OpenCall,
+        call: CallState,
         body: Dict[str, Any],
         size: int,
         deadline: Optional[float],
@@ -79,7 +80,6 @@ class Sample:
         self.permit: Optional[Permit] = None
         self.promise: Optional[Promise] = None
         self.sequence_ids: Optional[List[str]] = None
-        call.heard = client._states.read
         #: What its caller can withdraw until the first send.
         self.future = future
         self.content = b""
@@ -109,14 +109,34 @@ class Sample:
     def dispatch(self) -> None:
         """Wait at the throttle, send, and keep the promise."""
         session = self.session
-        attempts = session.attempts("submit", self.deadline)
+        attempts = session.attempts("sampling")
         began = session.clock.time()
         try:
-            answer = session.retrying(attempts, self._admitted_send, self.call, self.deadline)
+            answer = attempts.policy.run(
+                self._attempt,
+                attempts,
+                sleep=lambda delay: session.sleep(delay, self.deadline, self.call),
+                before_sleep=self._report_retry,
+            )
         finally:
             self._release()
         self.promise = Promise(answer.request_id, "asample", session.clock.time() - began)
         self.sequence_ids = answer.sample_sequence_ids
+
+    def _attempt(self, attempts: Attempts) -> types.UntypedAPIFuture:
+        attempts.start()
+        try:
+            return self._admitted_send(attempts)
+        except Exception as error:
+            attempts.fail(error)
+            raise
+
+    def _report_retry(self, state: Any) -> None:
+        attempts: Attempts = state.args[-1]
+        error = state.outcome.exception()
+        request = Request("asample", source=self.call.source, call=self.call)
+        self.session.report_retry(request, attempts, state.upcoming_sleep, error)
+        log_long_retry(attempts, state.upcoming_sleep, error, "asample")
 
     def _admitted_send(self, attempts: Attempts) -> types.UntypedAPIFuture:
         """One attempt; a 429 is waited out with the permit held, any other retry gives it back."""
@@ -139,17 +159,19 @@ class Sample:
                 self._claim()
                 try:
                     with session.dispatchers.waiting():
-                        answer: types.UntypedAPIFuture = session.call(
-                            "asample",
-                            self.content,
-                            headers={"X-Tinker-Sampling-Backpressure": "1"},
-                            call=call,
-                            deadline=self.deadline,
-                            policy="none",
-                            idempotency_key=self.key,
-                            within=attempts,
+                        reply = session.send(
+                            Request(
+                                "asample",
+                                self.content,
+                                headers={"X-Tinker-Sampling-Backpressure": "1"},
+                                call=call,
+                                deadline=self.deadline,
+                                idempotency_key=self.key,
+                            ),
+                            attempts,
                         )
                 except (RateLimitError, BillingError) as error:
+                    self.client._states.read(call, error.body)
                     if isinstance(error, BillingError):
                         session.billing.pause(error, call.source, call.call_id)
                     entered = session.clock.time()
@@ -165,7 +187,7 @@ class Sample:
                         )
                 else:
                     permit.accepted()
-                    return answer
+                    return types.UntypedAPIFuture.from_wire(reply.json())
         finally:
             self._release()
 
@@ -261,9 +283,9 @@ class Sample:
         config = self.client._retry_config
         lost = isinstance(error, PromiseExpiredError)
         late = self.session.clock.time() >= self._gives_up_at()
-        if not config.redraws(error) or late or (lost and self.resamples >= _MOST_RESAMPLES):
+        if not config.should_resubmit(error) or late or (lost and self.resamples >= _MOST_RESAMPLES):
             raise error
         self.resamples += 1
         self._number()
         self.call.request_id, self.call.sent = None, "no"
-        return config.policy().wait(self.resamples - 1)
+        return config.resubmit_delay(self.resamples - 1)

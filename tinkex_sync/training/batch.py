@@ -6,10 +6,9 @@ import threading
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
 from .. import types
-from ..clients.base import settle
 from ..errors import OutcomeUnknownError, PartialBatchError, TinkexError
-from ..futures import Future
-from ..http.call_state import OpenCall
+from ..futures import Future, resolve_in_worker
+from ..http.call_state import CallState
 from ..plugins.hookspecs import Boundary
 from ..protocol import json_wire as codec
 from ..protocol.byte_estimates import datum_bytes, protobuf_datum_bytes
@@ -38,7 +37,7 @@ class Batch:
         loss_fn: types.LossFnType,
         loss_fn_config: Optional[Dict[str, float]],
         future: Future[types.ForwardBackwardOutput],
-        fetch: Callable[[Sent, OpenCall], Any],
+        fetch: Callable[[Sent, CallState], Any],
         finish: Optional[Callable[[types.ForwardBackwardOutput], types.ForwardBackwardOutput]] = None,
     ) -> None:
         self._session = session
@@ -193,13 +192,15 @@ class Batch:
         except TinkexError as error:
             self._fail(error)
         else:
-            settle(self._session, self.future, merged if self._finished is None else self._finished(merged))
+            resolve_in_worker(
+                self._session, self.future, merged if self._finished is None else self._finished(merged)
+            )
 
     def _fail(self, error: BaseException) -> None:
         with self._lock:
             first, self._failed = not self._failed, True
         if first:
-            settle(self._session, self.future, error=error)
+            resolve_in_worker(self._session, self.future, error=error)
 
     def _partial(self, error: BaseException, accepted: List[Boundary]) -> PartialBatchError:
         taken = _joined([(boundary.start, boundary.stop) for boundary in accepted])

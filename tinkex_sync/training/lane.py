@@ -7,7 +7,7 @@ import weakref
 from typing import Any, Callable, Dict, Iterable, List, Optional, TypeVar, Union
 
 from .. import types
-from ..clients.base import Client, settle
+from ..clients.base import Client
 from ..concurrency.workers import Lane
 from ..errors import (
     APIError,
@@ -19,8 +19,8 @@ from ..errors import (
     ResultLostError,
     WithdrawnError,
 )
-from ..futures import Future, wait_until
-from ..http.call_state import OpenCall
+from ..futures import Future, resolve_in_worker, wait_until
+from ..http.call_state import CallState
 from ..plugins.hookspecs import Source
 from ..polling.poller import poll
 from ..polling.queue_states import QueueStates
@@ -96,7 +96,7 @@ class LaneClient(Client):
         check_optimizer(adam_params)
         payload = adam_params.to_wire()
 
-        def before(call: OpenCall) -> None:
+        def before(call: CallState) -> None:
             if after is not None and not after.accepted:
                 raise WithdrawnError(
                     "the optimizer step was withdrawn, because its backward pass was not accepted as a whole"
@@ -130,7 +130,7 @@ class LaneClient(Client):
         endpoint: str,
         fields: Dict[str, Any],
         finish: Optional[Callable[[Any], Any]] = None,
-        before: Optional[Callable[[OpenCall], None]] = None,
+        before: Optional[Callable[[CallState], None]] = None,
     ) -> tuple[Future[Any], Callable[[], None]]:
         """An operation of a single request: its future, and the job that sends it."""
         session = self._session
@@ -153,7 +153,7 @@ class LaneClient(Client):
                     before(call)
                 sent = self._sequence.dispatch(session, endpoint, encode, call)
             except BaseException as error:
-                settle(session, future, error=error)
+                resolve_in_worker(session, future, error=error)
                 return
             call.request_id = sent.promise.request_id
             session.helpers.submit(lambda: fetch(sent))
@@ -172,7 +172,7 @@ class LaneClient(Client):
 
         return future, send
 
-    def _fetch(self, sent: Sent, call: OpenCall) -> Any:
+    def _fetch(self, sent: Sent, call: CallState) -> Any:
         """The result of an accepted operation, whose number the server may judge only now."""
         verdicts = self._sequence.verdicts
         failed = True
@@ -202,7 +202,7 @@ class LaneClient(Client):
         finally:
             verdicts.settled(sent.place, failed=failed)
 
-    def _await_earlier(self, sent: Sent, call: OpenCall) -> bool:
+    def _await_earlier(self, sent: Sent, call: CallState) -> bool:
         """Wait until the server's verdict on every earlier operation is known; whether any was not."""
         waited = False
         while not self._sequence.verdicts.none_open_before(sent.place):
@@ -210,7 +210,7 @@ class LaneClient(Client):
             self._session.sleep(_LOOK_AGAIN, None, call, "retrying")
         return waited
 
-    def _result(self, sent: Sent, call: OpenCall) -> Any:
+    def _result(self, sent: Sent, call: CallState) -> Any:
         """Poll an accepted operation; if the server has lost the promise, send the very same once more."""
         try:
             return poll(self._session, sent.promise, call, states=self._states)
@@ -225,7 +225,7 @@ class LaneClient(Client):
                 request_id=sent.promise.request_id,
             ) from error
 
-    def _send_again(self, sent: Sent, call: OpenCall, expired: PromiseExpiredError) -> None:
+    def _send_again(self, sent: Sent, call: CallState, expired: PromiseExpiredError) -> None:
         try:
             sent.send()
         except APIError as error:

@@ -19,7 +19,8 @@ from ..errors import (
     ConflictError,
     OutcomeUnknownError,
 )
-from ..http.call_state import OpenCall
+from ..http.call_state import CallState
+from ..http.request import Request
 from ..polling.poller import Promise
 from ..protocol.json_wire import Body
 from ..session import Session
@@ -40,7 +41,7 @@ class Sent:
     """An accepted operation: its promise, and how to send the very same once more."""
 
     def __init__(
-        self, session: Session, endpoint: str, encode: Encode, number: int, key: str, call: OpenCall
+        self, session: Session, endpoint: str, encode: Encode, number: int, key: str, call: CallState
     ) -> None:
         self._session = session
         self.endpoint = endpoint
@@ -65,12 +66,14 @@ class Sent:
             attempts = session.attempts("submit")
             try:
                 answer = session.call(
-                    body.endpoint,
-                    body.content,
-                    headers=body.headers,
-                    call=self._call,
-                    idempotency_key=self._key,
-                    attempts=attempts,
+                    Request(
+                        body.endpoint,
+                        body.content,
+                        headers=body.headers,
+                        call=self._call,
+                        idempotency_key=self._key,
+                    ),
+                    attempts,
                 )
                 break
             except APIStatusError as error:
@@ -104,7 +107,7 @@ class Sequence:
         self._doubtful: List[int] = []
         self.verdicts = Verdicts()
 
-    def dispatch(self, session: Session, endpoint: str, encode: Encode, call: OpenCall) -> Sent:
+    def dispatch(self, session: Session, endpoint: str, encode: Encode, call: CallState) -> Sent:
         """Send the next operation and wait for its promise, retries included.
 
         Raises:
@@ -160,7 +163,9 @@ class Sequence:
             raise unknown(sent, error) from error
         return sent
 
-    def _dispatch(self, session: Session, endpoint: str, encode: Encode, call: OpenCall, number: int) -> Sent:
+    def _dispatch(
+        self, session: Session, endpoint: str, encode: Encode, call: CallState, number: int
+    ) -> Sent:
         sent = Sent(session, endpoint, encode, self.verdicts.number(number), new_key(), call)
         sent.place = number
         doubt = [False]

@@ -1,198 +1,26 @@
-"""Every type that travels: requests, responses and the values in them (PROTOCOL: "Public API")."""
+"""The wire types: request bodies, responses and the values in them (PROTOCOL, "Public API").
 
-from .checkpoints import (
-    Checkpoint,
-    CheckpointArchiveUrlResponse,
-    CheckpointsListResponse,
-    CheckpointType,
-    CopyWeightsResponse,
-    Cursor,
-    ExternalWeightsUrlsResponse,
-    ParsedCheckpointTinkerPath,
-    TrainingRun,
-    TrainingRunsResponse,
-    WeightsInfoResponse,
-)
-from .futures import (
-    FutureRetrieveRequest,
-    FutureRetrieveResponse,
-    QueueState,
-    RequestErrorCategory,
-    RequestFailedResponse,
-    RequestID,
-    TryAgainResponse,
-    UntypedAPIFuture,
-)
-from .inputs import (
-    Datum,
-    EncodedTextChunk,
-    ImageAssetPointerChunk,
-    ImageChunk,
-    LossFnInputs,
-    ModelInput,
-    ModelInputChunk,
-)
-from .sampling import (
-    PromptAltTokens,
-    SampledSequence,
-    SampleRequest,
-    SampleResponse,
-    SamplingParams,
-    StopReason,
-)
-from .server_config import AuthTokenResponse, DynamicConfigResponse, ServerConfigResponse
-from .sessions import (
-    CreateSamplingSessionRequest,
-    CreateSamplingSessionResponse,
-    CreateSessionRequest,
-    CreateSessionResponse,
-    GetSamplerResponse,
-    GetServerCapabilitiesResponse,
-    GetSessionResponse,
-    HealthResponse,
-    JoinSamplingSessionResponse,
-    ListSessionsResponse,
-    SessionHeartbeatRequest,
-    SessionHeartbeatResponse,
-    SupportedModel,
-)
-from .telemetry import (
-    EventType,
-    GenericEvent,
-    SessionEndEvent,
-    SessionStartEvent,
-    Severity,
-    TelemetryBatch,
-    TelemetryEvent,
-    TelemetryResponse,
-    TelemetrySendRequest,
-    UnhandledExceptionEvent,
-)
-from .tensors import TensorData, TensorDtype
-from .training import (
-    AdamOptimizerConfig,
-    AdamParams,
-    CreateModelRequest,
-    CreateModelResponse,
-    DimuonOptimizerConfig,
-    DimuonParams,
-    ForwardBackwardInput,
-    ForwardBackwardOutput,
-    ForwardBackwardRequest,
-    ForwardRequest,
-    GetInfoRequest,
-    GetInfoResponse,
-    LoadWeightsRequest,
-    LoadWeightsResponse,
-    LoraConfig,
-    LossFnOutput,
-    LossFnType,
-    ModelData,
-    ModelID,
-    OptimizerConfig,
-    OptimParams,
-    OptimStepRequest,
-    OptimStepResponse,
-    SaveWeightsExternalResponse,
-    SaveWeightsForSamplerRequest,
-    SaveWeightsForSamplerResponse,
-    SaveWeightsForSamplerResponseInternal,
-    SaveWeightsRequest,
-    SaveWeightsResponse,
-    UnloadModelRequest,
-    UnloadModelResponse,
-)
+Each module lists its public names in ``__all__``, and nowhere else.
+"""
 
-__all__ = [
-    "AdamOptimizerConfig",
-    "AdamParams",
-    "AuthTokenResponse",
-    "Checkpoint",
-    "CheckpointArchiveUrlResponse",
-    "CheckpointType",
-    "CheckpointsListResponse",
-    "CreateModelRequest",
-    "CreateModelResponse",
-    "CreateSamplingSessionRequest",
-    "CreateSamplingSessionResponse",
-    "CreateSessionRequest",
-    "CreateSessionResponse",
-    "CopyWeightsResponse",
-    "Cursor",
-    "Datum",
-    "DimuonOptimizerConfig",
-    "DimuonParams",
-    "DynamicConfigResponse",
-    "EncodedTextChunk",
-    "EventType",
-    "ExternalWeightsUrlsResponse",
-    "ForwardBackwardInput",
-    "ForwardBackwardOutput",
-    "ForwardBackwardRequest",
-    "ForwardRequest",
-    "FutureRetrieveRequest",
-    "FutureRetrieveResponse",
-    "GenericEvent",
-    "GetInfoRequest",
-    "GetInfoResponse",
-    "GetSamplerResponse",
-    "GetServerCapabilitiesResponse",
-    "GetSessionResponse",
-    "HealthResponse",
-    "ImageAssetPointerChunk",
-    "ImageChunk",
-    "JoinSamplingSessionResponse",
-    "ListSessionsResponse",
-    "LoadWeightsRequest",
-    "LoadWeightsResponse",
-    "LoraConfig",
-    "LossFnInputs",
-    "LossFnOutput",
-    "LossFnType",
-    "ModelData",
-    "ModelID",
-    "ModelInput",
-    "ModelInputChunk",
-    "OptimParams",
-    "OptimStepRequest",
-    "OptimStepResponse",
-    "OptimizerConfig",
-    "ParsedCheckpointTinkerPath",
-    "PromptAltTokens",
-    "QueueState",
-    "RequestErrorCategory",
-    "RequestFailedResponse",
-    "RequestID",
-    "SampleRequest",
-    "SampleResponse",
-    "SampledSequence",
-    "SamplingParams",
-    "SaveWeightsExternalResponse",
-    "SaveWeightsForSamplerRequest",
-    "SaveWeightsForSamplerResponse",
-    "SaveWeightsForSamplerResponseInternal",
-    "SaveWeightsRequest",
-    "SaveWeightsResponse",
-    "ServerConfigResponse",
-    "SessionEndEvent",
-    "SessionHeartbeatRequest",
-    "SessionHeartbeatResponse",
-    "SessionStartEvent",
-    "Severity",
-    "StopReason",
-    "SupportedModel",
-    "TelemetryBatch",
-    "TelemetryEvent",
-    "TelemetryResponse",
-    "TelemetrySendRequest",
-    "TensorData",
-    "TensorDtype",
-    "TrainingRun",
-    "TrainingRunsResponse",
-    "TryAgainResponse",
-    "UnhandledExceptionEvent",
-    "UnloadModelRequest",
-    "UnloadModelResponse",
-    "UntypedAPIFuture",
-    "WeightsInfoResponse",
-]
+from . import checkpoints, futures, inputs, sampling, server_config, sessions, telemetry, tensors, training
+from .checkpoints import *  # noqa: F403
+from .futures import *  # noqa: F403
+from .inputs import *  # noqa: F403
+from .sampling import *  # noqa: F403
+from .server_config import *  # noqa: F403
+from .sessions import *  # noqa: F403
+from .telemetry import *  # noqa: F403
+from .tensors import *  # noqa: F403
+from .training import *  # noqa: F403
+
+__all__ = []
+__all__ += checkpoints.__all__
+__all__ += futures.__all__
+__all__ += inputs.__all__
+__all__ += sampling.__all__
+__all__ += server_config.__all__
+__all__ += sessions.__all__
+__all__ += telemetry.__all__
+__all__ += tensors.__all__
+__all__ += training.__all__

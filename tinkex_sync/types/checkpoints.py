@@ -4,19 +4,22 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Dict, List, Literal, Optional
 
-from .wire import LATER, NULLABLE, Wire
+from .wire import SENT_AS_NULL, Wire, since
 
 __all__ = [
     "Checkpoint",
     "CheckpointArchiveUrlResponse",
     "CheckpointType",
     "CheckpointsListResponse",
+    "CopyWeightsRequest",
     "CopyWeightsResponse",
     "Cursor",
     "ExternalWeightsUrlsResponse",
     "ParsedCheckpointTinkerPath",
+    "SetCheckpointTtlRequest",
     "TrainingRun",
     "TrainingRunsResponse",
+    "WeightsInfoRequest",
     "WeightsInfoResponse",
 ]
 
@@ -28,17 +31,17 @@ _KIND_BY_FOLDER: Dict[str, CheckpointType] = {"weights": "training", "sampler_we
 
 @dataclass(frozen=True, repr=False)
 class ParsedCheckpointTinkerPath(Wire):
-    """A ``tinker://RUN/weights/NAME`` or ``tinker://RUN/sampler_weights/NAME`` path, taken apart."""
+    """The parts of a path ``tinker://RUN/weights/NAME`` or ``tinker://RUN/sampler_weights/NAME``."""
 
     tinker_path: str
     training_run_id: str
     checkpoint_type: CheckpointType
-    #: The last two parts, such as ``weights/NAME``, as the checkpoint endpoints want it.
+    #: The last two parts, such as ``weights/NAME``, which the checkpoint endpoints have in their paths.
     checkpoint_id: str
 
     @classmethod
     def from_tinker_path(cls, tinker_path: str) -> "ParsedCheckpointTinkerPath":
-        """Take a path apart; ValueError unless it has exactly these three parts."""
+        """Split a path; ValueError unless it has exactly these three parts."""
         run, folder, name = _three_parts(tinker_path)
         kind = _KIND_BY_FOLDER.get(folder)
         if kind is None:
@@ -55,23 +58,23 @@ def _three_parts(tinker_path: str) -> List[str]:
 
 @dataclass(frozen=True, repr=False)
 class Checkpoint(Wire):
-    """A saved checkpoint. ``time`` is None where a server does not keep it; without a zone it is UTC."""
+    """A saved checkpoint. ``time`` is None if the server does not record it; a time without a zone is UTC."""
 
     checkpoint_id: str
     checkpoint_type: CheckpointType
-    time: Optional[datetime] = field(metadata=NULLABLE)
+    time: Optional[datetime] = field(metadata=SENT_AS_NULL)
     tinker_path: str
     size_bytes: Optional[int] = None
-    #: Anyone may read it.
+    #: Every account may read it.
     public: bool = False
-    #: Labels of its save, and when the server will delete it; of the protocol after 0.7.0.
-    user_metadata: Optional[Dict[str, str]] = field(default=None, metadata=LATER)
-    expires_at: Optional[datetime] = field(default=None, metadata=LATER)
+    #: Labels given when it was saved, and the time at which the server deletes it.
+    user_metadata: Optional[Dict[str, str]] = field(default=None, metadata=since("0.38.0"))
+    expires_at: Optional[datetime] = field(default=None, metadata=since("0.38.0"))
 
 
 @dataclass(frozen=True, repr=False)
 class Cursor(Wire):
-    """Where a page of a listing stands in the whole."""
+    """The position of a page in a listing."""
 
     offset: int
     limit: int
@@ -80,7 +83,7 @@ class Cursor(Wire):
 
 @dataclass(frozen=True, repr=False)
 class CheckpointsListResponse(Wire):
-    """``GET /api/v1/checkpoints``, and ``GET /api/v1/training_runs/{id}/checkpoints`` (no cursor)."""
+    """Response of ``GET /api/v1/checkpoints`` and ``GET /api/v1/training_runs/{id}/checkpoints`` (no cursor)."""
 
     checkpoints: List[Checkpoint]
     cursor: Optional[Cursor] = None
@@ -88,7 +91,7 @@ class CheckpointsListResponse(Wire):
 
 @dataclass(frozen=True, repr=False)
 class CheckpointArchiveUrlResponse(Wire):
-    """A signed URL of a checkpoint's archive, good until ``expires`` (UTC)."""
+    """A signed URL of a checkpoint's archive, valid until ``expires`` (UTC)."""
 
     url: str
     expires: datetime
@@ -96,7 +99,7 @@ class CheckpointArchiveUrlResponse(Wire):
 
 @dataclass(frozen=True, repr=False)
 class TrainingRun(Wire):
-    """A model that is or was trained. ``last_request_time`` is None where a server does not keep it."""
+    """A model that is or was trained. ``last_request_time`` is None if the server does not record it."""
 
     training_run_id: str
     base_model: str
@@ -104,7 +107,7 @@ class TrainingRun(Wire):
     is_lora: bool
     corrupted: bool = False
     lora_rank: Optional[int] = None
-    last_request_time: Optional[datetime] = field(default=None, metadata=NULLABLE)
+    last_request_time: Optional[datetime] = field(default=None, metadata=SENT_AS_NULL)
     last_checkpoint: Optional[Checkpoint] = None
     last_sampler_checkpoint: Optional[Checkpoint] = None
     user_metadata: Optional[Dict[str, str]] = None
@@ -112,36 +115,64 @@ class TrainingRun(Wire):
 
 @dataclass(frozen=True, repr=False)
 class TrainingRunsResponse(Wire):
-    """``GET /api/v1/training_runs``."""
+    """Response of ``GET /api/v1/training_runs``."""
 
     training_runs: List[TrainingRun]
     cursor: Cursor
 
 
 @dataclass(frozen=True, repr=False)
+class WeightsInfoRequest(Wire):
+    """Body of ``POST /api/v1/weights_info``."""
+
+    tinker_path: str
+
+
+@dataclass(frozen=True, repr=False)
 class WeightsInfoResponse(Wire):
-    """``POST /api/v1/weights_info``: what to create before these weights can be loaded."""
+    """Response of ``POST /api/v1/weights_info``: the model that these weights can be loaded into."""
 
     base_model: str
     is_lora: bool
     lora_rank: Optional[int] = None
-    #: By what they were trained, such as {"type": "adamw"}, and which layers have adapters; None: not said.
-    optimizer_config: Optional[Dict[str, Any]] = field(default=None, metadata=LATER)
-    train_unembed: Optional[bool] = field(default=None, metadata=LATER)
-    train_mlp: Optional[bool] = field(default=None, metadata=LATER)
-    train_attn: Optional[bool] = field(default=None, metadata=LATER)
+    #: The optimizer, such as {"type": "adamw"}, and the layers that have adapters; None if the server does not send it.
+    optimizer_config: Optional[Dict[str, Any]] = field(default=None, metadata=since("0.38.0"))
+    train_unembed: Optional[bool] = field(default=None, metadata=since("0.38.0"))
+    train_mlp: Optional[bool] = field(default=None, metadata=since("0.38.0"))
+    train_attn: Optional[bool] = field(default=None, metadata=since("0.38.0"))
+
+
+@dataclass(frozen=True, repr=False)
+class SetCheckpointTtlRequest(Wire):
+    """Body of ``PUT .../checkpoints/{id}/ttl`` (0.38.0). ``ttl_seconds`` None, sent as null, keeps it forever."""
+
+    ttl_seconds: Optional[int] = field(metadata=SENT_AS_NULL)
+
+
+@dataclass(frozen=True, repr=False)
+class CopyWeightsRequest(Wire):
+    """Body of ``POST /api/v1/copy_weights`` (0.38.0).
+
+    A copy without ``destination_project_id`` is a model of the session, with a ``model_seq_id`` of its own.
+    """
+
+    source_path: str
+    destination_project_id: Optional[str] = None
+    ttl_seconds: Optional[int] = None
+    session_id: Optional[str] = None
+    model_seq_id: Optional[int] = None
 
 
 @dataclass(frozen=True, repr=False)
 class CopyWeightsResponse(Wire):
-    """``POST /api/v1/copy_weights``: where the copy is."""
+    """Response of ``POST /api/v1/copy_weights``: the path of the copy."""
 
     tinker_path: str
 
 
 @dataclass(frozen=True, repr=False)
 class ExternalWeightsUrlsResponse(Wire):
-    """Signed URLs of weights saved for use elsewhere, by file name, good until ``expires`` (UTC)."""
+    """Signed URLs of exported weights by file name, valid until ``expires`` (UTC)."""
 
     urls: Dict[str, str]
     expires: datetime

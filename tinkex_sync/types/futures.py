@@ -1,8 +1,8 @@
-"""Promises: what an accepted operation gives, and what polling it can answer."""
+"""Server futures: the reference to an accepted operation, and the responses of polling it."""
 
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import List, Optional, Union
+from typing import List, Literal, Optional, Union
 
 from .training import (
     CreateModelResponse,
@@ -14,11 +14,14 @@ from .training import (
     SaveWeightsResponse,
     UnloadModelResponse,
 )
-from .wire import LATER, Wire, coded
+from .wire import FastWire, Wire, coding, since
 
 __all__ = [
+    "CancelFutureRequest",
     "FutureRetrieveRequest",
     "FutureRetrieveResponse",
+    "FuturesRetrieveRequest",
+    "FuturesTarget",
     "QueueState",
     "RequestErrorCategory",
     "RequestFailedResponse",
@@ -31,7 +34,7 @@ RequestID = str
 
 
 class QueueState(str, Enum):
-    """Why an operation waits. A state we do not know reads as UNKNOWN."""
+    """The reason why an operation waits. An unknown state is decoded as UNKNOWN."""
 
     ACTIVE = "active"
     PAUSED_RATE_LIMIT = "paused_rate_limit"
@@ -47,7 +50,7 @@ class QueueState(str, Enum):
 
 
 class RequestErrorCategory(str, Enum):
-    """Whose fault a failed operation is. A category we do not know reads as Unknown."""
+    """The cause of a failed operation. An unknown category is decoded as Unknown."""
 
     Unknown = "unknown"
     Server = "server"
@@ -62,38 +65,71 @@ class RequestErrorCategory(str, Enum):
 
 
 @dataclass(frozen=True, repr=False)
-class UntypedAPIFuture(Wire):
-    """The server accepted an operation; poll ``request_id`` for its result."""
+class UntypedAPIFuture(FastWire):
+    """The server accepted an operation; ``request_id`` is polled for its result."""
 
     request_id: RequestID
     model_id: Optional[ModelID] = None
-    #: What the server will call the completions of a sample, one by one; None where it does not say.
-    sample_sequence_ids: Optional[List[str]] = field(default=None, metadata=LATER)
+    #: The server's id of each completion of a sample; None if it sends none.
+    sample_sequence_ids: Optional[List[str]] = field(default=None, metadata=since("0.38.0"))
 
 
 @dataclass(frozen=True, repr=False)
-class FutureRetrieveRequest(Wire):
-    """``POST /api/v1/retrieve_future``."""
+class FutureRetrieveRequest(FastWire):
+    """Body of ``POST /api/v1/retrieve_future``."""
+
+    request_id: RequestID
+    #: True if the response may be the size of a finished result instead of the result.
+    allow_metadata_only: Optional[bool] = field(default=None, metadata=since("0.38.0"))
+
+
+@dataclass(frozen=True, repr=False)
+class FuturesTarget(Wire):
+    """The sampling session whose futures are polled, and the copy of its client that polls (0 is the original)."""
+
+    sampling_session_id: str
+    cloned_sampler_id: int
+    type: Literal["sampling_session"] = "sampling_session"
+
+    wire_order = ("type",)
+
+
+@dataclass(frozen=True, repr=False)
+class FuturesRetrieveRequest(Wire):
+    """Body of ``POST /api/v1/retrieve_futures`` (0.38.0), one poll for all samples of a sampling session."""
+
+    target: FuturesTarget
+    #: Position in the server's list of finished futures, from the previous response.
+    prev_cursor: int
+    #: Seconds for which the server may hold the poll; None for its own limit, 0.0 to only acknowledge results.
+    timeout: Optional[float] = None
+    #: Futures whose results have arrived, so that the server may delete them.
+    retrieved_request_ids: List[RequestID] = field(default_factory=list)
+
+
+@dataclass(frozen=True, repr=False)
+class CancelFutureRequest(Wire):
+    """Body of ``POST /api/v1/cancel_future`` (0.38.0)."""
 
     request_id: RequestID
 
 
 @dataclass(frozen=True, repr=False)
-class TryAgainResponse(Wire):
-    """Not done yet; poll again. Comes as a 200, or as the body of a 408 or 429, where keys may be missing."""
+class TryAgainResponse(FastWire):
+    """The operation has not finished. Sent with status 200, or with 408 or 429, where keys may be missing."""
 
     request_id: Optional[RequestID] = None
     queue_state: QueueState = QueueState.UNKNOWN
-    #: The server's own words on why it waits.
+    #: The server's explanation of why it waits.
     queue_state_reason: Optional[str] = None
     type: str = "try_again"
 
 
 @dataclass(frozen=True, repr=False)
-class RequestFailedResponse(Wire):
-    """The operation was accepted, and failed."""
+class RequestFailedResponse(FastWire):
+    """The operation was accepted and then failed."""
 
-    error: str = field(metadata=coded(lambda value: value if isinstance(value, str) else str(value)))
+    error: str = field(metadata=coding(lambda value: value if isinstance(value, str) else str(value)))
     category: RequestErrorCategory = RequestErrorCategory.Unknown
 
 

@@ -1,13 +1,13 @@
-"""What goes into a model: chunks of text and images, and the datums of a training batch."""
+"""The inputs of a model: chunks of text and images, and the datums of a training batch."""
 
 import base64
 import binascii
 from dataclasses import dataclass, field
 from typing import Any, Dict, List, Literal, Optional, Sequence, Union
 
-from .scalars import FieldError, ints, shown
+from .decoders import FieldError, each, ints, shorten
 from .tensors import TensorData, is_array, is_tensor
-from .wire import OMITTED, UNSENT, Wire, build, coded
+from .wire import NOT_GIVEN, NOT_SENT, FastWire, coding, decode_object
 
 __all__ = [
     "Datum",
@@ -21,15 +21,15 @@ __all__ = [
 
 
 @dataclass(frozen=True, repr=False)
-class EncodedTextChunk(Wire):
+class EncodedTextChunk(FastWire):
     """A chunk of text as token ids. A list is copied once, when the chunk is made; a tuple is kept."""
 
-    tokens: Sequence[int] = field(metadata=coded(ints))
-    type: str = field(default="encoded_text", metadata=UNSENT)
+    tokens: Sequence[int] = field(metadata=coding(ints))
+    type: str = field(default="encoded_text", metadata=NOT_SENT)
 
     @property
     def length(self) -> int:
-        """Number of tokens."""
+        """Return the number of tokens."""
         return len(self.tokens)
 
 
@@ -43,7 +43,7 @@ def _image_bytes(data: Any) -> bytes:
             return base64.b64decode(data)
         except (binascii.Error, ValueError) as error:
             raise FieldError(f"is not base64 text: {error}") from None
-    raise FieldError(f"must be bytes, or base64 text, not {shown(data)}")
+    raise FieldError(f"must be bytes, or base64 text, not {shorten(data)}")
 
 
 def _base64_text(data: bytes) -> str:
@@ -51,42 +51,44 @@ def _base64_text(data: bytes) -> str:
 
 
 @dataclass(frozen=True, repr=False)
-class ImageChunk(Wire):
-    """An image by value. ``data`` is its bytes (or base64 text, which is decoded); sent as base64.
+class ImageChunk(FastWire):
+    """An image by value.
 
-    ``expected_tokens`` is advisory: the server counts them itself, and refuses early if it disagrees.
+    Attributes:
+        data: The bytes of the file; base64 text is decoded. Sent as base64.
+        expected_tokens: The number of tokens it takes. The server rejects the request early if its own count differs.
     """
 
-    data: bytes = field(metadata=coded(_image_bytes, _base64_text))
+    data: bytes = field(metadata=coding(_image_bytes, _base64_text))
     format: Literal["png", "jpeg"]
-    expected_tokens: Optional[int] = OMITTED
-    type: str = field(default="image", metadata=UNSENT)
+    expected_tokens: Optional[int] = NOT_GIVEN
+    type: str = field(default="image", metadata=NOT_SENT)
 
     @property
     def length(self) -> int:
-        """``expected_tokens``; ValueError if it is None."""
+        """Return ``expected_tokens``; ValueError if it is None."""
         return _expected(self)
 
 
 @dataclass(frozen=True, repr=False)
-class ImageAssetPointerChunk(Wire):
-    """An image by path or URL that the server can read."""
+class ImageAssetPointerChunk(FastWire):
+    """An image by a path or URL that the server can read."""
 
     format: Literal["png", "jpeg"]
     location: str
-    expected_tokens: Optional[int] = OMITTED
-    type: str = field(default="image_asset_pointer", metadata=UNSENT)
+    expected_tokens: Optional[int] = NOT_GIVEN
+    type: str = field(default="image_asset_pointer", metadata=NOT_SENT)
 
     @property
     def length(self) -> int:
-        """``expected_tokens``; ValueError if it is None."""
+        """Return ``expected_tokens``; ValueError if it is None."""
         return _expected(self)
 
 
 def _expected(chunk: Union[ImageChunk, ImageAssetPointerChunk]) -> int:
     if chunk.expected_tokens is None:
         raise ValueError(
-            f"{type(chunk).__name__}.length needs expected_tokens, which is None: set it to have a length"
+            f"{type(chunk).__name__}.length needs expected_tokens, which is None: set expected_tokens"
         )
     return chunk.expected_tokens
 
@@ -94,7 +96,7 @@ def _expected(chunk: Union[ImageChunk, ImageAssetPointerChunk]) -> int:
 ModelInputChunk = Union[EncodedTextChunk, ImageAssetPointerChunk, ImageChunk]
 
 _CHUNKS = (EncodedTextChunk, ImageAssetPointerChunk, ImageChunk)
-#: The key that only this kind of chunk has: ``type`` is not sent.
+#: The key that only this kind of chunk has. Chunks in JSON are told apart by it, because ``type`` is not sent.
 _CHUNK_BY_KEY: Dict[str, Any] = {
     "tokens": EncodedTextChunk,
     "location": ImageAssetPointerChunk,
@@ -106,72 +108,66 @@ def _chunk(value: Any) -> ModelInputChunk:
     if isinstance(value, _CHUNKS):
         return value
     if not isinstance(value, dict):
-        raise FieldError(f"must be a chunk of text or image, not {shown(value)}")
+        raise FieldError(f"must be a chunk of text or image, not {shorten(value)}")
     kinds = [kind for key, kind in _CHUNK_BY_KEY.items() if key in value]
     if len(kinds) != 1:
         raise FieldError(
             f"a chunk has exactly one of the keys {', '.join(_CHUNK_BY_KEY)}, not {sorted(value)}"
         )
-    chunk: ModelInputChunk = build(kinds[0], value)
+    chunk: ModelInputChunk = decode_object(kinds[0], value)
     return chunk
 
 
 def _chunks(values: Any) -> List[ModelInputChunk]:
-    if not isinstance(values, (list, tuple)):
-        raise FieldError(f"must be a list of chunks, not {shown(values)}")
-    chunks = []
-    for index, value in enumerate(values):
-        try:
-            chunks.append(_chunk(value))
-        except FieldError as error:
-            raise error.inside(f"[{index}]") from None
-    return chunks
+    return each(_chunk, values)
 
 
 @dataclass(frozen=True, repr=False)
-class ModelInput(Wire):
-    """A prompt: chunks in order."""
+class ModelInput(FastWire):
+    """A prompt: chunks of text and images in order."""
 
     chunks: List[ModelInputChunk] = field(
-        metadata=coded(_chunks, lambda chunks: [chunk.to_wire() for chunk in chunks])
+        metadata=coding(_chunks, lambda chunks: [chunk.to_wire() for chunk in chunks])
     )
 
     @classmethod
     def from_ints(cls, tokens: Sequence[int]) -> "ModelInput":
-        """One text chunk of these token ids."""
+        """Return an input of one text chunk with a copy of these token ids."""
         return cls(chunks=[EncodedTextChunk(tokens=tokens)])
 
     @classmethod
     def empty(cls) -> "ModelInput":
-        """No chunks."""
+        """Return an input without chunks."""
         return cls(chunks=[])
 
     def append(self, chunk: ModelInputChunk) -> "ModelInput":
-        """A new input with one more chunk."""
+        """Return a new input with one more chunk."""
         return ModelInput(chunks=[*self.chunks, chunk])
 
     def append_int(self, token: int) -> "ModelInput":
-        """A new input with one more text chunk, of one token."""
+        """Return a new input with one more text chunk, of one token."""
         return self.append(EncodedTextChunk(tokens=[token]))
 
     @property
     def length(self) -> int:
-        """Tokens over all chunks; ValueError if an image does not say how many it expects to take."""
+        """Return the number of tokens of all chunks; ValueError if an image has no ``expected_tokens``."""
         return sum(chunk.length for chunk in self.chunks)
 
     def to_ints(self) -> List[int]:
-        """All token ids; ValueError if there is a chunk that is not text."""
+        """Return a new list of all token ids; ValueError if a chunk is an image."""
         tokens: List[int] = []
         for chunk in self.chunks:
             if not isinstance(chunk, EncodedTextChunk):
-                raise ValueError(f"to_ints() is for text alone, and this input has a {type(chunk).__name__}")
+                raise ValueError(
+                    f"to_ints() needs an input of text only, and this input has a {type(chunk).__name__}"
+                )
             tokens.extend(chunk.tokens)
         return tokens
 
 
 LossFnInputs = Dict[str, TensorData]
 
-#: What a plain list under these keys is sent as.
+#: The dtype of a plain list under these keys.
 _DTYPE_BY_KEY: Dict[str, Literal["int64", "float32"]] = {
     "target_tokens": "int64",
     "weights": "float32",
@@ -191,7 +187,7 @@ def _loss_input(key: str, value: Any) -> TensorData:
     if is_tensor(value):
         return TensorData.from_torch(value)
     if isinstance(value, dict):
-        return build(TensorData, value)
+        return decode_object(TensorData, value)
     if isinstance(value, (list, tuple)):
         dtype = _DTYPE_BY_KEY.get(key)
         if dtype is None:
@@ -200,12 +196,12 @@ def _loss_input(key: str, value: Any) -> TensorData:
                 f" give a numpy array, a tensor or TensorData(data=..., dtype=...) instead"
             )
         return TensorData(data=value, dtype=dtype, shape=[len(value)])
-    raise FieldError(f"must be a list, an array, a tensor or a TensorData, not {shown(value)}")
+    raise FieldError(f"must be a list, an array, a tensor or a TensorData, not {shorten(value)}")
 
 
 def _loss_inputs(values: Any) -> Dict[str, TensorData]:
     if not isinstance(values, dict):
-        raise FieldError(f"must be a dict from names to tensors, not {shown(values)}")
+        raise FieldError(f"must be a dict from names to tensors, not {shorten(values)}")
     converted = {}
     for key, value in values.items():
         try:
@@ -216,7 +212,7 @@ def _loss_inputs(values: Any) -> Dict[str, TensorData]:
 
 
 @dataclass(frozen=True, repr=False)
-class Datum(Wire):
+class Datum(FastWire):
     """One training example.
 
     Lists, arrays and tensors are copied once, when the datum is made, so the caller may reuse them afterwards.
@@ -232,6 +228,8 @@ class Datum(Wire):
     """
 
     loss_fn_inputs: Dict[str, TensorData] = field(
-        metadata=coded(_loss_inputs, lambda inputs: {key: tensor.to_wire() for key, tensor in inputs.items()})
+        metadata=coding(
+            _loss_inputs, lambda inputs: {key: tensor.to_wire() for key, tensor in inputs.items()}
+        )
     )
     model_input: ModelInput

@@ -1,12 +1,12 @@
-"""Sampling: parameters, the request, what comes back."""
+"""Sampling: parameters, request and response."""
 
 from dataclasses import dataclass, field
 from typing import Any, List, Literal, Optional, Sequence, Tuple, Union
 
+from .decoders import FieldError, integer, ints, number, optional_floats, shorten, text
 from .inputs import ModelInput
-from .scalars import FieldError, integer, ints, number, optional_floats, shown, text
 from .tensors import TensorData
-from .wire import UNSENT, Wire, coded
+from .wire import NOT_SENT, FastWire, coding, since
 
 __all__ = [
     "PromptAltTokens",
@@ -31,28 +31,28 @@ def _stop(value: Any) -> Any:
         return ints(value)
     except FieldError:
         raise FieldError(
-            f"must be a string, a list of strings or a list of token ids, not {shown(value)}"
+            f"must be a string, a list of strings or a list of token ids, not {shorten(value)}"
         ) from None
 
 
 @dataclass(frozen=True, repr=False)
-class SamplingParams(Wire):
-    """How to draw tokens. Fields with a value are sent; None stays out and leaves it to the server."""
+class SamplingParams(FastWire):
+    """How tokens are sampled. A field that is None is not sent, and the server applies its default."""
 
     max_tokens: Optional[int] = None
     seed: Optional[int] = None
-    #: Where to stop: a string, several, or token ids.
-    stop: Union[str, Sequence[str], Sequence[int], None] = field(default=None, metadata=coded(_stop))
+    #: Sampling stops after a string, one of several strings, or one of several token ids.
+    stop: Union[str, Sequence[str], Sequence[int], None] = field(default=None, metadata=coding(_stop))
     temperature: float = 1.0
-    #: Draw from the k likeliest tokens; -1 for all.
+    #: Sample among the k most probable tokens; -1 for all tokens.
     top_k: int = -1
-    #: Draw from the likeliest tokens that make up this much probability.
+    #: Sample among the most probable tokens whose probabilities add up to this value.
     top_p: float = 1.0
 
 
 @dataclass(frozen=True, repr=False)
-class SampleRequest(Wire):
-    """``POST /api/v1/asample``."""
+class SampleRequest(FastWire):
+    """Body of ``POST /api/v1/asample``. The sampler is a sampling session, a base model or saved weights."""
 
     prompt: ModelInput
     sampling_params: SamplingParams
@@ -62,18 +62,26 @@ class SampleRequest(Wire):
     sampling_session_id: Optional[str] = None
     seq_id: Optional[int] = None
     prompt_logprobs: Optional[bool] = None
-    #: Likeliest tokens to report per prompt position; 0 for none.
+    #: Number of most probable tokens to return per prompt position.
     topk_prompt_logprobs: int = 0
-    type: str = field(default="sample", metadata=UNSENT)
+    #: Number of most probable tokens to return per sampled position.
+    topk_sample_logprobs: Optional[int] = field(default=None, metadata=since("0.38.0"))
+    #: Token ids of shape [prompt tokens - 1, K] whose log probabilities are returned.
+    target_prompt_logprobs: Optional[TensorData] = field(default=None, metadata=since("0.38.0"))
+    #: Number of alternative tokens to return per prompt position.
+    prompt_alt_tokens_k: Optional[int] = field(default=None, metadata=since("0.38.0"))
+    #: Return log probabilities for this many tokens at the end of the prompt only.
+    prompt_logprobs_last_n: Optional[int] = field(default=None, metadata=since("0.38.0"))
+    type: str = field(default="sample", metadata=NOT_SENT)
 
-    _wire_order = ("num_samples",)
+    wire_order = ("num_samples",)
 
 
 def _topk(values: Any) -> Optional[List[Optional[List[Tuple[int, float]]]]]:
     if values is None:
         return None
     if not isinstance(values, (list, tuple)):
-        raise FieldError(f"must be a list with one entry per prompt token, not {shown(values)}")
+        raise FieldError(f"must be a list with one entry per prompt token, not {shorten(values)}")
     return [None if pairs is None else _pairs(index, pairs) for index, pairs in enumerate(values)]
 
 
@@ -83,50 +91,48 @@ def _pairs(index: int, pairs: Any) -> List[Tuple[int, float]]:
             return [(integer(token), number(logprob)) for token, logprob in pairs]
     except (TypeError, ValueError):
         pass
-    raise FieldError(f"must be a list of [token, logprob] pairs, not {shown(pairs)}").inside(f"[{index}]")
+    raise FieldError(f"must be a list of [token, logprob] pairs, not {shorten(pairs)}").inside(f"[{index}]")
 
 
 @dataclass(frozen=True, repr=False)
-class SampledSequence(Wire):
-    """One completion. ``logprobs`` are natural logarithms, one per token; None if the server sends none."""
+class SampledSequence(FastWire):
+    """One completion. ``logprobs`` has one natural logarithm per token; None if the server sends none."""
 
     stop_reason: StopReason
     tokens: List[int]
     logprobs: Optional[List[float]] = None
-    #: (token, logprob) of the likeliest tokens at each position; None unless asked for.
+    #: (token, logprob) of the most probable tokens at each position; None unless requested.
     topk_sampled_logprobs: Optional[List[Optional[List[Tuple[int, float]]]]] = field(
-        default=None, metadata=coded(_topk)
+        default=None, metadata=coding(_topk)
     )
-    #: What the server calls this sequence, if it says.
+    #: The server's id of this completion; None if it sends none.
     sequence_id: Optional[str] = None
 
 
 @dataclass(frozen=True, repr=False)
-class PromptAltTokens(Wire):
-    """Alternatives to the prompt's tokens and their logprobs: matrices of [positions, alternatives]."""
+class PromptAltTokens(FastWire):
+    """Alternatives to the prompt's tokens and their log probabilities, of shape [positions, alternatives]."""
 
     tokens: TensorData
     logprobs: TensorData
 
 
 @dataclass(frozen=True, repr=False)
-class SampleResponse(Wire):
-    """Result of a sample: completions, and logprobs of the prompt where they were asked for.
+class SampleResponse(FastWire):
+    """The result of a sample: completions, and log probabilities of the prompt if they were requested.
 
-    ``prompt_logprobs`` has one entry per prompt token as the server counts them, None where there is nothing
-    to predict from. ``topk_prompt_logprobs`` has a list of (token, logprob) per prompt token.
+    ``prompt_logprobs`` has one entry per prompt token, as the server counts them. The first entry is None, because no
+    token precedes it. ``topk_prompt_logprobs`` has a list of (token, logprob) per prompt token.
     """
 
     sequences: List[SampledSequence]
     type: str = "sample"
-    prompt_logprobs: Optional[List[Optional[float]]] = field(
-        default=None, metadata=coded(lambda values: None if values is None else optional_floats(values))
-    )
+    prompt_logprobs: Optional[List[Optional[float]]] = field(default=None, metadata=coding(optional_floats))
     topk_prompt_logprobs: Optional[List[Optional[List[Tuple[int, float]]]]] = field(
-        default=None, metadata=coded(_topk)
+        default=None, metadata=coding(_topk)
     )
-    #: Logprobs of the target tokens given with the request, of their shape.
+    #: Log probabilities of the request's target tokens, of the same shape.
     target_prompt_logprobs: Optional[TensorData] = None
     prompt_alt_tokens: Optional[PromptAltTokens] = None
-    #: Prompt tokens that the server had computed already; None if it does not say.
+    #: Number of prompt tokens that the server had in its cache; None if it does not send it.
     prompt_cache_hit_tokens: Optional[int] = None

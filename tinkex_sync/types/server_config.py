@@ -1,64 +1,90 @@
-"""What a server of today's protocol says about itself before a session is made."""
+"""The configuration that a server of protocol 0.38.0 returns before a session is created, and bearer tokens."""
 
 from dataclasses import dataclass
 from typing import Optional
 
 from .wire import Wire
 
-__all__ = ["AuthTokenResponse", "DynamicConfigResponse", "ServerConfigResponse"]
+__all__ = [
+    "AuthTokenRequest",
+    "AuthTokenResponse",
+    "DynamicConfigRequest",
+    "DynamicConfigResponse",
+    "ServerConfigRequest",
+    "ServerConfigResponse",
+]
+
+
+@dataclass(frozen=True, repr=False)
+class ServerConfigRequest(Wire):
+    """Body of ``POST /api/v1/client/config`` (0.38.0)."""
+
+    sdk_version: str
 
 
 @dataclass(frozen=True, repr=False)
 class ServerConfigResponse(Wire):
-    """Reply of ``POST /api/v1/client/config``. None: the server does not say. Sizes are bytes."""
+    """Response of ``POST /api/v1/client/config``. A field is None if the server does not send it. Sizes are bytes."""
 
-    #: Requests carry a token that is exchanged for the key at ``auth/token``.
+    #: Requests carry a bearer token that ``auth/token`` returns in exchange for the API key.
     pjwt_auth_enabled: Optional[bool] = None
-    #: "credential_cmd": the exchange wants what the user's credential command prints.
+    #: "credential_cmd" if ``auth/token`` requires the output of the user's credential command.
     credential_default_source: Optional[str] = None
-    #: Chunks of one batch may arrive in any order; the server puts them in order by number.
+    #: Chunks of one batch may arrive in any order; the server orders them by sequence number.
     parallel_fwdbwd_chunks: Optional[bool] = None
     #: Bodies of forward_backward may be compressed by zstd.
     proto_compress_fwdbwd: Optional[bool] = None
-    #: Most datums of one forward_backward request, and most estimated bytes.
+    #: Limits of one forward_backward request: number of datums, and estimated bytes.
     fwdbwd_max_chunk_len: Optional[int] = None
     fwdbwd_max_chunk_bytes_count: Optional[int] = None
-    #: Estimated bytes of training requests on their way at once.
+    #: Estimated bytes of training requests in flight.
     fwdbwd_dispatch_bytes_semaphore_size: Optional[int] = None
-    #: Estimated bytes of samples being dispatched at once.
+    #: Estimated bytes of samples being dispatched.
     sample_dispatch_bytes_semaphore_size: Optional[int] = None
-    #: Announced bytes of results being read at once.
+    #: Bytes of results being downloaded, as their metadata states them.
     inflight_response_bytes_semaphore_size: Optional[int] = None
-    #: Samples in progress at once, from dispatch to result.
+    #: Samples in progress, from dispatch to result.
     sample_max_concurrent_requests: Optional[int] = None
     sample_no_retries: Optional[bool] = None
     sample_enable_stuck_detection: Optional[bool] = None
-    #: One poll for all samples of a sampling session, at ``retrieve_futures``.
+    #: One poll at ``retrieve_futures`` serves all samples of a sampling session.
     sample_use_retrieve_futures: Optional[bool] = None
-    #: Copies of a sampling client ask the server for a number of their own.
+    #: Copies of a sampling client get a number of their own from ``join_sampling_session``.
     sample_join_sampling_session: Optional[bool] = None
     custom_loss_server_side: Optional[bool] = None
-    #: A ``load_weights`` may make its model.
+    #: ``load_weights`` may create its model.
     create_model_via_load_weights: Optional[bool] = None
-    #: How long an unpaid account is waited for, in seconds.
+    #: Seconds for which calls wait after a 402.
     billing_exception_max_pause_duration_sec: Optional[int] = None
 
 
 @dataclass(frozen=True, repr=False)
-class DynamicConfigResponse(Wire):
-    """Reply of ``POST /api/v1/client/dynamic_config``: what may change while a client runs."""
+class DynamicConfigRequest(Wire):
+    """Body of ``POST /api/v1/client/dynamic_config`` (0.38.0)."""
 
-    #: Seconds until it should be asked for again; at least 10.
+    sdk_version: str
+
+
+@dataclass(frozen=True, repr=False)
+class DynamicConfigResponse(Wire):
+    """Response of ``POST /api/v1/client/dynamic_config``: settings that may change while a client runs."""
+
+    #: Seconds until the next request; at least 10.
     refresh_interval_sec: int = 300
-    #: A sample that nobody waits for any more may be withdrawn on the server.
+    #: The server accepts ``cancel_future`` for samples whose result is no longer needed.
     sample_cancel_enabled: bool = False
-    #: Withdrawals sent at once.
+    #: Largest number of concurrent ``cancel_future`` requests.
     sample_cancel_max_batch_size: int = 64
+
+
+@dataclass(frozen=True, repr=False)
+class AuthTokenRequest(Wire):
+    """Body of ``POST /api/v1/auth/token`` (0.38.0): an empty object; the API key is in the headers."""
 
 
 @dataclass(frozen=True)
 class AuthTokenResponse(Wire):
-    """Reply of ``POST /api/v1/auth/token``: a secret that stands in for the key for a while."""
+    """Response of ``POST /api/v1/auth/token``: a short-lived secret that replaces the API key."""
 
     jwt: str
 

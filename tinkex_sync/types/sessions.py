@@ -1,19 +1,23 @@
-"""Sessions, heartbeats, sampling sessions, capabilities and health."""
+"""Sessions, heartbeats, sampling sessions, server capabilities and health."""
 
 from dataclasses import dataclass, field
 from typing import Any, Dict, List, Literal, Optional
 
-from .wire import LATER, NULLABLE, UNSENT, Wire
+from .wire import NOT_SENT, SENT_AS_NULL, Wire, since
 
 __all__ = [
+    "AssignSessionProjectRequest",
     "CreateSamplingSessionRequest",
     "CreateSamplingSessionResponse",
     "CreateSessionRequest",
     "CreateSessionResponse",
+    "FinishReason",
+    "FinishSessionRequest",
     "GetSamplerResponse",
     "GetServerCapabilitiesResponse",
     "GetSessionResponse",
     "HealthResponse",
+    "JoinSamplingSessionRequest",
     "JoinSamplingSessionResponse",
     "ListSessionsResponse",
     "SessionHeartbeatRequest",
@@ -24,17 +28,19 @@ __all__ = [
 
 @dataclass(frozen=True, repr=False)
 class CreateSessionRequest(Wire):
-    """``POST /api/v1/create_session``: the first call of every client."""
+    """Body of ``POST /api/v1/create_session``, the first call of every client."""
 
     tags: List[str]
-    user_metadata: Optional[Dict[str, Any]] = field(metadata=NULLABLE)
+    user_metadata: Optional[Dict[str, Any]] = field(metadata=SENT_AS_NULL)
     sdk_version: str
-    type: str = field(default="create_session", metadata=UNSENT)
+    #: The project that the session and its runs belong to; None for the account's default.
+    project_id: Optional[str] = field(default=None, metadata=since("0.38.0"))
+    type: str = field(default="create_session", metadata=NOT_SENT)
 
 
 @dataclass(frozen=True, repr=False)
 class CreateSessionResponse(Wire):
-    """The session, with messages for the user where the server has any."""
+    """The created session, with the server's messages for the user; None if it sends none."""
 
     session_id: str
     info_message: Optional[str] = None
@@ -45,91 +51,119 @@ class CreateSessionResponse(Wire):
 
 @dataclass(frozen=True, repr=False)
 class SessionHeartbeatRequest(Wire):
-    """``POST /api/v1/session_heartbeat``."""
+    """Body of ``POST /api/v1/session_heartbeat``."""
 
     session_id: str
-    type: str = field(default="session_heartbeat", metadata=UNSENT)
+    type: str = field(default="session_heartbeat", metadata=NOT_SENT)
 
 
 @dataclass(frozen=True, repr=False)
 class SessionHeartbeatResponse(Wire):
-    """The session lives."""
+    """The session is still open on the server."""
 
     type: str = "session_heartbeat"
 
 
 @dataclass(frozen=True, repr=False)
+class FinishReason(Wire):
+    """How a session ended."""
+
+    type: Literal["success", "errored", "interrupted"]
+
+
+@dataclass(frozen=True, repr=False)
+class FinishSessionRequest(Wire):
+    """Body of ``POST /api/v1/sessions/{id}/finish`` (0.38.0). ``detail`` is the error's text, sent as null if None."""
+
+    reason: FinishReason
+    detail: Optional[str] = field(default=None, metadata=SENT_AS_NULL)
+
+
+@dataclass(frozen=True, repr=False)
+class AssignSessionProjectRequest(Wire):
+    """Body of ``PUT /api/v1/sessions/{id}/project`` (0.38.0)."""
+
+    project_id: str
+
+
+@dataclass(frozen=True, repr=False)
 class CreateSamplingSessionRequest(Wire):
-    """``POST /api/v1/create_sampling_session``, of a base model or of saved weights; both are always sent."""
+    """Body of ``POST /api/v1/create_sampling_session``, for a base model or saved weights; both fields are sent."""
 
     session_id: str
     sampling_session_seq_id: int
-    base_model: Optional[str] = field(default=None, metadata=NULLABLE)
-    model_path: Optional[str] = field(default=None, metadata=NULLABLE)
-    type: str = field(default="create_sampling_session", metadata=UNSENT)
+    base_model: Optional[str] = field(default=None, metadata=SENT_AS_NULL)
+    model_path: Optional[str] = field(default=None, metadata=SENT_AS_NULL)
+    type: str = field(default="create_sampling_session", metadata=NOT_SENT)
 
 
 @dataclass(frozen=True, repr=False)
 class CreateSamplingSessionResponse(Wire):
-    """The sampler to draw from."""
+    """The created sampling session."""
 
     sampling_session_id: str
     type: str = "create_sampling_session"
 
 
 @dataclass(frozen=True, repr=False)
+class JoinSamplingSessionRequest(Wire):
+    """Body of ``POST /api/v1/join_sampling_session`` (0.38.0)."""
+
+    sampling_session_id: str
+
+
+@dataclass(frozen=True, repr=False)
 class JoinSamplingSessionResponse(Wire):
-    """Reply of ``POST /api/v1/join_sampling_session``: a number that no other copy of the sampler has."""
+    """A number that no other copy of the sampling client has."""
 
     client_counter: int
 
 
 @dataclass(frozen=True, repr=False)
 class SupportedModel(Wire):
-    """A base model the server offers."""
+    """A base model that the server offers. Fields are None if the server does not send them."""
 
     model_name: Optional[str] = None
-    #: Most tokens of an input, and what it can be used for; None: the server does not say.
-    max_context_length: Optional[int] = field(default=None, metadata=LATER)
-    trainable: Optional[bool] = field(default=None, metadata=LATER)
-    sampleable: Optional[bool] = field(default=None, metadata=LATER)
+    #: Largest number of tokens of an input.
+    max_context_length: Optional[int] = field(default=None, metadata=since("0.38.0"))
+    trainable: Optional[bool] = field(default=None, metadata=since("0.38.0"))
+    sampleable: Optional[bool] = field(default=None, metadata=since("0.38.0"))
 
 
 @dataclass(frozen=True, repr=False)
 class GetServerCapabilitiesResponse(Wire):
-    """``GET /api/v1/get_server_capabilities``."""
+    """Response of ``GET /api/v1/get_server_capabilities``."""
 
     supported_models: List[SupportedModel]
 
 
 @dataclass(frozen=True, repr=False)
 class HealthResponse(Wire):
-    """``GET /api/v1/healthz``."""
+    """Response of ``GET /api/v1/healthz``."""
 
     status: Literal["ok"]
 
 
 @dataclass(frozen=True, repr=False)
 class GetSessionResponse(Wire):
-    """``GET /api/v1/sessions/{id}``."""
+    """Response of ``GET /api/v1/sessions/{id}``. ``user_metadata`` and ``display_name`` are None if not sent."""
 
     training_run_ids: List[str]
     sampler_ids: List[str]
-    #: Labels and name of the session, where the server has them.
-    user_metadata: Optional[Dict[str, Any]] = field(default=None, metadata=LATER)
-    display_name: Optional[str] = field(default=None, metadata=LATER)
+    user_metadata: Optional[Dict[str, Any]] = field(default=None, metadata=since("0.38.0"))
+    display_name: Optional[str] = field(default=None, metadata=since("0.38.0"))
 
 
 @dataclass(frozen=True, repr=False)
 class ListSessionsResponse(Wire):
-    """``GET /api/v1/sessions``."""
+    """Response of ``GET /api/v1/sessions``."""
 
     sessions: List[str]
 
 
 @dataclass(frozen=True, repr=False)
 class GetSamplerResponse(Wire):
-    """``GET /api/v1/samplers/{id}``."""
+    """Response of ``GET /api/v1/samplers/{id}``."""
 
     sampler_id: str
     base_model: str

@@ -1,11 +1,11 @@
-"""Telemetry events and the batches they are sent in."""
+"""Telemetry events, and the batches in which they are sent."""
 
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Dict, List, Literal, Optional, Union
 
-from .scalars import FieldError, shown
-from .wire import NULLABLE, Wire, build, coded
+from .decoders import FieldError, each, shorten
+from .wire import SENT_AS_NULL, Wire, coding, decode_object, since
 
 __all__ = [
     "EventType",
@@ -26,7 +26,7 @@ Severity = Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
 
 @dataclass(frozen=True, repr=False)
 class SessionStartEvent(Wire):
-    """The session began. ``event_session_index`` counts the events of a session from 0."""
+    """The session was created. ``event_session_index`` counts the events of a session from 0."""
 
     event: EventType
     event_id: str
@@ -37,7 +37,7 @@ class SessionStartEvent(Wire):
 
 @dataclass(frozen=True, repr=False)
 class SessionEndEvent(Wire):
-    """The session ended after ``duration``, written as Python writes a timedelta."""
+    """The session ended after ``duration``, which is the text of a Python timedelta."""
 
     duration: str
     event: EventType
@@ -49,7 +49,7 @@ class SessionEndEvent(Wire):
 
 @dataclass(frozen=True, repr=False)
 class UnhandledExceptionEvent(Wire):
-    """An exception left the client."""
+    """The client raised an exception."""
 
     error_message: str
     error_type: str
@@ -58,12 +58,12 @@ class UnhandledExceptionEvent(Wire):
     event_session_index: int
     severity: Severity
     timestamp: datetime
-    traceback: Optional[str] = field(default=None, metadata=NULLABLE)
+    traceback: Optional[str] = field(default=None, metadata=SENT_AS_NULL)
 
 
 @dataclass(frozen=True, repr=False)
 class GenericEvent(Wire):
-    """Anything else, with a name of few values and a payload."""
+    """Another event: a name from a small set, and its data."""
 
     event: EventType
     event_id: str
@@ -89,15 +89,13 @@ def _event(value: Any) -> TelemetryEvent:
         return value
     kind = _EVENTS.get(str(value.get("event"))) if isinstance(value, dict) else None
     if kind is None:
-        raise FieldError(f"must be a telemetry event, not {shown(value)}")
-    event: TelemetryEvent = build(kind, value)
+        raise FieldError(f"must be a telemetry event, not {shorten(value)}")
+    event: TelemetryEvent = decode_object(kind, value)
     return event
 
 
 def _events(values: Any) -> List[TelemetryEvent]:
-    if not isinstance(values, (list, tuple)):
-        raise FieldError(f"must be a list of telemetry events, not {shown(values)}")
-    return [_event(value) for value in values]
+    return each(_event, values)
 
 
 def _event_bodies(events: List[TelemetryEvent]) -> List[Dict[str, Any]]:
@@ -106,9 +104,9 @@ def _event_bodies(events: List[TelemetryEvent]) -> List[Dict[str, Any]]:
 
 @dataclass(frozen=True, repr=False)
 class TelemetryBatch(Wire):
-    """Events of one session."""
+    """The events of one session."""
 
-    events: List[TelemetryEvent] = field(metadata=coded(_events, _event_bodies))
+    events: List[TelemetryEvent] = field(metadata=coding(_events, _event_bodies))
     platform: str
     sdk_version: str
     session_id: str
@@ -116,16 +114,18 @@ class TelemetryBatch(Wire):
 
 @dataclass(frozen=True, repr=False)
 class TelemetrySendRequest(Wire):
-    """``POST /api/v1/telemetry``."""
+    """Body of ``POST /api/v1/telemetry``."""
 
-    events: List[TelemetryEvent] = field(metadata=coded(_events, _event_bodies))
+    events: List[TelemetryEvent] = field(metadata=coding(_events, _event_bodies))
     platform: str
     sdk_version: str
     session_id: str
+    #: Distinguishes processes of one session.
+    process_uuid: Optional[str] = field(default=None, metadata=since("0.38.0"))
 
 
 @dataclass(frozen=True, repr=False)
 class TelemetryResponse(Wire):
-    """Taken."""
+    """Response of ``POST /api/v1/telemetry``."""
 
     status: Literal["accepted"]

@@ -1,4 +1,4 @@
-"""Flat tensors, as they travel inside datums and results."""
+"""Flat tensors, the form of the arrays in datums and results."""
 
 import array
 import math
@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, List, Literal, Optional, Sequence
 
 from ..errors import MissingExtraError
-from .scalars import FieldError, numbers
-from .wire import OMITTED, Wire, coded
+from .decoders import FieldError, numbers
+from .wire import NOT_GIVEN, FastWire, coding
 
 if TYPE_CHECKING:
     import numpy
@@ -22,35 +22,35 @@ _INT64_MAX = 2**63 - 1
 
 
 def _loaded(module: str, name: str) -> Any:
-    """A class of a package the caller uses already; () if it is not loaded, so that isinstance is False."""
+    """Return a class of an imported package; () if it is not imported, so that isinstance is False."""
     return getattr(sys.modules.get(module), name, ())
 
 
 def is_array(value: Any) -> bool:
-    """True for a numpy array, without importing numpy."""
+    """Return whether ``value`` is a numpy array, without importing numpy."""
     return isinstance(value, _loaded("numpy", "ndarray"))
 
 
 def is_tensor(value: Any) -> bool:
-    """True for a torch tensor, without importing torch."""
+    """Return whether ``value`` is a torch tensor, without importing torch."""
     return isinstance(value, _loaded("torch", "Tensor"))
 
 
 def _flat(source: Any) -> Any:
-    """A copy of a numpy array, one-dimensional in row-major order, as float32, float64, int64 or uint64.
+    """Return a copy of a numpy array, one-dimensional in row-major order, as float32, float64, int64 or uint64.
 
     float16 becomes float32 (which holds it exactly), float64 keeps its digits, unsigned integers and bools
     become int64; uint64 stays only where a value would not fit.
     """
     kind, width = source.dtype.kind, source.dtype.itemsize
     if getattr(source, "mask", False) is not False and source.mask.any():
-        raise FieldError("a masked array has no values where it is masked; fill it first")
+        raise FieldError("a masked array has no values where it is masked: call filled() on it")
     if kind == "f":
         wanted = "float32" if width <= 4 else "float64"
     elif kind in "iub":
         wanted = "uint64" if kind == "u" and source.size and int(source.max()) > _INT64_MAX else "int64"
     else:
-        raise FieldError(f"cannot send an array of dtype {source.dtype}; make it float32 or int64")
+        raise FieldError(f"cannot send an array of dtype {source.dtype}: convert it to float32 or int64")
     numpy = sys.modules["numpy"]
     return numpy.array(source, dtype=wanted, order="C", copy=True, subok=False).reshape(-1)
 
@@ -60,43 +60,43 @@ def _data(values: Any) -> Any:
 
 
 @dataclass(frozen=True, repr=False, eq=False)
-class TensorData(Wire):
+class TensorData(FastWire):
     """A tensor flattened in row-major order.
 
-    ``data`` is a list of ints or of floats, or a numpy array. It is copied once, when the object is made;
-    ``dtype`` says what the server takes it for. ``shape`` is None for one dimension. Values are rounded to
-    ``dtype`` only when read by ``to_numpy``, ``to_torch`` or ``tolist``.
-
-    A sparse matrix (CSR) has both index lists: ``data`` holds the values row by row, those of row i at
-    ``sparse_crow_indices[i]`` up to ``sparse_crow_indices[i + 1]``, each in its column of
-    ``sparse_col_indices``; ``shape`` is that of the whole matrix.
+    Attributes:
+        data: The elements, a list of ints or floats or a numpy array. It is copied once, when the object is made.
+        dtype: The type that the server converts the elements to. Elements are rounded to it when they are read by
+            ``to_numpy``, ``to_torch`` or ``tolist``, and when they are sent as protobuf.
+        shape: The extents; None for one dimension. For a sparse matrix it is the shape of the whole matrix.
+        sparse_crow_indices: For a sparse matrix (CSR), the start of each row in ``data``, and the end of the last one.
+        sparse_col_indices: For a sparse matrix, the column of each element of ``data``.
     """
 
-    data: Sequence[Any] = field(metadata=coded(_data))
+    data: Sequence[Any] = field(metadata=coding(_data))
     dtype: TensorDtype
-    shape: Optional[List[int]] = OMITTED
+    shape: Optional[List[int]] = NOT_GIVEN
     sparse_crow_indices: Optional[List[int]] = None
     sparse_col_indices: Optional[List[int]] = None
 
     @classmethod
     def from_numpy(cls, array: "numpy.ndarray[Any, Any]") -> "TensorData":
-        """Copy an array of any shape: floats become float32; integers and bools int64.
+        """Copy an array of any shape. Floats are sent as float32, integers and bools as int64.
 
         Raises:
-            ValueError: its elements are neither (complex, objects, strings).
+            ValueError: The elements are complex numbers, objects or strings.
         """
         dtype: TensorDtype = "float32" if array.dtype.kind == "f" else "int64"
         return cls(data=array, dtype=dtype, shape=list(array.shape))  # type: ignore[arg-type]
 
     @classmethod
     def from_torch(cls, tensor: "torch.Tensor") -> "TensorData":
-        """Copy a tensor of any shape and device, detached: floats become float32; integers and bools int64.
+        """Copy a detached tensor of any shape and device. Floats are sent as float32, integers and bools as int64.
 
         Raises:
-            ValueError: it is complex.
+            ValueError: The tensor is complex.
         """
         if tensor.is_complex():
-            raise FieldError(f"cannot send a tensor of dtype {tensor.dtype}; make it float32 or int64")
+            raise FieldError(f"cannot send a tensor of dtype {tensor.dtype}: convert it to float32 or int64")
         torch = sys.modules["torch"]
         floating = tensor.is_floating_point()
         flat = tensor.detach().cpu().flatten()
@@ -111,11 +111,12 @@ class TensorData(Wire):
         return cls(data=data, dtype="float32" if floating else "int64", shape=list(tensor.shape))
 
     def to_numpy(self) -> "numpy.ndarray[Any, Any]":
-        """A new array of ``dtype`` and ``shape``; fractions are cut off where ``dtype`` is int64.
+        """Return a new array of ``dtype`` and ``shape``; fractions are cut off if ``dtype`` is int64.
 
         Raises:
-            ValueError: the number of elements does not fit ``shape``.
-            OverflowError: an element does not fit int64.
+            ValueError: The number of elements does not fit ``shape``.
+            OverflowError: An element does not fit int64.
+            MissingExtraError: numpy is not installed.
         """
         try:
             import numpy
@@ -128,7 +129,7 @@ class TensorData(Wire):
         return values if self.shape is None else values.reshape(self.shape)
 
     def to_torch(self) -> "torch.Tensor":
-        """A new tensor of ``dtype`` and ``shape``; errors as :meth:`to_numpy`."""
+        """Return a new tensor of ``dtype`` and ``shape``; raises as :meth:`to_numpy`, for torch."""
         try:
             import torch
         except ImportError:
@@ -140,10 +141,10 @@ class TensorData(Wire):
         return values if self.shape is None else values.reshape(self.shape)
 
     def tolist(self) -> Any:
-        """Nested lists of ``shape``, rounded to ``dtype``; a bare number where ``shape`` is empty.
+        """Return nested lists of ``shape``, rounded to ``dtype``; a single number if ``shape`` is empty.
 
         Raises:
-            ValueError, OverflowError: as :meth:`to_numpy`.
+            ValueError, OverflowError: As :meth:`to_numpy`.
         """
         data: Any = self._dense()
         if is_array(data):
@@ -156,7 +157,7 @@ class TensorData(Wire):
         return flat if self.shape is None else _nested(flat, self.shape)
 
     def _dense(self) -> Sequence[Any]:
-        """``data``, with the zeros that a sparse matrix leaves out."""
+        """Return ``data`` with the zeros that a sparse matrix leaves out."""
         crow, columns, shape = self.sparse_crow_indices, self.sparse_col_indices, self.shape
         if crow is None or columns is None or shape is None:
             return self.data
@@ -168,7 +169,7 @@ class TensorData(Wire):
         return dense
 
     def __len__(self) -> int:
-        """How many elements are held: over all dimensions, or those of a sparse matrix that are not left out."""
+        """Return the number of elements of ``data``."""
         return len(self.data)
 
     def __eq__(self, other: object) -> bool:
@@ -182,7 +183,7 @@ class TensorData(Wire):
 
 
 def _nested(flat: List[Any], shape: Sequence[int]) -> Any:
-    """As numpy reshapes: one negative extent stands for whatever is left."""
+    """Reshape as numpy does; one negative extent is computed from the others."""
     size = math.prod(extent for extent in shape if extent >= 0)
     guessed = sum(extent < 0 for extent in shape)
     divides = size > 0 and len(flat) % size == 0 if guessed else size == len(flat)

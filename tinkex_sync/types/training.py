@@ -1,17 +1,18 @@
-"""Training: the model to train, forward and backward, the optimizer, saving and loading."""
+"""Training: creating a model, forward and backward passes, optimizer steps, saving and loading."""
 
 import math
 from dataclasses import dataclass, field
 from typing import Any, Dict, List, Literal, Optional, Union
 
+from .decoders import FieldError, shorten
 from .inputs import Datum
-from .scalars import FieldError
 from .tensors import TensorData
-from .wire import LATER, NULLABLE, UNSENT, Wire
+from .wire import NOT_SENT, SENT_AS_NULL, FastWire, Wire, coding, decode_object, since
 
 __all__ = [
     "AdamOptimizerConfig",
     "AdamParams",
+    "CreateModelFromWeightsRequest",
     "CreateModelRequest",
     "CreateModelResponse",
     "DimuonOptimizerConfig",
@@ -33,6 +34,7 @@ __all__ = [
     "OptimStepRequest",
     "OptimStepResponse",
     "OptimizerConfig",
+    "SaveWeightsExternalRequest",
     "SaveWeightsExternalResponse",
     "SaveWeightsForSamplerRequest",
     "SaveWeightsForSamplerResponse",
@@ -44,33 +46,39 @@ __all__ = [
 ]
 
 ModelID = str
-LossFnType = Literal["cross_entropy", "importance_sampling", "ppo", "cispo", "dro"]
+#: The last three came with protocol 0.38.0.
+LossFnType = Literal[
+    "cross_entropy", "importance_sampling", "ppo", "cispo", "dro", "gspo", "stable_reinforce", "custom"
+]
 LossFnOutput = Dict[str, TensorData]
 
 
 def _in_range(params: Any, name: str, good: bool, rule: str) -> None:
     value = getattr(params, name)
     if not (good and math.isfinite(value)):
-        owner = type(params).__name__
-        raise FieldError(f"must be finite and {rule}, not {value!r}").inside(name, owner=owner)
+        error = FieldError(f"must be finite and {rule}, not {value!r}").inside(name)
+        error.owner = type(params).__name__
+        raise error
 
 
 @dataclass(frozen=True, repr=False)
 class AdamParams(Wire):
-    """One step of AdamW: moments ``beta1`` and ``beta2``, decoupled weight decay, clipping by global norm.
+    """Parameters of one AdamW step: moments, decoupled weight decay, and clipping by the global norm.
 
-    All fields are sent, so a run does not depend on a server's defaults. Out of range is a ValueError:
-    ``learning_rate``, ``weight_decay`` and ``grad_clip_norm`` are at least 0, the betas in [0, 1), ``eps``
-    above 0, all finite.
+    All fields are sent, so that a run does not depend on a server's defaults.
+
+    Raises:
+        ValueError: A value is out of range. ``learning_rate``, ``weight_decay`` and ``grad_clip_norm`` are at least 0,
+            ``beta1`` and ``beta2`` are in [0, 1), ``eps`` is above 0, and all are finite.
     """
 
     learning_rate: float = 1e-4
     beta1: float = 0.9
     beta2: float = 0.95
     eps: float = 1e-12
-    #: Each step shrinks a weight by ``learning_rate * weight_decay`` of itself.
+    #: Each step reduces a weight by ``learning_rate * weight_decay`` times its value.
     weight_decay: float = 0.0
-    #: Largest L2 norm over all gradients; 0 means no clipping.
+    #: Largest L2 norm of all gradients together; 0 disables clipping.
     grad_clip_norm: float = 0.0
 
     def __post_init__(self) -> None:
@@ -84,19 +92,20 @@ class AdamParams(Wire):
 
 @dataclass(frozen=True, repr=False)
 class DimuonParams(Wire):
-    """One step of Dimuon, for a model made with :class:`DimuonOptimizerConfig`. Of the protocol after 0.7.0.
+    """Parameters of one Dimuon step (0.38.0), for a model created with :class:`DimuonOptimizerConfig`; all are sent.
 
-    All fields are sent. Out of range is a ValueError: ``learning_rate`` and ``grad_clip_norm`` are at least 0,
-    ``beta1`` in [0, 1), all finite.
+    Raises:
+        ValueError: A value is out of range. ``learning_rate`` and ``grad_clip_norm`` are at least 0, ``beta1`` is in
+            [0, 1), and all are finite.
     """
 
     learning_rate: float
-    #: Largest L2 norm over all gradients; 0 means no clipping.
+    #: Largest L2 norm of all gradients together; 0 disables clipping.
     grad_clip_norm: float = 0.0
     beta1: float = 0.9
     type: Literal["dimuon"] = "dimuon"
 
-    _wire_order = ("type",)
+    wire_order = ("type",)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -107,49 +116,70 @@ class DimuonParams(Wire):
 
 @dataclass(frozen=True, repr=False)
 class AdamOptimizerConfig(Wire):
-    """A model is trained by AdamW, which is also the default. Of the protocol after 0.7.0."""
+    """The model's optimizer is AdamW, which is also the default (0.38.0)."""
 
     type: Literal["adamw"] = "adamw"
 
 
 @dataclass(frozen=True, repr=False)
 class DimuonOptimizerConfig(Wire):
-    """A model is trained by Dimuon, with :class:`DimuonParams` at each step. Of the protocol after 0.7.0."""
+    """The model's optimizer is Dimuon; each step has :class:`DimuonParams` (0.38.0)."""
 
     type: Literal["dimuon"] = "dimuon"
     version: int = 1
 
 
-#: What a step of either optimizer takes.
+#: Parameters of one step of either optimizer.
 OptimParams = Union[AdamParams, DimuonParams]
 OptimizerConfig = Union[AdamOptimizerConfig, DimuonOptimizerConfig]
+
+_OPTIMIZER_CONFIGS: Dict[str, Any] = {"adamw": AdamOptimizerConfig, "dimuon": DimuonOptimizerConfig}
+
+
+def _optimizer_config(value: Any) -> Optional[OptimizerConfig]:
+    if value is None or isinstance(value, (AdamOptimizerConfig, DimuonOptimizerConfig)):
+        return value
+    kind = _OPTIMIZER_CONFIGS.get(str(value.get("type"))) if isinstance(value, dict) else None
+    if kind is None:
+        raise FieldError(f"must be AdamOptimizerConfig or DimuonOptimizerConfig, not {shorten(value)}")
+    config: OptimizerConfig = decode_object(kind, value)
+    return config
+
+
+def _optimizer_config_body(value: Optional[OptimizerConfig]) -> Optional[Dict[str, Any]]:
+    return None if value is None else value.to_wire()
+
+
+#: Metadata of an optional field of a request that holds an :data:`OptimizerConfig`.
+_OPTIMIZER_CONFIG = {**since("0.38.0"), **coding(_optimizer_config, _optimizer_config_body)}
 
 
 @dataclass(frozen=True, repr=False)
 class LoraConfig(Wire):
-    """Which low-rank adapters to train. All fields are sent, ``seed`` as null when it is None."""
+    """The low-rank adapters to train. All fields are sent; ``seed`` is sent as null if it is None."""
 
     rank: int
-    #: For the first values of the adapters; None leaves it to the server.
-    seed: Optional[int] = field(default=None, metadata=NULLABLE)
-    #: The unembedding layer.
+    #: Seed of the adapters' initial values; with None the server chooses one.
+    seed: Optional[int] = field(default=None, metadata=SENT_AS_NULL)
+    #: Train an adapter of the unembedding layer.
     train_unembed: bool = True
-    #: The MLP layers, experts included.
+    #: Train adapters of the MLP layers, including experts.
     train_mlp: bool = True
-    #: The attention layers.
+    #: Train adapters of the attention layers.
     train_attn: bool = True
 
 
 @dataclass(frozen=True, repr=False)
 class CreateModelRequest(Wire):
-    """``POST /api/v1/create_model``. ``user_metadata`` None is sent as ``{}``: servers refuse a null."""
+    """Body of ``POST /api/v1/create_model``. ``user_metadata`` None is sent as ``{}``, because servers reject null."""
 
     session_id: str
     model_seq_id: int
     base_model: str
     user_metadata: Optional[Dict[str, Any]] = None
     lora_config: Optional[LoraConfig] = None
-    type: str = field(default="create_model", metadata=UNSENT)
+    optimizer_config: Optional[OptimizerConfig] = field(default=None, metadata=_OPTIMIZER_CONFIG)
+    type: str = field(default="create_model", metadata=NOT_SENT)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -158,8 +188,26 @@ class CreateModelRequest(Wire):
 
 
 @dataclass(frozen=True, repr=False)
+class CreateModelFromWeightsRequest(Wire):
+    """Body of ``POST /api/v1/load_weights`` in the form that creates its model (0.38.0).
+
+    Fields that are None are taken from the checkpoint, or chosen by the server. ``weights_access_token`` is a secret
+    that gives access to weights of another account; repr does not show it.
+    """
+
+    session_id: str
+    model_seq_id: int
+    path: str
+    optimizer: bool
+    base_model: Optional[str] = None
+    user_metadata: Optional[Dict[str, Any]] = None
+    optimizer_config: Optional[OptimizerConfig] = field(default=None, metadata=_OPTIMIZER_CONFIG)
+    weights_access_token: Optional[str] = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, repr=False)
 class CreateModelResponse(Wire):
-    """The model is ready; ``model_id`` is the training run's id."""
+    """The model was created; ``model_id`` is the id of the training run."""
 
     model_id: ModelID
     type: str = "create_model"
@@ -167,15 +215,15 @@ class CreateModelResponse(Wire):
 
 @dataclass(frozen=True, repr=False)
 class GetInfoRequest(Wire):
-    """``POST /api/v1/get_info``."""
+    """Body of ``POST /api/v1/get_info``."""
 
     model_id: ModelID
-    type: str = field(default="get_info", metadata=UNSENT)
+    type: str = field(default="get_info", metadata=NOT_SENT)
 
 
 @dataclass(frozen=True, repr=False)
 class ModelData(Wire):
-    """What a model is made of; any of it may be unknown."""
+    """The base of a model. A field is None if the server does not send it."""
 
     arch: Optional[str] = None
     model_name: Optional[str] = None
@@ -184,7 +232,7 @@ class ModelData(Wire):
 
 @dataclass(frozen=True, repr=False)
 class GetInfoResponse(Wire):
-    """A model's base and adapter."""
+    """The base and the adapter of a model."""
 
     model_data: ModelData
     model_id: ModelID
@@ -192,38 +240,38 @@ class GetInfoResponse(Wire):
     lora_rank: Optional[int] = None
     model_name: Optional[str] = None
     type: Optional[str] = None
-    #: By what it is trained, such as {"type": "adamw"}; None where the server does not say.
-    optimizer_config: Optional[Dict[str, Any]] = field(default=None, metadata=LATER)
+    #: The optimizer, such as {"type": "adamw"}; None if the server does not send it.
+    optimizer_config: Optional[Dict[str, Any]] = field(default=None, metadata=since("0.38.0"))
 
 
 @dataclass(frozen=True, repr=False)
 class UnloadModelRequest(Wire):
-    """``POST /api/v1/unload_model``."""
+    """Body of ``POST /api/v1/unload_model``."""
 
     model_id: ModelID
-    type: str = field(default="unload_model", metadata=UNSENT)
+    type: str = field(default="unload_model", metadata=NOT_SENT)
 
 
 @dataclass(frozen=True, repr=False)
 class UnloadModelResponse(Wire):
-    """The model is gone."""
+    """The model was unloaded."""
 
     model_id: ModelID
     type: Optional[str] = None
 
 
 @dataclass(frozen=True, repr=False)
-class ForwardBackwardInput(Wire):
-    """A batch and its loss. ``loss_fn_config`` (clip thresholds and so on) None is sent as null."""
+class ForwardBackwardInput(FastWire):
+    """A batch and its loss function. ``loss_fn_config``, such as clip thresholds, is sent as null if it is None."""
 
     data: List[Datum]
     loss_fn: LossFnType
-    loss_fn_config: Optional[Dict[str, float]] = field(default=None, metadata=NULLABLE)
+    loss_fn_config: Optional[Dict[str, float]] = field(default=None, metadata=SENT_AS_NULL)
 
 
 @dataclass(frozen=True, repr=False)
-class ForwardRequest(Wire):
-    """``POST /api/v1/forward``: losses without gradients."""
+class ForwardRequest(FastWire):
+    """Body of ``POST /api/v1/forward``, which computes losses without gradients."""
 
     forward_input: ForwardBackwardInput
     model_id: ModelID
@@ -231,8 +279,8 @@ class ForwardRequest(Wire):
 
 
 @dataclass(frozen=True, repr=False)
-class ForwardBackwardRequest(Wire):
-    """``POST /api/v1/forward_backward``: gradients are added to those the model holds already."""
+class ForwardBackwardRequest(FastWire):
+    """Body of ``POST /api/v1/forward_backward``, which adds gradients to those that the model already has."""
 
     forward_backward_input: ForwardBackwardInput
     model_id: ModelID
@@ -240,11 +288,12 @@ class ForwardBackwardRequest(Wire):
 
 
 @dataclass(frozen=True, repr=False)
-class ForwardBackwardOutput(Wire):
-    """Result of a forward or forward-backward pass.
+class ForwardBackwardOutput(FastWire):
+    """The result of a forward or forward-backward pass.
 
-    ``loss_fn_outputs`` has one dict of tensors per datum, in the order given; ``metrics`` keys are
-    ``name:reduction`` (PROTOCOL: "Metric merging").
+    Attributes:
+        loss_fn_outputs: One dict of tensors per datum, in the order of the batch.
+        metrics: Values by ``name:reduction`` (PROTOCOL, "Metric merging").
     """
 
     loss_fn_output_type: str
@@ -254,29 +303,42 @@ class ForwardBackwardOutput(Wire):
 
 @dataclass(frozen=True, repr=False)
 class OptimStepRequest(Wire):
-    """``POST /api/v1/optim_step``."""
+    """Body of ``POST /api/v1/optim_step``, with ``adam_params`` or ``optimizer_params``; the other one is None."""
 
-    adam_params: AdamParams
+    adam_params: Optional[AdamParams]
     model_id: ModelID
     seq_id: Optional[int] = None
-    type: str = field(default="optim_step", metadata=UNSENT)
+    type: str = field(default="optim_step", metadata=NOT_SENT)
+    optimizer_params: Optional[DimuonParams] = field(default=None, metadata=since("0.38.0"))
+
+    wire_order = ("adam_params", "model_id", "optimizer_params")
 
 
 @dataclass(frozen=True, repr=False)
 class OptimStepResponse(Wire):
-    """The step was taken."""
+    """The optimizer step was applied."""
 
     metrics: Optional[Dict[str, float]] = None
 
 
 @dataclass(frozen=True, repr=False)
 class SaveWeightsRequest(Wire):
-    """``POST /api/v1/save_weights``: weights and optimizer state. ``path`` is the checkpoint's name."""
+    """Body of ``POST /api/v1/save_weights``, which saves weights and optimizer state.
+
+    Attributes:
+        path: The checkpoint's name.
+        ttl_seconds: Seconds after which the server deletes it.
+        user_metadata: Labels stored with it.
+        overwrite: True to replace a checkpoint of the same name.
+    """
 
     model_id: ModelID
     path: Optional[str] = None
+    ttl_seconds: Optional[int] = field(default=None, metadata=since("0.38.0"))
+    user_metadata: Optional[Dict[str, str]] = field(default=None, metadata=since("0.38.0"))
+    overwrite: Optional[bool] = field(default=None, metadata=since("0.38.0"))
     seq_id: Optional[int] = None
-    type: str = field(default="save_weights", metadata=UNSENT)
+    type: str = field(default="save_weights", metadata=NOT_SENT)
 
 
 @dataclass(frozen=True, repr=False)
@@ -288,8 +350,22 @@ class SaveWeightsResponse(Wire):
 
 
 @dataclass(frozen=True, repr=False)
+class SaveWeightsExternalRequest(Wire):
+    """Body of ``POST /api/v1/save_weights_external`` (0.38.0), which saves weights for download under a name.
+
+    ``age_encryption_recipients`` are public keys of age, for which the files are encrypted.
+    """
+
+    model_id: ModelID
+    path: str
+    ttl_seconds: Optional[int] = None
+    age_encryption_recipients: Optional[List[str]] = None
+    seq_id: Optional[int] = None
+
+
+@dataclass(frozen=True, repr=False)
 class SaveWeightsExternalResponse(Wire):
-    """``path`` is the ``tinker://`` path of files to download; ``size_bytes`` is that of all of them."""
+    """``path`` is the ``tinker://`` path of the files to download; ``size_bytes`` is their total size."""
 
     path: str
     size_bytes: Optional[int] = None
@@ -298,18 +374,26 @@ class SaveWeightsExternalResponse(Wire):
 
 @dataclass(frozen=True, repr=False)
 class SaveWeightsForSamplerRequest(Wire):
-    """``POST /api/v1/save_weights_for_sampler``: under a name (``path``), or for one sampling session."""
+    """Body of ``POST /api/v1/save_weights_for_sampler``: under a name (``path``), or for one sampling session.
+
+    Attributes:
+        ttl_seconds, user_metadata: As in :class:`SaveWeightsRequest`, for a save under a name.
+        kind: For one sampling session: whether samples in progress continue with the old or the new weights.
+    """
 
     model_id: ModelID
     path: Optional[str] = None
+    ttl_seconds: Optional[int] = field(default=None, metadata=since("0.38.0"))
+    user_metadata: Optional[Dict[str, str]] = field(default=None, metadata=since("0.38.0"))
     sampling_session_seq_id: Optional[int] = None
+    kind: Optional[Literal["snapshot", "inflight"]] = field(default=None, metadata=since("0.38.0"))
     seq_id: Optional[int] = None
-    type: str = field(default="save_weights_for_sampler", metadata=UNSENT)
+    type: str = field(default="save_weights_for_sampler", metadata=NOT_SENT)
 
 
 @dataclass(frozen=True, repr=False)
 class SaveWeightsForSamplerResponseInternal(Wire):
-    """What the server answers: ``path`` for a named save, ``sampling_session_id`` for an ephemeral one."""
+    """The server's response: ``path`` for a save under a name, ``sampling_session_id`` for one sampling session."""
 
     path: Optional[str] = None
     sampling_session_id: Optional[str] = None
@@ -326,20 +410,24 @@ class SaveWeightsForSamplerResponse(Wire):
 
 @dataclass(frozen=True, repr=False)
 class LoadWeightsRequest(Wire):
-    """``POST /api/v1/load_weights``: from a ``tinker://`` path, with the optimizer's state or without."""
+    """Body of ``POST /api/v1/load_weights``, from a ``tinker://`` path, with or without the optimizer state.
+
+    ``weights_access_token`` is a secret that gives access to weights of another account; repr does not show it.
+    """
 
     model_id: ModelID
     path: str
     optimizer: bool
+    weights_access_token: Optional[str] = field(default=None, repr=False, metadata=since("0.38.0"))
     seq_id: Optional[int] = None
-    type: str = field(default="load_weights", metadata=UNSENT)
+    type: str = field(default="load_weights", metadata=NOT_SENT)
 
 
 @dataclass(frozen=True, repr=False)
 class LoadWeightsResponse(Wire):
-    """The weights are loaded."""
+    """The weights were loaded."""
 
     path: Optional[str] = None
     type: Optional[str] = None
-    #: The model they were loaded into, where the server says.
-    model_id: Optional[ModelID] = field(default=None, metadata=LATER)
+    #: The model they were loaded into; None if the server does not send it.
+    model_id: Optional[ModelID] = field(default=None, metadata=since("0.38.0"))

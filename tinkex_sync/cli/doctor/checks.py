@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import socket
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Tuple
 from urllib.parse import urlsplit
 
+from ...http.request import Request
 from .findings import Finding, from_connecting, from_session
 
 if TYPE_CHECKING:
@@ -159,11 +160,15 @@ def tcp(patient: Patient) -> Finding:
 def http(patient: Patient) -> Finding:
     """TLS, a proxy's consent and HTTP in one request, as the client makes it. GET /api/v1/healthz."""
     from ...errors import APIConnectionError, APIStatusError, DeadlineExceeded
+    from ...http.endpoints import ENDPOINTS
+    from ...http.request import Request
 
     assert patient.config is not None
     assert patient.transport is not None
     try:
-        reply = patient.transport.send("GET", "/api/v1/healthz", read_timeout=patient.patience)
+        reply = patient.transport.send(
+            Request(replace(ENDPOINTS["healthz"], read_timeout=patient.patience)), {}, None
+        )
     except (APIConnectionError, APIStatusError, DeadlineExceeded) as error:
         return from_connecting(error, patient.target, patient.proxy, patient.patience)
     return Finding("ok", f"answered in {reply.elapsed * 1000:.0f} ms")
@@ -207,7 +212,7 @@ def heartbeat(patient: Patient) -> Finding:
     assert patient.session is not None
     began = patient.session.clock.time()
     try:
-        patient.session.call("session_heartbeat", {"session_id": patient.session.session_id})
+        patient.session.call(Request("session_heartbeat", {"session_id": patient.session.session_id}))
     except (TinkexError, OSError) as error:
         return Finding(
             "failed",

@@ -109,19 +109,20 @@ def _status(session: Session, method: str, path: str, patience: float) -> Tuple[
         APIConnectionError: it takes no connections any more.
     """
     from ...errors import APIConnectionError, APIStatusError
+    from ...http.endpoints import Endpoint
     from ...http.error_advice import names_no_thing
+    from ...http.request import Request
 
     headers: Dict[str, str] = {}
     if session.tokens is not None:
         headers["X-API-Key"] = session.tokens.current(session.clock.time() + patience)
     body = None if method == "GET" else b"{}"
+    row = Endpoint("probe", method, path[len("/api/v1/") :], read_timeout=patience, redirect_ok=True)
     # Some servers hang up after an error, which shows at the next request on that connection, and some on a body
     # they do not expect; that the path is unknown to them they do not say by it.
     for _ in range(2):
         try:
-            reply = session.transport.send(
-                method, path, body=body, headers=headers, read_timeout=patience, redirect_ok=True
-            )
+            reply = session.transport.send(Request(row, body), headers, None)
         except APIStatusError as error:
             return error.status_code, names_no_thing(error)
         except APIConnectionError as error:

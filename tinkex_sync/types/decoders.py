@@ -1,8 +1,8 @@
-"""Reading one JSON value, or one long list of numbers, as a Python type.
+"""Strict decoders: functions that read one value, or one list of numbers, as a Python type.
 
-The rules are those the official SDK's models follow (PROTOCOL: "Types and conversions"): spellings that lose
-nothing are taken (``1`` and ``"1.5"`` for a float, ``2.0`` and ``"2"`` for an int, ``"false"`` for a bool),
-anything else is refused. A list of numbers of one type is copied and checked in C, without a Python loop.
+The rules are those of the official SDK's models (PROTOCOL, "Types and conversions"). A spelling that loses nothing is
+accepted: ``1`` and ``"1.5"`` for a float, ``2.0`` and ``"2"`` for an int, ``"false"`` for a bool. Any other value
+raises FieldError. A decoded value may be decoded again, with the same result.
 """
 
 import operator
@@ -14,6 +14,7 @@ from typing import Any, Callable, List, Optional
 __all__ = [
     "FieldError",
     "boolean",
+    "each",
     "floats",
     "instant",
     "instant_text",
@@ -22,14 +23,11 @@ __all__ = [
     "number",
     "numbers",
     "optional_floats",
-    "shown",
+    "shorten",
     "text",
 ]
 
 _INTEGER = re.compile(r"[+-]?\d+(_\d+)*(\.0+)?", re.ASCII)
-_FLOAT = re.compile(
-    r"[+-]?(\d[\d_]*\.?[\d_]*|\.\d[\d_]*)(e[+-]?\d+)?|[+-]?(inf(inity)?|nan)", re.ASCII | re.IGNORECASE
-)
 _TRUE = ("1", "true", "t", "yes", "y", "on")
 _FALSE = ("0", "false", "f", "no", "n", "off")
 _INSTANT = re.compile(
@@ -41,7 +39,11 @@ _INSTANT = re.compile(
 class FieldError(ValueError):
     """A value that its field cannot hold.
 
-    Passes outwards through the objects that contain it, each adding its step to ``path``.
+    Attributes:
+        problem: The reason, without the place.
+        path: The place below ``owner``, such as ``sequences[0].tokens``. Each object that contains the value adds its
+            step.
+        owner: Name of the outermost wire type that was being constructed; "" while decoding.
     """
 
     def __init__(self, problem: str) -> None:
@@ -50,11 +52,10 @@ class FieldError(ValueError):
         self.path = ""
         self.owner = ""
 
-    def inside(self, step: str, owner: str = "") -> "FieldError":
-        """Note that the trouble lies below ``step`` (a key, or ``[index]``) of an ``owner``."""
+    def inside(self, step: str) -> "FieldError":
+        """Prepend ``step`` (a key, or ``[index]``) to the path and return this error."""
         joint = "." if self.path and not self.path.startswith("[") else ""
         self.path = f"{step}{joint}{self.path}"
-        self.owner = owner or self.owner
         return self
 
     def __str__(self) -> str:
@@ -62,14 +63,15 @@ class FieldError(ValueError):
         return f"{where}: {self.problem}" if where else self.problem
 
 
-def shown(value: Any) -> str:
-    """A value for an error text: short, and with its type where that is what is wrong."""
-    known = value is None or isinstance(value, (bool, int, float, str))
-    words = repr(value) if known else f"{type(value).__name__} {value!r}"
-    return words if len(words) <= 80 else words[:77] + "..."
+def shorten(value: Any) -> str:
+    """Return a value's repr for an error message, at most 80 characters, with the type if it is not a JSON scalar."""
+    is_scalar = value is None or isinstance(value, (bool, int, float, str))
+    spelled = repr(value) if is_scalar else f"{type(value).__name__} {value!r}"
+    return spelled if len(spelled) <= 80 else spelled[:77] + "..."
 
 
 def text(value: Any) -> str:
+    """Decode a string; bytes are read as UTF-8."""
     if isinstance(value, (bytes, bytearray)):
         try:
             return value.decode()
@@ -77,10 +79,11 @@ def text(value: Any) -> str:
             pass
     elif isinstance(value, str):
         return value
-    raise FieldError(f"must be a string, not {shown(value)}")
+    raise FieldError(f"must be a string, not {shorten(value)}")
 
 
 def boolean(value: Any) -> bool:
+    """Decode true or false, also from 0, 1 and their usual spellings."""
     if value is True or value is False:
         return bool(value)
     spelled = value.lower() if isinstance(value, str) else value
@@ -88,25 +91,24 @@ def boolean(value: Any) -> bool:
         return True
     if spelled in _FALSE or (isinstance(value, (int, float)) and value == 0):
         return False
-    raise FieldError(f"must be true or false, not {shown(value)}")
+    raise FieldError(f"must be true or false, not {shorten(value)}")
 
 
 def number(value: Any) -> float:
+    """Decode a float, also from an int, a numeric string or a numpy scalar."""
     if type(value) is float:
         return value
     try:
-        if isinstance(value, (str, bytes)):
-            spelled = value.decode("ascii") if isinstance(value, bytes) else value
-            if _FLOAT.fullmatch(spelled.strip()):
-                return float(spelled)
-        elif hasattr(type(value), "__float__") and not getattr(value, "shape", ()):
+        is_text = isinstance(value, (str, bytes))
+        if is_text or (hasattr(type(value), "__float__") and not getattr(value, "shape", ())):
             return float(value)
     except (TypeError, ValueError, OverflowError):
         pass
-    raise FieldError(f"must be a number, not {shown(value)}")
+    raise FieldError(f"must be a number, not {shorten(value)}")
 
 
 def integer(value: Any) -> int:
+    """Decode an int, also from a float without a fraction, a numeric string or a numpy scalar."""
     if type(value) is int:
         return value
     try:
@@ -117,21 +119,34 @@ def integer(value: Any) -> int:
         elif getattr(value, "shape", ()):
             pass
         elif hasattr(type(value), "__index__"):
-            return int(operator.index(value))  # on 3.9 the index of True is True
+            return int(operator.index(value))  # on Python 3.9 the index of True is True
         elif hasattr(type(value), "__float__"):
             exact = float(value)
             if exact.is_integer() and -(2.0**63) <= exact < 2.0**63:
                 return int(exact)
     except (TypeError, ValueError, OverflowError):
         pass
-    raise FieldError(f"must be a whole number, not {shown(value)}")
+    raise FieldError(f"must be a whole number, not {shorten(value)}")
 
 
-def _each(convert: Callable[[Any], Any], values: Sequence[Any]) -> List[Any]:
+def each(decode: Callable[[Any], Any], values: Any) -> List[Any]:
+    """Decode every element of a list or tuple; an error has the element's index in its path."""
+    if not isinstance(values, (list, tuple)):
+        raise FieldError(f"expected a list, not {shorten(values)}")
+    decoded = []
+    for index, value in enumerate(values):
+        try:
+            decoded.append(decode(value))
+        except FieldError as error:
+            raise error.inside(f"[{index}]") from None
+    return decoded
+
+
+def _convert(decode: Callable[[Any], Any], values: Sequence[Any]) -> List[Any]:
     converted = []
     for index, value in enumerate(values):
         try:
-            converted.append(convert(value))
+            converted.append(decode(value))
         except FieldError as error:
             raise FieldError(f"element {index} {error.problem}") from None
     return converted
@@ -147,28 +162,30 @@ def _own(values: Any) -> "Sequence[Any]":
         return values
     if isinstance(values, Sequence) and not isinstance(values, (str, bytes, bytearray, memoryview)):
         return list(values)
-    remedy = "; give it .tolist()" if hasattr(values, "tolist") else ""
-    raise FieldError(f"must be a list of numbers, not {shown(values)}{remedy}")
+    remedy = "; pass values.tolist()" if hasattr(values, "tolist") else ""
+    raise FieldError(f"must be a list of numbers, not {shorten(values)}{remedy}")
 
 
 def ints(values: Any) -> Any:
     """Return a copy of a sequence of ints, each element converted if it is not an int."""
     values = _own(values)
-    return values if set(map(type, values)) <= {int} else _each(integer, values)
+    return values if set(map(type, values)) <= {int} else _convert(integer, values)
 
 
 def floats(values: Any) -> Any:
     """Return a copy of a sequence of floats, each element converted if it is not a float."""
     values = _own(values)
-    return values if set(map(type, values)) <= {float} else _each(number, values)
+    return values if set(map(type, values)) <= {float} else _convert(number, values)
 
 
 def optional_floats(values: Any) -> Any:
-    """Return a copy as :func:`floats` does, with None allowed as an element."""
+    """Return a copy as :func:`floats` does, with None allowed as an element; None itself is returned as None."""
+    if values is None:
+        return None
     values = _own(values)
     if set(map(type, values)) <= {float, type(None)}:
         return values
-    return _each(lambda value: None if value is None else number(value), values)
+    return _convert(lambda value: None if value is None else number(value), values)
 
 
 def numbers(values: Any) -> Any:
@@ -181,17 +198,17 @@ def numbers(values: Any) -> Any:
     if kinds <= {int} or kinds == {float}:
         return values
     if kinds <= {int, float}:
-        return _each(number, values)
+        return _convert(number, values)
     if any(issubclass(kind, (bool, str, bytes)) for kind in kinds):
         try:
-            return _each(integer, values)
+            return _convert(integer, values)
         except FieldError:
             pass
-    return _each(number, values)
+    return _convert(number, values)
 
 
 def instant(value: Any) -> datetime:
-    """A point in time: ISO 8601 text, or seconds since 1970. Without a zone it is UTC."""
+    """Decode a point in time: ISO 8601 text, or seconds since 1970. A time without a zone is UTC."""
     if isinstance(value, datetime):
         return value if value.tzinfo else value.replace(tzinfo=timezone.utc)
     try:
@@ -208,7 +225,7 @@ def instant(value: Any) -> datetime:
             return datetime.fromtimestamp(value, timezone.utc)
     except (ValueError, OverflowError, OSError):
         pass
-    raise FieldError(f"must be a date and time such as 2025-01-02T03:04:05Z, not {shown(value)}")
+    raise FieldError(f"must be a date and time such as 2025-01-02T03:04:05Z, not {shorten(value)}")
 
 
 def _zone(spelled: Optional[str]) -> timezone:
@@ -220,5 +237,5 @@ def _zone(spelled: Optional[str]) -> timezone:
 
 
 def instant_text(value: datetime) -> str:
-    """ISO 8601, UTC written as Z."""
+    """Encode a time as ISO 8601 text; UTC is written as Z."""
     return value.isoformat().replace("+00:00", "Z")

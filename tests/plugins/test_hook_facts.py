@@ -1,0 +1,175 @@
+"""The specifications state the thread, the policies, the outcomes and the states that occur in real runs."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Callable, Iterator, Set
+
+import pytest
+from hook_examples import EVENTS
+from scripted_server import Answer, ScriptedServer
+
+from tinkex_sync import Config, DeadlineExceeded, RequestFailedError, ServiceClient, types
+from tinkex_sync.concurrency.clock import ScaledClock
+from tinkex_sync.plugins.hookspecs import SPECS
+from tinkex_sync.testing import HookRecorder
+
+SPEED = 200.0
+MODEL = Answer(body={"type": "create_model", "model_id": "m"})
+PAUSED = Answer(408, {"queue_state": "paused_capacity"})
+UNAVAILABLE = Answer(503, {"detail": "unavailable"})
+DATUM = types.Datum(model_input=types.ModelInput.from_ints([1, 2]), loss_fn_inputs={"target_tokens": [2, 3]})
+LOSS = Answer(
+    body={"loss_fn_output_type": "x", "loss_fn_outputs": [{}], "metrics": {}, "type": "forward_backward"}
+)
+
+
+def documented(hook: str, argument: str) -> Set[str]:
+    """Return the quoted values in the description of an argument."""
+    text = inspect.getdoc(SPECS["tinkex_" + hook]) or ""
+    match = re.search(rf"^    {argument}: (.*(?:\n        .+)*)", text, re.MULTILINE)
+    assert match, f"{hook} does not describe {argument}"
+    return set(re.findall(r'"(\w+)"', match[1]))
+
+
+def documented_roles(hook: str) -> Set[str]:
+    """Return the roles in the first sentence of the paragraph about threads."""
+    thread = (inspect.getdoc(SPECS["tinkex_" + hook]) or "").split("\n\n")[1]
+    sentence = thread.split(".")[0]
+    return {role for role in ("caller", "lane", "worker", "heartbeat") if role in sentence}
+
+
+def role(thread: str) -> str:
+    """Return the documented role of a thread of this name."""
+    for prefix, name in (("tinkex-lane", "lane"), ("tinkex-heartbeat", "heartbeat"), ("tinkex-", "worker")):
+        if thread.startswith(prefix):
+            return name
+    return "caller"
+
+
+class Run:
+    """A client of a scripted server, on a fast clock, whose events are recorded."""
+
+    def __init__(self, server: ScriptedServer, recorder: HookRecorder) -> None:
+        self.server = server
+        self.clock = ScaledClock(SPEED)
+        config = Config(base_url=server.base_url, api_key="key", clock=self.clock, max_chunk_datums=1)
+        self.service = ServiceClient(
+            config=config, plugins=[recorder], load_plugins=False, strict_plugins=True
+        )
+
+    def poll_responses(self, *answers: Answer) -> None:
+        self.server.script("retrieve_future", *answers)
+
+
+def wait_on_the_fast_clock(seconds: float) -> Callable[[], None]:
+    return lambda: time.sleep(seconds / SPEED)
+
+
+def train(run: Run) -> None:
+    run.poll_responses(MODEL)
+    training = run.service.create_lora_training_client("m")
+    run.server.script("forward_backward", UNAVAILABLE, Answer(402, {"detail": "top up"}))
+    run.poll_responses(LOSS, LOSS)
+    training.forward_backward([DATUM] * 2, "cross_entropy")
+    still_paused = Answer(408, PAUSED.body, hold=wait_on_the_fast_clock(70.0))
+    run.poll_responses(PAUSED, still_paused, UNAVAILABLE, Answer(body={"metrics": {}}))
+    training.optim_step(types.AdamParams())
+    run.poll_responses(Answer(body={"error": "bad input", "category": "user"}))
+    with pytest.raises(RequestFailedError):
+        training.optim_step(types.AdamParams())
+
+
+def sample(run: Run) -> None:
+    run.server.defaults["retrieve_future"] = Answer(body={"type": "sample", "sequences": []})
+    sampler = run.service.create_sampling_client(base_model="m")
+    prompt, params = types.ModelInput.from_ints([1]), types.SamplingParams(max_tokens=1)
+    refusals = (
+        Answer(429, {"queue_state": "paused_rate_limit", "queue_state_reason": "full"}),
+        Answer(
+            429,
+            {"queue_state": "paused_rate_limit", "queue_state_reason": "full"},
+            hold=wait_on_the_fast_clock(70.0),
+        ),
+        Answer(429, {"queue_state": "new"}),
+        UNAVAILABLE,
+        Answer(402, {"detail": "top up"}),
+    )
+    for submitted in (False, True):
+        run.server.script("asample", *refusals)
+        run.poll_responses(PAUSED, UNAVAILABLE)
+        if submitted:
+            sampler.submit_sample(prompt, 1, params).result(30.0)
+        else:
+            sampler.sample(prompt, 1, params)
+    run.poll_responses(Answer(408, {}, hold=wait_on_the_fast_clock(80.0)))
+    with pytest.raises(DeadlineExceeded):
+        sampler.sample(prompt, 1, params, timeout=40.0)
+
+
+@pytest.fixture(scope="module")
+def recorder() -> Iterator[HookRecorder]:
+    recorder = HookRecorder()
+    with ScriptedServer() as server:
+        server.script("client/config", UNAVAILABLE)
+        server.defaults["client/config"] = Answer(body={})
+        server.script("create_session", UNAVAILABLE)
+        server.defaults["create_session"] = Answer(body={"session_id": "sess-1"})
+        server.defaults["create_model"] = Answer(body={"request_id": "r-model"})
+        server.defaults["create_sampling_session"] = Answer(body={"sampling_session_id": "s-1"})
+        for endpoint in ("forward_backward", "optim_step", "asample"):
+            server.defaults[endpoint] = Answer(body={"request_id": f"r-{endpoint}"})
+        server.defaults["session_heartbeat"] = UNAVAILABLE
+        run = Run(server, recorder)
+        with run.service:
+            train(run)
+            sample(run)
+            recorder.wait_for("heartbeat_missed")
+    yield recorder
+
+
+@pytest.mark.parametrize("hook", EVENTS)
+def test_hook_is_called_in_the_documented_threads(recorder: HookRecorder, hook: str) -> None:
+    observed = {role(call.thread) for call in recorder.calls if call.hook == hook}
+    assert observed == documented_roles(hook)
+
+
+@pytest.mark.parametrize(
+    ("hook", "argument"),
+    [
+        ("future_resolved", "outcome"),
+        ("retry_scheduled", "policy"),
+        ("queue_state_changed", "state"),
+        ("queue_state_changed", "reason_source"),
+        ("queue_state_repeated", "reason_source"),
+    ],
+)
+def test_documented_values_are_those_that_occur(recorder: HookRecorder, hook: str, argument: str) -> None:
+    observed = {event[argument] for event in recorder.of(hook)}
+    assert observed - {None} == documented(hook, argument)
+
+
+def test_commands_are_registered_in_the_main_thread(tmp_path: Path) -> None:
+    (tmp_path / "command_plugin.py").write_text(
+        "import threading\n"
+        "from tinkex_sync import hookimpl\n\n"
+        "@hookimpl\n"
+        "def tinkex_register_commands(cli):\n"
+        "    print('registered in', threading.current_thread() is threading.main_thread())\n"
+    )
+    environment = {**os.environ, "TINKEX_SYNC_PLUGINS": "command_plugin"}
+    environment["PYTHONPATH"] = os.pathsep.join([str(tmp_path), *filter(None, sys.path)])
+    done = subprocess.run(
+        [sys.executable, "-m", "tinkex_sync", "--help"],
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=60,
+    )
+    assert "registered in True" in done.stdout

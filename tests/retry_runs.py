@@ -1,0 +1,24 @@
+"""Running a function by a retry policy as a connection does."""
+
+from tinkex_sync.config import Config
+from tinkex_sync.http.retry import log_long_retry, make_policies
+
+#: The policies of a client with default settings.
+POLICIES = make_policies(Config())
+
+
+def run(attempts, send, sleep):
+    """Run ``send(attempts)`` by the policy of ``attempts``."""
+
+    def attempt(made):
+        made.start()
+        try:
+            return send(made)
+        except Exception as error:
+            made.fail(error)
+            raise
+
+    def before_sleep(state):
+        log_long_retry(attempts, state.upcoming_sleep, state.outcome.exception(), "a call")
+
+    return attempts.policy.run(attempt, attempts, sleep=sleep, before_sleep=before_sleep)
