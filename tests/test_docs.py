@@ -1,9 +1,8 @@
-"""Every code block of the README and the docs runs.
+"""Every code block of the README and the docs runs, and every link within them leads to a file.
 
-Python blocks of one page run one after another, in one namespace, against the embedded server. A block fenced as
-``python torch`` needs torch. A block fenced as ``text story.txt`` or ``jsonl chats.jsonl`` is a file the shell lines of
-its page find. Shell lines that call tinkex-sync run; the others must be in the list below, with who
-runs them.
+The Python blocks of a page run one after another, in one namespace, against the embedded server. A block fenced as
+``python torch`` needs torch. A block fenced as ``text story.txt`` or ``jsonl chats.jsonl`` is a file for the shell
+lines of its page. Shell lines that call tinkex-sync run; all others must match a pattern of ``RUN_ELSEWHERE``.
 """
 
 import importlib.util
@@ -17,19 +16,22 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = sorted([ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("plugins/*/README.md")])
+PAGES = sorted(
+    [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/*.md"), *ROOT.glob("plugins/*/README.md")]
+)
 #: Shown, not run: output, file contents, and names of settings.
 SHOWN = {"text", "console", "json", "ini", "cfg", "toml", "jsonl"}
-#: Shell lines that are run elsewhere, by a pattern: continuous integration, a tox environment, a fresh machine.
+#: Patterns of shell lines that other tests, continuous integration or a person run.
 RUN_ELSEWHERE = (
     r'python3 -m venv \.venv && \.venv/bin/pip install "\.\[cli,local\]" && \.venv/bin/tinkex-sync demo',
     r"python3 -m venv \.venv-tox && \.venv-tox/bin/pip install tox && \.venv-tox/bin/tox",
-    r"(python -m )?pip install .*",
+    r"python3 -m venv \.venv",
+    r"(\.venv/bin/)?(python -m )?pip install .*",
     r"tox -e \w+",
     r"python -m pytest.*",
     r"python (benchmarks|docs|examples)/.*",
     r"export \w+=.*",
-    r"tinkex-sync serve.*",  # tests/cli starts it and stops it again
+    r"tinkex-sync serve.*",  # tests/cli runs it
     r"eval \"?\$\(.*",
 )
 
@@ -43,7 +45,7 @@ def blocks(page, languages):
             yield line, match.group(2)
 
 
-def test_every_block_says_what_it_is():
+def test_every_block_names_its_language():
     known = SHOWN | {"python", "python torch", "sh"}
     for page in PAGES:
         for match in _FENCE.finditer(page.read_text()):
@@ -51,6 +53,17 @@ def test_every_block_says_what_it_is():
             assert match.group(1).strip() in known or (file and kind in SHOWN), (
                 f"{page.name}: a block is fenced {match.group(1)!r}"
             )
+
+
+_LINK = re.compile(r"\[[^\]]*\]\(([^)#\s]+)(?:#[^)]*)?\)")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_link_within_the_project_leads_to_a_file(page):
+    text = _FENCE.sub("", page.read_text())
+    targets = [link for link in _LINK.findall(text) if not link.startswith(("http:", "https:", "mailto:"))]
+    missing = [link for link in targets if not (page.parent / link).exists()]
+    assert not missing
 
 
 def pages_with(*languages):
@@ -97,7 +110,7 @@ def test_shell_lines_run(page, server, tmp_path):
             if not line or line.startswith("#") or any(re.fullmatch(p, line) for p in RUN_ELSEWHERE):
                 continue
             words = shlex.split(line)
-            assert words[0] == "tinkex-sync", f"{page.name}: nobody runs {line!r}"
+            assert words[0] == "tinkex-sync", f"{page.name}: {line!r} is not run by any test"
             done = subprocess.run(
                 [sys.executable, "-m", "tinkex_sync", *words[1:]],
                 cwd=tmp_path,

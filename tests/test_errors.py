@@ -1,4 +1,4 @@
-"""Every error there is survives pickle with its attributes and texts; those that are not written yet will have to."""
+"""Every error class of the package, present and future, survives pickle with its attributes and message."""
 
 import copy
 import importlib
@@ -12,7 +12,7 @@ import tinkex_sync
 from tinkex_sync import errors
 from tinkex_sync.errors import SentRequest, TinkexError
 
-#: A value for each argument that some error takes.
+#: A value for each constructor argument.
 ARGUMENTS = {
     "message": "it went wrong: ümlaut",
     "body": {"detail": ["a", 1]},
@@ -33,8 +33,8 @@ ARGUMENTS = {
     "run_id": "run-1",
     "checkpoint": "tinker://run-1/weights/c",
 }
-#: What the client sets on errors after they are made.
-LATER = {
+#: Attributes that the client sets on errors after their construction.
+SET_AFTERWARDS = {
     "request": SentRequest("POST", "http://127.0.0.1/api/v1/forward"),
     "attempts": 4,
     "elapsed": 12.5,
@@ -44,7 +44,7 @@ LATER = {
 }
 
 
-def _everything():
+def _error_classes():
     for module in pkgutil.walk_packages(tinkex_sync.__path__, "tinkex_sync."):
         if not module.name.endswith("__main__"):
             try:
@@ -61,22 +61,22 @@ def _everything():
     )
 
 
-CLASSES = _everything()
+CLASSES = _error_classes()
 
 
 def made(cls):
-    """One with every argument given."""
+    """Return an error with a value for every argument."""
     given, texts = {}, ("message",)
     for name, parameter in inspect.signature(cls.__init__).parameters.items():
         if name == "self" or parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             continue
-        assert name in ARGUMENTS, f"{cls.__name__} takes {name}: add a value for it here"
+        assert name in ARGUMENTS, f"{cls.__name__} has the argument {name}: add a value to ARGUMENTS"
         given[name] = ARGUMENTS[name]
     positional = [given.pop(name) for name in texts if name in given] or [ARGUMENTS["message"]]
     return cls(*positional, **given)
 
 
-def test_all_of_the_module_are_here():
+def test_all_classes_of_the_module_are_tested():
     defined = {
         value
         for value in vars(errors).values()
@@ -90,7 +90,7 @@ def test_all_of_the_module_are_here():
 @pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: cls.__name__)
 def test_an_error_survives_pickle(cls, protocol):
     error = made(cls)
-    error.__dict__.update({name: value for name, value in LATER.items() if name in error.__dict__})
+    error.__dict__.update({name: value for name, value in SET_AFTERWARDS.items() if name in error.__dict__})
     back = pickle.loads(pickle.dumps(error, protocol))
     assert type(back) is cls
     assert (str(back), back.args, back.__dict__) == (str(error), error.args, error.__dict__)
@@ -98,15 +98,24 @@ def test_an_error_survives_pickle(cls, protocol):
 
 
 @pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: cls.__name__)
-def test_an_error_whose_text_was_added_to_keeps_it(cls):
+def test_pickle_keeps_text_that_was_appended_to_the_message(cls):
     error = made(cls)
     error.args = (f"{error.args[0]} [set TINKER_API_KEY]", *error.args[1:])
     assert str(pickle.loads(pickle.dumps(error))).endswith("[set TINKER_API_KEY]")
     assert str(copy.copy(made(cls))) == str(made(cls))
 
 
-def test_an_answer_survives_as_part_of_its_error():
+def test_pickle_keeps_the_response_of_an_error():
     error = errors.status_error(429, body={"detail": "slow down"}, headers={"x": "y"}, retry_after=2.0)
     back = pickle.loads(pickle.dumps(error))
     assert back.response == error.response
     assert back.response.json() == {"detail": "slow down"}
+
+
+def test_the_package_exports_exactly_the_public_errors():
+    for name in errors.__all__:
+        assert name in tinkex_sync.__all__
+        assert getattr(tinkex_sync, name) is getattr(errors, name)
+    exported = [getattr(tinkex_sync, name) for name in tinkex_sync.__all__]
+    classes = {one for one in exported if inspect.isclass(one) and issubclass(one, TinkexError)}
+    assert {one.__name__ for one in classes if one.__module__ == errors.__name__} == set(errors.__all__)

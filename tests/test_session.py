@@ -172,10 +172,12 @@ def test_a_missed_beat_is_told_and_counted_and_the_next_good_one_ends_the_count(
     assert kinds == [InternalServerError, RateLimitError, NotFoundError]
 
 
-def test_two_minutes_of_silence_are_a_warning_and_calls_go_on(server, caplog):
+def test_two_minutes_without_heartbeat_are_logged_and_calls_still_succeed(server, caplog):
     server.script["session_heartbeat"] = [(404, {"detail": "session expired"})] * 10_000
+    # A second of a busy machine is a quarter of an hour of this clock: nothing but the heartbeat may time out.
+    names = ("connect_timeout", "read_timeout", "poll_timeout", "heartbeat_timeout", "progress_timeout")
     with (
-        client(server, clock=ScaledClock(1000), heartbeat_timeout=10_000.0) as service,
+        client(server, clock=ScaledClock(1000), **dict.fromkeys(names, 1e5)) as service,
         caplog.at_level(logging.WARNING),
     ):
         sampler = service.create_sampling_client(base_model="base")
@@ -184,8 +186,7 @@ def test_two_minutes_of_silence_are_a_warning_and_calls_go_on(server, caplog):
     warnings = [one.message for one in caplog.records if "Session heartbeat failed" in one.message]
     assert warnings
     seconds = int(warnings[0].split("failed for ")[1].split()[0])
-    # A moment of a busy machine is minutes of this clock.
-    assert 120 <= seconds < 60_000
+    assert seconds >= 120
     assert "for session session. Last exception: NotFoundError: " in warnings[0]
     assert "the session will be terminated" in warnings[0]
 

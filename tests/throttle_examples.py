@@ -7,6 +7,7 @@ import time
 from typing import Any, Callable, List, Optional
 
 from tinkex_sync.concurrency.clock import Clock
+from tinkex_sync.concurrency.close_signal import CloseSignal
 from tinkex_sync.throttle.dispatch import Permit, Throttle, ThrottleLimits
 
 MIB5 = 5 * 1024 * 1024
@@ -29,7 +30,7 @@ class JumpingClock(Clock):
 
 
 def make(clock: Optional[Clock] = None, **limits: Any) -> Throttle:
-    return Throttle(ThrottleLimits(**limits), clock or Clock(), threading.Event())
+    return Throttle(ThrottleLimits(**limits), clock or Clock(), CloseSignal())
 
 
 def accepted(throttle: Throttle, size: int = 10) -> Permit:

@@ -5,107 +5,47 @@ import importlib.util
 import logging
 from typing import TYPE_CHECKING, Any, List
 
+from . import errors
 from ._version import __version__ as __version__
+from .errors import *  # noqa: F403
 
 if TYPE_CHECKING:
     from . import types
     from .checkpoints import RestartPolicy, RunCorruptedError, download_checkpoint
     from .clients import RestClient, SamplingClient, ServiceClient, TrainingClient, TrainStepOutput
     from .config import Config
-    from .errors import (
-        APIConnectionError,
-        APIError,
-        APIResponseValidationError,
-        APIStatusError,
-        APITimeoutError,
-        AuthenticationError,
-        BadRequestError,
-        BillingError,
-        ClosedError,
-        ConfigError,
-        ConflictError,
-        DeadlineExceeded,
-        ForkedClientError,
-        InternalServerError,
-        MissingExtraError,
-        NotFoundError,
-        OutcomeUnknownError,
-        PartialBatchError,
-        PermissionDeniedError,
-        PluginError,
-        PromiseExpiredError,
-        RateLimitError,
-        RequestFailedError,
-        ResultLostError,
-        TinkexError,
-        UnprocessableEntityError,
-        WithdrawnError,
-    )
     from .futures import Future
     from .http.retry import RetryConfig
     from .plugins import hookimpl
     from .prompts import PromptBuilder, image_chunk, image_pointer
 
 __all__ = [
-    "APIConnectionError",
-    "APIError",
-    "APIResponseValidationError",
-    "APIStatusError",
-    "APITimeoutError",
-    "AuthenticationError",
-    "BadRequestError",
-    "BillingError",
-    "ClosedError",
     "Config",
-    "ConfigError",
-    "ConflictError",
-    "DeadlineExceeded",
-    "ForkedClientError",
     "Future",
-    "InternalServerError",
-    "MissingExtraError",
-    "NotFoundError",
-    "OutcomeUnknownError",
-    "PartialBatchError",
-    "PermissionDeniedError",
-    "PluginError",
-    "PromiseExpiredError",
     "PromptBuilder",
-    "RateLimitError",
-    "RequestFailedError",
     "RestClient",
     "RestartPolicy",
-    "ResultLostError",
     "RetryConfig",
     "RunCorruptedError",
     "SamplingClient",
     "ServiceClient",
-    "TinkexError",
     "TrainStepOutput",
     "TrainingClient",
-    "UnprocessableEntityError",
-    "WithdrawnError",
     "download_checkpoint",
     "hookimpl",
     "image_chunk",
     "image_pointer",
     "types",
 ]
+__all__ += errors.__all__
 
-#: Which module each name comes from; it is imported when the name is first asked for, so that the command line, and
-#: programs that need little, start at once. Submodules are found without being listed.
+#: The module of each other name. It is imported when the name is first used, so that small programs start quickly.
+#: Submodules are found without being listed.
 _FROM = {
     name: module
     for module, names in {
         "clients": "RestClient SamplingClient ServiceClient TrainingClient TrainStepOutput",
         "config": "Config",
-        "errors": (
-            "APIConnectionError APIError APIResponseValidationError APIStatusError APITimeoutError "
-            "AuthenticationError BadRequestError BillingError ClosedError ConfigError ConflictError DeadlineExceeded "
-            "ForkedClientError InternalServerError MissingExtraError NotFoundError OutcomeUnknownError "
-            "PartialBatchError PermissionDeniedError PluginError PromiseExpiredError RateLimitError "
-            "RequestFailedError ResultLostError TinkexError UnprocessableEntityError WithdrawnError"
-        ),
         "futures": "Future",
         "plugins": "hookimpl",
         "prompts": "PromptBuilder image_chunk image_pointer",
@@ -115,7 +55,7 @@ _FROM = {
     for name in names.split()
 }
 
-if not TYPE_CHECKING:  # With this in sight, a type checker would believe in any name.
+if not TYPE_CHECKING:  # With this function in view, a type checker would accept any name.
 
     def __getattr__(name: str) -> Any:
         if name in _FROM:

@@ -1,31 +1,31 @@
-"""Every exception this package raises on purpose.
+"""Every exception that this package raises on purpose.
 
 ::
 
     TinkexError
-    +-- APIError                        .message .body
-    |   +-- APIResponseValidationError  .status_code .path         (the answer cannot be decoded)
+    +-- APIError                        .message .body .request .attempts .elapsed
+    |   +-- APIResponseValidationError  .status_code .path         (the response cannot be decoded)
     |   +-- APIStatusError              .status_code .request_id .retry_after .headers
     |   |   +-- BadRequestError 400, AuthenticationError 401, BillingError 402, PermissionDeniedError 403,
     |   |       NotFoundError 404, ConflictError 409, UnprocessableEntityError 422, RateLimitError 429,
     |   |       InternalServerError >= 500
-    |   +-- APIConnectionError          no answer at all
+    |   +-- APIConnectionError          .unsent .reused             (no response)
     |       +-- APITimeoutError         also TimeoutError
-    +-- RequestFailedError              .request_id .category .polled  (the operation itself failed)
-    +-- PromiseExpiredError             accepted, but the server lost the result
-    +-- ResultLostError                 the result was delivered to a poll that did not survive
-    +-- OutcomeUnknownError             it may or may not have been applied
-    +-- PartialBatchError               .accepted .refused         (some chunks of a batch were accepted)
-    +-- WithdrawnError                  never sent, because what it depends on failed
-    +-- DeadlineExceeded                also TimeoutError          .phase .sent .request_id .queue_state
+    +-- RequestFailedError              .request_id .category .body (the operation failed on the server)
+    +-- PromiseExpiredError             .request_id                 (accepted, but the server has lost the result)
+    +-- ResultLostError                 .request_id                 (the result was sent to a poll that did not end)
+    +-- OutcomeUnknownError             .seq_id                     (the operation may or may not have been applied)
+    +-- PartialBatchError               .accepted .refused          (some chunks of a batch were accepted)
+    +-- WithdrawnError                  never sent, because the operation it depends on failed
+    +-- DeadlineExceeded                also TimeoutError           .phase .sent .request_id .queue_state
     +-- ClosedError                     the client was closed
-    +-- ForkedClientError               used in a forked child
-    +-- MissingExtraError               also ImportError           (an optional dependency is not installed)
-    +-- ConfigError                     also ValueError            (a setting is wrong; names it)
-    +-- PluginError                     strict mode only
+    +-- ForkedClientError               the client was used in a forked child
+    +-- MissingExtraError               also ImportError            (an optional dependency is not installed)
+    +-- ConfigError                     also ValueError             (a setting is invalid; the message names it)
+    +-- PluginError                     a plugin failed; strict mode only
 
-Wrong arguments are plain ValueError or TypeError, raised before anything is sent. All of these survive pickle
-with their attributes and texts.
+Invalid arguments raise ValueError or TypeError before a request is sent. All exceptions here survive pickle with their
+attributes and messages.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ import concurrent.futures
 import json
 from typing import Any, Dict, Mapping, NamedTuple, Optional, Tuple, Type
 
+#: The public exceptions; ``tinkex_sync`` and ``tinkex_sync.compat`` take their lists from here.
 __all__ = [
     "APIConnectionError",
     "APIError",
@@ -62,7 +63,6 @@ __all__ = [
     "TinkexError",
     "UnprocessableEntityError",
     "WithdrawnError",
-    "status_error",
 ]
 
 
@@ -74,19 +74,19 @@ def _rebuild(cls: Type[BaseException], args: Tuple[Any, ...], state: Dict[str, A
 
 
 class Polled(NamedTuple):
-    """Which promise a poll was about."""
+    """The server future that a poll was for."""
 
     request_id: str
-    #: What the promise is of, such as "OptimStep".
+    #: The kind of operation, such as "OptimStep".
     request_type: str
-    #: Polls of this promise before this one.
+    #: Number of earlier polls of this server future.
     iteration: int
 
 
 class TinkexError(Exception):
-    """The root: whatever went wrong, ``except TinkexError`` catches it."""
+    """Base of all exceptions of this package."""
 
-    #: Where it came of polling, what was polled.
+    #: The server future whose poll raised this error; None for other requests.
     polled: Optional[Polled] = None
 
     # Without a constructor in Python, inspect.signature() fails on the class.
@@ -94,19 +94,19 @@ class TinkexError(Exception):
         super().__init__(*args)
 
     def __reduce__(self) -> Tuple[Any, ...]:
-        # The default calls the class with ``args`` alone, which loses keyword-only attributes.
+        # The default calls the class with ``args`` only, which loses keyword-only attributes.
         return _rebuild, (type(self), self.args, dict(self.__dict__))
 
 
 class SentRequest(NamedTuple):
-    """What was asked for; no headers, since the key is among them."""
+    """Method and URL of a request. Headers are left out, because they contain the API key."""
 
     method: str
     url: str
 
 
-class Answer(NamedTuple):
-    """An answer that is not 2xx, as far as it is kept."""
+class ErrorResponse(NamedTuple):
+    """The parts of a response that an error keeps."""
 
     status_code: int
     headers: Mapping[str, str]
@@ -115,32 +115,32 @@ class Answer(NamedTuple):
 
     @property
     def text(self) -> str:
-        """The body as text."""
+        """Return the body as text."""
         return self.body if isinstance(self.body, str) else json.dumps(self.body)
 
     def json(self) -> Any:
-        """The decoded body; ValueError if it is not JSON."""
+        """Return the decoded body; ValueError if it is not JSON."""
         return json.loads(self.body) if isinstance(self.body, str) else self.body
 
 
 class APIError(TinkexError):
-    """Something between us and the server went wrong."""
+    """A request failed, or its response cannot be decoded."""
 
     def __init__(self, message: str, *, body: Any = None) -> None:
         super().__init__(message)
         self.message = message
-        #: Decoded JSON of the answer, its text if it is not JSON, or None if there was no answer.
+        #: The decoded JSON of the response, its text if it is not JSON, or None if there was no response.
         self.body = body
-        #: What was asked for, where one request failed.
+        #: The request that failed; None if no single request did.
         self.request: Optional[SentRequest] = None
-        #: How often the call was sent before giving up; 1 when it was not retried.
+        #: Number of attempts, retries included.
         self.attempts = 1
-        #: Seconds from the first send to giving up.
+        #: Seconds from the first attempt to the error.
         self.elapsed = 0.0
 
 
 class APIResponseValidationError(APIError):
-    """The server answered 2xx with a body that cannot be decoded."""
+    """The server responded with status 2xx and a body that cannot be decoded."""
 
     def __init__(
         self,
@@ -152,17 +152,17 @@ class APIResponseValidationError(APIError):
     ) -> None:
         super().__init__(message, body=body)
         self.status_code = status_code
-        #: Where in the body the trouble is, such as ``sequences[0].tokens``; "" for the whole.
+        #: The place in the body, such as ``sequences[0].tokens``; "" for the whole body.
         self.path = path
 
     @property
-    def response(self) -> Answer:
-        """Status and body in one."""
-        return Answer(self.status_code, {}, self.body, self.request)
+    def response(self) -> ErrorResponse:
+        """Return status and body as one value."""
+        return ErrorResponse(self.status_code, {}, self.body, self.request)
 
 
 class APIStatusError(APIError):
-    """The server answered, and the answer was not 2xx."""
+    """The server responded with a status other than 2xx."""
 
     def __init__(
         self,
@@ -176,49 +176,49 @@ class APIStatusError(APIError):
     ) -> None:
         super().__init__(message, body=body)
         self.status_code = status_code
-        #: Answer headers, names in lower case.
+        #: Response headers, names in lower case.
         self.headers: Dict[str, str] = dict(headers or {})
-        #: The promise that was polled, if it was one.
+        #: The server future that was polled; None for other requests.
         self.request_id = request_id
-        #: Seconds the server asked us to wait, if it did.
+        #: Seconds to wait according to the response; None if it does not contain them.
         self.retry_after = retry_after
 
     @property
-    def response(self) -> Answer:
-        """Status, headers and body in one."""
-        return Answer(self.status_code, self.headers, self.body, self.request)
+    def response(self) -> ErrorResponse:
+        """Return status, headers and body as one value."""
+        return ErrorResponse(self.status_code, self.headers, self.body, self.request)
 
 
 class BadRequestError(APIStatusError):
-    """400: the server refuses what was asked."""
+    """400: the server rejected the request."""
 
 
 class AuthenticationError(APIStatusError):
-    """401: no API key, or a wrong one."""
+    """401: the API key is missing or invalid."""
 
 
 class BillingError(APIStatusError):
-    """402: the account has to be topped up; calls wait for that for a while before they raise this."""
+    """402: the account needs a payment. Calls wait for it for a limited time before they raise this."""
 
 
 class PermissionDeniedError(APIStatusError):
-    """403: this key may not do that."""
+    """403: the API key does not permit the operation."""
 
 
 class NotFoundError(APIStatusError):
-    """404: no such thing, or no such endpoint."""
+    """404: the object or the endpoint does not exist."""
 
 
 class ConflictError(APIStatusError):
-    """409: it contradicts the state on the server."""
+    """409: the request conflicts with the state on the server."""
 
 
 class UnprocessableEntityError(APIStatusError):
-    """422: the server cannot make sense of the body."""
+    """422: the server cannot process the body."""
 
 
 class RateLimitError(APIStatusError):
-    """429: too much at once."""
+    """429: a rate limit was exceeded."""
 
 
 class InternalServerError(APIStatusError):
@@ -245,10 +245,10 @@ def status_error(
     request_id: Optional[str] = None,
     retry_after: Optional[float] = None,
 ) -> APIStatusError:
-    """The error for an answer that is not 2xx: class by status, text from the body.
+    """Return the exception for a response that is not 2xx, with its class by status and its message from the body.
 
     Args:
-        body: Decoded JSON, or stripped text where the body is not JSON ("" when it is empty).
+        body: Decoded JSON, or stripped text if the body is not JSON ("" if it is empty).
     """
     if isinstance(body, str):
         message = body or f"Error code: {status_code}"
@@ -266,25 +266,25 @@ def status_error(
 
 
 class APIConnectionError(APIError):
-    """No answer: the connection could not be made, or broke."""
+    """There was no response: the connection could not be opened, or it broke."""
 
     def __init__(self, message: str = "Connection error.", *, body: Any = None) -> None:
         super().__init__(message, body=body)
-        #: True if not a byte of the request can have reached the server (refused, DNS, TLS).
+        #: True if no byte of the request can have reached the server (refused, DNS, TLS).
         self.unsent = False
-        #: True if the connection had served an earlier request, so the server may merely have dropped it.
+        #: True if the connection had served an earlier request, so the server may have closed it as idle.
         self.reused = False
 
 
 class APITimeoutError(APIConnectionError, TimeoutError):
-    """No answer in time."""
+    """There was no response in time."""
 
     def __init__(self, message: str = "Request timed out.", *, body: Any = None) -> None:
         super().__init__(message, body=body)
 
 
 class RequestFailedError(TinkexError):
-    """The server accepted the operation and then failed to carry it out."""
+    """The server accepted the operation, which then failed."""
 
     def __init__(
         self, message: str, request_id: Optional[str] = None, category: str = "unknown", *, body: Any = None
@@ -292,14 +292,14 @@ class RequestFailedError(TinkexError):
         super().__init__(message)
         self.message = message
         self.request_id = request_id
-        #: Whose fault the server says it is: "user", "server" or "unknown". The server's own verdict comes as a
-        #: ``types.RequestErrorCategory``, which equals its text.
+        #: The cause: "user", "server" or "unknown". A value from the server is a ``types.RequestErrorCategory``, which
+        #: equals its text.
         self.category = category
         self.body = body
 
 
 class PromiseExpiredError(TinkexError):
-    """The server accepted the operation and no longer knows its result (410)."""
+    """The server accepted the operation and no longer has its result (410)."""
 
     def __init__(self, message: str, *, request_id: Optional[str] = None) -> None:
         super().__init__(message)
@@ -307,7 +307,7 @@ class PromiseExpiredError(TinkexError):
 
 
 class ResultLostError(TinkexError):
-    """The result was probably delivered to a poll whose answer never arrived; it cannot be fetched again."""
+    """The result was probably sent to a poll whose response did not arrive; it cannot be fetched again."""
 
     def __init__(self, message: str, *, request_id: Optional[str] = None) -> None:
         super().__init__(message)
@@ -315,7 +315,7 @@ class ResultLostError(TinkexError):
 
 
 class OutcomeUnknownError(TinkexError):
-    """A training operation was sent and its reply was lost: it may have been applied, or not."""
+    """A training operation was sent and its response was lost; it may or may not have been applied."""
 
     def __init__(self, message: str, *, seq_id: Optional[int] = None) -> None:
         super().__init__(message)
@@ -323,10 +323,10 @@ class OutcomeUnknownError(TinkexError):
 
 
 class PartialBatchError(TinkexError):
-    """A later chunk of a batch was refused after earlier ones had been accepted.
+    """The server rejected a chunk of a batch after it had accepted other chunks.
 
-    The gradients of the accepted datums stay accumulated on the server and become part of the next
-    optimizer step. The refusal itself is ``__cause__``.
+    The gradients of the accepted datums stay on the server and become part of the next optimizer step. The error of the
+    rejected chunk is ``__cause__``.
     """
 
     def __init__(
@@ -339,20 +339,20 @@ class PartialBatchError(TinkexError):
         refused_ranges: Optional[Tuple[Tuple[int, int], ...]] = None,
     ) -> None:
         super().__init__(message)
-        #: Datums the server has: ``data[accepted[0]:accepted[1]]``.
+        #: Accepted datums: ``data[accepted[0]:accepted[1]]``.
         self.accepted = accepted
-        #: Datums it does not have: ``data[refused[0]:refused[1]]``.
+        #: Rejected datums: ``data[refused[0]:refused[1]]``.
         self.refused = refused
-        #: The same in full, where chunks were sent side by side: there may be several ranges of each.
+        #: All accepted and rejected ranges; there may be several if chunks were sent concurrently.
         self.accepted_ranges = (accepted,) if accepted_ranges is None else accepted_ranges
         self.refused_ranges = (refused,) if refused_ranges is None else refused_ranges
 
 
 class WithdrawnError(TinkexError):
-    """Never sent, because the operation it depends on was not accepted; that one's error is ``__cause__``."""
+    """The operation was not sent, because the operation it depends on was not accepted; ``__cause__`` is its error."""
 
 
-# In Python 3.11 concurrent.futures.TimeoutError became the built-in one; before, code catches either.
+# Before Python 3.11, concurrent.futures.TimeoutError is a class of its own, and callers catch either.
 _Timeouts: Tuple[Type[BaseException], ...] = (
     (TimeoutError,)
     if issubclass(concurrent.futures.TimeoutError, TimeoutError)
@@ -361,7 +361,7 @@ _Timeouts: Tuple[Type[BaseException], ...] = (
 
 
 class DeadlineExceeded(TinkexError, *_Timeouts):  # type: ignore[misc]
-    """The caller's ``timeout=`` ran out."""
+    """The caller's ``timeout=`` expired."""
 
     def __init__(
         self,
@@ -373,30 +373,30 @@ class DeadlineExceeded(TinkexError, *_Timeouts):  # type: ignore[misc]
         queue_state: Optional[str] = None,
     ) -> None:
         super().__init__(message)
-        #: What it was doing: "queued", "throttled", "sending", "retrying" or "polling".
+        #: The state of the call: "queued", "throttled", "sending", "retrying" or "polling".
         self.phase = phase
-        #: "no" (withdrawn, nothing to undo), "unknown" or "yes".
+        #: Whether the request was sent: "no" (it was withdrawn), "unknown" or "yes".
         self.sent = sent
         self.request_id = request_id
-        #: The last queue state the server reported, if any.
+        #: The last queue state that the server returned; None if there was none.
         self.queue_state = queue_state
 
 
 class ClosedError(TinkexError):
-    """The client was closed before or while it was used."""
+    """The client was closed before the call or during it."""
 
 
 class ForkedClientError(TinkexError):
-    """A client made before a fork was used in the child."""
+    """A client created before a fork was used in the child."""
 
 
 class MissingExtraError(TinkexError, ImportError):
-    """An optional dependency is not installed; the text says which extra brings it."""
+    """An optional dependency is not installed; the message names the extra that installs it."""
 
 
 class ConfigError(TinkexError, ValueError):
-    """A setting is wrong; the text names the argument or environment variable."""
+    """A setting is invalid; the message names the argument or environment variable."""
 
 
 class PluginError(TinkexError):
-    """A plugin failed, and strict mode was asked for."""
+    """A plugin failed in strict mode."""

@@ -24,7 +24,7 @@ def test_the_server_runs_until_ctrl_c_at_the_address_it_prints(command, tmp_path
     ("arguments", "reason"),
     [
         (["--fault-fail-first", "17"], "--fault-"),
-        (["--announce", "nonsense"], "--announce"),
+        (["--client-config", "nonsense"], "--client-config"),
         (["--protocol", "9"], "--protocol"),
         (["--port", "70000"], "--port"),
     ],

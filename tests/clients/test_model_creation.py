@@ -5,7 +5,7 @@ from scripted_server import Answer, bare_session
 
 import tinkex_sync
 from tinkex_sync import types
-from tinkex_sync.clients.model_creation import Checkpointed, create_model
+from tinkex_sync.clients.model_creation import ModelFromCheckpoint, NewModel
 from tinkex_sync.clients.training import TrainingClient
 from tinkex_sync.errors import APIStatusError
 from tinkex_sync.local import LocalServer
@@ -29,7 +29,7 @@ def scripted():
 
 def made(session, wanted):
     with session.calling(session.source, "test") as call:
-        return wanted.checked().make(session, call, None)
+        return wanted.create(session, call, None)
 
 
 def test_dimuon_goes_out_under_its_own_key(scripted):
@@ -66,7 +66,7 @@ def test_one_request_makes_a_model_and_loads_it(scripted):
     server, session = scripted
     server.script("load_weights", Answer(body={"request_id": "req-1"}))
     server.script("retrieve_future", Answer(body={"type": "load_weights", "model_id": "sess-1:train:0"}))
-    training = made(session, Checkpointed(PATH, {"a": "b"}, True, "org/other", "tok", DIMUON))
+    training = made(session, ModelFromCheckpoint(PATH, {"a": "b"}, True, "org/other", "tok", DIMUON))
     assert training.model_id == "sess-1:train:0"
     assert server.sent("load_weights")[0].body == {
         "session_id": session.session_id,
@@ -85,14 +85,14 @@ def test_a_server_that_does_not_name_the_model_means_the_usual_name(scripted):
     server, session = scripted
     server.script("load_weights", Answer(body={"request_id": "req-1"}))
     server.script("retrieve_future", Answer(body={"type": "load_weights"}))
-    assert made(session, Checkpointed(PATH, None, False)).model_id == f"{session.session_id}:train:0"
+    assert made(session, ModelFromCheckpoint(PATH, None, False)).model_id == f"{session.session_id}:train:0"
 
 
 @pytest.mark.parametrize("announced", [None, False])
 def test_a_server_that_does_not_know_the_form_gets_three_requests(announced):
     with bare_session(protocol="0.38") as (server, session):
         told = types.ServerConfigResponse(create_model_via_load_weights=announced)
-        session.protocol.announced = told
+        session.negotiation.apply_config(told)
         if announced is None:
             server.script("load_weights", Answer(422, {"detail": "model_id: field required"}))
         server.script("weights_info", Answer(body={"base_model": "b", "is_lora": True, "lora_rank": 4}))
@@ -103,21 +103,21 @@ def test_a_server_that_does_not_know_the_form_gets_three_requests(announced):
             Answer(body={"type": "create_model", "model_id": "m"}),
             Answer(body={"type": "load_weights", "path": PATH}),
         )
-        assert made(session, Checkpointed(PATH, None, False, None, "tok")).model_id == "m"
+        assert made(session, ModelFromCheckpoint(PATH, None, False, None, "tok")).model_id == "m"
         assert server.sent("create_model")[0].body["model_seq_id"] == 0
         assert server.sent("load_weights")[-1].body["weights_access_token"] == "tok"
 
 
 def test_the_token_is_in_no_repr():
-    assert "secret" not in repr(Checkpointed(PATH, None, False, None, "secret"))
+    assert "secret" not in repr(ModelFromCheckpoint(PATH, None, False, None, "secret"))
 
 
 @pytest.mark.parametrize("wrong", [{"base_model": ""}, {"weights_access_token": 3}])
 def test_wrong_arguments_of_a_checkpoint(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
-        Checkpointed(PATH, None, False, **wrong).checked()
+        ModelFromCheckpoint(PATH, None, False, **wrong)
     with pytest.raises(TypeError, match="DimuonOptimizerConfig"):
-        Checkpointed(PATH, None, False, optimizer={"type": "dimuon"}).checked()
+        ModelFromCheckpoint(PATH, None, False, optimizer={"type": "dimuon"})
 
 
 def test_on_the_embedded_server():
@@ -143,9 +143,10 @@ def test_on_the_embedded_server():
 
 def test_create_model_numbers_models_densely(scripted):
     server, session = scripted
+    model = NewModel("b", types.LoraConfig(4))
     for number in range(2):
         server.script("create_model", Answer(body={"request_id": f"req-{number}"}))
         server.script("retrieve_future", Answer(body={"type": "create_model", "model_id": f"m{number}"}))
         with session.calling(session.source, "test") as call:
-            assert create_model(session, {"base_model": "b"}, call, None).model_id == f"m{number}"
+            assert model.create(session, call, None).model_id == f"m{number}"
     assert [one.body["model_seq_id"] for one in server.sent("create_model")] == [0, 1]

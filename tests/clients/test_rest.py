@@ -106,7 +106,7 @@ PATH = "tinker://run-1/weights/c1"
         (lambda rest: rest.set_checkpoint_ttl_from_tinker_path(PATH, 60), "ttl_seconds .* not 60"),
         (lambda rest: rest.set_checkpoint_ttl_from_tinker_path("run-1", 3600), "tinker://RUN"),
         (lambda rest: rest.assign_session_project("s", ""), "project_id .* ''"),
-        (lambda rest: rest.assign_session_project("", "p"), "session id"),
+        (lambda rest: rest.assign_session_project("", "p"), "session_id"),
         (lambda rest: rest.copy_weights("weights"), "tinker://RUN"),
         (lambda rest: rest.copy_weights(PATH, 3), "destination_project_id .* not 3"),
         (lambda rest: rest.copy_weights(PATH, weights_access_token=""), "weights_access_token"),

@@ -74,6 +74,15 @@ def _sampling(case: Case) -> Optional[int]:
     return 3 if len(set(numbers)) < len(numbers) and case["input"]["server"] else None
 
 
+def _queue_state(case: Case) -> Optional[int]:
+    return 1 if case["input"]["observer"] == "training" else None
+
+
+def _chunking(case: Case) -> Optional[int]:
+    chunks = [chunk for datum in case["input"]["datums"] for chunk in datum.get("chunks", [])]
+    return 1 if any(chunk["kind"] == "dmel" for chunk in chunks) else None
+
+
 def _custom_loss(case: Case) -> Optional[int]:
     return 1 if isinstance(case["expected"].get("optim_step"), dict) else None
 
@@ -94,7 +103,8 @@ _RULES: Dict[str, Callable[[Case], Optional[int]]] = {
     "fwdbwd_dispatch": _dispatch,
     "lost_turn": lambda case: 2,
     "sampling_dispatch": _sampling,
-    "queue_state": lambda case: 1,
+    "queue_state": _queue_state,
+    "chunking": _chunking,
     "custom_loss": _custom_loss,
     "requests": _requests,
 }

@@ -1,38 +1,52 @@
-"""What a module that replays vector files needs: registration, strict reading of cases, comparison.
+"""Tools for modules that replay vector files: registration, strict reading of cases, and comparison.
 
-A replay is a function of (case, document, row): the case, the whole file it stands in, and the number of the row of
-DEVIATIONS.md that excuses it, or None. It asserts what was recorded; for an excused case it asserts what the row
-promises instead, from the row's rule and the case's input, so that cases it has never seen work too. Whatever it does
-not understand it must fail: read cases with :func:`only` and end every choice of kinds in :func:`not_understood`.
+A vector file contains recorded cases of the official SDK. A replay is a function of (case, document, row): the case,
+the whole file, and the number of the row of DEVIATIONS.md that excuses the case, or None. It asserts the recorded
+results. For an excused case it asserts the behaviour that the row describes, from the row's rule and the input alone,
+so that it also works for cases that were recorded later.
+
+A replay fails if it does not understand a part of a case. Read cases with :func:`only`, and end every choice between
+forms with :func:`not_understood`.
 """
 
 import builtins
 import dataclasses
+import json
 import math
-from typing import Any, Callable, Dict, NoReturn, Optional, Set
+from typing import Any, Callable, Dict, NoReturn, Optional, Set, Type
 
 import pytest
 
+from tinkex_sync import errors
+
 Replay = Callable[[Dict[str, Any], Dict[str, Any], Optional[int]], None]
 
-#: Vector files without a replay yet: a list to empty.
+#: Vector files of protocol 0.7.0 without a replay.
 PENDING: Set[str] = set()
 
+#: Replays of the files of protocol 0.7.0, by file name without suffix.
 REPLAY: Dict[str, Replay] = {}
 
-#: The same for the files of today's protocol, whose names are partly those of the older one's.
+#: Vector files of protocol 0.38.0 without a replay. Some have the same name as a file of protocol 0.7.0.
 PENDING38: Set[str] = set()
 
+#: Replays of the files of protocol 0.38.0, by file name without suffix.
 REPLAY38: Dict[str, Replay] = {}
+
+#: Official classes that have another name in ``tinkex_sync.errors``.
+RENAMED_ERRORS = {"TinkerError": "TinkexError", "RetryableException": "PromiseExpiredError"}
+
+#: Parts of an input that are data of the user or of the server. A key "note" in them is not a comment.
+_DATA = {"body", "kwargs", "loss_fn_config", "metrics", "user_metadata"}
 
 
 def replay(stem: str) -> Callable[[Replay], Replay]:
-    """Register the replay of ``stem.json``."""
+    """Return a decorator that registers the replay of ``stem.json`` for protocol 0.7.0."""
     return _registering(REPLAY, stem)
 
 
 def replay38(stem: str) -> Callable[[Replay], Replay]:
-    """Register the replay of ``stem.json`` among the files of today's protocol."""
+    """Return a decorator that registers the replay of ``stem.json`` for protocol 0.38.0."""
     return _registering(REPLAY38, stem)
 
 
@@ -46,11 +60,12 @@ def _registering(replays: Dict[str, Replay], stem: str) -> Callable[[Replay], Re
 
 
 def not_understood(what: str) -> NoReturn:
+    """Fail the case because the replay has no rule for a part of it."""
     pytest.fail(f"not understood: {what}")
 
 
 def only(mapping: Dict[str, Any], *names: str) -> Dict[str, Any]:
-    """``mapping``, which may have these keys and no others."""
+    """Return ``mapping``; fail if it has keys other than ``names``."""
     unknown = sorted(set(mapping) - set(names))
     if unknown:
         not_understood(f"keys {unknown} in {sorted(mapping)}")
@@ -58,13 +73,13 @@ def only(mapping: Dict[str, Any], *names: str) -> Dict[str, Any]:
 
 
 def no_excuse(row: Optional[int], *rows: int) -> None:
-    """Fail a case that is excused by a row other than ``rows``: this file has no rule for it."""
+    """Fail a case that is excused by a row other than ``rows``, because the file has no rule for that row."""
     if row is not None and row not in rows:
         not_understood(f"row {row} for this file")
 
 
 def revive(value: Any) -> Any:
-    """``value`` with ``{"$float": "nan"}`` and its like turned into floats."""
+    """Return ``value`` with each ``{"$float": "nan"}`` (also "inf", "-inf") replaced by the float."""
     if isinstance(value, dict):
         if set(value) == {"$float"}:
             return float(value["$float"])
@@ -72,8 +87,28 @@ def revive(value: Any) -> Any:
     return [revive(inner) for inner in value] if isinstance(value, list) else value
 
 
+def without_notes(value: Any) -> Any:
+    """Return an input without the comments under the key "note", at every depth except in data."""
+    if isinstance(value, dict):
+        return {
+            key: inner if key in _DATA else without_notes(inner)
+            for key, inner in value.items()
+            if key != "note" or not isinstance(inner, str)
+        }
+    return [without_notes(inner) for inner in value] if isinstance(value, list) else value
+
+
+def prepared(case: Dict[str, Any]) -> Dict[str, Any]:
+    """Return a case as replays receive it: with its floats and without comments in its input."""
+    revived = revive(only(case, "name", "input", "expected", "note"))
+    return {**revived, "input": without_notes(revived["input"])}
+
+
 def same(ours: Any, theirs: Any) -> bool:
-    """Equal, in type too (1 is not 1.0 is not True), with NaN equal to itself and key order minded."""
+    """Return whether two values are equal, also in type (1, 1.0 and True differ), sign of zero and key order.
+
+    NaN equals NaN.
+    """
     if type(ours) is not type(theirs):
         return False
     if isinstance(ours, dict):
@@ -90,19 +125,26 @@ def same(ours: Any, theirs: Any) -> bool:
     return bool(ours == theirs)
 
 
-def check_raised(error: BaseException, expected: Dict[str, Any]) -> None:
-    """The recorded exception, or what stands for it here.
+def error_class(name: str) -> Type[BaseException]:
+    """Return the class for the name of an official or a built-in exception; fail if there is none."""
+    if name == "JSONDecodeError":
+        return json.JSONDecodeError
+    kind = getattr(errors, RENAMED_ERRORS.get(name, name), None) or getattr(builtins, name, None)
+    if not (isinstance(kind, type) and issubclass(kind, BaseException)):
+        not_understood(f"exception {name!r}")
+    return kind
 
-    pydantic's ValidationError was a ValueError. Here a value that does not fit is a ValueError, a missing or unknown
-    argument Python's TypeError, an assignment to a field FrozenInstanceError.
+
+def check_raised(error: BaseException, expected: Dict[str, Any]) -> None:
+    """Assert that an error is the recorded exception, or the exception that replaces it here.
+
+    The recorded ValidationError of pydantic is a ValueError. Here an invalid value raises ValueError, a missing or
+    unknown argument TypeError, and an assignment to a field FrozenInstanceError.
     """
     name = expected["exception"]
     if name == "ValidationError":
         assert isinstance(error, (ValueError, TypeError, dataclasses.FrozenInstanceError)), repr(error)
         return
-    kind = getattr(builtins, name, None)
-    if kind is None:
-        not_understood(f"exception {name}")
-    assert isinstance(error, kind), f"{error!r} is not a {name}"
+    assert isinstance(error, error_class(name)), f"{error!r} is not a {name}"
     if "message" in expected:
         assert str(error) == expected["message"]

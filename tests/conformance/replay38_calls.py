@@ -12,9 +12,9 @@ from typing import Any, Callable, Dict, List, Optional
 import pytest
 from scripted_server import API, Answer, ScriptedServer, bare_session
 
-from tinkex_sync import RestClient, SamplingClient, ServiceClient, TrainingClient, errors, types
+from tinkex_sync import RestClient, SamplingClient, ServiceClient, TrainingClient, types
 
-from .registry import no_excuse, not_understood, only, replay38
+from .registry import error_class, no_excuse, not_understood, only, replay38
 from .replay_datums import make_chunk
 from .replay_requests import plain, sampling_params
 
@@ -125,7 +125,6 @@ def operation(stage: Stage, given: Dict[str, Any]) -> Any:
 
 
 def drawn(stage: Stage, op: str, settings: Dict[str, Any], args: Dict[str, Any]) -> Any:
-    args.pop("note", None)
     args["prompt"] = stage.prompt(args.get("prompt"))
     if op == "sample":
         args["num_samples"] = args.get("num_samples", 1)
@@ -251,10 +250,7 @@ def requests(case: Dict[str, Any], document: Dict[str, Any], row: Optional[int])
         assert isinstance(outcome, types.SampleResponse), repr(outcome)
         assert [one.sequence_id for one in outcome.sequences] == [None] * len(outcome.sequences)
     elif "exception" in expected:
-        kind = getattr(errors, expected["exception"], None) or getattr(
-            __import__("builtins"), expected["exception"]
-        )
-        assert isinstance(outcome, kind), repr(outcome)
+        assert isinstance(outcome, error_class(expected["exception"])), repr(outcome)
     elif isinstance(outcome, Exception):
         pytest.fail(f"raised {outcome!r}")
     else:

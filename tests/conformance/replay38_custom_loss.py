@@ -1,6 +1,5 @@
 """Replay of custom losses over today's protocol; needs torch."""
 
-import builtins
 from typing import Any, Callable, Dict, List, Optional
 
 import pytest
@@ -9,7 +8,7 @@ from scripted_server import Answer, Request, bare_session
 from tinkex_sync import TrainingClient, types
 from tinkex_sync.protocol.protobuf_schema import message
 
-from .registry import no_excuse, not_understood, only, replay38
+from .registry import error_class, no_excuse, not_understood, only, replay38
 
 #: A loss that fails ends its call alone: the client goes on. (Row 1.)
 POISONS_NOTHING = 1
@@ -148,7 +147,7 @@ def custom_loss(case: Dict[str, Any], document: Dict[str, Any], row: Optional[in
     output: Any = None
     error: Optional[BaseException] = None
     with bare_session(protocol="0.38") as (server, session):
-        session.protocol.announced = types.ServerConfigResponse(**given["client_config"])
+        session.negotiation.apply_config(types.ServerConfigResponse(**given["client_config"]))
         for name in ("forward_backward", "optim_step", "retrieve_future"):
             server.defaults[name] = getattr(stage, name)
         client = TrainingClient(session, MODEL)
@@ -175,7 +174,7 @@ def custom_loss(case: Dict[str, Any], document: Dict[str, Any], row: Optional[in
         else:
             assert ours["seq_id"] == theirs["seq_id"]
     if "exception" in expected:
-        kinds = getattr(builtins, expected["exception"])
+        kinds = error_class(expected["exception"])
         # A loss without a graph is torch's own RuntimeError here.
         assert isinstance(error, (kinds, RuntimeError) if row == POISONS_NOTHING else kinds), repr(error)
         return

@@ -11,8 +11,10 @@ import pytest
 from scripted_server import API, Answer, Request, ScriptedServer, SteppedClock, bare_session
 
 from tinkex_sync import ServiceClient, errors
+from tinkex_sync.compat.settings import settings
+from tinkex_sync.heartbeat import start_heartbeat
 
-from .registry import no_excuse, not_understood, only, replay38
+from .registry import error_class, no_excuse, not_understood, only, replay38
 
 KEY = "tml-test-key"
 INVALID = {"WWW-Authenticate": 'Bearer error="invalid_token"'}
@@ -31,9 +33,7 @@ def with_environment(patch: pytest.MonkeyPatch, changes: Dict[str, Optional[str]
 
 
 def raised(error: BaseException, expected: Dict[str, Any]) -> None:
-    name = expected["exception"]
-    kind = errors.TinkexError if name == "TinkerError" else getattr(errors, name, None)
-    assert kind is not None and isinstance(error, kind), repr(error)
+    assert isinstance(error, error_class(expected["exception"])), repr(error)
     if "str" in expected:
         assert str(error).startswith(expected["str"])
 
@@ -76,20 +76,17 @@ def startup(case: Dict[str, Any], document: Dict[str, Any], row: Optional[int]) 
         beats(given["heartbeat"], expected["after"])
         return
     args = dict(given.get("args", {}))
-    headers = args.pop("default_headers_overrides", {})
+    end = {name: args.pop(name) for name in ("status", "detail") if name in args}
     with pytest.MonkeyPatch.context() as patch, ScriptedServer() as server:
         with_environment(patch, given.get("env", {}))
         script_exchanges(server, expected["exchanges"])
         session = None
         try:
-            clock = SteppedClock()
-            service = ServiceClient(
-                base_url=server.base_url, protocol="0.38", load_plugins=False, headers=headers, clock=clock
-            )
+            service = ServiceClient(**opening(args, server.base_url))
             session = service._session
-            check_config(session.protocol, expected)
-            finish(service, given.get("op"), args)
-        except errors.TinkexError as error:
+            check_config(session.negotiation, expected)
+            finish(service, given.get("op"), end)
+        except Exception as error:
             if "exception" not in expected:
                 raise
             raised(error, expected)
@@ -101,11 +98,20 @@ def startup(case: Dict[str, Any], document: Dict[str, Any], row: Optional[int]) 
         check_requests(server.requests, [one["request"] for one in expected["exchanges"]])
 
 
+def opening(args: Dict[str, Any], base_url: str) -> Dict[str, Any]:
+    """Return arguments of our ServiceClient for recorded keyword arguments of the official one."""
+    official = {name: value for name, value in args.items() if value is not None}
+    headers = {**official.pop("default_headers", {}), **official.pop("default_headers_overrides", {})}
+    official["base_url"] = official.get("base_url", "<base>").replace("<base>", base_url)
+    ours = settings({**official, "default_headers": headers} if headers else official)
+    return {"protocol": "0.38", "load_plugins": False, "clock": SteppedClock(), **ours}
+
+
 def check_config(spoken: Any, expected: Dict[str, Any]) -> None:
     """What was announced is known; what was not is left to the defaults, which are not the server's words."""
     for announced, recorded in (
-        (spoken.announced, expected["client_config"]),
-        (spoken.dynamic, expected["client_dynamic_config"]),
+        (spoken.negotiated.server_config, expected["client_config"]),
+        (spoken.dynamic_config, expected["client_dynamic_config"]),
     ):
         for name, value in vars(announced).items():
             if value is not None:
@@ -114,8 +120,7 @@ def check_config(spoken: Any, expected: Dict[str, Any]) -> None:
 
 def finish(service: ServiceClient, op: Optional[str], args: Dict[str, Any]) -> None:
     if op == "close":
-        only(args, "status", "detail")
-        service._session.close(args["status"], args["detail"])
+        service._session.close(args.get("status", "success"), args.get("detail"))
     elif op == "with ServiceClient: pass":
         with service:
             pass
@@ -138,6 +143,7 @@ def beats(answers: List[int], after: Dict[str, Any]) -> None:
     with bare_session(protocol="0.38", heartbeat_interval=0.02) as (server, session):
         server.defaults["session_heartbeat"] = beat
         session.join("sess-1")
+        start_heartbeat(session)
         if "heartbeats_seen" in only(after, "heartbeats_seen", "stops"):
             assert not enough.wait(0.5)
             assert len(seen) == after["heartbeats_seen"]
@@ -161,6 +167,12 @@ def lifetime_of(given: Dict[str, Any]) -> Optional[float]:
     if "jwt" not in given:
         return float(given.get("jwt_lifetime_s", 600))
     return None if given["jwt"] == "no exp claim" else not_understood(given["jwt"])
+
+
+def own_jwt(words: str) -> str:
+    """Return the token that the user passes as API key: "JWT", "JWT, expired" or "JWT, no exp claim"."""
+    lifetimes = {"JWT": 600.0, "JWT, expired": -60.0, "JWT, no exp claim": None}
+    return jwt(0, lifetimes[words]) if words in lifetimes else not_understood(words)
 
 
 def refusals(given: Dict[str, Any]) -> List[Answer]:
@@ -195,12 +207,12 @@ def auth(case: Dict[str, Any], document: Dict[str, Any], row: Optional[int]) -> 
     if "credential_default_source" in given:
         announced["credential_default_source"] = given["credential_default_source"]
     asked = expected["requests"] or []
+    user_jwt = own_jwt(given.get("api_key", "JWT"))
     outcome: Any = None
     with pytest.MonkeyPatch.context() as patch, ScriptedServer() as server:
         with_environment(patch, given.get("env", {}))
         if "api_key" in given:
-            assert given["api_key"] == "JWT, expired" or not_understood(given["api_key"])
-            patch.setenv("TINKER_API_KEY", jwt(0, -60.0))
+            patch.setenv("TINKER_API_KEY", user_jwt)
         server.script("client/config", Answer(body=announced))
         statuses = [one["status"] for one in asked if one["path"].endswith("auth/token")]
         for status in statuses:
@@ -225,6 +237,7 @@ def auth(case: Dict[str, Any], document: Dict[str, Any], row: Optional[int]) -> 
                 session.close(None)
         sent = list(server.requests)
     labels = {token: f"<jwt {index}>" for index, token in enumerate(made, 1)}
+    labels[user_jwt] = "<user jwt>"
     assert [
         {
             "method": one.method,
@@ -256,7 +269,7 @@ def detection(case: Dict[str, Any], document: Dict[str, Any], row: Optional[int]
         server.defaults["client/dynamic_config"] = Answer(given["dynamic_config"], {"detail": "Not Found"})
         server.defaults["create_session"] = Answer(body={"session_id": "sess-1"})
         session.open()
-        assert session.protocol.wire == wanted
+        assert session.capabilities.wire.name == wanted
         # Nothing is exchanged unless the server asks for it, whatever it has.
         assert not server.sent("auth/token")
         if case["expected"]["fb_json"] and str(case["expected"]["fb_json"]).startswith("415"):

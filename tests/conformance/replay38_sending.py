@@ -240,8 +240,8 @@ def told(story: str, server: ScriptedServer, sampler: SamplingClient, given: Dic
         for _ in range(2):
             copy = pickle.loads(pickle.dumps(sampler))  # noqa: S301 - our own
             rebuilt = Session(sampler._session.config, sampler._session.observers, owned=False)
-            rebuilt.take_over(copy._recipe.known)
-            copy._rebuilt(rebuilt)
+            rebuilt.restore(copy._origin.negotiated)
+            copy._on_rebuilt(rebuilt)
             copy._own_session = rebuilt
             outcomes.append(sample(copy))
             rebuilt.close(None)

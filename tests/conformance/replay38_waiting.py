@@ -1,14 +1,14 @@
-"""Replay of what the log says of pauses today: here the rule of 0.7.0 holds for every client and protocol."""
+"""Replay of the log lines about pauses in protocol 0.38.0. Here the rule of 0.7.0 holds for every protocol."""
 
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Dict, List, Optional
 
 from scripted_server import Answer
 
-from .registry import not_understood, only, replay38
+from .registry import no_excuse, not_understood, only, replay38
 from .replay_queue_state import hear
 
-#: Whoever waits is told at once, then each 60 s; 0.38.0 says nothing of training for the first 900 s. (Row 1.)
-TOLD_AT_ONCE = 1
+#: Pauses are logged immediately and then every 60 s. 0.38.0 logs no pause of training in the first 900 s. (Row 1.)
+LOGGED_IMMEDIATELY = 1
 INTERVAL = 60.0
 CLIENT = "model-1"
 
@@ -16,35 +16,35 @@ CLIENT = "model-1"
 @replay38("queue_state")
 def queue_state(case: Dict[str, Any], document: Dict[str, Any], row: Optional[int]) -> None:
     given, recorded = only(case["input"], "observer", "calls"), only(case["expected"], "log")["log"]
-    if given["observer"] != "training":
+    if given["observer"] not in ("training", "sampling"):
         not_understood(f"an observer of {given['observer']}")
-    assert row == TOLD_AT_ONCE or not_understood(f"row {row} for this file")
+    no_excuse(row, LOGGED_IMMEDIATELY)
     answers = []
     for call in given["calls"]:
         only(call, "t", "queue_state", "reason")
         body = {"queue_state": call["queue_state"], "queue_state_reason": call["reason"]}
         answers.append((float(call["t"]), Answer(408, body)))
-    heard = hear("training", CLIENT, answers)
-    assert [bool(lines) for lines in heard.logged[:-1]] == told(given["calls"])
-    ours: Dict[float, str] = {
-        float(call["t"]): lines[0][1] for call, lines in zip(given["calls"], heard.logged) if lines
-    }
+    logged = hear(given["observer"], CLIENT, answers).logged
+    times = [float(call["t"]) for call in given["calls"]]
+    ours = {time: lines[0][1] for time, lines in zip(times, logged) if lines}
+    if row is None:
+        assert list(ours) == [float(time) for time, _ in recorded]
+    else:
+        assert list(ours) == expected_times(given["calls"])
     for time, text in recorded:
-        # Where both speak they give the same reason.
+        # Lines of both clients at the same time contain the same reason.
         if float(time) in ours:
-            assert reason(ours[float(time)]) == reason(text).rstrip("."), text
+            assert reason_in(ours[float(time)]) == reason_in(text), text
 
 
-def told(calls: List[Dict[str, Any]]) -> List[bool]:
-    last: Optional[float] = None
-    spoken = []
+def expected_times(calls: List[Dict[str, Any]]) -> List[float]:
+    """Return the times of the log lines by the rule of 0.7.0."""
+    times: List[float] = []
     for call in calls:
-        due = call["queue_state"] != "active" and (last is None or call["t"] - last >= INTERVAL)
-        last = call["t"] if due else last
-        spoken.append(due)
-    return spoken
+        if call["queue_state"] != "active" and (not times or call["t"] - times[-1] >= INTERVAL):
+            times.append(float(call["t"]))
+    return times
 
 
-def reason(line: str) -> str:
-    words: Tuple[str, str, str] = line.partition("Reason: ")
-    return words[2].rstrip(".")
+def reason_in(line: str) -> str:
+    return line.partition("Reason: ")[2].rstrip(".")

@@ -39,7 +39,7 @@ def datum(spec: Dict[str, Any]) -> types.Datum:
     only(spec, "repeat", "chunks", "loss_fn_inputs")
     inputs = {
         key: types.TensorData(data=[0.0] * count, dtype="float32")
-        for key, count in spec["loss_fn_inputs"].items()
+        for key, count in spec.get("loss_fn_inputs", {}).items()
     }
     return types.Datum(loss_fn_inputs=inputs, model_input=model_input(spec["chunks"]))
 
@@ -66,7 +66,7 @@ def boundaries(case: Dict[str, Any], document: Dict[str, Any], row: Optional[int
     expected = only(case["expected"], "request_datum_counts", "request_byte_estimates")
     limits = only(document["limits"], "max_datums", "max_bytes")
     no_excuse(row)
-    data = [made for spec in given["datums"] for made in [datum(spec)] * spec["repeat"]]
+    data = [made for spec in given["datums"] for made in [datum(spec)] * spec.get("repeat", 1)]
     planned = list(
         chunking.plan(map(byte_estimates.datum_bytes, data), limits["max_datums"], limits["max_bytes"])
     )

@@ -1,6 +1,5 @@
 """Replay of the file about custom losses, given as Python source; needs torch."""
 
-import builtins
 from typing import Any, Dict, List, Optional
 
 import pytest
@@ -9,7 +8,7 @@ from scripted_server import Answer, bare_session
 from tinkex_sync import TrainingClient
 from tinkex_sync.errors import APIResponseValidationError
 
-from .registry import no_excuse, not_understood, only, replay, same
+from .registry import error_class, no_excuse, not_understood, only, replay, same
 from .replay_datums import make_datum
 
 GIVEN = ("data", "forward_loss_fn_outputs", "forward_metrics", "backward_metrics", "loss_python")
@@ -83,7 +82,7 @@ def custom_loss(case: Dict[str, Any], document: Dict[str, Any], row: Optional[in
     for ours, theirs in zip(sent, expected["requests"]):
         assert same(unordered(as_float32(ours.body)), unordered(as_float32(theirs["body"])))
     if "exception" in expected:
-        assert type(error) is getattr(builtins, expected["exception"]), repr(error)
+        assert type(error) is error_class(expected["exception"]), repr(error)
         assert expected["message"] in str(error)
         return
     assert error is None, repr(error)

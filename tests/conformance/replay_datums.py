@@ -11,7 +11,31 @@ from tinkex_sync import types
 from tinkex_sync.protocol import json_wire as codec
 
 from .registry import no_excuse, not_understood, only, replay, same
-from .replay_types import expect_raised
+from .replay_types import expect_raised, make_value, numpy_scalars
+
+
+def make_tokens(name: str, values: Any) -> Any:
+    """Return the tokens of a text chunk.
+
+    Args:
+        name: "tokens", "tokens_tuple", "tokens_numpy_DTYPE", or "tokens_list_numpy_DTYPE" (or "tuple" for "list")
+            for a list of numpy integers.
+        values: The tokens as a list, or a specification as for a loss input (``{"from": "numpy", ...}``).
+    """
+    if isinstance(values, dict):
+        return make_value(values)
+    *words, last = name.split("_")
+    if last in ("tokens", "list"):
+        return list(values)
+    if last == "tuple":
+        return tuple(values)
+    words = [word for word in words[1:] if word not in ("of", "scalars", "ints", "integers")]
+    if words == ["numpy"]:
+        return numpy.array(values, dtype=last)
+    if sorted(words) in (["list", "numpy"], ["numpy", "tuple"]):
+        scalars = numpy_scalars(values, last)
+        return tuple(scalars) if "tuple" in words else scalars
+    return not_understood(f"{name!r} in a chunk")
 
 
 def make_chunk(spec: Dict[str, Any]) -> Any:
@@ -20,18 +44,14 @@ def make_chunk(spec: Dict[str, Any]) -> Any:
         "image_bytes_b64": base64.b64decode,
         "image_bytes_hex": bytes.fromhex,
     }
-    tokens: Dict[str, Callable[[Any], Any]] = {"tokens": list, "tokens_tuple": tuple}
     rest = {}
     fields: List[str] = []
     for name, value in spec.items():
         if name in data:
             rest["data"] = data[name](value)
             fields.append("image")
-        elif name in tokens:
-            rest["tokens"] = tokens[name](value)
-            fields.append("text")
-        elif name.startswith("tokens_numpy_"):
-            rest["tokens"] = numpy.array(value, dtype=name[len("tokens_numpy_") :])
+        elif name.startswith("tokens"):
+            rest["tokens"] = make_tokens(name, value)
             fields.append("text")
         elif name in ("format", "expected_tokens", "type", "location"):
             rest[name] = value
@@ -62,10 +82,16 @@ def make_input(spec: Dict[str, Any]) -> types.ModelInput:
 
 
 def make_datum(spec: Dict[str, Any]) -> types.Datum:
-    only(spec, "from_ints", "chunks", "loss_fn_inputs")
-    prompt = make_input({name: value for name, value in spec.items() if name != "loss_fn_inputs"})
-    inputs = {"loss_fn_inputs": spec["loss_fn_inputs"]} if "loss_fn_inputs" in spec else {}
-    return types.Datum(model_input=prompt, **inputs)
+    only(spec, "from_ints", "empty", "append_int", "chunks", "model_input", "loss_fn_inputs")
+    prompt = {name: value for name, value in spec.items() if name not in ("loss_fn_inputs", "model_input")}
+    inputs = {}
+    if "loss_fn_inputs" in spec:
+        values = spec["loss_fn_inputs"].items()
+        inputs["loss_fn_inputs"] = {
+            key: make_value(value) if isinstance(value, dict) and "from" in value else value
+            for key, value in values
+        }
+    return types.Datum(model_input=make_input(spec.get("model_input", prompt)), **inputs)
 
 
 def subject(given: Dict[str, Any]) -> Callable[[], Any]:

@@ -20,7 +20,7 @@ from tinkex_sync.compat.clients import TrainingClient as OfficialTraining
 from tinkex_sync.http.request import Request as OurRequest
 from tinkex_sync.types.wire import Wire
 
-from .registry import no_excuse, not_understood, only, replay
+from .registry import error_class, no_excuse, not_understood, only, replay
 from .replay_datums import make_chunk
 
 KEY = "tml-test-key"
@@ -262,10 +262,7 @@ def check_outcome(outcome: Any, expected: Dict[str, Any], row: Optional[int]) ->
         if row == 16:
             assert isinstance(outcome, errors.APIStatusError)
             return
-        names = {"TinkerError": errors.TinkexError}
-        kind = names.get(expected["raised"]) or getattr(tinker, expected["raised"], None)
-        kind = kind or getattr(__import__("builtins"), expected["raised"], None)
-        assert kind is not None and isinstance(outcome, kind), repr(outcome)
+        assert isinstance(outcome, error_class(expected["raised"])), repr(outcome)
         if expected.get("message", "").startswith("Error code"):
             assert str(outcome).startswith(expected["message"])
         return

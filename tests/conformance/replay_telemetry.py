@@ -14,9 +14,9 @@ from typing import Any, Dict, List, Optional
 
 import pytest
 
-from tinkex_sync import Config, ServiceClient, errors, types
+from tinkex_sync import Config, ServiceClient, types
 
-from .registry import no_excuse, not_understood, only, replay
+from .registry import error_class, no_excuse, not_understood, only, replay
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from scripted_server import Answer, ScriptedServer  # noqa: E402
@@ -81,7 +81,7 @@ def perform(do: str, given: Dict[str, Any], expected: Dict[str, Any], server: An
     found = re.match(r"rest\.get_training_run\('(\w+)'\) answered (\d+)$", do)
     if found:
         server.defaults["training_runs/" + found[1]] = Answer(int(found[2]), given["body"])
-        with pytest.raises(getattr(errors, expected["raised"])):
+        with pytest.raises(error_class(expected["raised"])):
             service.create_rest_client().get_training_run(found[1])
         return
     found = re.fullmatch(r"telemetry\.log\((.*)\)", do)
@@ -108,7 +108,7 @@ def perform(do: str, given: Dict[str, Any], expected: Dict[str, Any], server: An
             *map(answer, found[2].split(" then ")),
         )
         training = service.create_lora_training_client("m")
-        with pytest.raises(getattr(errors, expected["raised"])):
+        with pytest.raises(error_class(expected["raised"])):
             _OPERATIONS[found[1]](training)
         return
     not_understood(do)

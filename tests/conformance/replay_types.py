@@ -105,19 +105,23 @@ def nested(value: Any) -> bool:
 
 
 def make_value(spec: Dict[str, Any]) -> Any:
-    """The value a tensor_data case puts under its key."""
+    """Return the loss input that a recorded specification describes.
+
+    ``values`` is a list, nested or not, or one number for a scalar tensor. A list, a tuple or a scalar with a ``dtype``
+    contains numpy scalars of that type.
+    """
     only(spec, "from", "values", "value", "dtype", "kwargs")
-    kind, values = spec["from"], spec.get("values")
-    if kind == "list":
+    kind, values = spec["from"], spec["values"] if "values" in spec else spec.get("value")
+    if kind in ("list", "tuple", "scalar", "numpy_scalar") and "dtype" in spec:
+        values = numpy_scalars(values, spec["dtype"])
+    if kind in ("list", "scalar", "numpy_scalar"):
         return values
     if kind == "tuple":
         return tuple(values)
-    if kind == "scalar":
-        return spec.get("value", values)
     if kind in ("numpy", "numpy_T"):
         made = numpy.array(values, dtype=spec["dtype"])
         return made.T if kind == "numpy_T" else made
-    if kind in ("torch", "torch_T", "torch_grad"):
+    if kind in ("torch", "torch_T", "torch_grad", "torch_scalar"):
         torch = pytest.importorskip("torch", reason="torch is not in this environment")
         tensor = torch.tensor(values, dtype=getattr(torch, spec["dtype"]), requires_grad=kind == "torch_grad")
         return tensor.T if kind == "torch_T" else tensor
@@ -128,6 +132,13 @@ def make_value(spec: Dict[str, Any]) -> Any:
     if kind == "tensor_data":
         return types.TensorData(**spec["kwargs"])
     return not_understood(f"a value from {kind!r}")
+
+
+def numpy_scalars(values: Any, dtype: str) -> Any:
+    """Return ``values`` with every number replaced by a numpy scalar."""
+    if isinstance(values, list):
+        return [numpy_scalars(value, dtype) for value in values]
+    return numpy.dtype(dtype).type(values)
 
 
 def single(value: float) -> float:

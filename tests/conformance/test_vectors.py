@@ -1,8 +1,8 @@
-"""Every recorded case, replayed: one test per file and case.
+"""Replay of every recorded case of protocol 0.7.0: one test per file and case.
 
-The folder is named by the environment variable TINKEX_VECTORS (default: ``tests/vectors``).
-``tests/deviations.json`` ({file: {case: row}}) says which row of DEVIATIONS.md excuses which case; a
-``deviations.json`` in the folder wins over it.
+The environment variable TINKEX_VECTORS names the folder (default: ``tests/vectors``). ``tests/deviations.json``
+({file: {case: row}}) lists the row of DEVIATIONS.md that excuses a case. A ``deviations.json`` in the folder
+overrides it.
 """
 
 import importlib
@@ -56,8 +56,7 @@ def test_vector(stem: str, case: Dict[str, Any]) -> None:
     replay = registry.REPLAY.get(stem)
     if replay is None:
         registry.not_understood(f"vector file {stem}.json")
-    registry.only(case, "name", "input", "expected", "note")
-    replay(registry.revive(case), DOCUMENTS[stem], _row(stem, case["name"]))
+    replay(registry.prepared(case), DOCUMENTS[stem], _row(stem, case["name"]))
 
 
 def _row(stem: str, name: str) -> Optional[int]:
@@ -67,15 +66,15 @@ def _row(stem: str, name: str) -> Optional[int]:
     return row
 
 
-def test_there_is_something_to_replay() -> None:
+def test_folder_contains_vector_files() -> None:
     assert DOCUMENTS, f"no vector files in {FOLDER}"
 
 
-def test_a_replay_takes_its_file_off_the_pending_list() -> None:
+def test_no_file_with_a_replay_is_pending() -> None:
     assert not registry.PENDING & set(registry.REPLAY)
 
 
-def test_every_excuse_is_for_a_case_that_exists() -> None:
+def test_every_listed_deviation_names_an_existing_case() -> None:
     own = FOLDER / "deviations.json"
     listed = DEVIATIONS if HERE.parent / "vectors" == FOLDER else _read(own) if own.exists() else {}
     known = {(stem, case["name"]) for stem, document in DOCUMENTS.items() for case in document["cases"]}

@@ -1,9 +1,9 @@
-"""Every recorded case of today's protocol, replayed: one test per file and case.
+"""Replay of every recorded case of protocol 0.38.0: one test per file and case.
 
-The folder is named by the environment variable TINKEX_VECTORS38 (default: ``tests/vectors38``).
-``tests/deviations38.json`` ({file: {case: row}}) says which case is excused by which row, whose rule stands in the
-replay; case "*" is every case of the file. A case it does not name is excused by the rules of ``excuses38``. A
-``deviations.json`` in the folder wins over both.
+The environment variable TINKEX_VECTORS38 names the folder (default: ``tests/vectors38``). ``tests/deviations38.json``
+({file: {case: row}}) lists the row that excuses a case; the replay contains the rule of the row. The case "*" means
+every case of the file. The rules of ``excuses38`` apply to cases that it does not list. A ``deviations.json`` in the
+folder overrides both.
 """
 
 import importlib
@@ -56,29 +56,29 @@ def test_vector(stem: str, case: Dict[str, Any]) -> None:
     replay = registry.REPLAY38.get(stem)
     if replay is None:
         registry.not_understood(f"vector file {stem}.json")
-    registry.only(case, "name", "input", "expected", "note")
+    case = registry.prepared(case)
     rows = DEVIATIONS.get(stem, {})
-    row = rows[case["name"]] if case["name"] in rows else rows.get("*", excuse(stem, registry.revive(case)))
+    row = rows[case["name"]] if case["name"] in rows else rows.get("*", excuse(stem, case))
     if row is not None and type(row) is not int:
         registry.not_understood(f"row {row!r}")
-    # Ports come again, and what was spoken there is remembered.
+    # The client remembers the protocol by address, and a later server may have the same port.
     forget()
     try:
-        replay(registry.revive(case), DOCUMENTS[stem], row)
+        replay(case, DOCUMENTS[stem], row)
     finally:
         forget()
 
 
 @pytest.mark.parametrize("stem", sorted(path.stem for path in (HERE.parent / "vectors38").glob("*.json")))
-def test_the_rules_excuse_what_the_table_names_and_nothing_else(stem: str) -> None:
+def test_rules_excuse_exactly_the_listed_cases(stem: str) -> None:
     rows = _read(HERE.parent / "deviations38.json").get(stem, {})
     for case in _read(HERE.parent / "vectors38" / f"{stem}.json")["cases"]:
-        assert excuse(stem, registry.revive(case)) == rows.get(case["name"], rows.get("*")), case["name"]
+        assert excuse(stem, registry.prepared(case)) == rows.get(case["name"], rows.get("*")), case["name"]
 
 
-def test_there_is_something_to_replay() -> None:
+def test_folder_contains_vector_files() -> None:
     assert DOCUMENTS, f"no vector files in {FOLDER}"
 
 
-def test_a_replay_takes_its_file_off_the_pending_list() -> None:
+def test_no_file_with_a_replay_is_pending() -> None:
     assert not registry.PENDING38 & set(registry.REPLAY38)

@@ -251,7 +251,7 @@ def test_tokens_show_up_nowhere(caplog):
         ]
         shown.append(repr(vars(refused.value)))
         shown.append(repr(pickle.dumps(refused.value)))
-        shown.append(repr(session.protocol.status()))
+        shown.append(repr(session.negotiation.status()))
         for token in issuer.made:
             assert not any(token in text or token.split(".")[1] in text for text in shown)
 

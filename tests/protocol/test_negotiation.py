@@ -3,16 +3,18 @@
 import pickle
 import threading
 import time
+from dataclasses import fields
 
 import pytest
 from scripted_server import Answer, SteppedClock, bare_session
 
-from tinkex_sync import errors, hookimpl
-from tinkex_sync import heartbeat as background
-from tinkex_sync.config import Config, Preset
+from tinkex_sync import errors, hookimpl, types
+from tinkex_sync import session as session_module
+from tinkex_sync.config import PROTOCOLS, Config, Preset
 from tinkex_sync.errors import ConfigError
 from tinkex_sync.http.request import Request
 from tinkex_sync.protocol import negotiation as protocol
+from tinkex_sync.protocol.wire import Body
 
 SESSION = Answer(body={"session_id": "sess-1", "type": "create_session"})
 TELLING = {"fwdbwd_max_chunk_len": 16, "fwdbwd_max_chunk_bytes_count": 4000, "parallel_fwdbwd_chunks": False}
@@ -47,7 +49,7 @@ def opened(server, session, config=None, **answers):
 def test_the_answer_to_the_first_question_decides(answer, wire):
     with bare_session(SteppedClock(), protocol="auto") as (server, session):
         sent = opened(server, session, answer)
-        assert session.protocol.wire == wire
+        assert session.capabilities.wire.name == wire
         assert sent[0] == "client/config" and sent[-1] == "create_session"
         assert server.requests[0].body == {"sdk_version": "0.38.0"}
         version = {"json": "0.7.0", "protobuf": "0.38.0"}[wire]
@@ -80,10 +82,10 @@ def test_the_users_own_version_is_announced_whatever_is_spoken():
 def test_0_7_is_not_asked_about_and_0_38_is_spoken_to_a_server_that_says_nothing():
     with bare_session(SteppedClock(), protocol="0.7") as (server, session):
         assert opened(server, session) == ["create_session"]
-        assert session.protocol.wire == "json"
+        assert session.capabilities.wire.name == "json"
     with bare_session(SteppedClock(), protocol="0.38") as (server, session):
         assert opened(server, session, Answer(404, {})) == ["client/config", "create_session"]
-        assert session.protocol.wire == "protobuf"
+        assert session.capabilities.wire.name == "protobuf"
 
 
 @pytest.mark.parametrize("status", [401, 403])
@@ -100,13 +102,13 @@ def test_a_server_that_starts_slowly_is_asked_again():
         server.script("client/config", Answer(503), Answer(503))
         sent = opened(server, session, Answer(body=TELLING))
         assert sent.count("client/config") == 3
-        assert session.protocol.wire == "protobuf"
+        assert session.capabilities.wire.name == "protobuf"
 
 
 def test_numbers_as_text_are_taken_and_other_text_is_not():
     with bare_session(SteppedClock(), protocol="auto") as (server, session):
         opened(server, session, Answer(body={"fwdbwd_max_chunk_len": "16"}))
-        assert session.protocol.max_chunk_datums == 16
+        assert session.capabilities.max_chunk_datums == 16
     protocol.forget()
     unreadable = pytest.raises(errors.APIResponseValidationError, match="fwdbwd_max_chunk_len")
     with bare_session(SteppedClock(), protocol="auto") as (server, session), unreadable:
@@ -125,7 +127,7 @@ def test_what_was_found_is_remembered_for_its_server_for_five_minutes():
                 "client/dynamic_config",
                 "create_session",
             ]
-            assert again.protocol.wire == "protobuf" and again.protocol.max_chunk_datums == 16
+            assert again.capabilities.wire.name == "protobuf" and again.capabilities.max_chunk_datums == 16
         finally:
             again.close(None)
         clock.advance(301.0)
@@ -135,7 +137,7 @@ def test_what_was_found_is_remembered_for_its_server_for_five_minutes():
             later.open()
             # The server says nothing now, and is believed.
             assert server.requests[0].operation == "client/config"
-            assert later.protocol.wire == "json"
+            assert later.capabilities.wire.name == "json"
         finally:
             later.close(None)
 
@@ -151,7 +153,7 @@ def test_limits_are_the_servers_where_the_user_set_none():
     servers = {"fetch_bytes": 300, "chunk_dispatch_bytes": 1, "max_samples": 7}
     with bare_session(SteppedClock(), protocol="auto") as (server, session):
         opened(server, session, Answer(body=announced))
-        limits = session.protocol.status()["limits"]
+        limits = session.negotiation.status()["limits"]
         assert limits == {
             "max_chunk_datums": 16,
             "max_chunk_bytes": 4000,
@@ -167,7 +169,7 @@ def test_limits_are_the_servers_where_the_user_set_none():
         protocol.forget()
         with bare_session(SteppedClock(), protocol="auto", **own) as (server, session):
             opened(server, session, Answer(body=announced))
-            assert session.protocol.status()["limits"] == {**own, **servers}
+            assert session.negotiation.status()["limits"] == {**own, **servers}
             assert session.throttle.status()["bytes_left"] == own["dispatch_bytes"]
 
 
@@ -183,37 +185,82 @@ def _refusal(status, body):
     return errors.status_error(status, body=body)
 
 
+FORWARD, BACKWARD = Body("forward", b"{}", wire="json"), Body("forward_backward", b"{}", wire="json")
+PROTOBUF = Body("forward_backward", b"", wire="protobuf")
+
+
+def negotiation(chosen="auto"):
+    return protocol.Negotiation(Config(protocol=chosen), "http://host/", SteppedClock())
+
+
 @pytest.mark.parametrize(
-    ("status", "body", "forward", "switches"),
+    ("status", "response", "body", "switches"),
     [
-        (415, {"detail": "protobuf only"}, False, True),
-        (404, {"detail": "Not Found"}, True, True),
-        (404, "", True, True),
-        (404, "<html>", True, True),
-        (404, {"detail": "Not Found"}, False, False),
-        (404, {"detail": "model m-1 is unknown"}, True, False),
-        (400, {"detail": "bad"}, True, False),
-        (500, "", False, False),
+        (415, {"detail": "protobuf only"}, BACKWARD, True),
+        (404, {"detail": "Not Found"}, FORWARD, True),
+        (404, "", FORWARD, True),
+        (404, "<html>", FORWARD, True),
+        (404, {"detail": "Not Found"}, BACKWARD, False),
+        (404, {"detail": "model m-1 is unknown"}, FORWARD, False),
+        (400, {"detail": "bad"}, FORWARD, False),
+        (500, "", BACKWARD, False),
+        (415, {"detail": "protobuf only"}, Body("optim_step", b"{}"), False),
     ],
 )
-def test_a_refusal_of_the_wire_switches_it_and_no_other_does(status, body, forward, switches):
-    spoken = protocol.Protocol(Config(protocol="auto"), "http://host/", SteppedClock())
-    assert spoken.switch(_refusal(status, body), "json", forward) is switches
-    assert spoken.wire == ("protobuf" if switches else "json")
+def test_a_refused_encoding_switches_the_protocol_and_other_errors_do_not(status, response, body, switches):
+    negotiated = negotiation()
+    assert negotiated.switch(_refusal(status, response), body) is switches
+    assert negotiated.capabilities.protocol == ("0.38" if switches else "0.7")
 
 
-def test_the_wire_switches_once_and_for_all_threads():
-    spoken = protocol.Protocol(Config(protocol="auto"), "http://host/", SteppedClock())
-    refusal = _refusal(415, {})
-    assert spoken.switch(refusal, "json", False)
-    assert spoken.switch(refusal, "json", False), "a request that was on its way meanwhile goes again"
-    assert spoken.wire == "protobuf"
-    assert not spoken.switch(refusal, "protobuf", False), "refused both ways: that is the answer"
-    again = protocol.Protocol(Config(protocol="auto"), "http://host/", SteppedClock())
-    assert again.recall() and again.wire == "protobuf"
+def test_the_protocol_switches_once_and_for_all_threads():
+    negotiated = negotiation()
+    before, refusal = negotiated.capabilities, _refusal(415, {})
+    assert negotiated.switch(refusal, BACKWARD)
+    assert negotiated.switch(refusal, BACKWARD), (
+        "a request that was in flight during the switch is sent again"
+    )
+    assert (before.protocol, negotiated.capabilities.protocol) == ("0.7", "0.38")
+    assert not negotiated.switch(refusal, PROTOBUF), "a request refused in both encodings is not sent again"
+    cached = negotiation()
+    assert cached.load_cached() and cached.capabilities.protocol == "0.38"
     for chosen in ("0.7", "0.38"):
-        fixed = protocol.Protocol(Config(protocol=chosen), "http://host/", SteppedClock())
-        assert not fixed.switch(refusal, fixed.wire, False)
+        fixed = negotiation(chosen)
+        assert not fixed.switch(refusal, BACKWARD if chosen == "0.7" else PROTOBUF)
+
+
+def test_every_protocol_version_can_be_chosen_and_has_its_losses():
+    assert tuple(protocol.PROTOCOL_VERSIONS) == tuple(protocol.LOSSES_BY_PROTOCOL) == PROTOCOLS[1:]
+    for name, version in protocol.PROTOCOL_VERSIONS.items():
+        capabilities = negotiation(name).capabilities
+        assert (capabilities.protocol, capabilities.sdk_version) == (name, version.sdk_version)
+        assert capabilities.losses == protocol.LOSSES_BY_PROTOCOL[name]
+
+
+@pytest.mark.parametrize("name", protocol.PROTOCOL_VERSIONS)
+def test_features_follow_from_the_protocol_version_and_the_servers_settings(name):
+    features = [one for one in fields(protocol.Capabilities) if "since" in one.metadata]
+    for answer in (None, False, True):
+        negotiated = negotiation(name)
+        settings = {one.metadata["setting"]: answer for one in features if one.metadata["setting"]}
+        negotiated.apply_config(types.ServerConfigResponse(**settings))
+        for one in features:
+            is_known = one.metadata["since"] in ("0.7.0", protocol.PROTOCOL_VERSIONS[name].sdk_version)
+            if one.metadata["setting"] is None:
+                wanted = is_known
+            else:
+                wanted = is_known and (one.metadata["default"] if answer is None else answer)
+            assert getattr(negotiated.capabilities, one.name) is wanted, one.name
+
+
+def test_a_changed_dynamic_configuration_replaces_the_capabilities():
+    negotiated = negotiation("0.38")
+    before = negotiated.capabilities
+    negotiated.apply_dynamic_config(
+        types.DynamicConfigResponse(sample_cancel_enabled=True, sample_cancel_max_batch_size=0)
+    )
+    assert (before.cancels_samples, negotiated.capabilities.cancels_samples) == (False, True)
+    assert negotiated.capabilities.max_cancellations == 1
 
 
 def test_the_setting_is_checked_and_read_from_the_environment(monkeypatch):
@@ -248,7 +295,7 @@ def test_a_finish_that_hangs_holds_nobody_up():
 
 
 def test_what_may_change_is_looked_at_again_and_a_failure_changes_nothing(monkeypatch):
-    monkeypatch.setattr(background, "_LEAST_REFRESH", 0.0)
+    monkeypatch.setattr(session_module, "_LEAST_REFRESH", 0.0)
     changed = threading.Event()
 
     def last(_):
@@ -268,7 +315,7 @@ def test_what_may_change_is_looked_at_again_and_a_failure_changes_nothing(monkey
         session.open()
         assert changed.wait(20)
         tick = threading.Event()
-        assert any(session.protocol.dynamic.sample_cancel_enabled or tick.wait(0.01) for _ in range(1000))
+        assert any(session.capabilities.cancels_samples or tick.wait(0.01) for _ in range(1000))
         assert len(server.sent("client/dynamic_config")) == 4
 
 

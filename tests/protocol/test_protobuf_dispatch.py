@@ -133,7 +133,7 @@ def test_a_415_switches_once_with_the_same_number():
     with bare_session(protocol="auto") as (scripted, session):
         server = Server(scripted, {}, {1: [Answer(415, {"detail": "protobuf only"})]})
         training = trainer(session)
-        assert session.protocol.wire == "json"
+        assert session.capabilities.wire.name == "json"
         training.forward_backward(datums(1), "cross_entropy")
         training.forward_backward(datums(1), "cross_entropy")
         sent = server.sent()
@@ -297,7 +297,7 @@ def test_without_the_extra_a_server_that_takes_json_too_gets_it(no_protobuf, ope
         output = getattr(trainer(session), operation)(datums(1), "cross_entropy")
         assert output.metrics == {"loss:sum": 1.0}
         assert [one.operation for one in server.sent()] == [operation]
-        assert session.protocol.wire == "protobuf"
+        assert session.capabilities.wire.name == "protobuf"
 
 
 @pytest.mark.parametrize("operation", ["forward", "forward_backward"])

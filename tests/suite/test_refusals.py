@@ -184,7 +184,7 @@ def test_archives(imitated, quick):
             with pytest.raises(NotFoundError):
                 rest.get_checkpoint_archive_url_from_tinker_path(path)
         elif column.archives == "file":
-            with pytest.raises(APIResponseValidationError, match=r"file:///.*cannot be fetched over HTTP"):
+            with pytest.raises(APIResponseValidationError, match=r"file:///.*cannot be downloaded over HTTP"):
                 rest.get_checkpoint_archive_url_from_tinker_path(path)
         else:
             link = rest.get_checkpoint_archive_url_from_tinker_path(path)

@@ -18,8 +18,7 @@ from tinkex_sync.errors import ClosedError, DeadlineExceeded
 from tinkex_sync.throttle.dispatch import Permit
 
 
-@pytest.mark.parametrize("politely", [True, False])
-def test_closing_ends_four_hundred_waits_within_a_second(politely: bool) -> None:
+def test_the_close_signal_ends_four_hundred_waits_within_a_second() -> None:
     throttle = make(max_dispatches=150, throttled_dispatches=5)
     unthrottled = [throttle.permit(1) for _ in range(100)]
     blocker = refused(throttle, retry_after=1000.0)
@@ -42,10 +41,7 @@ def test_closing_ends_four_hundred_waits_within_a_second(politely: bool) -> None
     threads = in_threads([lambda permit=permit: turn(permit) for permit in unthrottled] + [enter] * 300)
     until(lambda: throttle.status()["waiting"] == 400)
     begun = time.monotonic()
-    if politely:
-        throttle.close()
-    else:
-        throttle._closing.set()
+    throttle._closing.set()
     join(threads)
     assert time.monotonic() - begun < 1.0
     assert (ended.count("turn"), ended.count("enter")) == (100, 300)

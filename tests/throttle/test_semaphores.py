@@ -15,8 +15,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from throttle_examples import MIB5, until
 
 from tinkex_sync.concurrency.clock import Clock, ScaledClock
+from tinkex_sync.concurrency.close_signal import CloseSignal
 from tinkex_sync.errors import ClosedError, DeadlineExceeded
-from tinkex_sync.throttle.semaphores import BytesSemaphore, CountingSemaphore
+from tinkex_sync.throttle.semaphores import Admission, BytesSemaphore, CountingSemaphore
 
 
 class Caller(threading.Thread):
@@ -199,44 +200,73 @@ def test_an_interrupt_while_waiting_leaves_the_queue() -> None:
     assert (semaphore.balance, semaphore.waiting) == (0, 0)
 
 
-def test_close_ends_every_wait_and_what_is_held_can_be_released() -> None:
-    semaphore = CountingSemaphore(1)
-    semaphore.acquire()
-    callers = [queue_up(semaphore, lambda: semaphore.acquire()) for _ in range(20)]
-    semaphore.close()
-    for caller in callers:
-        with pytest.raises(ClosedError):
-            caller.outcome()
-    semaphore.release()
-    assert (semaphore.balance, semaphore.waiting) == (1, 0)
-    with pytest.raises(ClosedError):
-        semaphore.acquire()
-
-
-def test_setting_the_closing_event_alone_ends_every_wait_within_a_second() -> None:
-    closing = threading.Event()
-    semaphore = BytesSemaphore(1, ScaledClock(50), closing)
-    semaphore.acquire(5)
-    callers = [queue_up(semaphore, lambda: semaphore.acquire(5)) for _ in range(50)]
+@pytest.mark.parametrize("kind", [CountingSemaphore, BytesSemaphore])
+def test_the_close_signal_ends_every_wait_and_what_is_held_can_be_returned(kind: Any) -> None:
+    closing = CloseSignal()
+    semaphore = kind(1, ScaledClock(50), closing)
+    size = (5,) if kind is BytesSemaphore else ()
+    semaphore.acquire(*size)
+    callers = [queue_up(semaphore, lambda: semaphore.acquire(*size)) for _ in range(50)]
     begun = time.monotonic()
     closing.set()
     for caller in callers:
         with pytest.raises(ClosedError):
             caller.outcome()
     assert time.monotonic() - begun < 1.0
-
-
-def test_the_close_is_noticed_after_the_thread_that_looked_for_it_gave_up() -> None:
-    closing = threading.Event()
-    semaphore = CountingSemaphore(1, None, closing)
-    semaphore.acquire()
-    first = queue_up(semaphore, lambda: semaphore.acquire())
-    last = queue_up(semaphore, lambda: semaphore.acquire(deadline=time.monotonic() + 0.05))
-    with pytest.raises(DeadlineExceeded):
-        last.outcome()
-    closing.set()
+    semaphore.release(*size)
+    assert (semaphore.balance, semaphore.waiting) == (1, 0)
     with pytest.raises(ClosedError):
-        first.outcome()
+        semaphore.acquire(*size)
+
+
+def test_waiters_with_and_without_a_thread_are_granted_in_one_order_of_arrival() -> None:
+    semaphore = CountingSemaphore(1)
+    semaphore.acquire()
+    order: List[int] = []
+
+    def blocking(number: int) -> None:
+        semaphore.acquire()
+        order.append(number)
+        semaphore.release()
+
+    def granted(number: int) -> None:
+        order.append(number)
+        semaphore.leave(admissions[number])
+
+    admissions, callers = {}, []
+    for number in range(20):
+        if number % 2:
+            callers.append(queue_up(semaphore, lambda number=number: blocking(number)))
+        else:
+            admissions[number] = Admission(1, lambda number=number: granted(number))
+            assert not semaphore.enter(admissions[number])
+    semaphore.release()
+    for caller in callers:
+        caller.outcome()
+    until(lambda: semaphore.balance == 1)
+    assert order == list(range(20))
+
+
+def test_an_admission_granted_immediately_calls_nothing() -> None:
+    semaphore = BytesSemaphore(10)
+    admission = Admission(25, lambda: pytest.fail("it was granted already"))
+    assert semaphore.enter(admission) and admission.is_granted
+    assert semaphore.balance == -15
+    semaphore.leave(admission)
+    semaphore.leave(admission)
+    assert (semaphore.balance, admission.is_granted) == (10, False)
+
+
+def test_a_waiting_admission_that_leaves_grants_to_the_next_one() -> None:
+    semaphore = BytesSemaphore(10)
+    called: List[str] = []
+    first, second, third = (Admission(20, lambda name=name: called.append(name)) for name in "abc")
+    assert semaphore.enter(first)
+    assert not semaphore.enter(second) and not semaphore.enter(third)
+    semaphore.leave(second)
+    assert (called, semaphore.waiting) == ([], 1)
+    semaphore.leave(first)
+    assert (called, third.is_granted, semaphore.balance) == (["c"], True, -10)
 
 
 def test_releasing_more_than_is_held_is_an_error() -> None:
@@ -294,7 +324,8 @@ class FifoMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.clock = ManualClock()
-        self.semaphore = BytesSemaphore(self.LIMIT, self.clock)
+        self.closing = CloseSignal()
+        self.semaphore = BytesSemaphore(self.LIMIT, self.clock, self.closing)
         self.holders: List[int] = []
         self.queue: Deque[List[Any]] = deque()  # [size, deadline or None, Caller]
 
@@ -341,7 +372,7 @@ class FifoMachine(RuleBasedStateMachine):
         assert not self.queue or self.balance() < 0
 
     def teardown(self) -> None:
-        self.semaphore.close()
+        self.closing.set()
         for _, _, caller in self.queue:
             with pytest.raises(ClosedError):
                 caller.outcome()

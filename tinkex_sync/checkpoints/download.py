@@ -16,7 +16,7 @@ import requests
 import requests.utils
 import urllib3.exceptions
 
-from ..clients.rest import RestClient, split_tinker_path
+from ..clients.rest import RestClient
 from ..errors import (
     APIConnectionError,
     APIResponseValidationError,
@@ -27,6 +27,7 @@ from ..errors import (
 )
 from ..http.endpoints import ENDPOINTS
 from ..http.retry import retry_after
+from ..validation import split_checkpoint_path
 
 __all__ = ["Downloaded", "download_checkpoint", "folder_name"]
 
@@ -58,7 +59,7 @@ def folder_name(tinker_path: str) -> str:
     Raises:
         ValueError: it is not a checkpoint path.
     """
-    run, checkpoint = split_tinker_path(tinker_path)
+    run, checkpoint = split_checkpoint_path(tinker_path)
     return re.sub(r"[\\/:\0]", "_", f"{run}_{checkpoint}")
 
 
@@ -89,7 +90,7 @@ def download_checkpoint(
         APIStatusError, APIConnectionError, ClosedError: it cannot be fetched.
         DeadlineExceeded: the archive was not ready in time.
     """
-    run, checkpoint = split_tinker_path(tinker_path)
+    run, checkpoint = split_checkpoint_path(tinker_path)
     destination = Path(destination)
     if destination.is_symlink() or (destination.exists() and not destination.is_dir()):
         raise FileExistsError(f"{destination} is there and is not a folder: choose another place")

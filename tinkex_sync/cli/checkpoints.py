@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ..clients.rest import RestClient
     from ..types import Checkpoint
 
-__all__ = ["checkpoint", "split_checkpoint_path"]
+__all__ = ["checkpoint"]
 
 _PAGE = 1000
 _SCHEME = "tinker://"
@@ -33,20 +33,20 @@ def checkpoint() -> None:
     """List, publish, delete and download checkpoints."""
 
 
-def split_checkpoint_path(path: str) -> Tuple[str, str]:
+def _parse_path(path: str) -> Tuple[str, str]:
     """Split the path of a checkpoint into the id of its run and its name, such as ``weights/0001``.
 
     Raises:
         CommandError: ``path`` does not have the form ``tinker://RUN/KIND/NAME``.
     """
-    from ..clients.rest import split_tinker_path
+    from ..validation import split_checkpoint_path
 
     if not path.startswith(_SCHEME):
         raise CommandError(
             f"Invalid checkpoint path: {path}", f"Checkpoint path must be in the format: {_EXAMPLE}"
         )
     try:
-        run, name = split_tinker_path(path)
+        run, name = split_checkpoint_path(path)
     except ValueError:
         name = ""
     if name.partition("/")[0] not in ("weights", "sampler_weights", "checkpoints") or "/" not in name:
@@ -107,7 +107,7 @@ def list_checkpoints(output: Output, run_id: Optional[str], limit: int) -> None:
 @pass_output
 def info(output: Output, checkpoint_path: str) -> None:
     """Show one checkpoint."""
-    run_id, _ = split_checkpoint_path(checkpoint_path)
+    run_id, _ = _parse_path(checkpoint_path)
     with connected_rest(output) as rest:
         listed = rest.list_checkpoints(run_id).checkpoints
     found = next((entry for entry in listed if entry.tinker_path == checkpoint_path), None)
@@ -130,7 +130,7 @@ def info(output: Output, checkpoint_path: str) -> None:
 @pass_output
 def publish(output: Output, checkpoint_path: str) -> None:
     """Make a checkpoint readable by everyone."""
-    split_checkpoint_path(checkpoint_path)
+    _parse_path(checkpoint_path)
     with connected_rest(output) as rest:
         rest.publish_checkpoint_from_tinker_path(checkpoint_path)
 
@@ -140,7 +140,7 @@ def publish(output: Output, checkpoint_path: str) -> None:
 @pass_output
 def unpublish(output: Output, checkpoint_path: str) -> None:
     """Make a published checkpoint private again."""
-    split_checkpoint_path(checkpoint_path)
+    _parse_path(checkpoint_path)
     with connected_rest(output) as rest:
         rest.unpublish_checkpoint_from_tinker_path(checkpoint_path)
 
@@ -170,7 +170,7 @@ def _confirmed(question: str) -> bool:
 def delete(output: Output, checkpoint_paths: Tuple[str, ...], yes: bool) -> None:
     """Delete checkpoints permanently."""
     for path in checkpoint_paths:
-        split_checkpoint_path(path)
+        _parse_path(path)
     if not yes:
         output.note(f"Will delete {len(checkpoint_paths)} checkpoint(s):")
         for path in checkpoint_paths:
@@ -236,7 +236,7 @@ def download(output: Output, checkpoint_path: str, parent: Optional[str], force:
     """Download a checkpoint and extract it into a folder named after it."""
     from ..checkpoints.download import download_checkpoint, folder_name
 
-    split_checkpoint_path(checkpoint_path)
+    _parse_path(checkpoint_path)
     target = (Path.cwd() if parent is None else Path(parent)) / folder_name(checkpoint_path)
     if target.exists() and not force:
         raise CommandError(
@@ -304,7 +304,7 @@ def push_hf(
         ) from error
     from ..checkpoints.download import download_checkpoint
 
-    split_checkpoint_path(checkpoint_path)
+    _parse_path(checkpoint_path)
     if repository.count("/") != 1 or not all(repository.split("/")):
         raise CommandError(
             f"Invalid repository: {repository}", "Give it as OWNER/NAME, such as me/my-adapter."

@@ -9,8 +9,9 @@ from typing import Any, Callable, Dict, Mapping, Optional, TypeVar
 
 import click
 
-from ..local import announced
+from ..local import server_config
 from ..local.faults import Faults
+from ..local.options import ServerOptions
 from .groups import Command
 from .output import CommandError
 
@@ -71,13 +72,13 @@ def _faults_from_options(options: Mapping[str, Optional[str]]) -> Faults:
 )
 @click.option(
     "--protocol",
-    type=click.Choice(announced.PROTOCOLS),
+    type=click.Choice(server_config.PROTOCOLS),
     default="0.7",
     show_default=True,
     help="Protocol version: JSON (0.7), protobuf and its capabilities (0.38), or both.",
 )
 @click.option(
-    "--announce",
+    "--client-config",
     metavar="NAME=VALUE",
     multiple=True,
     help="A changed value of the client/config response, such as pjwt_auth_enabled=true. Repeatable.",
@@ -93,26 +94,16 @@ def serve(host: str, port: int, data: Optional[str], api_key: Optional[str], **o
 
     models, hold, protocol = options.pop("models"), options.pop("hold"), options.pop("protocol")
     try:
-        changes = announced.parsed(options.pop("announce"))
-        announced.Announced(protocol, changes)
+        changes = server_config.parse_client_config(options.pop("client_config"))
+        config = server_config.ServerConfig(protocol, changes)
     except ValueError as error:
         raise click.UsageError(f"--{error}") from None
     faults = _faults_from_options(options)
     if data is not None:
         _create_folder(Path(data))
     try:
-        serve_until_interrupted(
-            host=host,
-            port=port,
-            data=data,
-            api_key=api_key,
-            models=models,
-            hold=hold,
-            faults=faults,
-            protocol=protocol,
-            announce=changes,
-            ready=lambda base_url: _print_usage(base_url, api_key is not None),
-        )
+        server_options = ServerOptions(host, port, data, api_key, models, hold, faults, config)
+        serve_until_interrupted(server_options, lambda base_url: _print_usage(base_url, api_key is not None))
     except OSError as error:
         raise CommandError(f"cannot serve on {host} port {port}: {error}") from None
 

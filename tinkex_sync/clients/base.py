@@ -6,19 +6,20 @@ import functools
 import inspect
 import os
 import random
-import threading
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Callable, Dict, ForwardRef, Generic, Optional, Tuple, TypeVar
 
+from ..concurrency.primitives import Lock
 from ..config import Config
 from ..errors import ClosedError, ConfigError
 from ..futures import Future, Operation
+from ..heartbeat import start_heartbeat
 from ..http.call_state import CallState
 from ..http.request import Request
 from ..plugins.events import Source
 from ..plugins.queue_log import QueueLog
 from ..plugins.registry import Observers
-from ..protocol.negotiation import Known
+from ..protocol.negotiation import Negotiated
 from ..session import Session
 from ..telemetry import Telemetry
 
@@ -154,11 +155,21 @@ class CallOperation(Generic[T]):
             future.set_result(result)
 
 
-def request_operation(client: Client, name: str, request: Request) -> CallOperation[Any]:
-    """Return the operation that sends one request; its result is the decoded response."""
+def request_operation(
+    client: Client, name: str, request: Request, decode: Optional[Callable[[Any], Any]] = None
+) -> CallOperation[Any]:
+    """Return the operation that sends one request.
+
+    Args:
+        client: The client whose session and source the call has.
+        name: The operation's name.
+        request: The request; its ``call`` and ``deadline`` are set when it is sent.
+        decode: Makes the result of the decoded response; None: the result is the decoded response.
+    """
 
     def send(call: CallState, deadline: Optional[float]) -> Any:
-        return client.session.call(replace(request, call=call, deadline=deadline))
+        response = client.session.call(replace(request, call=call, deadline=deadline))
+        return response if decode is None else decode(response)
 
     return CallOperation(client, name, send)
 
@@ -224,7 +235,7 @@ class RebuildingClient(Client):
 
     def __init__(self, session: Session, source: Source) -> None:
         super().__init__(session, source)
-        self._origin = _Origin(session.config, session.session_id, session.protocol.known())
+        self._origin = _Origin(session.config, session.session_id, session.negotiation.negotiated)
 
     @property
     def session(self) -> Session:
@@ -261,14 +272,14 @@ class _Origin:
     config: Config
     session_id: str
     #: The negotiated protocol, so that the other process does not negotiate it again.
-    known: Known
+    negotiated: Negotiated
 
     def for_pickle(self) -> _Origin:
         """Return a copy without credentials, unless ``Config.pickle_credentials`` is set."""
         return replace(self, config=self.config.for_pickle())
 
 
-_rebuilding = threading.Lock()
+_rebuilding = Lock()
 #: Kept while no client uses them, because pool workers unpickle a client again for every task.
 _rebuilt: Dict[Tuple[str, str, Optional[str]], Session] = {}  # guarded by _rebuilding
 _MOST_REBUILT = 8
@@ -277,7 +288,7 @@ _MOST_REBUILT = 8
 def _after_fork() -> None:
     global _rebuilding
     # Another thread of the parent may have held the lock.
-    _rebuilding = threading.Lock()
+    _rebuilding = Lock()
     _rebuilt.clear()
 
 
@@ -307,8 +318,9 @@ def _join_session(origin: _Origin) -> Session:
         if session is None or session.closing.is_set():
             observers = Observers(builtin=(QueueLog(config.clock),), clock=config.clock)
             session = Session(config, observers, owned=False)
-            session.take_over(origin.known)
+            session.restore(origin.negotiated)
             session.join(origin.session_id)
+            start_heartbeat(session)
         _rebuilt[key] = session
         while len(_rebuilt) > _MOST_REBUILT:
             # The clients that use a session keep it alive. The oldest sessions are removed first.

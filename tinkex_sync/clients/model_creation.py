@@ -1,9 +1,9 @@
-"""Making the model of a training client: a new adapter, or one with the weights of a checkpoint."""
+"""Creation of the model of a training client: a new adapter, or one with the weights of a checkpoint."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Dict, Mapping, Optional
+from typing import Any, Mapping, Optional, Union
 
 from .. import types
 from ..errors import APIStatusError
@@ -12,37 +12,58 @@ from ..http.request import Request
 from ..polling.poller import Promise, poll
 from ..polling.queue_states import QueueStates
 from ..session import Session
-from .arguments import asked, model_body, optimizer_config
-from .sampling_sessions import check_model_path
+from ..validation import check_count, check_labels, check_model_path, check_optional_text, check_text
 from .training import TrainingClient
 
-__all__ = ["Checkpointed", "create_model"]
+__all__ = ["ModelFromCheckpoint", "NewModel", "NothingToTrainError"]
 
 
-def create_model(
-    session: Session,
-    body: Dict[str, Any],
-    call: CallState,
-    deadline: Optional[float],
-    *,
-    endpoint: str = "create_model",
-    number: Optional[int] = None,
-) -> TrainingClient:
-    """``POST /api/v1/create_model``, or a ``load_weights`` that makes its model, and the wait for it."""
-    began = session.clock.time()
-    if number is None:
-        number = session.next_number("model_seq_id")
-    content = {"session_id": session.session_id, "model_seq_id": number, **body}
-    answer = session.call(Request(endpoint, content, call=call, deadline=deadline))
-    promise = Promise(answer.request_id, endpoint, session.clock.time() - began)
-    states = QueueStates(session.observers, session.clock)
-    made = poll(session, promise, call, states=states, deadline=deadline)
-    return TrainingClient(session, made.model_id or f"{session.session_id}:train:{number}")
+class NothingToTrainError(ValueError, AssertionError):
+    """No layer gets an adapter. It is an AssertionError too, because the official client raises that."""
 
 
 @dataclass(frozen=True)
-class Checkpointed:
-    """A model to be made from a checkpoint; what is None is left to the checkpoint, or to the server."""
+class NewModel:
+    """A LoRA adapter to create on a base model. The constructor raises ValueError or TypeError."""
+
+    base_model: str
+    lora_config: types.LoraConfig
+    user_metadata: Optional[Mapping[str, Any]] = None
+    optimizer: Optional[types.OptimizerConfig] = None
+
+    def __post_init__(self) -> None:
+        check_text("base_model", self.base_model)
+        layers = self.lora_config
+        if not (layers.train_mlp or layers.train_attn or layers.train_unembed):
+            raise NothingToTrainError("at least one of train_mlp, train_attn and train_unembed must be True")
+        check_count("rank", layers.rank, least=1)
+        _check_optimizer_config(self.optimizer)
+
+    def create(
+        self, session: Session, call: CallState, deadline: Optional[float], number: Optional[int] = None
+    ) -> TrainingClient:
+        """Create the model and return its client. POST /api/v1/create_model.
+
+        Args:
+            number: The model's ``model_seq_id``; None: the session's next one.
+        """
+        body = types.CreateModelRequest(
+            session.session_id,
+            session.next_number("model_seq_id") if number is None else number,
+            self.base_model,
+            dict(self.user_metadata or {}),
+            self.lora_config,
+            self.optimizer,
+        )
+        return _create("create_model", body, session, call, deadline)
+
+
+@dataclass(frozen=True)
+class ModelFromCheckpoint:
+    """A model to create with the weights of a checkpoint. The constructor raises ValueError or TypeError.
+
+    Fields that are None are taken from the checkpoint, or chosen by the server.
+    """
 
     path: str
     user_metadata: Optional[Mapping[str, str]]
@@ -51,56 +72,81 @@ class Checkpointed:
     weights_access_token: Optional[str] = field(default=None, repr=False)
     optimizer: Optional[types.OptimizerConfig] = None
 
-    def checked(self) -> Checkpointed:
-        """Raises ValueError or TypeError where an argument is wrong."""
+    def __post_init__(self) -> None:
         check_model_path(self.path)
-        optimizer_config(self.optimizer)
-        for name in ("base_model", "weights_access_token"):
-            value = getattr(self, name)
-            if value is not None and (not isinstance(value, str) or not value):
-                raise ValueError(f"{name} must be a text that is not empty, or None")
-        return self
+        check_labels(self.user_metadata)
+        check_optional_text("base_model", self.base_model)
+        check_optional_text("weights_access_token", self.weights_access_token, secret=True)
+        _check_optimizer_config(self.optimizer)
 
-    def make(self, session: Session, call: CallState, deadline: Optional[float]) -> TrainingClient:
-        """The model with its weights, in one request where the server takes that."""
+    def create(self, session: Session, call: CallState, deadline: Optional[float]) -> TrainingClient:
+        """Create the model, load its weights and return its client, with one request if the server supports it."""
         number = session.next_number("model_seq_id")
-        if session.protocol.creates_by_loading:
+        if session.capabilities.creates_models_by_loading:
             try:
-                return self._by_loading(session, call, deadline, number)
+                return self._create_by_loading(session, call, deadline, number)
             except APIStatusError as error:
-                # One that does not know this form misses the model's id; the number is not used up.
+                # A server without this form misses the model's id in the request. It did not use the number.
                 if error.status_code not in (400, 422):
                     raise
-        return self._step_by_step(session, call, deadline, number)
+        return self._create_then_load(session, call, deadline, number)
 
-    def _by_loading(
+    def _create_by_loading(
         self, session: Session, call: CallState, deadline: Optional[float], number: int
     ) -> TrainingClient:
-        body = {
-            "path": self.path,
-            "optimizer": self.with_optimizer,
-            **asked(
-                base_model=self.base_model,
-                user_metadata=self.user_metadata or None,
-                optimizer_config=optimizer_config(self.optimizer),
-                weights_access_token=self.weights_access_token,
-            ),
-        }
-        return create_model(session, body, call, deadline, endpoint="load_weights", number=number)
+        body = types.CreateModelFromWeightsRequest(
+            session.session_id,
+            number,
+            self.path,
+            self.with_optimizer,
+            self.base_model,
+            dict(self.user_metadata) if self.user_metadata else None,
+            self.optimizer,
+            self.weights_access_token,
+        )
+        return _create("load_weights", body, session, call, deadline)
 
-    def _step_by_step(
+    def _create_then_load(
         self, session: Session, call: CallState, deadline: Optional[float], number: int
     ) -> TrainingClient:
-        info = session.call(Request("weights_info", {"tinker_path": self.path}, call=call, deadline=deadline))
+        request = Request("weights_info", types.WeightsInfoRequest(self.path), call=call, deadline=deadline)
+        info = session.call(request)
         if not info.is_lora or info.lora_rank is None:
             raise ValueError(
-                f"{self.path} is not a LoRA checkpoint (is_lora {info.is_lora}, lora_rank {info.lora_rank}),"
-                " and only those can be trained on"
+                f"{self.path} is not a LoRA checkpoint (is_lora {info.is_lora}, lora_rank {info.lora_rank}):"
+                " pass the path of a checkpoint that a LoRA training run has saved"
             )
-        base = self.base_model or info.base_model
-        body = model_body(base, info.lora_rank, None, True, True, True, self.user_metadata, self.optimizer)
-        training = create_model(session, body, call, deadline, number=number)
+        config = types.LoraConfig(info.lora_rank)
+        model = NewModel(self.base_model or info.base_model, config, self.user_metadata, self.optimizer)
+        training = model.create(session, call, deadline, number)
         left = None if deadline is None else max(0.001, deadline - session.clock.time())
         load = training.load_state_with_optimizer if self.with_optimizer else training.load_state
         load(self.path, self.weights_access_token, timeout=left)
         return training
+
+
+def _create(
+    endpoint: str,
+    body: Union[types.CreateModelRequest, types.CreateModelFromWeightsRequest],
+    session: Session,
+    call: CallState,
+    deadline: Optional[float],
+) -> TrainingClient:
+    """Send a request that creates a model, and wait until it is created."""
+    started = session.clock.time()
+    response = session.call(Request(endpoint, body, call=call, deadline=deadline))
+    promise = Promise(response.request_id, endpoint, session.clock.time() - started)
+    states = QueueStates(session.observers, session.clock)
+    created = poll(session, promise, call, states=states, deadline=deadline)
+    # Some servers do not return the id; then it has the usual form.
+    return TrainingClient(session, created.model_id or f"{session.session_id}:train:{body.model_seq_id}")
+
+
+def _check_optimizer_config(optimizer: Any) -> None:
+    if optimizer is not None and not isinstance(
+        optimizer, (types.AdamOptimizerConfig, types.DimuonOptimizerConfig)
+    ):
+        raise TypeError(
+            "optimizer must be types.AdamOptimizerConfig() or types.DimuonOptimizerConfig(), not"
+            f" {type(optimizer).__name__}"
+        )

@@ -1,48 +1,71 @@
-"""Looking at and managing what is stored on the server: runs, checkpoints, sessions, samplers."""
+"""The client for stored resources: training runs, checkpoints, sessions and samplers."""
 
 from __future__ import annotations
 
 import contextlib
+import uuid
 from datetime import datetime, timedelta, timezone
 from email.utils import parsedate_to_datetime
-from typing import Any, Callable, Iterator, Optional, Type, TypeVar
+from typing import Any, Callable, Dict, Iterator, Literal, Mapping, Optional
 from urllib.parse import urlsplit
 
 from .. import types
 from ..errors import APIResponseValidationError, status_error
-from ..futures import Future
-from ..http.call_state import CallState
+from ..futures import Operation
 from ..http.request import Request
 from ..http.transport import Reply
-from ..plugins.hookspecs import Source
+from ..plugins.events import Source
 from ..session import Session
-from .rest_calls import AccessScope, Operation, split_tinker_path
-from .rest_today import StoredToday
+from ..validation import (
+    check_count,
+    check_one_of,
+    check_optional_text,
+    check_text,
+    check_ttl,
+    split_checkpoint_path,
+)
+from .base import CallOperation, RebuildingClient, blocking, request_operation, submitted
 
-__all__ = ["RestClient", "split_tinker_path"]
+__all__ = ["AccessScope", "RestClient"]
 
-T = TypeVar("T")
+#: Which resources a list contains: those of the account, or all that the account may read.
+AccessScope = Literal["owned", "accessible"]
 
-#: How long an archive URL is assumed to be good if the server does not say.
-_URL_LIFE = timedelta(minutes=15)
-_PAGE = 100
+#: The lifetime of an archive URL for which the server does not return one.
+_URL_LIFETIME = timedelta(minutes=15)
+_PAGE_SIZE = 100
+#: The arguments that fill the fields of endpoint paths.
+_PATH_ARGUMENTS = {
+    "run": "training_run_id",
+    "checkpoint_path": "checkpoint_id",
+    "session": "session_id",
+    "sampler": "sampler_id",
+}
 
 
-class RestClient(StoredToday):
-    """Runs, checkpoints, sessions and samplers of an account. Thread-safe; made by :class:`ServiceClient`.
+class RestClient(RebuildingClient):
+    """Reads and manages the resources that an account has on the server. Thread-safe.
 
-    Methods raise ValueError for an argument that cannot be right, NotFoundError and the other status errors for
-    what the server refuses, APIConnectionError after five minutes without an answer. ``timeout`` is in seconds.
+    :meth:`ServiceClient.create_rest_client` makes it. It continues to work in a forked process and after pickling.
+
+    All methods raise:
+
+    - ValueError: an argument is invalid. Nothing was sent.
+    - NotFoundError or another APIStatusError: the server rejected the request. A server of protocol 0.7.0 returns
+      404 for the operations that are marked 0.38.0.
+    - APIConnectionError: there was no response for five minutes.
+    - DeadlineExceeded: there was no result within ``timeout`` seconds; the default is ``Config.timeout``.
     """
 
     def __init__(self, session: Session) -> None:
         super().__init__(session, Source("rest", session.session_id, session.session_id))
 
     def __repr__(self) -> str:
-        return f"<RestClient of session {self._source.session_id!r}>"
+        return f"<RestClient of session {self.source.session_id!r}>"
 
     # Training runs
 
+    @blocking
     def list_training_runs(
         self,
         limit: int = 20,
@@ -51,220 +74,293 @@ class RestClient(StoredToday):
         project_id: Optional[str] = None,
         *,
         timeout: Optional[float] = None,
-    ) -> types.TrainingRunsResponse:
-        """One page of runs, newest first. GET /api/v1/training_runs.
+    ) -> Operation[types.TrainingRunsResponse]:
+        """Return one page of training runs, newest first. GET /api/v1/training_runs.
 
         Args:
-            access_scope: "accessible": those of others too that the account may read; None leaves it to the server,
-                which shows the account's own. This and the next are of the protocol after 0.7.0.
-            project_id: Those of one project.
+            limit: Number of runs of the page, at most.
+            offset: Number of runs before the page.
+            access_scope: "owned" or "accessible"; None: the server's default, "owned". 0.38.0.
+            project_id: Return only runs of this project. 0.38.0.
         """
-        operation = self._runs(limit, offset, access_scope, project_id)
-        return self._run("list_training_runs", operation, timeout)
+        query = {**_page(limit, offset), **_filters(access_scope, project_id)}
+        return self._request("list_training_runs", "training_runs", query=query)
 
-    def submit_list_training_runs(
-        self,
-        limit: int = 20,
-        offset: int = 0,
-        access_scope: Optional[AccessScope] = None,
-        project_id: Optional[str] = None,
-    ) -> Future[types.TrainingRunsResponse]:
-        """:meth:`list_training_runs`, without waiting."""
-        return self._submit("list_training_runs", self._runs(limit, offset, access_scope, project_id))
-
-    def _runs(
-        self, limit: int, offset: int, access_scope: Optional[AccessScope], project_id: Optional[str]
-    ) -> Operation[types.TrainingRunsResponse]:
-        asked_for = {"access_scope": access_scope, "project_id": project_id}
-        return self._page("training_runs", limit, offset, types.TrainingRunsResponse, **asked_for)
+    submit_list_training_runs = submitted(list_training_runs)
 
     def iter_training_runs(
         self,
-        page_size: int = _PAGE,
+        page_size: int = _PAGE_SIZE,
         access_scope: Optional[AccessScope] = None,
         project_id: Optional[str] = None,
     ) -> Iterator[types.TrainingRun]:
-        """Every run, fetched a page at a time as the iteration goes on."""
+        """Iterate over all training runs, and request each page when the iteration reaches it.
+
+        Args:
+            page_size: Number of runs of each request.
+            access_scope, project_id: As for :meth:`list_training_runs`.
+        """
         return _pages(
             lambda offset: self.list_training_runs(page_size, offset, access_scope, project_id),
             "training_runs",
             page_size,
         )
 
+    @blocking
     def get_training_run(
         self,
         training_run_id: str,
         access_scope: Optional[AccessScope] = None,
         *,
         timeout: Optional[float] = None,
-    ) -> types.TrainingRun:
-        """One run; ``access_scope`` as for :meth:`list_training_runs`. GET /api/v1/training_runs/{id}."""
-        return self._run("get_training_run", self._training_run(training_run_id, access_scope), timeout)
+    ) -> Operation[types.TrainingRun]:
+        """Return one training run. GET /api/v1/training_runs/{id}.
 
-    def submit_get_training_run(
-        self, training_run_id: str, access_scope: Optional[AccessScope] = None
-    ) -> Future[types.TrainingRun]:
-        """:meth:`get_training_run`, without waiting."""
-        return self._submit("get_training_run", self._training_run(training_run_id, access_scope))
+        Args:
+            access_scope: As for :meth:`list_training_runs`.
+        """
+        parts = {"run": training_run_id}
+        return self._request("get_training_run", "training_run", parts, query=_filters(access_scope))
 
+    submit_get_training_run = submitted(get_training_run)
+
+    @blocking
     def get_training_run_by_tinker_path(
         self,
         tinker_path: str,
         access_scope: Optional[AccessScope] = None,
         *,
         timeout: Optional[float] = None,
-    ) -> types.TrainingRun:
-        """The run a checkpoint belongs to; ``access_scope`` as for :meth:`list_training_runs`."""
-        return self.get_training_run(split_tinker_path(tinker_path)[0], access_scope, timeout=timeout)
+    ) -> Operation[types.TrainingRun]:
+        """Return the training run of a checkpoint. GET /api/v1/training_runs/{id}.
 
-    def submit_get_training_run_by_tinker_path(
-        self, tinker_path: str, access_scope: Optional[AccessScope] = None
-    ) -> Future[types.TrainingRun]:
-        """:meth:`get_training_run_by_tinker_path`, without waiting."""
-        return self.submit_get_training_run(split_tinker_path(tinker_path)[0], access_scope)
+        Args:
+            tinker_path: Path of the checkpoint: ``tinker://RUN/weights/NAME``.
+            access_scope: As for :meth:`list_training_runs`.
+        """
+        parts = {"run": split_checkpoint_path(tinker_path)[0]}
+        query = _filters(access_scope)
+        return self._request("get_training_run_by_tinker_path", "training_run", parts, query=query)
 
+    submit_get_training_run_by_tinker_path = submitted(get_training_run_by_tinker_path)
+
+    @blocking
     def get_weights_info_by_tinker_path(
         self, tinker_path: str, *, timeout: Optional[float] = None
-    ) -> types.WeightsInfoResponse:
-        """Base model and rank of saved weights. POST /api/v1/weights_info."""
-        return self._run("get_weights_info_by_tinker_path", self._weights_info(tinker_path), timeout)
+    ) -> Operation[types.WeightsInfoResponse]:
+        """Return the base model and the adapter's rank of saved weights. POST /api/v1/weights_info."""
+        body = types.WeightsInfoRequest(tinker_path)
+        return self._request("get_weights_info_by_tinker_path", "weights_info", body=body)
 
-    def submit_get_weights_info_by_tinker_path(self, tinker_path: str) -> Future[types.WeightsInfoResponse]:
-        """:meth:`get_weights_info_by_tinker_path`, without waiting."""
-        return self._submit("get_weights_info_by_tinker_path", self._weights_info(tinker_path))
+    submit_get_weights_info_by_tinker_path = submitted(get_weights_info_by_tinker_path)
 
     # Checkpoints
 
+    @blocking
     def list_checkpoints(
         self, training_run_id: str, *, timeout: Optional[float] = None
-    ) -> types.CheckpointsListResponse:
-        """All checkpoints of a run. GET /api/v1/training_runs/{id}/checkpoints."""
-        return self._run("list_checkpoints", self._run_checkpoints(training_run_id), timeout)
+    ) -> Operation[types.CheckpointsListResponse]:
+        """Return all checkpoints of a training run. GET /api/v1/training_runs/{id}/checkpoints."""
+        return self._request("list_checkpoints", "run_checkpoints", {"run": training_run_id})
 
-    def submit_list_checkpoints(self, training_run_id: str) -> Future[types.CheckpointsListResponse]:
-        """:meth:`list_checkpoints`, without waiting."""
-        return self._submit("list_checkpoints", self._run_checkpoints(training_run_id))
+    submit_list_checkpoints = submitted(list_checkpoints)
 
+    @blocking
     def list_user_checkpoints(
         self, limit: int = 100, offset: int = 0, *, timeout: Optional[float] = None
-    ) -> types.CheckpointsListResponse:
-        """One page of the checkpoints of all runs, newest first. GET /api/v1/checkpoints."""
-        return self._run(
-            "list_user_checkpoints",
-            self._page("checkpoints", limit, offset, types.CheckpointsListResponse),
-            timeout,
-        )
+    ) -> Operation[types.CheckpointsListResponse]:
+        """Return one page of the checkpoints of all training runs, newest first. GET /api/v1/checkpoints.
 
-    def submit_list_user_checkpoints(
-        self, limit: int = 100, offset: int = 0
-    ) -> Future[types.CheckpointsListResponse]:
-        """:meth:`list_user_checkpoints`, without waiting."""
-        return self._submit(
-            "list_user_checkpoints", self._page("checkpoints", limit, offset, types.CheckpointsListResponse)
-        )
+        Args:
+            limit: Number of checkpoints of the page, at most.
+            offset: Number of checkpoints before the page.
+        """
+        return self._request("list_user_checkpoints", "checkpoints", query=_page(limit, offset))
 
-    def iter_user_checkpoints(self, page_size: int = _PAGE) -> Iterator[types.Checkpoint]:
-        """Every checkpoint, fetched a page at a time as the iteration goes on."""
+    submit_list_user_checkpoints = submitted(list_user_checkpoints)
+
+    def iter_user_checkpoints(self, page_size: int = _PAGE_SIZE) -> Iterator[types.Checkpoint]:
+        """Iterate over the checkpoints of all training runs, and request each page when the iteration reaches it.
+
+        Args:
+            page_size: Number of checkpoints of each request.
+        """
         return _pages(lambda offset: self.list_user_checkpoints(page_size, offset), "checkpoints", page_size)
 
+    @blocking
     def delete_checkpoint(
         self, training_run_id: str, checkpoint_id: str, *, timeout: Optional[float] = None
-    ) -> None:
-        """Delete a checkpoint for good; ``checkpoint_id`` is ``weights/NAME`` or ``sampler_weights/NAME``."""
-        self._run(
-            "delete_checkpoint", self._change("delete_checkpoint", training_run_id, checkpoint_id), timeout
-        )
+    ) -> Operation[None]:
+        """Delete a checkpoint permanently. DELETE /api/v1/training_runs/{id}/checkpoints/{id}.
 
-    def submit_delete_checkpoint(self, training_run_id: str, checkpoint_id: str) -> Future[None]:
-        """:meth:`delete_checkpoint`, without waiting."""
-        return self._submit(
-            "delete_checkpoint", self._change("delete_checkpoint", training_run_id, checkpoint_id)
-        )
+        Args:
+            checkpoint_id: ``weights/NAME`` or ``sampler_weights/NAME``.
+        """
+        parts = {"run": training_run_id, "checkpoint_path": checkpoint_id}
+        return self._request("delete_checkpoint", "delete_checkpoint", parts, decode=_nothing)
 
+    submit_delete_checkpoint = submitted(delete_checkpoint)
+
+    @blocking
     def delete_checkpoint_from_tinker_path(
         self, tinker_path: str, *, timeout: Optional[float] = None
-    ) -> None:
-        """Delete a checkpoint for good."""
-        self.delete_checkpoint(*split_tinker_path(tinker_path), timeout=timeout)
+    ) -> Operation[None]:
+        """Delete a checkpoint permanently. DELETE /api/v1/training_runs/{id}/checkpoints/{id}.
 
-    def submit_delete_checkpoint_from_tinker_path(self, tinker_path: str) -> Future[None]:
-        """:meth:`delete_checkpoint_from_tinker_path`, without waiting."""
-        return self.submit_delete_checkpoint(*split_tinker_path(tinker_path))
-
-    def publish_checkpoint_from_tinker_path(
-        self, tinker_path: str, *, timeout: Optional[float] = None
-    ) -> None:
-        """Let everybody read a checkpoint."""
-        operation = self._change("publish_checkpoint", *split_tinker_path(tinker_path))
-        self._run("publish_checkpoint_from_tinker_path", operation, timeout)
-
-    def submit_publish_checkpoint_from_tinker_path(self, tinker_path: str) -> Future[None]:
-        """:meth:`publish_checkpoint_from_tinker_path`, without waiting."""
-        operation = self._change("publish_checkpoint", *split_tinker_path(tinker_path))
-        return self._submit("publish_checkpoint_from_tinker_path", operation)
-
-    def unpublish_checkpoint_from_tinker_path(
-        self, tinker_path: str, *, timeout: Optional[float] = None
-    ) -> None:
-        """Take a checkpoint back from the public."""
-        operation = self._change("unpublish_checkpoint", *split_tinker_path(tinker_path))
-        self._run("unpublish_checkpoint_from_tinker_path", operation, timeout)
-
-    def submit_unpublish_checkpoint_from_tinker_path(self, tinker_path: str) -> Future[None]:
-        """:meth:`unpublish_checkpoint_from_tinker_path`, without waiting."""
-        operation = self._change("unpublish_checkpoint", *split_tinker_path(tinker_path))
-        return self._submit("unpublish_checkpoint_from_tinker_path", operation)
-
-    def get_checkpoint_archive_url(
-        self, training_run_id: str, checkpoint_id: str, *, timeout: Optional[float] = None
-    ) -> types.CheckpointArchiveUrlResponse:
-        """Where a checkpoint's archive can be fetched, and until when. GET .../checkpoints/{id}/archive."""
-        return self._run(
-            "get_checkpoint_archive_url", self._archive_url(training_run_id, checkpoint_id), timeout
+        Args:
+            tinker_path: ``tinker://RUN/weights/NAME`` or ``tinker://RUN/sampler_weights/NAME``.
+        """
+        parts = _path_parts(tinker_path)
+        return self._request(
+            "delete_checkpoint_from_tinker_path", "delete_checkpoint", parts, decode=_nothing
         )
 
-    def submit_get_checkpoint_archive_url(
-        self, training_run_id: str, checkpoint_id: str
-    ) -> Future[types.CheckpointArchiveUrlResponse]:
-        """:meth:`get_checkpoint_archive_url`, without waiting."""
-        return self._submit("get_checkpoint_archive_url", self._archive_url(training_run_id, checkpoint_id))
+    submit_delete_checkpoint_from_tinker_path = submitted(delete_checkpoint_from_tinker_path)
 
+    @blocking
+    def publish_checkpoint_from_tinker_path(
+        self, tinker_path: str, *, timeout: Optional[float] = None
+    ) -> Operation[None]:
+        """Make a checkpoint readable for all accounts. POST .../checkpoints/{id}/publish."""
+        parts = _path_parts(tinker_path)
+        return self._request(
+            "publish_checkpoint_from_tinker_path", "publish_checkpoint", parts, decode=_nothing
+        )
+
+    submit_publish_checkpoint_from_tinker_path = submitted(publish_checkpoint_from_tinker_path)
+
+    @blocking
+    def unpublish_checkpoint_from_tinker_path(
+        self, tinker_path: str, *, timeout: Optional[float] = None
+    ) -> Operation[None]:
+        """Make a published checkpoint private again. DELETE .../checkpoints/{id}/publish."""
+        parts = _path_parts(tinker_path)
+        return self._request(
+            "unpublish_checkpoint_from_tinker_path", "unpublish_checkpoint", parts, decode=_nothing
+        )
+
+    submit_unpublish_checkpoint_from_tinker_path = submitted(unpublish_checkpoint_from_tinker_path)
+
+    @blocking
+    def get_checkpoint_archive_url(
+        self, training_run_id: str, checkpoint_id: str, *, timeout: Optional[float] = None
+    ) -> Operation[types.CheckpointArchiveUrlResponse]:
+        """Return the URL of a checkpoint's archive and the time until which it is valid.
+
+        GET .../checkpoints/{id}/archive.
+        """
+        parts = {"run": training_run_id, "checkpoint_path": checkpoint_id}
+        return self._request(
+            "get_checkpoint_archive_url", "checkpoint_archive", parts, decode=_decode_archive_url
+        )
+
+    submit_get_checkpoint_archive_url = submitted(get_checkpoint_archive_url)
+
+    @blocking
     def get_checkpoint_archive_url_from_tinker_path(
         self, tinker_path: str, *, timeout: Optional[float] = None
-    ) -> types.CheckpointArchiveUrlResponse:
-        """Where a checkpoint's archive can be fetched, and until when."""
-        return self.get_checkpoint_archive_url(*split_tinker_path(tinker_path), timeout=timeout)
+    ) -> Operation[types.CheckpointArchiveUrlResponse]:
+        """Return the URL of a checkpoint's archive and the time until which it is valid.
 
-    def submit_get_checkpoint_archive_url_from_tinker_path(
-        self, tinker_path: str
-    ) -> Future[types.CheckpointArchiveUrlResponse]:
-        """:meth:`get_checkpoint_archive_url_from_tinker_path`, without waiting."""
-        return self.submit_get_checkpoint_archive_url(*split_tinker_path(tinker_path))
+        GET .../checkpoints/{id}/archive.
+        """
+        name, parts = "get_checkpoint_archive_url_from_tinker_path", _path_parts(tinker_path)
+        return self._request(name, "checkpoint_archive", parts, decode=_decode_archive_url)
+
+    submit_get_checkpoint_archive_url_from_tinker_path = submitted(
+        get_checkpoint_archive_url_from_tinker_path
+    )
+
+    @blocking
+    def get_external_weights_urls(
+        self, tinker_path: str, *, timeout: Optional[float] = None
+    ) -> Operation[types.ExternalWeightsUrlsResponse]:
+        """Return the URLs of weights that :meth:`TrainingClient.save_weights_external` saved.
+
+        GET .../checkpoints/{id}/external_weights_urls, 0.38.0.
+        """
+        return self._request("get_external_weights_urls", "external_weights_urls", _path_parts(tinker_path))
+
+    submit_get_external_weights_urls = submitted(get_external_weights_urls)
+
+    @blocking
+    def set_checkpoint_ttl_from_tinker_path(
+        self, tinker_path: str, ttl_seconds: Optional[int], *, timeout: Optional[float] = None
+    ) -> Operation[None]:
+        """Set the time after which the server deletes a checkpoint. PUT .../checkpoints/{id}/ttl, 0.38.0.
+
+        Args:
+            ttl_seconds: Seconds from now, 3600 to ten years; None: the checkpoint is kept.
+        """
+        body = types.SetCheckpointTtlRequest(check_ttl(ttl_seconds))
+        parts = _path_parts(tinker_path)
+        return self._request(
+            "set_checkpoint_ttl_from_tinker_path", "checkpoint_ttl", parts, body=body, decode=_nothing
+        )
+
+    submit_set_checkpoint_ttl_from_tinker_path = submitted(set_checkpoint_ttl_from_tinker_path)
+
+    @blocking
+    def copy_weights(
+        self,
+        path: str,
+        destination_project_id: Optional[str] = None,
+        *,
+        ttl_seconds: Optional[int] = None,
+        weights_access_token: Optional[str] = None,
+        timeout: Optional[float] = None,
+    ) -> Operation[str]:
+        """Copy a checkpoint to a new training run and return the path of the copy. POST /api/v1/copy_weights, 0.38.0.
+
+        All retries have the same idempotency key, so that one copy is made.
+
+        Args:
+            path: ``tinker://RUN/weights/NAME``.
+            destination_project_id: Project of the copy; None: the copy is a training run of this session.
+            ttl_seconds: Seconds after which the server deletes the copy, 3600 to ten years; None: it is kept.
+            weights_access_token: Gives access to weights of another account. A secret; no log contains it.
+        """
+        split_checkpoint_path(path)
+        check_optional_text("destination_project_id", destination_project_id)
+        token = check_optional_text("weights_access_token", weights_access_token, secret=True)
+        is_own_run = destination_project_id is None
+        body = types.CopyWeightsRequest(
+            path,
+            destination_project_id,
+            check_ttl(ttl_seconds),
+            session_id=self.source.session_id if is_own_run else None,
+            model_seq_id=self.session.next_number("model_seq_id") if is_own_run else None,
+        )
+        request = Request(
+            "copy_weights",
+            body,
+            headers={"X-Tinker-Weights-Access-Token": token} if token else {},
+            idempotency_key=str(uuid.uuid4()),
+        )
+        return request_operation(self, "copy_weights", request, lambda response: response.tinker_path)
+
+    submit_copy_weights = submitted(copy_weights)
 
     # Sessions and samplers
 
+    @blocking
     def get_session(
         self,
         session_id: str,
         access_scope: Optional[AccessScope] = None,
         *,
         timeout: Optional[float] = None,
-    ) -> types.GetSessionResponse:
-        """Runs and samplers of a session. GET /api/v1/sessions/{id}."""
-        return self._run("get_session", self._one_session(session_id, access_scope), timeout)
-
-    def submit_get_session(
-        self, session_id: str, access_scope: Optional[AccessScope] = None
-    ) -> Future[types.GetSessionResponse]:
-        """:meth:`get_session`, without waiting."""
-        return self._submit("get_session", self._one_session(session_id, access_scope))
-
-    def _one_session(
-        self, session_id: str, access_scope: Optional[AccessScope]
     ) -> Operation[types.GetSessionResponse]:
-        parts = {"session": session_id}
-        return self._get("session", parts, types.GetSessionResponse, access_scope=access_scope)
+        """Return the training runs and samplers of a session. GET /api/v1/sessions/{id}.
 
+        Args:
+            access_scope: As for :meth:`list_training_runs`.
+        """
+        return self._request("get_session", "session", {"session": session_id}, query=_filters(access_scope))
+
+    submit_get_session = submitted(get_session)
+
+    @blocking
     def list_sessions(
         self,
         limit: int = 20,
@@ -272,110 +368,126 @@ class RestClient(StoredToday):
         access_scope: Optional[AccessScope] = None,
         *,
         timeout: Optional[float] = None,
-    ) -> types.ListSessionsResponse:
-        """One page of session ids. GET /api/v1/sessions."""
-        return self._run("list_sessions", self._sessions(limit, offset, access_scope), timeout)
-
-    def submit_list_sessions(
-        self, limit: int = 20, offset: int = 0, access_scope: Optional[AccessScope] = None
-    ) -> Future[types.ListSessionsResponse]:
-        """:meth:`list_sessions`, without waiting."""
-        return self._submit("list_sessions", self._sessions(limit, offset, access_scope))
-
-    def _sessions(
-        self, limit: int, offset: int, access_scope: Optional[AccessScope]
     ) -> Operation[types.ListSessionsResponse]:
-        return self._page("sessions", limit, offset, types.ListSessionsResponse, access_scope=access_scope)
+        """Return one page of session ids. GET /api/v1/sessions.
+
+        Args:
+            limit: Number of sessions of the page, at most.
+            offset: Number of sessions before the page.
+            access_scope: As for :meth:`list_training_runs`.
+        """
+        query = {**_page(limit, offset), **_filters(access_scope)}
+        return self._request("list_sessions", "sessions", query=query)
+
+    submit_list_sessions = submitted(list_sessions)
 
     def iter_sessions(
-        self, page_size: int = _PAGE, access_scope: Optional[AccessScope] = None
+        self, page_size: int = _PAGE_SIZE, access_scope: Optional[AccessScope] = None
     ) -> Iterator[str]:
-        """Every session id, fetched a page at a time as the iteration goes on."""
+        """Iterate over all session ids, and request each page when the iteration reaches it.
+
+        Args:
+            page_size: Number of sessions of each request.
+            access_scope: As for :meth:`list_training_runs`.
+        """
         return _pages(
             lambda offset: self.list_sessions(page_size, offset, access_scope), "sessions", page_size
         )
 
-    def get_sampler(self, sampler_id: str, *, timeout: Optional[float] = None) -> types.GetSamplerResponse:
-        """What a sampling session samples from. GET /api/v1/samplers/{id}."""
-        return self._run("get_sampler", self._by_id("sampler", sampler_id, types.GetSamplerResponse), timeout)
+    @blocking
+    def assign_session_project(
+        self, session_id: str, project_id: str, *, timeout: Optional[float] = None
+    ) -> Operation[None]:
+        """Assign a session and its training runs to a project. PUT /api/v1/sessions/{id}/project, 0.38.0."""
+        body = types.AssignSessionProjectRequest(check_text("project_id", project_id))
+        parts = {"session": session_id}
+        return self._request("assign_session_project", "session_project", parts, body=body, decode=_nothing)
 
-    def submit_get_sampler(self, sampler_id: str) -> Future[types.GetSamplerResponse]:
-        """:meth:`get_sampler`, without waiting."""
-        return self._submit("get_sampler", self._by_id("sampler", sampler_id, types.GetSamplerResponse))
+    submit_assign_session_project = submitted(assign_session_project)
 
-    # The operations
+    @blocking
+    def get_sampler(
+        self, sampler_id: str, *, timeout: Optional[float] = None
+    ) -> Operation[types.GetSamplerResponse]:
+        """Return the base model and the weights of a sampling session. GET /api/v1/samplers/{id}."""
+        return self._request("get_sampler", "sampler", {"sampler": sampler_id})
 
-    def _training_run(
-        self, training_run_id: str, access_scope: Optional[AccessScope] = None
-    ) -> Operation[types.TrainingRun]:
-        parts = {"run": training_run_id}
-        return self._get("training_run", parts, types.TrainingRun, access_scope=access_scope)
+    submit_get_sampler = submitted(get_sampler)
 
-    def _run_checkpoints(self, training_run_id: str) -> Operation[types.CheckpointsListResponse]:
-        return self._get("run_checkpoints", {"run": training_run_id}, types.CheckpointsListResponse)
+    def _request(
+        self,
+        name: str,
+        endpoint: str,
+        parts: Optional[Mapping[str, str]] = None,
+        *,
+        query: Optional[Mapping[str, Any]] = None,
+        body: Any = None,
+        decode: Optional[Callable[[Any], Any]] = None,
+    ) -> CallOperation[Any]:
+        """Return the operation that sends one request.
 
-    def _by_id(self, kind: str, value: str, reply: Type[T]) -> Operation[T]:
-        return self._get(kind, {kind: value}, reply)
-
-    def _weights_info(self, tinker_path: str) -> Operation[types.WeightsInfoResponse]:
-        body = {"tinker_path": tinker_path}
-
-        def fetch(call: CallState, deadline: Optional[float]) -> types.WeightsInfoResponse:
-            info: types.WeightsInfoResponse = self._session.call(
-                Request("weights_info", body, call=call, deadline=deadline)
-            )
-            return info
-
-        return fetch
-
-    def _change(self, endpoint: str, training_run_id: str, checkpoint_id: str) -> Operation[None]:
-        send = self._get(endpoint, {"run": training_run_id, "checkpoint_path": checkpoint_id}, Reply)
-
-        def change(call: CallState, deadline: Optional[float]) -> None:
-            send(call, deadline)
-
-        return change
-
-    def _archive_url(
-        self, training_run_id: str, checkpoint_id: str
-    ) -> Operation[types.CheckpointArchiveUrlResponse]:
-        send = self._get(
-            "checkpoint_archive", {"run": training_run_id, "checkpoint_path": checkpoint_id}, Reply
-        )
-
-        def fetch(call: CallState, deadline: Optional[float]) -> types.CheckpointArchiveUrlResponse:
-            return _archive(send(call, deadline))
-
-        return fetch
+        Args:
+            name: The operation's name.
+            endpoint: Row of ``endpoints.ENDPOINTS``.
+            parts: Values of the fields of the endpoint's path; each must be a string that is not empty.
+            decode: Makes the result of the decoded response.
+        """
+        for part, value in (parts or {}).items():
+            check_text(_PATH_ARGUMENTS[part], value)
+        request = Request(endpoint, body, parts=parts or {}, query=query or None)
+        return request_operation(self, name, request, decode)
 
 
-def _archive(reply: Reply) -> types.CheckpointArchiveUrlResponse:
-    """A redirect to the archive, or JSON that names it."""
+def _nothing(response: Any) -> None:
+    """Return the result of an operation whose response has no content."""
+
+
+def _path_parts(tinker_path: str) -> Dict[str, str]:
+    run, checkpoint = split_checkpoint_path(tinker_path)
+    return {"run": run, "checkpoint_path": checkpoint}
+
+
+def _page(limit: int, offset: int) -> Dict[str, int]:
+    return {"limit": check_count("limit", limit), "offset": check_count("offset", offset)}
+
+
+def _filters(access_scope: Optional[str], project_id: Optional[str] = None) -> Dict[str, str]:
+    """Return the query of optional filters; servers of protocol 0.7.0 know none of them, so defaults are not sent."""
+    filters = {
+        "access_scope": check_one_of("access_scope", access_scope, ("owned", "accessible")),
+        "project_id": check_optional_text("project_id", project_id),
+    }
+    return {name: value for name, value in filters.items() if value is not None}
+
+
+def _decode_archive_url(reply: Reply) -> types.CheckpointArchiveUrlResponse:
+    """Decode a redirect to the archive, or a JSON body that contains its URL."""
     if 200 <= reply.status < 300:
         found = reply.json()
         if isinstance(found, dict) and "url" in found:
-            found = {"expires": (datetime.now(timezone.utc) + _URL_LIFE).isoformat(), **found}
+            found = {"expires": (datetime.now(timezone.utc) + _URL_LIFETIME).isoformat(), **found}
         return types.CheckpointArchiveUrlResponse.from_wire(found)
     url = reply.headers.get("location")
     if not url or reply.status != 302:
         raise status_error(reply.status, body=reply.content.decode("utf-8", "replace"), headers=reply.headers)
     if urlsplit(url).scheme not in ("", "http", "https"):
         raise APIResponseValidationError(
-            f"the server keeps this archive at {url!r}, which cannot be fetched over HTTP",
+            f"the archive is at {url!r}, which cannot be downloaded over HTTP",
             status_code=reply.status,
             path="location",
         )
-    expires = datetime.now(timezone.utc) + _URL_LIFE
-    told = reply.headers.get("expires")
-    if told:
+    expires = datetime.now(timezone.utc) + _URL_LIFETIME
+    expires_header = reply.headers.get("expires")
+    if expires_header:
         with contextlib.suppress(TypeError, ValueError):
-            expires = parsedate_to_datetime(told)
+            expires = parsedate_to_datetime(expires_header)
         if expires.tzinfo is None:
             expires = expires.replace(tzinfo=timezone.utc)
     return types.CheckpointArchiveUrlResponse(url=url, expires=expires)
 
 
 def _pages(fetch: Callable[[int], Any], field: str, page_size: int) -> Iterator[Any]:
+    check_count("page_size", page_size, least=1)
     offset = 0
     while True:
         page = fetch(offset)

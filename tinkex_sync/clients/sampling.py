@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import random
 import weakref
+from dataclasses import replace
 from typing import Any, Callable, Dict, List, Optional
 
 from .. import types
@@ -18,7 +19,7 @@ from ..polling.bulk_poller import BulkPoller
 from ..polling.queue_states import QueueStates
 from ..protocol.byte_estimates import model_input_bytes
 from ..sampling.many import SampleMany
-from ..sampling.options import SampleOptions, sample_body
+from ..sampling.options import SampleOptions, sample_request
 from ..sampling.places import Places
 from ..sampling.request import Progress, Sample
 from ..session import Session
@@ -28,7 +29,7 @@ from .base import RebuildingClient, first_seq_id
 __all__ = ["SamplingClient"]
 
 
-#: Today's servers give each copy of a sampler so many numbers for its samples.
+#: Size of the range of ``seq_id`` that each copy of a sampling client has in protocol 0.38.
 _NUMBERS_PER_CLONE = 1_000_000_000
 
 
@@ -50,7 +51,7 @@ class SamplingClient(RebuildingClient):
         self._record_stability_info = record_stability_info
         if retry_config is None:
             # The server's word on how many at once counts where the user said nothing.
-            most = session.protocol.max_samples or RetryConfig.max_connections
+            most = session.capabilities.max_samples or RetryConfig.max_connections
             retry_config = RetryConfig(most, progress_timeout=session.config.progress_timeout)
         self._retry_config = retry_config
         self._begin(session, 0, 0)
@@ -67,11 +68,11 @@ class SamplingClient(RebuildingClient):
         self._places = Places(self._retry_config.max_connections)
         #: The one poll for all samples, where the server wants that.
         self._bulk: Optional[BulkPoller] = None
-        if session.protocol.modern and session.protocol.announced.sample_use_retrieve_futures:
+        if session.capabilities.bulk_polls:
             self._bulk = BulkPoller(session, self._source, clone_id)
 
     def _on_rebuilt(self, session: Session) -> None:
-        if session.protocol.modern:
+        if session.capabilities.numbers_sampler_copies:
             clone_id = self._clone_id(session)
             self._begin(session, clone_id * _NUMBERS_PER_CLONE, clone_id)
         else:
@@ -79,8 +80,8 @@ class SamplingClient(RebuildingClient):
 
     def _clone_id(self, session: Session) -> int:
         """Tells this copy from others of the same sampler; 0 is the original. POST /api/v1/join_sampling_session."""
-        if session.protocol.announced.sample_join_sampling_session:
-            body = {"sampling_session_id": self._source.id}
+        if session.capabilities.joins_sampling_sessions:
+            body = types.JoinSamplingSessionRequest(self._source.id)
             joined: types.JoinSamplingSessionResponse = session.call(Request("join_sampling_session", body))
             return joined.client_counter
         return random.SystemRandom().randrange(1, _NUMBERS_PER_CLONE + 1)
@@ -121,7 +122,7 @@ class SamplingClient(RebuildingClient):
             include_prompt_logprobs: Also return the natural log probability of each prompt token.
             topk_prompt_logprobs: Also return this many most likely tokens at each prompt position; 0: none.
             topk_sample_logprobs: The same for each position of the completions. This and what follows are of
-                today's protocol, and sent only when set.
+                protocol 0.38, and sent only when set.
             target_prompt_logprobs: Also return the log probabilities of these tokens instead of the prompt's own:
                 int64 TensorData (sparse too) or array of [prompt tokens - 1, K], -1 where nothing is asked.
             prompt_alt_tokens_k: Also draw this many alternatives to each prompt token.
@@ -142,7 +143,7 @@ class SamplingClient(RebuildingClient):
         body = self._body(
             prompt, num_samples, sampling_params, include_prompt_logprobs, topk_prompt_logprobs, options
         )
-        return options.check(self._sample(body, prompt, timeout))
+        return options.check_response(self._sample(body, prompt, timeout))
 
     def submit_sample(
         self,
@@ -165,7 +166,7 @@ class SamplingClient(RebuildingClient):
         body = self._body(
             prompt, num_samples, sampling_params, include_prompt_logprobs, topk_prompt_logprobs, options
         )
-        return self._submit_sample("sample", body, prompt, timeout, options.check)
+        return self._submit_sample("sample", body, prompt, timeout, options.check_response)
 
     def compute_logprobs(
         self,
@@ -180,7 +181,9 @@ class SamplingClient(RebuildingClient):
         """
         options = SampleOptions(prompt_logprobs_last_n=prompt_logprobs_last_n)
         body = self._body(prompt, 1, types.SamplingParams(max_tokens=1), True, 0, options)
-        return _aligned(options.check(self._sample(body, prompt, timeout, "compute_logprobs")), prompt)
+        return _aligned(
+            options.check_response(self._sample(body, prompt, timeout, "compute_logprobs")), prompt
+        )
 
     def submit_compute_logprobs(
         self,
@@ -193,7 +196,11 @@ class SamplingClient(RebuildingClient):
         options = SampleOptions(prompt_logprobs_last_n=prompt_logprobs_last_n)
         body = self._body(prompt, 1, types.SamplingParams(max_tokens=1), True, 0, options)
         return self._submit_sample(
-            "compute_logprobs", body, prompt, timeout, lambda reply: _aligned(options.check(reply), prompt)
+            "compute_logprobs",
+            body,
+            prompt,
+            timeout,
+            lambda reply: _aligned(options.check_response(reply), prompt),
         )
 
     def sample_many(
@@ -272,15 +279,13 @@ class SamplingClient(RebuildingClient):
     def _named_tokenizer(self, call: CallState, deadline: Optional[float]) -> Any:
         return load_tokenizer(choose_tokenizer(self._base_model(call, deadline), None).id)
 
-    def _body(self, *asked_for: Any) -> Dict[str, Any]:
-        body = sample_body(self.sampling_session_id, *asked_for)
-        if self._record_stability_info:
-            body["record_stability_info"] = True
-        return body
+    def _body(self, *arguments: Any) -> types.SampleRequest:
+        request = sample_request(self.sampling_session_id, *arguments)
+        return replace(request, record_stability_info=True) if self._record_stability_info else request
 
     def _sample(
         self,
-        body: Dict[str, Any],
+        body: types.SampleRequest,
         prompt: types.ModelInput,
         timeout: Optional[float],
         operation: str = "sample",
@@ -303,7 +308,7 @@ class SamplingClient(RebuildingClient):
     def _submit_sample(
         self,
         operation: str,
-        body: Dict[str, Any],
+        body: types.SampleRequest,
         prompt: types.ModelInput,
         timeout: Optional[float],
         finish: Callable[[types.SampleResponse], Any],
@@ -321,7 +326,7 @@ class SamplingClient(RebuildingClient):
         def recall() -> bool:
             # Only a promise can be taken back, not a request on its way.
             promise = getattr(running(), "promise", None)
-            return promise is not None and session.take_back(promise.request_id)
+            return promise is not None and session.cancel_remote(promise.request_id)
 
         future.cancel_remote = recall
 

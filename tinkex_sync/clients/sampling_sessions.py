@@ -10,13 +10,21 @@ from ..http.retry import RetryConfig
 from ..session import Session
 from .sampling import SamplingClient
 
-__all__ = ["check_model_path", "open_sampling_client"]
+__all__ = ["check_model_path", "check_sampling_target", "open_sampling_client"]
 
 
 def check_model_path(model_path: str) -> None:
     """Raise ValueError unless it begins with ``tinker://``."""
     if not isinstance(model_path, str) or not model_path.startswith("tinker://"):
         raise ValueError(f"model_path must start with 'tinker://', and {model_path!r} does not")
+
+
+def check_sampling_target(model_path: Optional[str], base_model: Optional[str]) -> None:
+    """Raise ValueError unless a base model or a path that begins with ``tinker://`` is given."""
+    if model_path is None and base_model is None:
+        raise ValueError("Either model_path or base_model must be provided")
+    if model_path is not None:
+        check_model_path(model_path)
 
 
 def open_sampling_client(
@@ -30,10 +38,7 @@ def open_sampling_client(
     deadline: Optional[float] = None,
 ) -> SamplingClient:
     """Open a sampling session on saved weights or a base model. POST /api/v1/create_sampling_session."""
-    if model_path is None and base_model is None:
-        raise ValueError("Either model_path or base_model must be provided")
-    if model_path is not None:
-        check_model_path(model_path)
+    check_sampling_target(model_path, base_model)
     answer = session.call(
         Request(
             "create_sampling_session",

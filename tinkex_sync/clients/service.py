@@ -1,13 +1,18 @@
-"""The service client: opens a session and makes the other clients."""
+"""The service client, which opens a session and makes the other clients."""
 
 from __future__ import annotations
 
-from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional
+from functools import partial
+from typing import Any, Dict, Iterable, List, Mapping, Optional
 
 from .. import types
-from ..config import Config
-from ..futures import Future, Operation
+from ..config import LOCAL_KEY, Config
+from ..errors import ConfigError, MissingExtraError
+from ..futures import Operation
+from ..heartbeat import start_heartbeat
+from ..http.auth import check_credential
 from ..http.call_state import CallState, Unfinished
+from ..http.endpoints import PROMISES
 from ..http.request import Request
 from ..http.retry import RetryConfig
 from ..plugins.queue_log import QueueLog
@@ -16,32 +21,48 @@ from ..polling.poller import Promise, poll
 from ..polling.queue_states import QueueStates
 from ..session import Session
 from ..telemetry import Telemetry
-from .arguments import model_body, promise_of, ready
-from .base import Client, blocking, request_operation, submitted
-from .model_creation import Checkpointed, create_model
+from ..validation import check_count, check_text
+from .base import CallOperation, Client, blocking, request_operation, submitted
+from .model_creation import ModelFromCheckpoint, NewModel
 from .rest import RestClient
 from .sampling import SamplingClient
-from .sampling_sessions import open_sampling_client
+from .sampling_sessions import check_sampling_target, open_sampling_client
 from .training import TrainingClient
 
-__all__ = ["ServiceClient"]
+__all__ = ["ServiceClient", "resolve_endpoint"]
+
+#: Operations whose results are those of an endpoint with another name.
+_ENDPOINT_OF_OPERATION = {
+    "sample": "asample",
+    "compute_logprobs": "asample",
+    "save_state": "save_weights",
+    "load_state": "load_weights",
+    "load_state_with_optimizer": "load_weights",
+    "create_lora_training_client": "create_model",
+}
 
 
 class ServiceClient(Client):
-    """A session on a server, and the way to everything else. Use it in a ``with`` statement.
+    """Opens a session on a server and makes the other clients. Use it in a ``with`` statement. Thread-safe.
+
+    The clients that it makes share its session, connections and throttle. They end when it is closed. Leaving the
+    ``with`` block normally first waits until all submitted operations are sent (``Config.drain`` seconds at most);
+    leaving it by an exception does not wait.
 
     Args:
-        user_metadata: Labels stored with the session.
-        api_key: Default: TINKER_API_KEY.
-        base_url: Default: TINKER_BASE_URL, else the hosted service; "local" starts the embedded server.
-        config: All settings at once; arguments given beside it win.
-        plugins: Observers beside those found by entry point: modules, instances or classes.
+        user_metadata: Labels that the server stores with the session.
+        api_key: Default: the environment variable TINKER_API_KEY.
+        base_url: Default: TINKER_BASE_URL, else the hosted service. "local" starts the embedded server.
+        config: All settings; the other arguments replace its values.
+        plugins: Observers to add to those found by entry point: modules, instances or classes.
+        strict_plugins: Raise errors of plugins instead of logging them; None: TINKEX_SYNC_PLUGINS_STRICT.
+        load_plugins: Load plugins by entry point; None: unless TINKEX_SYNC_DISABLE_PLUGIN_AUTOLOAD is set.
         settings: Fields of :class:`Config` by name.
 
     Raises:
-        ConfigError: a setting is wrong or missing; the text names it.
-        APIConnectionError: the server cannot be reached (after 15 s).
-        AuthenticationError, APIStatusError: the server refuses us; the text says what to do.
+        ConfigError: A setting is invalid or missing.
+        APIConnectionError: There was no connection to the server within 15 s.
+        AuthenticationError, APIStatusError: The server rejected the session.
     """
 
     def __init__(
@@ -62,7 +83,7 @@ class ServiceClient(Client):
         else:
             changes = {name: value for name, value in given.items() if value is not None}
             config = config.replace(**changes) if changes else config
-        self.config = ready(config)
+        self.config = resolve_endpoint(config)
         telemetry = Telemetry(self.config) if self.config.telemetry else None
         builtin: List[object] = [QueueLog(self.config.clock)]
         if telemetry is not None:
@@ -77,30 +98,31 @@ class ServiceClient(Client):
         session = Session(self.config, observers)
         try:
             session.open(user_metadata)
+            start_heartbeat(session)
             # The plugin may be disabled by name.
             if telemetry is not None and observers.is_active(telemetry):
-                telemetry.adopt(session.protocol.known())
+                telemetry.restore(session.negotiation.negotiated)
                 session.telemetry = telemetry
         except BaseException:
             session.close()
             raise
         super().__init__(session, session.source)
-        #: The plugins, and a way to add more while it runs.
+        #: The session's plugins; ``register`` adds more.
         self.plugins = observers
 
     @property
     def session_id(self) -> str:
         """The server's id of the session."""
-        return self._session.session_id
+        return self.session.session_id
 
     def __repr__(self) -> str:
-        return f"<ServiceClient {self._session.session_id!r} at {self._session.transport.base_url}>"
+        return f"<ServiceClient {self.session.session_id!r} at {self.session.transport.base_url}>"
 
     def __enter__(self) -> ServiceClient:
         return self
 
     def __exit__(self, exc_type: Any, exc: Any, traceback: Any) -> None:
-        session = self._session
+        session = self.session
         if exc_type is None:
             if not session.forked:
                 session.drain(self.config.drain)
@@ -111,12 +133,12 @@ class ServiceClient(Client):
             session.close("interrupted")
 
     def close(self) -> List[Unfinished]:
-        """End the session and every wait, within a second; idempotent, from any thread.
+        """End the session within a second. Every waiting call raises ClosedError. Idempotent; any thread may call it.
 
         Returns:
-            The calls that had no result yet, with their request ids; they are also counted in one WARNING.
+            The calls that had no result, with their request ids. One WARNING contains their number.
         """
-        return self._session.close()
+        return self.session.close()
 
     @blocking
     def get_server_capabilities(
@@ -129,6 +151,7 @@ class ServiceClient(Client):
 
     # Training clients
 
+    @blocking
     def create_lora_training_client(
         self,
         base_model: str,
@@ -141,50 +164,32 @@ class ServiceClient(Client):
         *,
         optimizer: Optional[types.OptimizerConfig] = None,
         timeout: Optional[float] = None,
-    ) -> TrainingClient:
-        """Make a new LoRA adapter on a base model. POST /api/v1/create_model.
+    ) -> Operation[TrainingClient]:
+        """Create a LoRA adapter on a base model. POST /api/v1/create_model.
 
         Args:
-            rank: Of the adapter's matrices, at least 1.
-            seed: Of the adapter's first values; None leaves it to the server.
-            train_mlp, train_attn, train_unembed: Which layers get adapters; at least one.
-            user_metadata: Labels stored with the run.
-            optimizer: Of the protocol after 0.7.0; None: AdamW, and nothing is sent.
+            base_model: The model's name, such as "Qwen/Qwen3-8B".
+            rank: Rank of the adapter's matrices, at least 1.
+            seed: Seed of the adapter's initial values; None: the server chooses one.
+            train_mlp, train_attn, train_unembed: The layers that get adapters; at least one must be True.
+            user_metadata: Labels that the server stores with the training run.
+            optimizer: The model's optimizer; None: AdamW. 0.38.0.
+            timeout: Seconds to wait for the model; None: ``Config.timeout``.
 
         Raises:
-            ValueError: an argument is wrong; nothing was sent.
-            BadRequestError, NotFoundError, RequestFailedError: for instance, the base model is not known.
+            ValueError: An argument is invalid. Nothing was sent.
+            BadRequestError, NotFoundError, RequestFailedError: For example, the base model is unknown.
+            DeadlineExceeded: The model was not created within ``timeout`` seconds.
         """
-        body = model_body(
-            base_model, rank, seed, train_mlp, train_attn, train_unembed, user_metadata, optimizer
+        config = types.LoraConfig(
+            check_count("rank", rank, least=1), seed, bool(train_unembed), bool(train_mlp), bool(train_attn)
         )
-        return self._run(
-            "create_lora_training_client",
-            lambda call, deadline: create_model(self._session, body, call, deadline),
-            timeout,
-        )
+        model = NewModel(base_model, config, user_metadata, optimizer)
+        return CallOperation(self, "create_lora_training_client", partial(model.create, self.session))
 
-    def submit_create_lora_training_client(
-        self,
-        base_model: str,
-        rank: int = 32,
-        seed: Optional[int] = None,
-        train_mlp: bool = True,
-        train_attn: bool = True,
-        train_unembed: bool = True,
-        user_metadata: Optional[Mapping[str, str]] = None,
-        *,
-        optimizer: Optional[types.OptimizerConfig] = None,
-    ) -> Future[TrainingClient]:
-        """:meth:`create_lora_training_client`, without waiting."""
-        body = model_body(
-            base_model, rank, seed, train_mlp, train_attn, train_unembed, user_metadata, optimizer
-        )
-        return self._submit(
-            "create_lora_training_client",
-            lambda call, deadline: create_model(self._session, body, call, deadline),
-        )
+    submit_create_lora_training_client = submitted(create_lora_training_client)
 
+    @blocking
     def create_training_client_from_state(
         self,
         path: str,
@@ -194,33 +199,30 @@ class ServiceClient(Client):
         weights_access_token: Optional[str] = None,
         optimizer: Optional[types.OptimizerConfig] = None,
         timeout: Optional[float] = None,
-    ) -> TrainingClient:
-        """A new adapter with the weights of a checkpoint and a fresh optimizer.
+    ) -> Operation[TrainingClient]:
+        """Create an adapter with the weights of a checkpoint and a new optimizer.
 
-        POST /api/v1/weights_info, create_model, load_weights; load_weights alone where the server takes that.
+        POST /api/v1/load_weights, which creates the model on servers of 0.38.0. Other servers get three requests:
+        weights_info, create_model and load_weights.
 
         Args:
-            path: ``tinker://RUN/weights/NAME``.
-            base_model: Another base model than the checkpoint's.
-            weights_access_token: Opens weights of another account; of the protocol after 0.7.0.
-            optimizer: As for :meth:`create_lora_training_client`.
+            path: Path of the checkpoint: ``tinker://RUN/weights/NAME``.
+            user_metadata: Labels that the server stores with the training run.
+            base_model: The base model; None: that of the checkpoint.
+            weights_access_token: Gives access to weights of another account. A secret. 0.38.0.
+            optimizer: The model's optimizer; None: AdamW. 0.38.0.
+            timeout: Seconds to wait for the model; None: ``Config.timeout``.
+
+        Raises:
+            ValueError: An argument is invalid, or the checkpoint is not a LoRA checkpoint.
+            NotFoundError, RequestFailedError: For example, the checkpoint does not exist.
         """
-        wanted = Checkpointed(path, user_metadata, False, base_model, weights_access_token, optimizer)
-        return self._run("create_training_client_from_state", self._making(wanted), timeout)
+        model = ModelFromCheckpoint(path, user_metadata, False, base_model, weights_access_token, optimizer)
+        return CallOperation(self, "create_training_client_from_state", partial(model.create, self.session))
 
-    def submit_create_training_client_from_state(
-        self,
-        path: str,
-        user_metadata: Optional[Mapping[str, str]] = None,
-        *,
-        base_model: Optional[str] = None,
-        weights_access_token: Optional[str] = None,
-        optimizer: Optional[types.OptimizerConfig] = None,
-    ) -> Future[TrainingClient]:
-        """:meth:`create_training_client_from_state`, without waiting."""
-        wanted = Checkpointed(path, user_metadata, False, base_model, weights_access_token, optimizer)
-        return self._submit("create_training_client_from_state", self._making(wanted))
+    submit_create_training_client_from_state = submitted(create_training_client_from_state)
 
+    @blocking
     def create_training_client_from_state_with_optimizer(
         self,
         path: str,
@@ -229,78 +231,22 @@ class ServiceClient(Client):
         base_model: Optional[str] = None,
         weights_access_token: Optional[str] = None,
         timeout: Optional[float] = None,
-    ) -> TrainingClient:
-        """As :meth:`create_training_client_from_state`, with the optimizer's state too: training goes on as it was."""
-        wanted = Checkpointed(path, user_metadata, True, base_model, weights_access_token)
-        return self._run("create_training_client_from_state_with_optimizer", self._making(wanted), timeout)
+    ) -> Operation[TrainingClient]:
+        """Create an adapter with the weights and the optimizer state of a checkpoint, to continue its training.
 
-    def submit_create_training_client_from_state_with_optimizer(
-        self,
-        path: str,
-        user_metadata: Optional[Mapping[str, str]] = None,
-        *,
-        base_model: Optional[str] = None,
-        weights_access_token: Optional[str] = None,
-    ) -> Future[TrainingClient]:
-        """:meth:`create_training_client_from_state_with_optimizer`, without waiting."""
-        wanted = Checkpointed(path, user_metadata, True, base_model, weights_access_token)
-        return self._submit("create_training_client_from_state_with_optimizer", self._making(wanted))
-
-    def _making(self, wanted: Checkpointed) -> Callable[[CallState, Optional[float]], TrainingClient]:
-        checked = wanted.checked()
-        return lambda call, deadline: checked.make(self._session, call, deadline)
-
-    # What goes on
-
-    def status(self) -> Dict[str, Any]:
-        """What the session is doing now; makes no request. Times in seconds.
-
-        Returns:
-            A dict: ``session_id``, ``base_url``, ``heartbeat_age``, ``open`` (a dict for each call without a
-            result: operation, client, age, phase, sent, request_id, queue_state, queue_state_reason, polls),
-            ``protocol`` (wire, what the server announced, limits in force), ``billing`` (None, or since when calls
-            wait for payment), ``throttle`` (slots and bytes in use, backoff, pace), ``transport``, ``plugins``.
+        Arguments, requests and errors as for :meth:`create_training_client_from_state`.
         """
-        session = self._session
-        now = session.clock.time()
-        return {
-            "session_id": session.session_id,
-            "base_url": session.transport.base_url,
-            "heartbeat_age": None if session.last_heartbeat is None else now - session.last_heartbeat,
-            "open": [call.status(now) for call in session.open_calls()],
-            "protocol": session.protocol.status(),
-            "billing": session.billing.status(),
-            "throttle": session.throttle.status(),
-            "transport": session.transport.status(),
-            "plugins": session.observers.report(),
-        }
+        model = ModelFromCheckpoint(path, user_metadata, True, base_model, weights_access_token)
+        name = "create_training_client_from_state_with_optimizer"
+        return CallOperation(self, name, partial(model.create, self.session))
 
-    def resume_future(self, request_id: str, kind: str, *, timeout: Optional[float] = None) -> Any:
-        """Fetch the result of a promise made to an earlier process. POST /api/v1/retrieve_future.
-
-        Args:
-            request_id: As given by ``Future.request_id`` or by :meth:`close`.
-            kind: The operation: "forward", "forward_backward", "optim_step", "save_state", "load_state",
-                "save_weights_for_sampler", "sample" or "create_model".
-
-        Raises:
-            NotFoundError, PromiseExpiredError: the server no longer has it.
-        """
-        promise = promise_of(request_id, kind)
-        return self._run("resume_future", lambda call, end: self._resume(promise, call, end), timeout)
-
-    def submit_resume_future(self, request_id: str, kind: str) -> Future[Any]:
-        """:meth:`resume_future`, without waiting."""
-        promise = promise_of(request_id, kind)
-        return self._submit("resume_future", lambda call, end: self._resume(promise, call, end))
-
-    def _resume(self, promise: Promise, call: CallState, deadline: Optional[float]) -> Any:
-        session = self._session
-        states = QueueStates(session.observers, session.clock)
-        return poll(session, promise, call, states=states, deadline=deadline)
+    submit_create_training_client_from_state_with_optimizer = submitted(
+        create_training_client_from_state_with_optimizer
+    )
 
     # Sampling and REST clients
 
+    @blocking
     def create_sampling_client(
         self,
         model_path: Optional[str] = None,
@@ -309,20 +255,26 @@ class ServiceClient(Client):
         *,
         record_stability_info: bool = False,
         timeout: Optional[float] = None,
-    ) -> SamplingClient:
-        """Sample from saved weights or from a base model. POST /api/v1/create_sampling_session.
+    ) -> Operation[SamplingClient]:
+        """Create a client that samples from saved weights or from a base model.
+
+        POST /api/v1/create_samplingsession.
 
         Args:
-            record_stability_info: Ask a server of today's protocol to keep what it needs to study how stable its
-                numbers are.
+            model_path: Path of the weights: ``tinker://RUN/sampler_weights/NAME``.
+            base_model: Name of the base model, if there is no ``model_path``.
+            retry_config: Limits of the client's samples; None: those of ``Config`` and of the server.
+            record_stability_info: Request that the server records how reproducible its log probabilities are. 0.38.0.
 
         Raises:
-            ValueError: neither is given, or ``model_path`` does not start with ``tinker://``.
+            ValueError: Neither is given, or ``model_path`` does not start with ``tinker://``.
         """
-        return self._run(
+        check_sampling_target(model_path, base_model)
+        return CallOperation(
+            self,
             "create_sampling_client",
             lambda call, deadline: open_sampling_client(
-                self._session,
+                self.session,
                 model_path=model_path,
                 base_model=base_model,
                 retry_config=retry_config,
@@ -330,31 +282,95 @@ class ServiceClient(Client):
                 call=call,
                 deadline=deadline,
             ),
-            timeout,
         )
 
-    def submit_create_sampling_client(
-        self,
-        model_path: Optional[str] = None,
-        base_model: Optional[str] = None,
-        retry_config: Optional[RetryConfig] = None,
-        *,
-        record_stability_info: bool = False,
-    ) -> Future[SamplingClient]:
-        """:meth:`create_sampling_client`, without waiting."""
-        return self._submit(
-            "create_sampling_client",
-            lambda call, deadline: open_sampling_client(
-                self._session,
-                model_path=model_path,
-                base_model=base_model,
-                retry_config=retry_config,
-                record_stability_info=record_stability_info,
-                call=call,
-                deadline=deadline,
-            ),
-        )
+    submit_create_sampling_client = submitted(create_sampling_client)
 
     def create_rest_client(self) -> RestClient:
-        """For runs, checkpoints, sessions and samplers; makes no request."""
-        return RestClient(self._session)
+        """Return a client for training runs, checkpoints, sessions and samplers. Sends no request."""
+        return RestClient(self.session)
+
+    # The session
+
+    def status(self) -> Dict[str, Any]:
+        """Return the current state of the session. Sends no request. Times are in seconds.
+
+        Returns:
+            A dict with these keys:
+
+            - ``session_id``, ``base_url``;
+            - ``heartbeat_age``: time since the last successful heartbeat;
+            - ``open``: one dict per call without a result (operation, client, id, age, phase, sent, request_id,
+              queue_state, queue_state_reason, polls);
+            - ``protocol``: the protocol version, the server's configuration, the limits in force;
+            - ``billing``: None, or since when calls wait for payment;
+            - ``throttle``: dispatches and bytes in use, backoff, pacing;
+            - ``transport``: connections and transferred bytes;
+            - ``plugins``: the rows of ``plugins.report()``.
+        """
+        session = self.session
+        now = session.clock.time()
+        return {
+            "session_id": session.session_id,
+            "base_url": session.transport.base_url,
+            "heartbeat_age": None if session.last_heartbeat is None else now - session.last_heartbeat,
+            "open": [call.status(now) for call in session.open_calls()],
+            "protocol": session.negotiation.status(),
+            "billing": session.billing.status(),
+            "throttle": session.throttle.status(),
+            "transport": session.transport.status(),
+            "plugins": session.observers.report(),
+        }
+
+    @blocking
+    def resume_future(self, request_id: str, kind: str, *, timeout: Optional[float] = None) -> Operation[Any]:
+        """Return the result of an operation that another process submitted. POST /api/v1/retrieve_future.
+
+        Args:
+            request_id: From ``Future.request_id`` or from :meth:`close`.
+            kind: The operation: "forward", "forward_backward", "optim_step", "save_state", "load_state",
+                "save_weights_for_sampler", "save_weights_external", "sample", "compute_logprobs" or
+                "create_lora_training_client".
+
+        Raises:
+            ValueError: An argument is invalid.
+            NotFoundError, PromiseExpiredError: The server no longer has the result.
+        """
+        promise = _server_future(request_id, kind)
+
+        def resume(call: CallState, deadline: Optional[float]) -> Any:
+            states = QueueStates(self.session.observers, self.session.clock)
+            return poll(self.session, promise, call, states=states, deadline=deadline)
+
+        return CallOperation(self, "resume_future", resume)
+
+    submit_resume_future = submitted(resume_future)
+
+
+def resolve_endpoint(config: Config) -> Config:
+    """Return settings that are complete enough to connect: credentials, and the address of the embedded server.
+
+    Raises:
+        ConfigError: There are no credentials, or they cannot be sent in a header.
+        MissingExtraError: ``base_url`` is "local" and the embedded server is not installed.
+    """
+    if config.base_url == "local":
+        try:
+            from ..local import local_base_url
+        except ImportError as error:
+            raise MissingExtraError(
+                f'base_url="local" needs the embedded server: pip install "tinkex-sync[local]" ({error})'
+            ) from error
+        return config.replace(base_url=local_base_url(), api_key=config.api_key or LOCAL_KEY)
+    if config.api_key is None and config.credential_command is None:
+        raise ConfigError('no API key: give api_key= or set TINKER_API_KEY (base_url="local" needs none)')
+    check_credential(config.api_key)
+    return config
+
+
+def _server_future(request_id: str, kind: str) -> Promise:
+    name = _ENDPOINT_OF_OPERATION.get(kind, kind)
+    if name not in PROMISES:
+        known = sorted({*PROMISES, *_ENDPOINT_OF_OPERATION} - {"asample"})
+        raise ValueError(f"kind must be one of {', '.join(known)}, got {kind!r}")
+    return Promise(check_text("request_id", request_id), name)

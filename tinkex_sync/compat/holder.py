@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-import threading
 import weakref
 from typing import Any, Dict, Optional, Set, Tuple
 
 from ..concurrency.clock import Clock
+from ..concurrency.primitives import Lock
 from ..plugins.hookspecs import Source, hookimpl
 from ..plugins.queue_log import QueueLog
 from ..session import Session
@@ -22,7 +22,7 @@ class QueueStateHooks(QueueLog):
 
     def __init__(self, clock: Optional[Clock] = None) -> None:
         super().__init__(clock, logging.getLogger(__name__))
-        self._clients_lock = threading.Lock()
+        self._clients_lock = Lock()
         self._clients: Dict[Tuple[str, str], weakref.WeakSet[Any]] = {}  # guarded by _clients_lock
         # Sources whose last pause was logged here, and not by a client that overrides the method.
         self._logged_here: Set[Source] = set()  # guarded by _clients_lock

@@ -9,6 +9,8 @@ import threading
 import time
 from typing import Optional
 
+from .primitives import Waitable
+
 __all__ = ["SLICE", "Clock", "ScaledClock", "remaining", "wait_interruptibly"]
 
 
@@ -16,7 +18,7 @@ __all__ = ["SLICE", "Clock", "ScaledClock", "remaining", "wait_interruptibly"]
 SLICE = 0.25
 
 
-def wait_interruptibly(event: threading.Event, timeout: Optional[float] = None) -> bool:
+def wait_interruptibly(event: Waitable, timeout: Optional[float] = None) -> bool:
     """``event.wait(timeout)`` in real seconds, which Ctrl-C ends at once or soon.
 
     A signal that comes just before the main thread blocks, or that the system hands to another thread, does not
@@ -44,7 +46,7 @@ class Clock:
         """Seconds on a clock that never goes back; only differences mean anything."""
         return time.monotonic()
 
-    def wait(self, event: threading.Event, timeout: Optional[float] = None) -> bool:
+    def wait(self, event: Waitable, timeout: Optional[float] = None) -> bool:
         """Wait until ``event`` is set or ``timeout`` seconds have passed; True if it is set."""
         return wait_interruptibly(event, timeout)
 
@@ -64,7 +66,7 @@ class ScaledClock(Clock):
     def time(self) -> float:
         return time.monotonic() * self.speed
 
-    def wait(self, event: threading.Event, timeout: Optional[float] = None) -> bool:
+    def wait(self, event: Waitable, timeout: Optional[float] = None) -> bool:
         return wait_interruptibly(event, None if timeout is None else timeout / self.speed)
 
     def real(self, seconds: float) -> float:

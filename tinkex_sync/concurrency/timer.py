@@ -5,10 +5,10 @@ from __future__ import annotations
 import heapq
 import itertools
 import logging
-import threading
 from typing import Callable, List, Optional, Tuple
 
 from .clock import Clock
+from .primitives import Event, Lock, start_thread
 
 __all__ = ["Timer", "TimerHandle"]
 
@@ -43,12 +43,12 @@ class Timer:
     def __init__(self, clock: Clock, name: str = "tinkex-timer") -> None:
         self._clock = clock
         self._name = name
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._heap: List[Tuple[float, int, TimerHandle]] = []  # guarded by _lock
         self._cancelled = 0  # guarded by _lock
         self._alive = False  # guarded by _lock
         self._closed = False  # guarded by _lock
-        self._wake = threading.Event()
+        self._wake = Event()
         self._count = itertools.count()
 
     def at(self, time: float, function: Callable[[], None]) -> TimerHandle:
@@ -62,7 +62,7 @@ class Timer:
             start = not self._alive
             self._alive = True
         if start:
-            threading.Thread(target=self._run, name=self._name, daemon=True).start()
+            start_thread(self._run, self._name)
         elif earliest:
             self._wake.set()
         return handle

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import collections
 import logging
-import threading
 from contextlib import contextmanager
 from typing import Callable, Deque, Iterator, List
 
 from .clock import Clock
+from .primitives import Event, Lock, start_thread
 from .timer import Timer
 
 __all__ = ["Lane", "Workers"]
@@ -35,7 +35,7 @@ class _Idle:
     __slots__ = ("event", "job")
 
     def __init__(self) -> None:
-        self.event = threading.Event()
+        self.event = Event()
         self.job: List[Job] = []
 
 
@@ -57,7 +57,7 @@ class Workers:
         self._timer = timer
         self._active = min(active, limit)
         self._limit = limit
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._jobs: Deque[Job] = collections.deque()  # guarded by _lock
         self._idle: List[_Idle] = []  # guarded by _lock
         self._threads = 0  # guarded by _lock
@@ -89,7 +89,7 @@ class Workers:
         """Call with ``_lock`` held."""
         self._threads += 1
         self._started += 1
-        threading.Thread(target=self._work, name=f"tinkex-{self._name}-{self._started}", daemon=True).start()
+        start_thread(self._work, f"tinkex-{self._name}-{self._started}")
 
     def _watch(self) -> None:
         """Call with ``_lock`` held."""
@@ -168,11 +168,11 @@ class Lane:
 
     def __init__(self, name: str) -> None:
         self._name = name
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._jobs: Deque[Job] = collections.deque()  # guarded by _lock
         self._running = False  # guarded by _lock
         self._closed = False  # guarded by _lock
-        self._more = threading.Event()
+        self._more = Event()
 
     def submit(self, *jobs: Job) -> bool:
         """Queue jobs next to each other; False, and none is run, once closed. Never blocks."""
@@ -184,7 +184,7 @@ class Lane:
             self._running = True
             self._more.set()
         if start:
-            threading.Thread(target=self._work, name=f"tinkex-{self._name}", daemon=True).start()
+            start_thread(self._work, f"tinkex-{self._name}")
         return True
 
     def _work(self) -> None:

@@ -13,12 +13,12 @@ import json
 import logging
 import random
 import subprocess
-import threading
 import time
 import weakref
 from typing import Any, Callable, Dict, Optional
 
 from ..concurrency.clock import Clock, remaining
+from ..concurrency.primitives import Event, Lock
 from ..concurrency.timer import Timer
 from ..errors import APIError, AuthenticationError, ClosedError, ConfigError, DeadlineExceeded, TinkexError
 
@@ -117,7 +117,7 @@ class Tokens:
         # Ends of tokens are wall-clock times.
         self._now = now
         self._draw = draw
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._token: Optional[str] = None  # guarded by _lock
         self._running: Optional[concurrent.futures.Future[str]] = None  # guarded by _lock
         self._planned = False  # guarded by _lock; a renewal in the background will come
@@ -183,7 +183,7 @@ class Tokens:
             self._plan(self._pause(token))
 
     def _await(self, running: concurrent.futures.Future[str], deadline: Optional[float]) -> None:
-        done = threading.Event()
+        done = Event()
         running.add_done_callback(lambda _: done.set())
         # The one who exchanges ends with the client; that wakes us too.
         if not self._clock.wait(done, remaining(self._clock, deadline)):

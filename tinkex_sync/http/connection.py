@@ -1,20 +1,22 @@
 """Calls to the server: one linear path from a :class:`Request` to the transport, with one retry loop around it.
 
 The steps, from the outside: retries (:meth:`Connection.call`), payment waits, the reconnect after a reset
-(:meth:`Connection.send`), authentication, and one observed HTTP attempt.
+(:meth:`Connection.send_once`), authentication, and one observed HTTP attempt.
 """
 
 from __future__ import annotations
 
 import math
 import os
-import threading
 import weakref
 from typing import Any, Callable, Optional
 
 import tenacity
 
+from .. import types
 from ..concurrency.clock import remaining
+from ..concurrency.close_signal import CloseSignal
+from ..concurrency.primitives import Event, Lock
 from ..concurrency.timer import Timer
 from ..config import Config
 from ..errors import (
@@ -31,7 +33,7 @@ from ..errors import (
 )
 from ..plugins.events import Source
 from ..plugins.registry import Observers
-from ..protocol.negotiation import Protocol
+from ..protocol.negotiation import Capabilities, Negotiation
 from .call_state import CallState
 from .credentials import Credentials
 from .error_advice import advise
@@ -56,18 +58,25 @@ class Connection:
         self.config = config
         self.clock = config.clock
         self.observers = observers
-        self.closing = threading.Event()
+        self.closing = CloseSignal()
+        #: Set whenever a call has been sent or has ended.
+        self.sends_changed = Event()
         self.timer = Timer(self.clock)
         self.transport = Transport(config, self.timer)
-        self.protocol = Protocol(config, self.transport.base_url, self.clock)
-        self.billing = Billing(self._payment_limit, self.clock, observers)
+        self.negotiation = Negotiation(config, self.transport.base_url, self.clock)
+        self.billing = Billing(lambda: self.capabilities.payment_wait_limit, self.clock, observers)
         self.credentials = Credentials(config, self.clock, self.timer)
         #: The source of requests that belong to no client in particular.
         self.source = Source("service", "", "")
         self._policies = make_policies(config)
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._retrying = 0  # guarded by _lock
         self._pid = os.getpid()
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What the server supports, as known now."""
+        return self.negotiation.capabilities
 
     def call(self, request: Request, attempts: Optional[Attempts] = None) -> Any:
         """Send a request, retry it by the policy of its endpoint, and decode the response.
@@ -86,7 +95,7 @@ class Connection:
         row = request.row
         try:
             if row.policy is None:
-                reply = self.send(request)
+                reply = self.send_once(request)
             else:
                 made = attempts or self.attempts(row.policy)
                 if request.first_contact:
@@ -116,7 +125,7 @@ class Connection:
         attempts.start()
         while True:
             try:
-                return self.send(request, attempts)
+                return self.send_once(request, attempts)
             except BillingError as error:
                 if request.first_contact:
                     raise  # A person waits for the first contact; the error tells what to do.
@@ -154,7 +163,7 @@ class Connection:
                 cause=error,
             )
 
-    def send(self, request: Request, attempts: Optional[Attempts] = None) -> Reply:
+    def send_once(self, request: Request, attempts: Optional[Attempts] = None) -> Reply:
         """Send a request once; again immediately if the server had closed the kept-alive connection.
 
         Args:
@@ -230,6 +239,7 @@ class Connection:
         else:
             if call is not None:
                 call.sent = "yes"
+                self.sends_changed.set()
             return reply
         finally:
             if failure is not None:
@@ -265,11 +275,6 @@ class Connection:
     def _source(self, request: Request) -> Source:
         return request.source or (request.call.source if request.call is not None else self.source)
 
-    def _payment_limit(self) -> float:
-        own, announced = self.config.billing_pause, self.protocol.announced
-        given = announced.billing_exception_max_pause_duration_sec
-        return float(given) if given is not None and own == Config.billing_pause else own
-
     def use_server_credentials(self, run_in_background: Callable[[Callable[[], None]], object]) -> None:
         """Send the API key or tokens, as the server's configuration requires. POST /api/v1/auth/token.
 
@@ -282,9 +287,11 @@ class Connection:
             connection = own()
             if connection is None:
                 raise ClosedError("the client no longer exists")
-            return str(connection.call(Request("auth_token", {}, deadline=deadline)).jwt)
+            return str(
+                connection.call(Request("auth_token", types.AuthTokenRequest(), deadline=deadline)).jwt
+            )
 
-        self.credentials.adopt(self.protocol.announced, exchange, run_in_background)
+        self.credentials.adopt(self.capabilities, exchange, run_in_background)
 
     def sleep(
         self,
@@ -310,6 +317,17 @@ class Connection:
             if call is not None:
                 raise call.deadline_exceeded()
             raise DeadlineExceeded("the timeout ran out while retrying", phase="retrying", sent="unknown")
+
+    def wait(self, event: Event, until: Optional[float] = None) -> None:
+        """Wait until ``event`` is set or until a time of the clock.
+
+        Raises:
+            ClosedError: The client was closed.
+        """
+        with self.closing.waking(event):
+            self.clock.wait(event, remaining(self.clock, until))
+        if self.closing.is_set():
+            raise ClosedError("the client was closed while a call waited")
 
     def deadline(self, timeout: Optional[float]) -> Optional[float]:
         """Return the time at which a call with this ``timeout`` must end; None: no deadline.

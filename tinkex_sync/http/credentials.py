@@ -8,7 +8,7 @@ from ..concurrency.clock import Clock
 from ..concurrency.timer import Timer
 from ..config import Config
 from ..errors import AuthenticationError, ConfigError
-from ..types import ServerConfigResponse
+from ..protocol.negotiation import Capabilities
 from .auth import Exchange, Tokens, claims, printed, refused_as_invalid
 
 __all__ = ["Credentials"]
@@ -28,7 +28,7 @@ class Credentials:
 
     def adopt(
         self,
-        announced: ServerConfigResponse,
+        capabilities: Capabilities,
         exchange: Exchange,
         submit: Callable[[Callable[[], None]], object],
     ) -> None:
@@ -38,10 +38,10 @@ class Credentials:
             ConfigError: it takes keys as they are, and there is none, only a command.
         """
         key = self._config.api_key
-        if announced.pjwt_auth_enabled:
+        if capabilities.exchanges_api_key:
             # A key that is itself a token stands for its user, whatever the server prefers.
             token = key is not None and bool(claims(key))
-            self._wants_command = announced.credential_default_source == "credential_cmd" and not token
+            self._wants_command = capabilities.prefers_credential_command and not token
             self.tokens = Tokens(exchange, self._clock, self._timer, submit)
         elif key is None:
             raise ConfigError(

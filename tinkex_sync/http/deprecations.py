@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-import threading
 from typing import Mapping, Set
+
+from ..concurrency.primitives import Lock
 
 __all__ = ["Deprecations"]
 
@@ -18,7 +19,7 @@ class Deprecations:
     """The notes of one server, each logged once: reply headers ``x-deprecation-note`` and ``-level``."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._told: Set[str] = set()  # guarded by _lock
 
     def read(self, headers: Mapping[str, str]) -> None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-import threading
 from typing import Any, Callable, Dict, Optional
 
 from ..concurrency.clock import Clock
+from ..concurrency.primitives import Lock
 from ..errors import BillingError
 from ..plugins.events import Source
 from ..plugins.registry import Observers
@@ -32,7 +32,7 @@ class Billing:
         self._limit = limit
         self._clock = clock
         self._observers = observers
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._since: Optional[float] = None  # guarded by _lock
         self._refused = 0.0  # guarded by _lock; when the last call was
         self._logged: Optional[float] = None  # guarded by _lock

@@ -20,6 +20,8 @@ from urllib3 import connection as urllib3_connection
 from urllib3.exceptions import ConnectTimeoutError, NewConnectionError
 from urllib3.util.connection import allowed_gai_family
 
+from ..concurrency.primitives import Lock
+
 __all__ = ["Adapter", "Exchange", "SocketRegistry"]
 
 #: Keeps a peer that vanished from holding a long poll: probes after 30 s, every 10 s, three of them.
@@ -44,7 +46,7 @@ class Exchange:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._socket: Optional[socket.socket] = None  # guarded by _lock
         self._finished = False  # guarded by _lock
         #: Why it was cut ("deadline", "closed"), or None.
@@ -90,7 +92,7 @@ class SocketRegistry:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._sockets: weakref.WeakSet[socket.socket] = weakref.WeakSet()  # guarded by _lock
         self._closed = False  # guarded by _lock
         self._pid = os.getpid()

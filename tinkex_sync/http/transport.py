@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import ssl
-import threading
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ import requests.adapters
 import requests.utils
 
 from .._version import __version__
+from ..concurrency.primitives import Lock
 from ..concurrency.timer import Timer, TimerHandle
 from ..config import Config
 from ..errors import (
@@ -92,7 +92,7 @@ class Transport:
         self.registry = SocketRegistry()
         self._deprecations = Deprecations()
         self._timer = timer
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._exchanges: set[Exchange] = set()  # guarded by _lock
         self._closed = False  # guarded by _lock
         self._own = config.session_factory is None

@@ -13,6 +13,7 @@ from typing import Any, Callable, Dict, Iterable, Mapping, Optional, Set, Tuple
 import pluggy
 
 from ..concurrency.clock import Clock
+from ..concurrency.primitives import Lock
 from ..errors import PluginError
 from .hookspecs import PREFIX, SPECS, argument_names
 from .loading import UnloadedPlugin
@@ -62,7 +63,7 @@ class Plugin:
         self.status = "loading"
         self.hooks: Tuple[str, ...] = ()
         self.unknown_hooks: Tuple[str, ...] = ()
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._error = ""  # guarded by _lock
         self._errors: Dict[str, int] = {}  # guarded by _lock
         self._slow_hooks: Set[str] = set()  # guarded by _lock

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-import threading
 from typing import Any, Dict, Optional
 
 from ..concurrency.clock import Clock
+from ..concurrency.primitives import Lock
 from .events import Source
 from .hookspecs import hookimpl
 from .queue_reasons import default_reason
@@ -53,7 +53,7 @@ class QueueLog:
     def __init__(self, clock: Optional[Clock] = None, log: logging.Logger = logger) -> None:
         self._clock = clock or Clock()
         self._log = log
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._warned_at: Dict[Source, float] = {}  # guarded by _lock
 
     @hookimpl

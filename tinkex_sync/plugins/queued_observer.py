@@ -12,6 +12,7 @@ from collections import deque
 from typing import Any, Callable, Deque, Dict, List, Optional, Sequence, Tuple
 
 from ..concurrency.clock import Clock, remaining
+from ..concurrency.primitives import Event, Lock, make_daemon_thread
 from .hookspecs import SPECS, argument_names, hookimpl
 
 __all__ = ["CLOSE_TIMEOUT", "QueuedObserver", "observe_all"]
@@ -65,17 +66,17 @@ class QueuedObserver(abc.ABC):
         _live.add(self)
 
     def _reset(self) -> None:
-        self._lock = threading.Lock()
-        self._wake = threading.Event()
-        self._hurry = threading.Event()
+        self._lock = Lock()
+        self._wake = Event()
+        self._hurry = Event()
         self._items: Deque[Any] = deque()  # guarded by _lock
         self._done_before_batch: Optional[int] = None  # guarded by _lock; None while no batch is handled
         self._put = 0  # guarded by _lock
         self._dropped = 0  # guarded by _lock
         self._failed = 0  # guarded by _lock
-        self._waiting: List[Tuple[int, threading.Event]] = []  # guarded by _lock
+        self._waiting: List[Tuple[int, Event]] = []  # guarded by _lock
         self._thread: Optional[threading.Thread] = None  # guarded by _lock
-        self._ending: Optional[threading.Event] = None  # guarded by _lock
+        self._ending: Optional[Event] = None  # guarded by _lock
 
     @property
     def dropped(self) -> int:
@@ -113,9 +114,7 @@ class QueuedObserver(abc.ABC):
             self._items.append(event)
             # A thread that is about to end checks the queue again under the lock, so it is still set here.
             if self._thread is None:
-                started = self._thread = threading.Thread(
-                    target=self._work, name=f"tinkex-{type(self).__name__}", daemon=True
-                )
+                started = self._thread = make_daemon_thread(self._work, f"tinkex-{type(self).__name__}")
         if started is not None:
             self._start(started)
         self._wake.set()
@@ -163,7 +162,7 @@ class QueuedObserver(abc.ABC):
             if self._thread is None:
                 ended = None
             elif ended is None:
-                ended = self._ending = threading.Event()
+                ended = self._ending = Event()
         self._hurry.set()
         self._wake.set()
         if lost:
@@ -177,11 +176,11 @@ class QueuedObserver(abc.ABC):
     def _limit(self, deadline: Optional[float]) -> float:
         return self._clock.time() + CLOSE_TIMEOUT if deadline is None else deadline
 
-    def _await(self, event: threading.Event, limit: float) -> bool:
+    def _await(self, event: Event, limit: float) -> bool:
         return self._clock.wait(event, remaining(self._clock, limit))
 
-    def _flush_event(self) -> threading.Event:
-        event = threading.Event()
+    def _flush_event(self) -> Event:
+        event = Event()
         with self._lock:
             self._waiting.append((self._put, event))
             self._notify_waiting()

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import inspect
 import logging
-import threading
 from typing import Any, Dict, Iterable, List, Optional
 
 import pluggy
 
 from ..concurrency.clock import Clock
+from ..concurrency.primitives import Event, Lock, start_thread
 from ..errors import PluginError
 from . import hookspecs
 from .dispatch import Hook, Implementation, Plugin, PluginStatus, make_hook
@@ -106,7 +106,7 @@ class Observers:
         settings = Settings.read(autoload=autoload, disabled=disabled, modules=modules, strict=strict)
         self.strict = settings.strict
         self._clock = clock or Clock()
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._manager = _Manager(PROJECT)  # guarded by _lock
         self._manager.add_hookspecs(hookspecs)
         self._plugins: List[Plugin] = []  # guarded by _lock
@@ -179,7 +179,7 @@ class Observers:
             closing = [row for row in self._plugins if row.status == "active" and _has_close(row.object)]
         if not closing:
             return True
-        done = threading.Event()
+        done = Event()
         started: List[Plugin] = []
 
         def close_all() -> None:
@@ -189,7 +189,7 @@ class Observers:
             done.set()
 
         try:
-            threading.Thread(target=close_all, name="tinkex-plugins-close", daemon=True).start()
+            start_thread(close_all, "tinkex-plugins-close")
         except RuntimeError:
             close_all()  # No thread can be started while the interpreter exits.
         if self._clock.wait(done, timeout):

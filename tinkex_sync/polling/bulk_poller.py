@@ -7,11 +7,11 @@ server can forget those. The result itself is fetched by its waiter.
 from __future__ import annotations
 
 import logging
-import threading
 import weakref
 from typing import Any, Callable, Dict, List, Optional, Set, Tuple
 
 from ..concurrency.clock import remaining
+from ..concurrency.primitives import Event, Lock, start_thread
 from ..errors import (
     APIConnectionError,
     APIResponseValidationError,
@@ -24,8 +24,8 @@ from ..errors import (
 from ..http.call_state import CallState
 from ..http.request import Request
 from ..plugins.hookspecs import Source
-from ..protocol import json_wire as codec
 from ..session import Session
+from ..types import FuturesRetrieveRequest, FuturesTarget
 
 __all__ = ["BulkPoller"]
 
@@ -41,7 +41,7 @@ _ACK_WITHIN = 5.0
 
 class _Waiter:
     def __init__(self) -> None:
-        self.done = threading.Event()
+        self.done = Event()
         self.size: Optional[int] = None
         self.error: Optional[BaseException] = None
 
@@ -56,12 +56,8 @@ class BulkPoller:
     def __init__(self, session: Session, source: Source, clone_id: int) -> None:
         self._session = session
         self._source = source
-        self._target = {
-            "type": "sampling_session",
-            "sampling_session_id": source.id,
-            "cloned_sampler_id": clone_id,
-        }
-        self._lock = threading.Lock()
+        self._target = FuturesTarget(source.id, clone_id)
+        self._lock = Lock()
         self._waiters: Dict[str, _Waiter] = {}  # guarded by _lock
         self._early: Dict[str, Optional[int]] = {}  # guarded by _lock
         self._read: Set[str] = set()  # guarded by _lock
@@ -124,7 +120,7 @@ class BulkPoller:
             if self._running or self._fatal is not None or self._session.closing.is_set():
                 return
             self._running = True
-        threading.Thread(target=self._run, name=f"tinkex-bulk-{self._source.id}", daemon=True).start()
+        start_thread(self._run, f"tinkex-bulk-{self._source.id}")
 
     def _run(self) -> None:
         while True:
@@ -153,15 +149,12 @@ class BulkPoller:
                 return
 
     def _poll(self, cursor: int, read: List[str], asks: bool) -> Any:
-        body: Dict[str, Any] = {"target": self._target, "prev_cursor": cursor}
-        if not asks:
-            body["timeout"] = 0.0
-        body["retrieved_request_ids"] = read
+        body = FuturesRetrieveRequest(self._target, cursor, None if asks else 0.0, read)
         clock = self._session.clock
-        reply = self._session.send(
+        reply = self._session.send_once(
             Request(
                 "retrieve_futures",
-                codec.encode(body),
+                body,
                 source=self._source,
                 deadline=None if asks else clock.time() + _ACK_WITHIN,
             )

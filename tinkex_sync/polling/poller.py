@@ -30,9 +30,9 @@ from ..http.call_state import CallState
 from ..http.endpoints import PROMISES
 from ..http.request import Request
 from ..http.retry import Attempts
-from ..protocol import json_wire as codec
+from ..protocol import json_wire
 from ..session import Session
-from ..types import QueueState, RequestErrorCategory
+from ..types import FutureRetrieveRequest, QueueState, RequestErrorCategory
 from .queue_states import QueueStates
 
 __all__ = ["Promise", "poll"]
@@ -45,7 +45,7 @@ _BREATH = 0.1
 _UNKNOWN_FOR = 60.0
 #: A 500 that says why is tried this often, these many seconds apart.
 _SAID_WHY_WAITS = (3.0, 7.0)
-#: Today's servers say 400 now and then to a poll that is in order.
+#: Servers of protocol 0.38 return 400 now and then to a valid poll.
 _MOST_400 = 3
 _STATES = frozenset(state.value for state in QueueState)
 _FINAL = frozenset({400, 401, 403, 422, 501})
@@ -81,8 +81,8 @@ class _Poll:
         self.states = states
         self.deadline = deadline
         self.extend = extend
-        #: The server may tell the size of a large result first, so that not too many are read at once.
-        self.peeks = session.protocol.modern
+        #: Whether the response may be the size of the result only, so that not too many results are read at once.
+        self.peeks = session.capabilities.metadata_only_polls
         self.body = self._body()
         #: Bytes of ``session.fetch_budget`` that are ours.
         self.reserved = 0
@@ -105,7 +105,7 @@ class _Poll:
             began = self.session.clock.time()
             try:
                 self.call.reconnects = 0
-                reply = self.session.send(
+                reply = self.session.send_once(
                     Request(
                         "retrieve_future",
                         self.body,
@@ -156,8 +156,8 @@ class _Poll:
 
     def _body(self) -> bytes:
         # A 0.7 server may refuse a key it does not know.
-        peeks = {"allow_metadata_only": self.peeks} if self.session.protocol.modern else {}
-        return codec.encode({"request_id": self.promise.request_id, **peeks})
+        peeks = self.peeks if self.session.capabilities.metadata_only_polls else None
+        return json_wire.encode(FutureRetrieveRequest(self.promise.request_id, peeks))
 
     def reserve(self, size: Any) -> None:
         """The result is there and ``size`` bytes long: wait until there is room for it."""
@@ -175,7 +175,7 @@ class _Poll:
 
     def _headers(self) -> dict[str, str]:
         headers = {
-            **codec.accepts(self.kind.reply, self.session.protocol.modern),
+            **self.session.capabilities.wire.accept_header(self.kind.reply),
             "X-Tinker-Request-Iteration": str(self.number),
             "X-Tinker-Request-Type": self.kind.name,
         }
@@ -186,8 +186,8 @@ class _Poll:
     # What answers do; each returns the seconds to wait: 0.0 for none but a breath, below 0 for not even that.
 
     def _state(self, answer: Dict[str, Any]) -> Dict[str, Any]:
-        """Today's servers may give a reason without a state, and states that say nothing."""
-        if not self.session.protocol.modern or answer.get("queue_state") in _STATES:
+        """Return the response with a queue state: servers of 0.38 return reasons without one, and unknown states."""
+        if not self.session.capabilities.open_queue_states or answer.get("queue_state") in _STATES:
             return answer
         told = {**answer, "queue_state": None}
         if answer.get("queue_state_reason"):
@@ -227,7 +227,7 @@ class _Poll:
             return self.policy.backoff(self.tries_425, self.session.attempts("poll"))
         if isinstance(error, BillingError):
             return self.session.billing.pause(error, self.call.source, self.call.call_id)
-        if status == 400 and self.session.protocol.modern:
+        if status == 400 and self.session.capabilities.retries_bad_polls:
             if not error.body:
                 return self._back_off(error)  # A proxy on the way, which knows nothing of promises.
             self.tries_400 += 1
@@ -304,7 +304,7 @@ class _Poll:
 
     def _decoded(self, reply: Any) -> Any:
         try:
-            return codec.decode_result(
+            return self.session.capabilities.wire.decode_result(
                 reply.content, reply.headers.get("content-type", ""), reply.status, self.kind.reply
             )
         except APIResponseValidationError as error:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import threading
 from typing import Any, Dict, Optional, Tuple
 
 from ..concurrency.clock import Clock
+from ..concurrency.primitives import Lock
 from ..http.call_state import CallState
 from ..plugins.queue_reasons import default_reason
 from ..plugins.registry import Hook, Observers
@@ -34,7 +34,7 @@ class QueueStates:
     def __init__(self, observers: Observers, clock: Clock) -> None:
         self._observers = observers
         self._clock = clock
-        self._lock = threading.Lock()
+        self._lock = Lock()
         # State and reason of each paused call.
         self._paused: Dict[str, Tuple[str, Any]] = {}  # guarded by _lock
         # State and reason of the client; None while they are unknown.

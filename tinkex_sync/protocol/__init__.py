@@ -1,1 +1,1 @@
-"""What a server supports, and how requests and results are encoded for it."""
+"""The capabilities of a server, and the encodings of requests and results."""

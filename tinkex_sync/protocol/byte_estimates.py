@@ -1,8 +1,8 @@
-"""How large a request will be, roughly, without encoding it.
+"""Estimates of a request's size in bytes, without encoding it.
 
-The official SDK's arithmetic (PROTOCOL: "Sampling dispatch"; for :func:`protobuf_datum_bytes` today's),
-which decides chunk boundaries and the throttle's budget, so that both clients split and wait alike. Takes
-ints and lengths only: the cost is that of the chunks, not of the tokens in them.
+The estimates are those of the official SDK (PROTOCOL, "Sampling dispatch"; for :func:`protobuf_datum_bytes` version
+0.38.0), so that both clients choose the same chunk boundaries and throttle at the same budget. They read lengths only,
+so the cost depends on the number of chunks, not of tokens.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from ..types import Datum, EncodedTextChunk, ImageChunk, ModelInput, ModelInputC
 
 __all__ = ["chunk_bytes", "datum_bytes", "model_input_bytes", "protobuf_datum_bytes"]
 
-#: Taken for each token, and for each element of a loss input.
+#: Estimate for each token, and for each element of a loss input.
 _BYTES_PER_ELEMENT = 10
 
 
 def chunk_bytes(chunk: ModelInputChunk) -> int:
-    """Estimated bytes of one chunk: 10 per token, an image's own bytes, a pointer's characters."""
+    """Estimate one chunk: 10 bytes per token, the size of an image, one byte per character of a pointer."""
     if isinstance(chunk, EncodedTextChunk):
         return _BYTES_PER_ELEMENT * len(chunk.tokens)
     if isinstance(chunk, ImageChunk):
@@ -25,21 +25,21 @@ def chunk_bytes(chunk: ModelInputChunk) -> int:
 
 
 def model_input_bytes(model_input: ModelInput) -> int:
-    """Estimated bytes of a prompt."""
+    """Estimate a prompt."""
     return sum(map(chunk_bytes, model_input.chunks))
 
 
 def datum_bytes(datum: Datum) -> int:
-    """Estimated bytes of a training example: its prompt, and 10 for each element of its loss inputs."""
+    """Estimate a datum: its prompt, and 10 bytes for each element of its loss inputs."""
     elements = sum(map(len, datum.loss_fn_inputs.values()))
     return model_input_bytes(datum.model_input) + _BYTES_PER_ELEMENT * elements
 
 
 def protobuf_datum_bytes(datum: Datum) -> int:
-    """Estimated bytes of a training example in protobuf mode.
+    """Estimate a datum that is sent as protobuf.
 
-    4 per token, an image's own bytes, a pointer's characters, 8 per int64 and 4 per float32 of the loss inputs, and
-    8 per index of a sparse one.
+    4 bytes per token, the size of an image, one byte per character of a pointer, 8 bytes per int64 and 4 bytes per
+    float32 of the loss inputs, and 8 bytes per index of a sparse input.
     """
     total = 0
     for chunk in datum.model_input.chunks:

@@ -1,10 +1,10 @@
-"""Bodies to bytes and back: the one place that knows how they are written: JSON, by orjson, or protobuf.
+"""Encoding and decoding of bodies as JSON, by orjson; and decoding of results, which may be protobuf.
 
-Callers see a few functions: :func:`encode` for any body, :func:`encode_batch` for a chunk of a batch on the wire the
-server takes, :func:`check_finite` before a batch is taken on, :func:`decode` and :func:`decode_result` for answers.
+:func:`encode` encodes any body, :func:`encode_forward_backward` a chunk of a batch. :func:`check_finite` checks a batch
+before any of it is sent. :func:`decode` and :func:`decode_result` decode responses.
 
-orjson writes NaN and infinities as null instead of refusing them. They are looked for only in bodies in
-which a ``null`` occurs, so finding them costs other bodies one search for four letters.
+orjson writes NaN and infinities as null instead of raising an error. Only bodies that contain ``null`` are searched for
+them, so for other bodies the check costs one search for four bytes.
 """
 
 from __future__ import annotations
@@ -13,8 +13,7 @@ import functools
 import json
 import math
 import sys
-from dataclasses import dataclass, field
-from typing import Any, Dict, List, Literal, Mapping, Optional, Sequence
+from typing import Any, Dict, List, Mapping, Optional, Sequence
 
 import orjson
 
@@ -23,46 +22,44 @@ from ..types import (
     Datum,
     ForwardBackwardInput,
     ForwardBackwardOutput,
+    ForwardBackwardRequest,
+    ForwardRequest,
     LossFnType,
     SampleResponse,
     TensorData,
 )
 from ..types.wire import Wire
 from . import protobuf_reader as reading
-from . import protobuf_writer as writing
 
-__all__ = ["CONTENT_TYPE", "check_finite", "decode", "encode", "encode_forward_backward", "loads"]
+__all__ = [
+    "CONTENT_TYPE",
+    "check_finite",
+    "decode",
+    "encode",
+    "encode_forward_backward",
+    "fill_first_list",
+    "loads",
+]
 
 CONTENT_TYPE = "application/json"
 PROTOBUF = "application/x-protobuf"
 
-#: Results that servers of today's protocol may send as protobuf.
+#: Results that servers of protocol 0.38 may send as protobuf.
 _PACKED_RESULTS = (ForwardBackwardOutput, SampleResponse)
 
-#: Wire types inside a body are written by their own rules, not as orjson writes dataclasses.
+#: Wire types are encoded by their own method, not by orjson's rule for dataclasses.
 _OPTIONS = orjson.OPT_PASSTHROUGH_DATACLASS
-
-#: The key of the request body that holds the batch.
-_INPUT_KEYS = {"forward": "forward_input", "forward_backward": "forward_backward_input"}
-
-
-@dataclass(frozen=True)
-class Body:
-    """An encoded request."""
-
-    endpoint: str
-    content: bytes
-    headers: Mapping[str, str] = field(default_factory=dict)
-    #: How it is written, where a server may ask for the other way; None where there is but one.
-    wire: Optional[Literal["json", "protobuf"]] = None
 
 
 def encode(body: Any) -> bytes:
-    """A body as compact UTF-8 JSON, keys in the order given; wire types and arrays may stand anywhere in it.
+    """Encode a body as compact UTF-8 JSON, with keys in their order.
+
+    Args:
+        body: A wire type, or a JSON value that may contain wire types and arrays.
 
     Raises:
-        ValueError: a number is NaN or infinite, or a string is not Unicode text; the text says where.
-        TypeError: something in it has no JSON form.
+        ValueError: A number is NaN or infinite, or a string is not Unicode text; the message has its place.
+        TypeError: A value has no JSON form.
     """
     content = _dumps(body)
     if b"null" in content:
@@ -80,18 +77,17 @@ def encode_forward_backward(
     *,
     first_index: int = 0,
 ) -> bytes:
-    """The body of ``POST /api/v1/forward`` or ``/api/v1/forward_backward``.
+    """Encode the body of ``POST /api/v1/forward`` or ``/api/v1/forward_backward``.
 
-    Datums are encoded one at a time, so that other threads run between them however large the batch.
+    Datums are encoded one at a time, so that other threads run between them in a large batch.
 
     Args:
         kind: "forward" or "forward_backward".
         data: The datums of this request.
-        first_index: Place of ``data[0]`` in the caller's batch, for errors.
+        first_index: Position of ``data[0]`` in the caller's batch, for errors.
 
     Raises:
-        ValueError: a loss input is NaN or infinite (names datum, key and element), or ``loss_fn`` is
-        unknown.
+        ValueError: A loss input is NaN or infinite (the message has datum, key and element), or ``loss_fn`` is unknown.
     """
     pieces: List[bytes] = []
     for index, datum in enumerate(data, first_index):
@@ -100,71 +96,19 @@ def encode_forward_backward(
             _check_datum(index, datum)
         pieces.append(piece)
     config = None if loss_fn_config is None else dict(loss_fn_config)
-    # Encoded with no data, the input begins with an empty list, into which the pieces go.
-    empty = encode(ForwardBackwardInput(data=[], loss_fn=loss_fn, loss_fn_config=config))
-    rest = encode({"model_id": model_id, "seq_id": seq_id})
-    head = b'{"data":['
-    return b"".join(
-        (
-            b'{"',
-            _INPUT_KEYS[kind].encode(),
-            b'":',
-            head,
-            b",".join(pieces),
-            empty[len(head) :],
-            b",",
-            rest[1:],
-        )
-    )
+    batch = ForwardBackwardInput(data=[], loss_fn=loss_fn, loss_fn_config=config)
+    request = ForwardRequest if kind == "forward" else ForwardBackwardRequest
+    return fill_first_list(encode(request(batch, model_id, seq_id)), pieces)
 
 
-def encode_batch(
-    wire: Literal["json", "protobuf"],
-    kind: str,
-    data: Sequence[Datum],
-    loss_fn: LossFnType,
-    loss_fn_config: Optional[Mapping[str, float]],
-    model_id: str,
-    seq_id: int,
-    *,
-    first_index: int = 0,
-    compressed: bool = False,
-    json_may_do: bool = False,
-) -> Body:
-    """The request of one chunk of a batch, as :func:`encode_forward_backward`, on the wire asked for.
-
-    Args:
-        json_may_do: Where protobuf is asked for and not installed, it is JSON.
-
-    Raises:
-        MissingExtraError: protobuf is asked for, and the extra ``proto`` is not installed.
-    """
-    if wire == "protobuf" and (reads_protobuf() or not json_may_do):
-        headers = {"Content-Type": PROTOBUF}
-        content = writing.encode_forward_backward(
-            data,
-            loss_fn,
-            loss_fn_config,
-            model_id,
-            seq_id,
-            forward_only=kind == "forward",
-            first_index=first_index,
-        )
-        if compressed:
-            content, headers["Content-Encoding"] = writing.compress(content), "zstd"
-        return Body("forward_backward", content, headers, wire="protobuf")
-    content = encode_forward_backward(
-        kind, data, loss_fn, loss_fn_config, model_id, seq_id, first_index=first_index
-    )
-    return Body(kind, content, wire="json")
+def fill_first_list(content: bytes, items: Sequence[bytes]) -> bytes:
+    """Return an encoded body whose first list, which is empty, is filled with encoded items."""
+    head, _, rest = content.partition(b"[]")
+    return b"".join((head, b"[", b",".join(items), b"]", rest))
 
 
 def check_finite(data: Sequence[Datum]) -> None:
-    """Refuse a batch with NaN or infinity in a loss input before any of it is sent.
-
-    Raises:
-        ValueError: names datum, key and element.
-    """
+    """Raise ValueError if a loss input of a batch is NaN or infinite; the message has datum, key and element."""
     for index, datum in enumerate(data):
         _check_datum(index, datum)
 
@@ -183,20 +127,20 @@ def _all_finite(tensor: TensorData) -> bool:
     data: Any = tensor.data
     if isinstance(data, (list, tuple)):
         try:
-            # A sum of finite numbers may overflow, so only a finite one settles it.
+            # A sum of finite numbers may be infinite, so an infinite sum needs a look at every number.
             return math.isfinite(sum(data)) or all(map(math.isfinite, data))
-        except OverflowError:  # an int beyond any float
+        except OverflowError:  # an int is too large for a float
             return all(type(value) is int or math.isfinite(value) for value in data)
     return data.dtype.kind != "f" or bool(sys.modules["numpy"].isfinite(data).all())
 
 
 def _dumps(body: Any) -> bytes:
-    # Told to write arrays, orjson imports numpy at the first value it does not know.
+    # With this option orjson imports numpy at the first value that is not a JSON type.
     options = _OPTIONS | orjson.OPT_SERIALIZE_NUMPY if "numpy" in sys.modules else _OPTIONS
     try:
         return orjson.dumps(body, default=_default, option=options)
     except TypeError:
-        # Beyond orjson: integers over 64 bits, keys that are not strings, lone surrogates, deep nesting.
+        # orjson rejects integers over 64 bits, keys that are not strings, lone surrogates and deep nesting.
         text = json.dumps(body, default=_default, ensure_ascii=False, separators=(",", ":"))
         return text.encode("utf-8")
 
@@ -224,10 +168,10 @@ def _refuse_non_finite(value: Any, path: str) -> None:
 
 
 def loads(content: bytes) -> Any:
-    """JSON by orjson, read again by the json module where orjson refuses: NaN, 1e999, lone surrogates.
+    """Decode JSON by orjson, or by the json module if orjson rejects it: NaN, 1e999, lone surrogates.
 
     Raises:
-        ValueError: it is not JSON.
+        ValueError: It is not JSON.
     """
     try:
         return orjson.loads(content)
@@ -239,17 +183,17 @@ def loads(content: bytes) -> Any:
 
 
 def decode(content: bytes, content_type: str = CONTENT_TYPE, status_code: int = 200) -> Any:
-    """The decoded body of a successful answer, whatever its content type says.
+    """Decode the body of a successful response; its content type is used for the error message only.
 
     Raises:
-        APIResponseValidationError: it is not JSON; ``.body`` is its text.
+        APIResponseValidationError: It is not JSON; ``.body`` is its text.
     """
     try:
         return loads(content)
     except ValueError as error:
         text = content.decode("utf-8", "replace")
         if content_type.partition(";")[0].strip().lower().endswith("json"):
-            message = f"The server's answer is not JSON: {error}"
+            message = f"The response is not JSON: {error}"
         else:
             message = (
                 f"Expected Content-Type response header to be `{CONTENT_TYPE}`"
@@ -260,7 +204,7 @@ def decode(content: bytes, content_type: str = CONTENT_TYPE, status_code: int = 
 
 @functools.cache
 def reads_protobuf() -> bool:
-    """Whether what protobuf takes is installed; without it everything that may be is JSON."""
+    """Return whether the protobuf package is installed; without it, results are requested as JSON."""
     try:
         import google.protobuf  # noqa: F401
     except ImportError:
@@ -268,24 +212,24 @@ def reads_protobuf() -> bool:
     return True
 
 
-def accepts(kind: Any, modern: bool) -> Dict[str, str]:
-    """The ``Accept`` header of a poll for a result of type ``kind``; {} for the standing one, JSON."""
-    if modern and kind in _PACKED_RESULTS and reads_protobuf():
+def accept_header(kind: Any) -> Dict[str, str]:
+    """Return the ``Accept`` header of a poll whose result may be protobuf; empty for the default, JSON."""
+    if kind in _PACKED_RESULTS and reads_protobuf():
         return {"Accept": f"{PROTOBUF}, {CONTENT_TYPE}"}
     return {}
 
 
 def decode_result(content: bytes, content_type: str, status_code: int, kind: Any) -> Any:
-    """The answer of a poll: an instance of ``kind`` if it came as protobuf, otherwise decoded JSON.
+    """Decode the response of a poll: an instance of ``kind`` if it is protobuf, otherwise decoded JSON.
 
     Raises:
-        APIResponseValidationError: it is neither.
+        APIResponseValidationError: It is neither.
     """
     if PROTOBUF not in content_type:
         return decode(content, content_type, status_code)
     if kind not in _PACKED_RESULTS:
         raise APIResponseValidationError(
-            f"The server's answer is protobuf, where {kind.__name__} comes as JSON",
+            f"The response is protobuf, and {kind.__name__} can only be decoded from JSON",
             status_code=status_code,
             body=content,
         )

@@ -1,7 +1,7 @@
 """Merging the results of the chunks of one batch.
 
-A metric's name ends in how it is merged, after a colon: ``loss:sum``, ``ratio:mean`` (PROTOCOL: "Metric
-merging"). Sums are taken in numpy's order, so that figures equal those of the official SDK bit for bit.
+The suffix of a metric's name, after a colon, selects how it is merged: ``loss:sum``, ``ratio:mean`` (PROTOCOL, "Metric
+merging"). Numbers are added in numpy's order, so that sums equal those of the official SDK bit for bit.
 """
 
 from __future__ import annotations
@@ -13,22 +13,28 @@ from ..types import ForwardBackwardOutput
 
 __all__ = ["merge"]
 
-#: Merges the values of one metric, given how many outputs each chunk had.
+#: Merges the values of one metric; the second argument is the number of outputs of each chunk.
 _Merge = Callable[[Sequence[float], Sequence[int]], float]
 
 
-def merge(outputs: Sequence[ForwardBackwardOutput], *, modern: bool = False) -> ForwardBackwardOutput:
-    """One result for the whole batch: outputs in order, metrics merged by the suffix of their names.
+def merge(
+    outputs: Sequence[ForwardBackwardOutput], hash_metric: str = "hash_unordered"
+) -> ForwardBackwardOutput:
+    """Return one result for the whole batch: outputs in order, metrics merged by the suffix of their names.
 
-    A single result is returned as it is. No results give a type of "" and nothing else. A metric that not
-    every chunk has, or whose suffix is unknown, is left out; one whose name has not exactly one colon
-    keeps its first value, and so does a hash of values that are not finite.
+    - A single result is returned unchanged. Without results, the merged result is empty and its type is "".
+    - A metric is left out if a chunk does not have it, or if its suffix is unknown.
+    - A metric keeps its first value if its name has no colon or several, or if it is a hash of non-finite values.
 
     Args:
-        modern: Today's protocol: ``hash2``, an exact int, instead of ``hash_unordered``; a single result's
-            ``hash2`` is made an int too.
+        outputs: The results of the chunks, in order.
+        hash_metric: Suffix of hashes in this protocol: "hash_unordered", a float (0.7.0), or "hash2", an exact int
+            (0.38.0). A single result's "hash2" is converted to an int too.
     """
-    if len(outputs) == 1 and not (modern and any(key.endswith(":hash2") for key in outputs[0].metrics)):
+    is_exact = hash_metric == "hash2" and any(
+        key.endswith(":hash2") for out in outputs for key in out.metrics
+    )
+    if len(outputs) == 1 and not is_exact:
         return outputs[0]
     merged = ForwardBackwardOutput(
         loss_fn_output_type=outputs[0].loss_fn_output_type if outputs else "",
@@ -36,13 +42,13 @@ def merge(outputs: Sequence[ForwardBackwardOutput], *, modern: bool = False) -> 
         metrics={},
     )
     if outputs:
-        # Not through the constructor, which would make floats of the ints that a hash needs all digits of.
-        merged.metrics.update(_merge_metrics(outputs, modern))
+        # The constructor would convert a hash's int to a float, which loses digits.
+        merged.metrics.update(_merge_metrics(outputs, hash_metric))
     return merged
 
 
-def _merge_metrics(outputs: Sequence[ForwardBackwardOutput], modern: bool) -> Dict[str, float]:
-    merges = _MODERN if modern else _MERGES
+def _merge_metrics(outputs: Sequence[ForwardBackwardOutput], hash_metric: str) -> Dict[str, float]:
+    merges = {suffix: merge for suffix, merge in _MERGES.items() if suffix not in _HASHES - {hash_metric}}
     weights = [len(output.loss_fn_outputs) for output in outputs]
     merged: Dict[str, float] = {}
     for key, first in outputs[0].metrics.items():
@@ -64,7 +70,7 @@ def _merge_metrics(outputs: Sequence[ForwardBackwardOutput], modern: bool) -> Di
 
 
 def _sum(values: Sequence[float]) -> float:
-    """The sum as numpy adds it: eight partial sums over blocks of at most 128."""
+    """Add numbers as numpy does: eight partial sums over blocks of at most 128."""
     count = len(values)
     if count > 128:
         half = count // 2 - count // 2 % 8
@@ -98,7 +104,7 @@ def _extreme(pick: Callable[[Sequence[float]], float], values: Sequence[float]) 
 def _hash(values: Sequence[float]) -> float:
     if not all(map(math.isfinite, values)):
         return values[0]
-    # CPython's hash of a tuple of ints does not depend on the process.
+    # The hash of a tuple of ints is the same in every CPython process.
     return float(hash(tuple(sorted(map(int, values)))))
 
 
@@ -113,6 +119,7 @@ _MERGES: Dict[str, _Merge] = {
     "max": lambda values, weights: _extreme(max, values),
     "slack": lambda values, weights: _extreme(max, values) - _mean(values, weights),
     "hash_unordered": lambda values, weights: _hash(values),
+    "hash2": lambda values, weights: _hash2(values),
 }
-_MODERN = {suffix: merge for suffix, merge in _MERGES.items() if suffix != "hash_unordered"}
-_MODERN["hash2"] = lambda values, weights: _hash2(values)
+#: Each protocol version has one of these.
+_HASHES = frozenset(("hash_unordered", "hash2"))

@@ -1,237 +1,397 @@
-"""Which wire a server speaks, and the limits it announces.
+"""Negotiation of the protocol version with a server, and the capabilities that follow from it.
 
-Detection, in this order: the server's answer to ``POST /api/v1/client/config``; then, once, a refusal of the wire in
-use (415, or 404 of ``forward``). A server that says nothing gets JSON: those that know nothing else answer protobuf
-with errors that look transient. What was found is remembered per base URL.
+The client sends ``POST /api/v1/client/config`` before it creates a session. A response with chunk limits selects
+protocol 0.38. If the endpoint is missing, or its response contains no chunk limits, the client uses protocol 0.7,
+because servers of 0.7 answer protobuf with errors that look transient. After that, a server that refuses the encoding
+of a training request (415, or 404 of ``forward``) switches the protocol once. The result is cached per base URL.
+
+A new protocol version is a new row in :data:`PROTOCOL_VERSIONS` and :data:`LOSSES_BY_PROTOCOL`. A new feature is a new
+field of :class:`Capabilities`.
 """
 
 from __future__ import annotations
 
-import threading
-from dataclasses import dataclass
-from typing import Any, Dict, Literal, Optional, Tuple
+from dataclasses import dataclass, field, fields
+from typing import Any, Dict, Optional, Tuple
 
 from ..concurrency.clock import Clock
+from ..concurrency.primitives import Lock
 from ..config import Config, Preset
 from ..errors import APIStatusError
 from ..types import DynamicConfigResponse, ServerConfigResponse
+from .wire import Body, WireFormat
+from .wires import JsonWire, ProtobufWire
 
-__all__ = ["ASKS_AS", "Known", "Protocol", "Wire", "forget"]
-
-Wire = Literal["json", "protobuf"]
-
-#: A reply with one of these comes from a server that takes protobuf.
-_TELLING = ("fwdbwd_max_chunk_len", "proto_compress_fwdbwd", "parallel_fwdbwd_chunks")
-#: Seconds for which what a server said of itself is taken as still true.
-_REMEMBERED_FOR = 300.0
-#: Bytes in progress at once where the server says nothing: of results being read, of chunks sent side by side.
-_FETCH_BYTES, _CHUNK_BYTES = 52_428_800, 50_000_000
-#: Version of the official client whose protocol each wire is.
-_VERSIONS: Dict[Wire, str] = {"json": "0.7.0", "protobuf": "0.38.0"}
-#: ``sdk_version`` of the question itself, which is of today's protocol.
-ASKS_AS = _VERSIONS["protobuf"]
+__all__ = [
+    "CONFIG_SDK_VERSION",
+    "LOSSES_BY_PROTOCOL",
+    "PROTOCOL_VERSIONS",
+    "Capabilities",
+    "Negotiated",
+    "Negotiation",
+    "forget",
+]
 
 
 @dataclass(frozen=True)
-class Known:
-    """What was found out about one server."""
+class ProtocolVersion:
+    """One protocol version that the client can use."""
 
-    wire: Wire
-    announced: ServerConfigResponse
-    configured: bool = False
+    #: Value of ``Config.protocol``.
+    name: str
+    #: Version of the official client that defines it, sent as ``sdk_version``.
+    sdk_version: str
+    #: Whether training requests are encoded as protobuf; otherwise as JSON.
+    supports_protobuf: bool
 
 
-_lock = threading.Lock()
-#: By base URL, with the time until which it holds.
-_known: Dict[str, Tuple[Known, float]] = {}  # guarded by _lock
+#: By name, oldest first. The last one is negotiated.
+PROTOCOL_VERSIONS: Dict[str, ProtocolVersion] = {
+    row.name: row
+    for row in (
+        ProtocolVersion("0.7", "0.7.0", supports_protobuf=False),
+        ProtocolVersion("0.38", "0.38.0", supports_protobuf=True),
+    )
+}
+_OLDEST, _NEWEST = list(PROTOCOL_VERSIONS)[0], list(PROTOCOL_VERSIONS)[-1]
+_VERSION_ORDER = [row.sdk_version for row in PROTOCOL_VERSIONS.values()]
+
+_LOSSES_OF_0_7 = ("cross_entropy", "importance_sampling", "ppo", "cispo", "dro")
+#: Names of loss functions that may be sent, by protocol version. Not every server has all of them.
+LOSSES_BY_PROTOCOL: Dict[str, Tuple[str, ...]] = {
+    "0.7": _LOSSES_OF_0_7,
+    "0.38": (*_LOSSES_OF_0_7, "gspo", "stable_reinforce", "custom"),
+}
+
+#: ``sdk_version`` of client/config, an endpoint of the newest protocol version.
+CONFIG_SDK_VERSION = PROTOCOL_VERSIONS[_NEWEST].sdk_version
+
+#: A response of client/config with one of these fields comes from a server that accepts protobuf.
+_CHUNK_SETTINGS = ("fwdbwd_max_chunk_len", "proto_compress_fwdbwd", "parallel_fwdbwd_chunks")
+#: Seconds for which the result of a negotiation is used for new sessions.
+_CACHED_FOR = 300.0
+#: Budgets in bytes if the server returns none: of results being read, of chunks sent in parallel.
+_FETCH_BYTES, _CHUNK_DISPATCH_BYTES = 52_428_800, 50_000_000
+
+
+def _feature(since: str, setting: Optional[str] = None, default: bool = False) -> Any:
+    """Declare a feature of the protocol versions from ``since`` on.
+
+    Args:
+        since: ``sdk_version`` of the first protocol version that has it.
+        setting: Field of the server's configuration that turns it on or off; None: it is always on.
+        default: Whether it is on if the server's configuration does not contain the setting.
+    """
+    return field(metadata={"since": since, "setting": setting, "default": default})
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What a client can use with its server: protocol version, features, limits. Immutable.
+
+    A session's capabilities are replaced as a whole when they change: by the response of client/config or
+    client/dynamic_config, and by the one switch of the protocol version.
+    """
+
+    #: Name of the protocol version.
+    protocol: str
+    #: Encodes batches, decodes and merges results.
+    wire: WireFormat = field(repr=False)
+    #: Sent as ``sdk_version``: the user's value, or that of the protocol version.
+    sdk_version: str
+    #: Names of loss functions that may be sent.
+    losses: Tuple[str, ...]
+
+    #: The key to exchange is the output of the user's credential command.
+    prefers_credential_command: bool
+    #: The server has settings that change while a client runs (``client/dynamic_config``).
+    has_dynamic_config: bool
+    #: A sample that was sent can be cancelled (``cancel_future``).
+    cancels_samples: bool
+
+    # Limits
+
+    #: Datums and estimated bytes of one chunk.
+    max_chunk_datums: int
+    max_chunk_bytes: int
+    #: Estimated bytes of samples being dispatched.
+    dispatch_bytes: int
+    #: Bytes of results being read, where their sizes are known.
+    fetch_bytes: int
+    #: Estimated bytes of chunks being sent in parallel.
+    chunk_dispatch_bytes: int
+    #: Samples in progress per sampling client; None: the server sets no limit.
+    max_samples: Optional[int]
+    #: Cancellations of samples sent concurrently.
+    max_cancellations: int
+    #: Seconds that calls wait while the server requires payment (402).
+    payment_wait_limit: float
+    #: Seconds between requests of the dynamic configuration.
+    refresh_interval: float
+
+    # Features. Those above depend on more than a protocol version and one setting.
+
+    #: Training requests are encoded as protobuf, and results may be.
+    supports_protobuf: bool = _feature("0.38.0")
+    #: Chunks of a batch may arrive in any order; the server orders them by ``seq_id``.
+    parallel_chunks: bool = _feature("0.38.0", "parallel_fwdbwd_chunks")
+    #: Protobuf batches may be compressed with zstd.
+    compressed_batches: bool = _feature("0.38.0", "proto_compress_fwdbwd")
+    #: ``load_weights`` without a model id creates the model. Only some servers turn it off.
+    creates_models_by_loading: bool = _feature("0.38.0", "create_model_via_load_weights", default=True)
+    #: A poll may return the size of a result before the result.
+    metadata_only_polls: bool = _feature("0.38.0")
+    #: One poll serves all samples of a sampling session (``retrieve_futures``).
+    bulk_polls: bool = _feature("0.38.0", "sample_use_retrieve_futures")
+    #: A valid poll may fail with 400 now and then, and is sent again.
+    retries_bad_polls: bool = _feature("0.38.0")
+    #: Responses to polls may contain unknown queue states, and reasons without a state.
+    open_queue_states: bool = _feature("0.38.0")
+    #: A copy of a sampling client has a range of ``seq_id`` of its own, by a number of its own.
+    numbers_sampler_copies: bool = _feature("0.38.0")
+    #: The server assigns that number (``join_sampling_session``); otherwise it is random.
+    joins_sampling_sessions: bool = _feature("0.38.0", "sample_join_sampling_session")
+    #: The end of a session is reported with its reason (``sessions/ID/finish``).
+    finishes_sessions: bool = _feature("0.38.0")
+    #: Telemetry identifies the process.
+    identifies_processes: bool = _feature("0.38.0")
+    #: The forward pass of a custom loss is sent targets and weights only, and ``loss:sum`` of the result is the custom
+    #: loss. The server's loss becomes ``surrogate_loss:sum``.
+    reports_custom_loss: bool = _feature("0.38.0")
+    #: The API key is exchanged for a token (``auth/token``).
+    exchanges_api_key: bool = _feature("0.7.0", "pjwt_auth_enabled")
+
+    @property
+    def limits(self) -> Dict[str, Any]:
+        """Return the limits in force by name, for ``service.status()``."""
+        names = (
+            *("max_chunk_datums", "max_chunk_bytes", "dispatch_bytes"),
+            *("fetch_bytes", "chunk_dispatch_bytes", "max_samples"),
+        )
+        return {name: getattr(self, name) for name in names}
+
+
+@dataclass(frozen=True)
+class Negotiated:
+    """The result of a negotiation, which other sessions with the same server start from. Immutable."""
+
+    #: Name of the protocol version.
+    protocol: str
+    server_config: ServerConfigResponse = field(default_factory=ServerConfigResponse)
+    #: Whether the server has the endpoint client/config.
+    has_config: bool = False
+
+
+_cache_lock = Lock()
+#: By base URL, with the time until which it is valid.
+_cache: Dict[str, Tuple[Negotiated, float]] = {}  # guarded by _cache_lock
 
 
 def forget(base_url: Optional[str] = None) -> None:
-    """Forget what was found out about one server, or about all."""
-    with _lock:
+    """Remove the cached result for one server, or for all."""
+    with _cache_lock:
         if base_url is None:
-            _known.clear()
+            _cache.clear()
         else:
-            _known.pop(base_url, None)
+            _cache.pop(base_url, None)
 
 
-class Protocol:
-    """How the clients of one session talk to its server.
+class Negotiation:
+    """Keeps the capabilities of one session up to date. Thread-safe.
 
-    Invariant: with ``Config.protocol`` "auto" the wire changes at most once after detection; otherwise never.
+    Invariant: with ``Config.protocol`` "auto" the protocol version changes at most once after client/config; otherwise
+    never.
     """
 
     def __init__(self, config: Config, base_url: str, clock: Clock) -> None:
         self._config = config
         self._base_url = base_url
         self._clock = clock
-        self._lock = threading.Lock()
-        self._switched = False  # guarded by _lock
-        #: JSON training requests are known to be refused. Read without the lock, as ``wire``.
-        self._json_refused = False
-        #: What goes out. Read without the lock: a request that is refused for it is sent again.
-        self.wire: Wire = "protobuf" if config.protocol == "0.38" else "json"
-        self.announced = ServerConfigResponse()
-        self.dynamic = DynamicConfigResponse()
-        #: The server answered client/config.
-        self.configured = False
-
-    # Detection
+        self._is_automatic = config.protocol == "auto"
+        self._lock = Lock()
+        self._has_switched = False  # guarded by _lock
+        #: Whether the server has refused a training request in JSON.
+        self._has_refused_json = False  # guarded by _lock
+        protocol = _OLDEST if self._is_automatic else config.protocol
+        self._negotiated = Negotiated(protocol)  # guarded by _lock
+        self._dynamic_config = DynamicConfigResponse()  # guarded by _lock
+        #: Read without the lock: a request that is refused for an outdated encoding is sent again.
+        self.capabilities = self._current()
 
     @property
-    def asks(self) -> bool:
-        """Whether client/config is to be sent: not for 0.7, and not to a server that is known."""
-        return self._config.protocol != "0.7"
+    def is_required(self) -> bool:
+        """Whether client/config must be sent, unless the result is cached: not for protocol 0.7."""
+        return self._config.protocol != _OLDEST
 
-    def recall(self) -> bool:
-        """Take over what is known of this server; False if nothing is."""
-        with _lock:
-            known, until = _known.get(self._base_url, (None, 0.0))
-        if known is None or until <= self._clock.time():
+    @property
+    def negotiated(self) -> Negotiated:
+        """What another session with this server may start from."""
+        with self._lock:
+            return self._negotiated
+
+    @property
+    def dynamic_config(self) -> DynamicConfigResponse:
+        """The last response of client/dynamic_config."""
+        with self._lock:
+            return self._dynamic_config
+
+    def load_cached(self) -> bool:
+        """Apply the cached result for this server. Returns whether there is one."""
+        with _cache_lock:
+            negotiated, until = _cache.get(self._base_url, (None, 0.0))
+        if negotiated is None or until <= self._clock.time():
             return False
-        self.take_over(known)
+        self.restore(negotiated)
         return True
 
-    def known(self) -> Known:
-        """What another session with this server may start from."""
-        return Known(self.wire, self.announced, self.configured)
+    def restore(self, negotiated: Negotiated) -> None:
+        """Apply the result of another session's negotiation."""
+        protocol = negotiated.protocol if self._is_automatic else self.capabilities.protocol
+        self._update(Negotiated(protocol, negotiated.server_config, negotiated.has_config))
 
-    def take_over(self, known: Known) -> None:
-        """Start from what another session found out."""
-        self.announced, self.configured = known.announced, known.configured
-        if self._config.protocol == "auto":
-            self.wire = known.wire
+    def apply_config(self, response: Optional[ServerConfigResponse]) -> None:
+        """Apply the response of client/config; None: the server does not have the endpoint."""
+        if response is not None:
+            protocol = self.capabilities.protocol
+            if self._is_automatic and any(getattr(response, name) is not None for name in _CHUNK_SETTINGS):
+                protocol = _NEWEST
+            self._update(Negotiated(protocol, response, has_config=True))
+        self._store()
 
-    def heard(self, announced: Optional[ServerConfigResponse]) -> None:
-        """Take over the reply of client/config; None: the server has no such endpoint."""
-        if announced is not None:
-            self.announced, self.configured = announced, True
-            if self._config.protocol == "auto" and any(
-                getattr(announced, name) is not None for name in _TELLING
-            ):
-                self.wire = "protobuf"
-        self._remember()
+    def apply_dynamic_config(self, response: DynamicConfigResponse) -> None:
+        """Apply the response of client/dynamic_config."""
+        self._update(dynamic_config=response)
 
-    def switch(self, error: APIStatusError, wire: Wire, forward: bool) -> bool:
-        """After a refusal of a request sent on ``wire``: whether to send it again, on the other one.
+    def switch(self, error: APIStatusError, body: Body) -> bool:
+        """Switch the protocol version if the server has refused the encoding of ``body``.
 
-        Args:
-            forward: It was a forward pass, for which the JSON wire has an endpoint of its own.
+        A server that has no endpoint for forward passes in JSON (404) refuses JSON, too.
+
+        Returns:
+            Whether the request must be encoded and sent again.
         """
-        if self._config.protocol != "auto":
-            return False
-        refused = error.status_code == 415 or (error.status_code == 404 and forward and _no_route(error))
-        if not refused or (wire == "protobuf" and error.status_code == 404):
+        is_refused = error.status_code == 415 or (
+            error.status_code == 404
+            and body.wire == "json"
+            and body.endpoint == "forward"
+            and _no_route(error)
+        )
+        if not (self._is_automatic and body.wire and is_refused):
             return False
         with self._lock:
-            if wire == "json":
-                self._json_refused = True
-            if self.wire != wire:
-                return True  # Another thread found out first, or JSON was only tried.
-            if self._switched:
+            self._has_refused_json = self._has_refused_json or body.wire == "json"
+            # If not: another thread has switched, or JSON was sent because the extra "proto" is missing.
+            switches = self.capabilities.wire.name == body.wire
+            if switches and self._has_switched:
                 return False
-            self._switched = True
-            self.wire = "protobuf" if wire == "json" else "json"
-        self._remember()
+            if switches:
+                self._has_switched = True
+                protocol = _NEWEST if body.wire == "json" else _OLDEST
+                before = self._negotiated
+                self._negotiated = Negotiated(protocol, before.server_config, before.has_config)
+            self.capabilities = self._current()
+        if switches:
+            self._store()
         return True
 
-    def _remember(self) -> None:
-        if self._config.protocol != "auto":
+    def _update(
+        self,
+        negotiated: Optional[Negotiated] = None,
+        dynamic_config: Optional[DynamicConfigResponse] = None,
+    ) -> None:
+        with self._lock:
+            self._negotiated = negotiated or self._negotiated
+            self._dynamic_config = dynamic_config or self._dynamic_config
+            self.capabilities = self._current()
+
+    def _store(self) -> None:
+        if not self._is_automatic:
             return
-        with _lock:
-            _known[self._base_url] = self.known(), self._clock.time() + _REMEMBERED_FOR
+        negotiated = self.negotiated
+        with _cache_lock:
+            _cache[self._base_url] = negotiated, self._clock.time() + _CACHED_FOR
 
-    # What follows from it
-
-    @property
-    def modern(self) -> bool:
-        """Whether today's protocol is spoken, with what belongs to it beside protobuf."""
-        return self.wire == "protobuf"
-
-    @property
-    def tries_json(self) -> bool:
-        """Whether a client that lacks what protobuf takes may still send its training requests as JSON."""
-        return self._config.protocol == "auto" and not self._json_refused
-
-    @property
-    def version(self) -> str:
-        """What to announce as ``sdk_version``: the user's choice, else that of the protocol spoken."""
-        chosen = self._config.sdk_version
-        return _VERSIONS[self.wire] if chosen == _VERSIONS["json"] else chosen
-
-    @property
-    def parallel_chunks(self) -> bool:
-        """Whether the server takes the chunks of a batch in any order; silence means no."""
-        return self.modern and self.announced.parallel_fwdbwd_chunks is True
-
-    @property
-    def compressed(self) -> bool:
-        return self.modern and self.announced.proto_compress_fwdbwd is True
-
-    @property
-    def creates_by_loading(self) -> bool:
-        """Whether loading weights may make the model; among today's servers only some older ones say no."""
-        return self.modern and self.announced.create_model_via_load_weights is not False
-
-    @property
-    def max_chunk_datums(self) -> int:
-        return self._limit("max_chunk_datums", self.announced.fwdbwd_max_chunk_len)
-
-    @property
-    def max_chunk_bytes(self) -> int:
-        return self._limit("max_chunk_bytes", self.announced.fwdbwd_max_chunk_bytes_count)
-
-    @property
-    def dispatch_bytes(self) -> int:
-        return self._limit("dispatch_bytes", self.announced.sample_dispatch_bytes_semaphore_size)
-
-    @property
-    def fetch_bytes(self) -> int:
-        """Bytes of announced results that may be read at once."""
-        return _budget(self.announced.inflight_response_bytes_semaphore_size, _FETCH_BYTES)
-
-    @property
-    def chunk_dispatch_bytes(self) -> int:
-        """Estimated bytes of chunks that may be sent side by side."""
-        return _budget(self.announced.fwdbwd_dispatch_bytes_semaphore_size, _CHUNK_BYTES)
-
-    @property
-    def max_samples(self) -> Optional[int]:
-        """Samples in progress at once that the server asks for; None: it does not say."""
-        return self.announced.sample_max_concurrent_requests or None
-
-    def _limit(self, setting: str, announced: Optional[int]) -> int:
-        """The user's number if there is one, else the server's, else the default."""
-        own: int = getattr(self._config, setting)
-        return announced if announced and isinstance(own, Preset) else int(own)
+    def _current(self) -> Capabilities:
+        """Compute the capabilities. Call with ``_lock`` held."""
+        config, server, dynamic = self._config, self._negotiated.server_config, self._dynamic_config
+        version = PROTOCOL_VERSIONS[self._negotiated.protocol]
+        features = _features(version, server)
+        wire: WireFormat = JsonWire()
+        if version.supports_protobuf:
+            may_send_json = self._is_automatic and not self._has_refused_json
+            wire = ProtobufWire(features["compressed_batches"], may_send_json)
+        has_default_version = config.sdk_version == PROTOCOL_VERSIONS[_OLDEST].sdk_version
+        return Capabilities(
+            protocol=version.name,
+            wire=wire,
+            sdk_version=version.sdk_version if has_default_version else config.sdk_version,
+            losses=LOSSES_BY_PROTOCOL[version.name],
+            prefers_credential_command=server.credential_default_source == "credential_cmd",
+            has_dynamic_config=version.supports_protobuf and self._negotiated.has_config,
+            cancels_samples=dynamic.sample_cancel_enabled,
+            max_cancellations=max(dynamic.sample_cancel_max_batch_size, 1),
+            refresh_interval=float(dynamic.refresh_interval_sec),
+            **features,
+            **_limits(config, server),
+        )
 
     def status(self) -> Dict[str, Any]:
-        """For ``service.status()``."""
+        """Return the entry of ``service.status()``."""
+        capabilities, server_config = self.capabilities, self.negotiated.server_config
         return {
-            "wire": self.wire,
+            "wire": capabilities.wire.name,
             "chosen": self._config.protocol,
-            "sdk_version": self.version,
+            "sdk_version": capabilities.sdk_version,
             "server_config": {
-                name: value for name, value in vars(self.announced).items() if value is not None
+                name: value for name, value in vars(server_config).items() if value is not None
             },
-            "limits": {
-                "max_chunk_datums": self.max_chunk_datums,
-                "max_chunk_bytes": self.max_chunk_bytes,
-                "dispatch_bytes": self.dispatch_bytes,
-                "fetch_bytes": self.fetch_bytes,
-                "chunk_dispatch_bytes": self.chunk_dispatch_bytes,
-                "max_samples": self.max_samples,
-            },
+            "limits": capabilities.limits,
         }
 
 
-def _budget(announced: Optional[int], default: int) -> int:
-    # One byte lets a piece of any size pass, alone.
-    return default if announced is None else max(announced, 1)
+def _features(version: ProtocolVersion, server: ServerConfigResponse) -> Dict[str, bool]:
+    """Return the features of a server by name, from the declarations in :class:`Capabilities`."""
+    found = {}
+    for one in fields(Capabilities):
+        if "since" in one.metadata:
+            is_known = _VERSION_ORDER.index(one.metadata["since"]) <= _VERSION_ORDER.index(
+                version.sdk_version
+            )
+            setting = one.metadata["setting"]
+            value = True if setting is None else getattr(server, setting)
+            found[one.name] = is_known and (one.metadata["default"] if value is None else value)
+    return found
+
+
+def _limits(config: Config, server: ServerConfigResponse) -> Dict[str, Any]:
+    """Return the limits by name: the user's value if there is one, else the server's, else the default."""
+
+    def limit(setting: str, value: Optional[int]) -> int:
+        own: int = getattr(config, setting)
+        return value if value and isinstance(own, Preset) else int(own)
+
+    payment_wait = server.billing_exception_max_pause_duration_sec
+    has_own = config.billing_pause != Config.billing_pause
+    return {
+        "max_chunk_datums": limit("max_chunk_datums", server.fwdbwd_max_chunk_len),
+        "max_chunk_bytes": limit("max_chunk_bytes", server.fwdbwd_max_chunk_bytes_count),
+        "dispatch_bytes": limit("dispatch_bytes", server.sample_dispatch_bytes_semaphore_size),
+        "fetch_bytes": _budget(server.inflight_response_bytes_semaphore_size, _FETCH_BYTES),
+        "chunk_dispatch_bytes": _budget(server.fwdbwd_dispatch_bytes_semaphore_size, _CHUNK_DISPATCH_BYTES),
+        "max_samples": server.sample_max_concurrent_requests or None,
+        "payment_wait_limit": config.billing_pause
+        if payment_wait is None or has_own
+        else float(payment_wait),
+    }
+
+
+def _budget(size: Optional[int], default: int) -> int:
+    # A budget of one byte admits a piece of any size, alone.
+    return default if size is None else max(size, 1)
 
 
 def _no_route(error: APIStatusError) -> bool:
-    """Whether a 404 is about the endpoint, not about the model."""
+    """Return whether a 404 is about the endpoint, not about the model."""
     body: Tuple[Any, ...] = (error.body,)
     if isinstance(error.body, dict):
         body = tuple(error.body.get(key) for key in ("detail", "error", "message") if key in error.body)

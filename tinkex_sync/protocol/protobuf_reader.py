@@ -1,7 +1,7 @@
-"""Results that came as protobuf, as wire types.
+"""Decoding of results from protobuf to wire types.
 
-Every length, offset and number of elements is checked against the bytes that are there: a damaged answer is an
-error that says where, never a short or shifted result.
+Every length, offset and number of elements is checked against the bytes of the response. A damaged response raises an
+error with the place of the damage; it never yields a truncated or shifted result.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ __all__ = ["decode"]
 _Result = TypeVar("_Result", ForwardBackwardOutput, SampleResponse)
 _TopK = Optional[List[Optional[List[Tuple[int, float]]]]]
 
-#: On the wire -> (how one element is packed, bytes of it, what it becomes).
+#: Type on the wire -> (struct format of an element, its bytes, dtype of the TensorData).
 _DTYPES = {
     "DTYPE_FLOAT32": ("f", 4, "float32"),
     "DTYPE_INT64": ("q", 8, "int64"),
@@ -28,8 +28,8 @@ _DTYPES = {
     "DTYPE_BFLOAT16": ("f", 2, "float32"),
 }
 _STOP_REASONS = ("stop", "length")
-#: The cell of a top-k row that holds nothing.
-_NOTHING = (0, -99999.0)
+#: The cell that pads a top-k row.
+_PADDING = (0, -99999.0)
 
 
 class _Damaged(Exception):
@@ -39,14 +39,15 @@ class _Damaged(Exception):
 
 
 def decode(content: bytes, kind: Type[_Result], status_code: int = 200) -> _Result:
-    """The result in the body of an answer of content type ``application/x-protobuf``.
+    """Decode the body of a response of content type ``application/x-protobuf``.
 
     Args:
         kind: ForwardBackwardOutput or SampleResponse.
+        status_code: The response's status, for the error.
 
     Raises:
-        MissingExtraError: the protobuf package is not installed.
-        APIResponseValidationError: the body is damaged or holds what nobody knows; ``.path`` says where.
+        MissingExtraError: The protobuf package is not installed.
+        APIResponseValidationError: The body is damaged or has an unknown value; ``.path`` is the place.
     """
     parsed = message(kind.__name__)()
     from google.protobuf.message import DecodeError
@@ -58,7 +59,7 @@ def decode(content: bytes, kind: Type[_Result], status_code: int = 200) -> _Resu
         path = getattr(error, "path", "")
         where = f" at {path}" if path else ""
         raise APIResponseValidationError(
-            f"Cannot read the server's answer as {kind.__name__}{where}: {error}",
+            f"Cannot decode the response as {kind.__name__}{where}: {error}",
             status_code=status_code,
             body=content,
             path=path,
@@ -95,7 +96,7 @@ def _record(path: str, record: Any) -> List[Dict[str, TensorData]]:
 
 
 def _column(path: str, batched: Any) -> List[TensorData]:
-    """One tensor per datum."""
+    """Return one tensor per datum."""
     offsets = _numbers(f"{path}.offsets", batched.offsets, "DTYPE_INT64")
     trailing = list(batched.trailing_shape)
     if min(trailing, default=0) < 0:
@@ -107,7 +108,7 @@ def _column(path: str, batched: Any) -> List[TensorData]:
     for row, (start, stop) in enumerate(zip(offsets, offsets[1:])):
         if not 0 <= start <= stop <= len(batched.data):
             raise _Damaged(
-                f"{path}.offsets[{row}]", f"bytes {start} to {stop} of {len(batched.data)} do not exist"
+                f"{path}.offsets[{row}]", f"bytes {start} to {stop} are outside of {len(batched.data)} bytes"
             )
         values = _numbers(f"{path}.data", batched.data[start:stop], dtype)
         if len(values) % inner if inner else values:
@@ -122,7 +123,7 @@ def _column(path: str, batched: Any) -> List[TensorData]:
 def _dtype(path: str, number: int) -> str:
     names = ENUMS["DType"]
     if not 0 < number < len(names):
-        raise _Damaged(f"{path}.dtype", f"no dtype has the number {number}")
+        raise _Damaged(f"{path}.dtype", f"unknown dtype number {number}")
     return names[number]
 
 
@@ -130,8 +131,8 @@ def _numbers(path: str, data: bytes, dtype: str = "DTYPE_FLOAT32") -> List[Any]:
     code, width, _ = _DTYPES[dtype]
     count, rest = divmod(len(data), width)
     if rest:
-        raise _Damaged(path, f"{len(data)} bytes are no whole number of elements of {width} bytes")
-    if width == 2:  # the upper half of a float32
+        raise _Damaged(path, f"{len(data)} bytes are not a multiple of {width} bytes per element")
+    if width == 2:  # a bfloat16 is the upper half of a float32
         widened = bytearray(4 * count)
         widened[2::4], widened[3::4] = data[::2], data[1::2]
         data = bytes(widened)
@@ -151,7 +152,7 @@ def _tensor(path: str, tensor: Any) -> TensorData:
     if tensor.WhichOneof("encoding") == "sparse_csr":
         return _sparse(f"{path}.sparse_csr", tensor.sparse_csr, dtype, shape)
     values = _numbers(f"{path}.dense", tensor.dense, dtype)
-    # No shape may stand for a single number as well as for none given.
+    # An empty shape is sent for a single number, and also if there is no shape.
     if shape and math.prod(shape) != len(values):
         raise _Damaged(f"{path}.shape", f"{len(values)} elements do not fit {shape}")
     return _tensor_data(values, dtype, shape or ([] if len(values) == 1 else [len(values)]))
@@ -165,9 +166,12 @@ def _sparse(path: str, csr: Any, dtype: str, shape: List[int]) -> TensorData:
         raise _Damaged(f"{path}.crow_indices", f"{len(crow)} row starts for shape {shape}")
     rising = all(start <= stop for start, stop in zip(crow, crow[1:]))
     if not rising or crow[0] != 0 or crow[-1] != len(values):
-        raise _Damaged(f"{path}.crow_indices", f"they do not divide {len(values)} values into rows")
+        raise _Damaged(f"{path}.crow_indices", f"the row starts do not divide {len(values)} values into rows")
     if len(columns) != len(values) or not all(0 <= column < shape[1] for column in columns):
-        raise _Damaged(f"{path}.col_indices", f"not one column below {shape[1]} for each of the values")
+        raise _Damaged(
+            f"{path}.col_indices",
+            f"there must be one column below {shape[1]} for each of {len(values)} values",
+        )
     return _tensor_data(values, dtype, shape, sparse_crow_indices=crow, sparse_col_indices=columns)
 
 
@@ -195,7 +199,7 @@ def _response(parsed: Any) -> SampleResponse:
 
 def _sequence(path: str, parsed: Any) -> SampledSequence:
     if not 0 <= parsed.stop_reason < len(_STOP_REASONS):
-        raise _Damaged(f"{path}.stop_reason", f"no reason has the number {parsed.stop_reason}")
+        raise _Damaged(f"{path}.stop_reason", f"unknown stop reason number {parsed.stop_reason}")
     reason: Any = _STOP_REASONS[parsed.stop_reason]
     return SampledSequence(
         stop_reason=reason,
@@ -219,8 +223,8 @@ def _topk(path: str, parsed: Any) -> _TopK:
 
 
 def _row(cells: List[Tuple[int, float]]) -> Union[List[Tuple[int, float]], None]:
-    if cells[0] == _NOTHING:
+    if cells[0] == _PADDING:
         return None
-    while cells[-1] == _NOTHING:
+    while cells[-1] == _PADDING:
         cells.pop()
     return cells

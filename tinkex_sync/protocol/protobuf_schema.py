@@ -1,11 +1,11 @@
-"""The messages of today's protocol as a table, and their classes, built from it when first needed."""
+"""The protobuf messages of protocol 0.38.0 as a table, and their classes, which are built from it at first use."""
 
 from __future__ import annotations
 
 import functools
-import threading
 from typing import Any, Dict, Tuple
 
+from ..concurrency.primitives import Lock
 from ..errors import MissingExtraError
 
 __all__ = ["ENUMS", "MESSAGES", "message", "missing_extra", "tag"]
@@ -17,7 +17,7 @@ ENUMS = {
     "DType": ("DTYPE_UNSPECIFIED", "DTYPE_FLOAT32", "DTYPE_INT64", "DTYPE_INT32", "DTYPE_BFLOAT16"),
 }
 
-#: Message -> field -> (number, type, label). A label other than those below is the name of a oneof.
+#: Message -> field -> (number, type, label). A label that is not in ``_LABELS`` is the name of a oneof.
 MESSAGES: Dict[str, Dict[str, Tuple[int, str, str]]] = {
     "LossConfigValue": {"number": (1, "double", "value"), "text": (2, "string", "value")},
     "EncodedTextChunk": {"tokens": (1, "bytes", "one")},
@@ -115,13 +115,13 @@ MESSAGES: Dict[str, Dict[str, Tuple[int, str, str]]] = {
 
 _LABELS = ("one", "optional", "repeated", "map")
 _FIXED64, _LENGTH, _VARINT = 1, 2, 0
-_building = threading.Lock()
+_building = Lock()
 
 
 def tag(message_name: str, field: str) -> bytes:
-    """What stands before a value of this field: its number and how the value is written.
+    """Return the bytes before a value of this field, which have its number and its wire type.
 
-    Repeated numbers are taken to be packed, as proto3 writes them.
+    Repeated numbers are packed, as proto3 requires.
     """
     number, kind, label = MESSAGES[message_name][field]
     if label in ("repeated", "map") or kind in MESSAGES or kind in ("string", "bytes"):
@@ -132,16 +132,17 @@ def tag(message_name: str, field: str) -> bytes:
 
 
 def missing_extra(package: str) -> MissingExtraError:
+    """Return the error for a package of the extra ``proto`` that is not installed."""
     return MissingExtraError(
-        f"this server wants protobuf, which needs {package}: pip install 'tinkex-sync[proto]'"
+        f"this server uses protobuf, which needs {package}: pip install 'tinkex-sync[proto]'"
     )
 
 
 def message(name: str) -> Any:
-    """The class of a message.
+    """Return the class of a message. Thread-safe.
 
     Raises:
-        MissingExtraError: the protobuf package is not installed.
+        MissingExtraError: The protobuf package is not installed.
     """
     with _building:
         return _classes()[name]
@@ -162,7 +163,7 @@ def _classes() -> Dict[str, Any]:
             enum.value.add(name=value, number=number)
     for name, fields in MESSAGES.items():
         _describe(file.message_type.add(name=name), fields)
-    # A pool of its own: the official SDK may have put the same names into the common one.
+    # A private pool, because the official SDK may have added the same names to the default pool.
     pool = descriptor_pool.DescriptorPool()
     pool.Add(file)
     return {
@@ -195,7 +196,7 @@ def _describe(described: Any, fields: Dict[str, Tuple[int, str, str]]) -> None:
         if label in places:
             field.oneof_index = places[label]
         elif label == "optional":
-            # Presence of a plain field is a oneof of one member, and such oneofs come last.
+            # Presence of a scalar field is a oneof with one member; these oneofs must come last.
             field.proto3_optional = True
             field.oneof_index = len(described.oneof_decl)
             described.oneof_decl.add(name=f"_{name}")

@@ -1,7 +1,7 @@
-"""Requests as protobuf, written straight into the body.
+"""Encoding of training requests to protobuf.
 
-Not by the protobuf package: it would copy every block of numbers into a message and again into the body. Here a
-datum's numbers are converted once and appended, so a batch takes one pass and no copy but the body.
+The body is written without the protobuf package, which would copy every block of numbers into a message and then into
+the body. Here a datum's numbers are converted once and appended to the body.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from .protobuf_schema import ENUMS, message, missing_extra, tag
 
 __all__ = ["compress", "encode_forward_backward"]
 
-#: How the elements of a block are packed (little-endian) and what numpy calls them.
+#: dtype -> (struct format of an element, numpy dtype); both are little-endian.
 _PACKED = {"int32": ("i", "<i4"), "int64": ("q", "<i8"), "float32": ("f", "<f4")}
 
 _CHUNK = tag("Datum", "model_input")
@@ -44,20 +44,20 @@ def encode_forward_backward(
     forward_only: bool = False,
     first_index: int = 0,
 ) -> bytes:
-    """The body of ``POST /api/v1/forward_backward``, a ForwardBackwardRequest.
+    """Encode the body of ``POST /api/v1/forward_backward``, a ForwardBackwardRequest.
 
     Args:
-        data: The datums of this request. Numbers go out as the tensor's ``dtype``: fractions of an int64
-            are cut off, floats rounded to float32; NaN and infinities pass.
-        loss_fn_config: Numbers (sent as doubles) and texts by name.
-        forward_only: No gradients: what was ``POST /api/v1/forward``.
-        first_index: Place of ``data[0]`` in the caller's batch, for errors.
+        data: The datums of this request. Numbers are sent as the tensor's ``dtype``: fractions of an int64 are cut off,
+            floats are rounded to float32, NaN and infinities are sent.
+        loss_fn_config: Numbers (sent as doubles) and strings by name.
+        forward_only: Compute no gradients, as ``POST /api/v1/forward`` does in JSON.
+        first_index: Position of ``data[0]`` in the caller's batch, for errors.
 
     Raises:
-        MissingExtraError: the answer could not be read, for want of the protobuf package.
-        OverflowError: a number does not fit; the text names datum and element.
-        ValueError: an image by pointer, a shape that does not fit its data, incomplete sparse indices.
-        TypeError: a value of ``loss_fn_config`` is neither a number nor a text.
+        MissingExtraError: The protobuf package, which decodes the result, is not installed.
+        OverflowError: A number does not fit its dtype; the message has the datum and the element.
+        ValueError: There is an image by pointer, a shape that does not fit its data, or incomplete sparse indices.
+        TypeError: A value of ``loss_fn_config`` is neither a number nor a string.
     """
     message("ForwardBackwardOutput")
     body = io.BytesIO()
@@ -77,10 +77,10 @@ def encode_forward_backward(
 
 
 def compress(content: bytes) -> bytes:
-    """A body as one zstd frame (level 3, size in its header, no checksum), for ``Content-Encoding: zstd``.
+    """Compress a body to one zstd frame (level 3, size in its header, no checksum), for ``Content-Encoding: zstd``.
 
     Raises:
-        MissingExtraError: the zstandard package is not installed.
+        MissingExtraError: The zstandard package is not installed.
     """
     try:
         import zstandard
@@ -112,7 +112,7 @@ def _text_field(name: str, text: str) -> bytes:
 
 
 def _wrap(head: bytes, *tags: bytes, size: int = 0) -> bytes:
-    """``head``, the beginning of something that ``size`` more bytes will follow, within these fields."""
+    """Wrap ``head``, which ``size`` more bytes follow, in length-delimited fields, the innermost first."""
     for each in tags:
         head = each + _varint(len(head) + size) + head
     return head
@@ -126,7 +126,7 @@ def _config_entries(name: str, value: Any) -> bytes:
     try:
         number = struct.pack("<d", value)
     except struct.error:
-        raise TypeError(f"loss_fn_config[{name!r}] must be a number or a text, not {value!r}") from None
+        raise TypeError(f"loss_fn_config[{name!r}] must be a number or a string, not {value!r}") from None
     plain = key + b"\x11" + number
     tagged = key + _wrap(tag("LossConfigValue", "number") + number, _VALUE)
     return _wrap(plain, _field("loss_fn_config")) + _wrap(tagged, _field("loss_fn_config_v2"))
@@ -149,8 +149,8 @@ def _chunk(where: str, chunk: ModelInputChunk) -> Tuple[_Piece, _Piece]:
         return _wrap(b"", *tags, size=len(block)), block
     if not isinstance(chunk, ImageChunk):
         raise ValueError(
-            f"{where} is an image by pointer ({chunk.location!r}), which this server's protocol (protobuf) cannot"
-            f" express: read the file and give an ImageChunk"
+            f"{where} is an image by pointer ({chunk.location!r}), which cannot be sent as protobuf:"
+            f" read the file and use an ImageChunk"
         )
     size = len(chunk.data)
     head = _wrap(chunk.format.encode(), tag("ImageChunk", "format"))
@@ -194,7 +194,7 @@ def _check_sparse(where: str, tensor: TensorData) -> None:
     crow, col, shape = tensor.sparse_crow_indices, tensor.sparse_col_indices, tensor.shape
     if crow is None or col is None:
         missing = "sparse_crow_indices" if crow is None else "sparse_col_indices"
-        raise ValueError(f"{where} is sparse but has no {missing}: give both index lists")
+        raise ValueError(f"{where} is sparse but has no {missing}: pass both index lists")
     if shape is None or len(shape) != 2 or min(shape) < 0:
         raise ValueError(f"{where} is sparse and needs shape [rows, columns], not {shape}")
     if len(crow) != shape[0] + 1 or len(col) != len(tensor.data):
@@ -205,7 +205,7 @@ def _check_sparse(where: str, tensor: TensorData) -> None:
 
 
 def _block(where: str, values: Any, dtype: str) -> _Piece:
-    """Numbers as packed bytes: those of an array that holds them so already, else converted."""
+    """Pack numbers as bytes; an array of the right dtype is used without a copy."""
     code, form = _PACKED[dtype]
     if is_array(values):
         return _array_block(where, values, dtype, form)
@@ -217,19 +217,19 @@ def _block(where: str, values: Any, dtype: str) -> _Piece:
 
 def _array_block(where: str, values: Any, dtype: str, form: str) -> _Piece:
     if dtype == "float32" and values.dtype.str == form:
-        return _seen(values)
+        return _view(values)
     numpy = sys.modules["numpy"]
     try:
         if values.dtype.kind == "u" or (values.dtype.kind == "f" and dtype == "int64"):
             return _block(where, values.tolist(), dtype)
         with numpy.errstate(over="raise"):
-            return _seen(values.astype(form, copy=False))
+            return _view(values.astype(form, copy=False))
     except FloatingPointError:
         return _block(where, values.tolist(), dtype)
 
 
-def _seen(values: Any) -> memoryview:
-    # A view of no elements cannot be cast.
+def _view(values: Any) -> memoryview:
+    # A memoryview without elements cannot be cast.
     return memoryview(values).cast("B") if values.size else memoryview(b"")
 
 
@@ -238,4 +238,4 @@ def _one(where: str, value: Any, code: str, dtype: str) -> bytes:
         return struct.pack(f"<{code}", value if code == "f" else int(value))
     except (struct.error, OverflowError, ValueError, TypeError):
         kind = ValueError if value != value else OverflowError
-        raise kind(f"{where} is {value!r}, which does not fit {dtype}; correct it before sending") from None
+        raise kind(f"{where} is {value!r}, which does not fit {dtype}: correct it before sending") from None

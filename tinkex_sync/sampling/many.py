@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import collections
-import threading
 from typing import Any, Callable, Deque, Dict, Iterable, Iterator
 
 from .. import types
 from ..concurrency.clock import wait_interruptibly
+from ..concurrency.primitives import Event, Lock
 from ..futures import Future
 
 __all__ = ["SampleMany"]
@@ -41,9 +41,9 @@ class SampleMany(Iterator[Any]):
         self._waiting: Deque[int] = collections.deque()
         self._futures: Dict[int, Future[types.SampleResponse]] = {}
         self._refused: Dict[int, Exception] = {}
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._finished: Deque[int] = collections.deque()  # guarded by _lock
-        self._any_finished = threading.Event()
+        self._any_finished = Event()
         self._exhausted = False
 
     def __iter__(self) -> SampleMany:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import threading
 from collections import deque
 from contextlib import contextmanager
 from typing import Callable, Deque, Iterator, Optional
 
 from ..concurrency.clock import remaining
-from ..errors import ClosedError
+from ..concurrency.primitives import Event, Lock
 from ..http.call_state import CallState
 from ..session import Session
 
@@ -16,9 +15,6 @@ __all__ = ["Places"]
 
 #: Begins what has got a place; False if it does not want it any more.
 Start = Callable[[], bool]
-
-#: Closing sets no event of ours; who waits looks up this often, in seconds of the clock.
-_LOOK_UP = 0.5
 
 
 class Places:
@@ -29,7 +25,7 @@ class Places:
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._held = 0  # guarded by _lock
         self._waiting: Deque[Start] = deque()  # guarded by _lock
 
@@ -69,7 +65,7 @@ class Places:
         Raises:
             DeadlineExceeded, ClosedError: the wait ended; nothing was sent.
         """
-        granted = threading.Event()
+        granted = Event()
 
         def start() -> bool:
             granted.set()
@@ -79,12 +75,10 @@ class Places:
         self.enter(start)
         try:
             while not granted.is_set():
-                if session.closing.is_set():
-                    raise ClosedError("the client was closed while this call waited to be sent")
                 left = remaining(session.clock, deadline)
                 if left == 0:
                     raise call.deadline_exceeded()
-                session.clock.wait(granted, _LOOK_UP if left is None else min(left, _LOOK_UP))
+                session.wait(granted, deadline)
             yield
         finally:
             if not self._withdraw(start):

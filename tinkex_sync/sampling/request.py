@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-import threading
 import uuid
 from concurrent.futures import CancelledError
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional
+from typing import TYPE_CHECKING, Any, Callable, List, Optional
 
 from .. import types
+from ..concurrency.primitives import Lock
 from ..errors import APIConnectionError, BillingError, DeadlineExceeded, PromiseExpiredError, RateLimitError
 from ..futures import Future
 from ..http.call_state import CallState
@@ -36,7 +36,7 @@ class Progress:
     def __init__(self, now: Callable[[], float], limit: float) -> None:
         self._now = now
         self.limit = limit
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._running = 0  # guarded by _lock
         self._last = now()  # guarded by _lock
 
@@ -65,7 +65,7 @@ class Sample:
         self,
         client: SamplingClient,
         call: CallState,
-        body: Dict[str, Any],
+        body: types.SampleRequest,
         size: int,
         deadline: Optional[float],
         future: Optional[Future[Any]] = None,
@@ -86,7 +86,7 @@ class Sample:
         self.key = ""
 
     def _number(self) -> None:
-        self.content = codec.encode({**self.body, "seq_id": self.client._next_seq_id()})
+        self.content = codec.encode(replace(self.body, seq_id=self.client._next_seq_id()))
         self.key = f"tinkex-sync-{uuid.uuid4()}"
 
     def _claim(self) -> None:
@@ -159,7 +159,7 @@ class Sample:
                 self._claim()
                 try:
                     with session.dispatchers.waiting():
-                        reply = session.send(
+                        reply = session.send_once(
                             Request(
                                 "asample",
                                 self.content,

@@ -5,12 +5,13 @@ from __future__ import annotations
 import heapq
 import itertools
 import math
-import threading
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Dict, List, Optional, Type
 
 from ..concurrency.clock import Clock, remaining
+from ..concurrency.close_signal import CloseSignal
+from ..concurrency.primitives import Event, Lock
 from ..errors import ClosedError, DeadlineExceeded
 from .pacing import Pace, ThrottleLimits, Ticket
 from .semaphores import BytesSemaphore, CountingSemaphore
@@ -52,7 +53,7 @@ class _Turn:
 
     def __init__(self, arrival: int) -> None:
         self.arrival = arrival
-        self.event = threading.Event()
+        self.event = Event()
 
     def __lt__(self, other: _Turn) -> bool:
         return self.arrival < other.arrival
@@ -133,10 +134,10 @@ class Throttle:
     ``_lock`` is never held while a semaphore is used.
 
     Args:
-        closing: Once set, every wait ends with ClosedError: at once by `close`, within 0.2 s without.
+        closing: Once set, every wait ends with ClosedError.
     """
 
-    def __init__(self, limits: ThrottleLimits, clock: Clock, closing: threading.Event) -> None:
+    def __init__(self, limits: ThrottleLimits, clock: Clock, closing: CloseSignal) -> None:
         self.limits = limits
         self._clock = clock
         self._closing = closing
@@ -144,7 +145,7 @@ class Throttle:
         self._few = CountingSemaphore(limits.throttled_dispatches, clock, closing)
         self._bytes = BytesSemaphore(limits.dispatch_bytes, clock, closing)
         self._arrivals = itertools.count()
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._pace = Pace(limits)  # guarded by _lock
         self._turns: List[_Turn] = []  # a heap, guarded by _lock
         self._in_flight = 0  # guarded by _lock
@@ -200,12 +201,6 @@ class Throttle:
                 "pace": self._pace.rate,
             }
 
-    def close(self) -> None:
-        """End every wait, now and from now on, with ClosedError. Permits can still be released."""
-        self._closing.set()
-        for semaphore in (self._count, self._few, self._bytes):
-            semaphore.close()
-
     def _await_turn(self, arrival: int, not_before: float, deadline: Optional[float]) -> Ticket:
         # Outside the queue, so that its own delay holds up nobody.
         while self._clock.time() < not_before:
@@ -241,7 +236,7 @@ class Throttle:
         if following is not None:
             following.event.set()
 
-    def _sleep(self, event: threading.Event, seconds: Optional[float], deadline: Optional[float]) -> None:
+    def _sleep(self, event: Event, seconds: Optional[float], deadline: Optional[float]) -> None:
         if self._closing.is_set():
             raise ClosedError("the client was closed while this call waited to be sent")
         left = remaining(self._clock, deadline)
@@ -253,7 +248,8 @@ class Throttle:
             )
         if seconds is None or (left is not None and left < seconds):
             seconds = left
-        self._clock.wait(event, seconds)
+        with self._closing.waking(event):
+            self._clock.wait(event, seconds)
 
     def _accepted(self, ticket: Ticket) -> None:
         with self._lock:

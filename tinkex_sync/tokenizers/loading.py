@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import importlib
 import os
-import threading
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Dict, Optional
 
+from ..concurrency.primitives import Lock
 from ..errors import MissingExtraError, TinkexError
 from .byte_tokenizer import ByteTokenizer
 from .files import import_library, load_from_path
@@ -77,14 +77,14 @@ def choose_tokenizer(model_name: Optional[str], tokenizer_id: Optional[str] = No
     return TokenizerChoice(chosen, kwargs)
 
 
-_lock = threading.Lock()
+_lock = Lock()
 _loaded: Dict[str, Future[Any]] = {}  # guarded by _lock
 
 
 def _discard_unfinished_loads() -> None:
     # Runs in a forked child. The loading thread exists in the parent only, and it may have held the lock.
     global _lock
-    _lock = threading.Lock()
+    _lock = Lock()
     for name in [name for name, future in _loaded.items() if not future.done()]:
         del _loaded[name]
 

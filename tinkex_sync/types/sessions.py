@@ -66,9 +66,9 @@ class SessionHeartbeatResponse(Wire):
 
 @dataclass(frozen=True, repr=False)
 class FinishReason(Wire):
-    """How a session ended."""
+    """How a session ended: "success", "errored" or "interrupted"."""
 
-    type: Literal["success", "errored", "interrupted"]
+    type: str
 
 
 @dataclass(frozen=True, repr=False)

@@ -66,14 +66,14 @@ def _without_credentials(url: str) -> str:
 
 def check_configuration(context: CheckContext) -> Finding:
     """Read the settings and create a transport from them."""
-    from ...clients.arguments import ready
+    from ...clients.service import resolve_endpoint
     from ...concurrency.timer import Timer
     from ...config import Config
     from ...errors import ConfigError, MissingExtraError
     from ...http.transport import Transport
 
     try:
-        config = ready(Config.from_env(base_url=context.base_url))
+        config = resolve_endpoint(Config.from_env(base_url=context.base_url))
         timer = Timer(config.clock)
         context.cleanups.append(timer.close)
         # No retries: the user waits, and the first error is the one to report.
@@ -199,7 +199,7 @@ def check_session(context: CheckContext) -> Finding:
     except (TinkexError, OSError) as error:
         return diagnose_session(error, context.config)
     context.session = session
-    status = session.protocol.status()
+    status = session.negotiation.status()
     limits = status["limits"]
     text = (
         f"{session.session_id} created, version {status['sdk_version']} over {status['wire']}; limits:"
@@ -208,7 +208,7 @@ def check_session(context: CheckContext) -> Finding:
     )
     if limits["max_samples"] is not None:
         text += f", {limits['max_samples']:,} samples in progress"
-    if session.protocol.modern and not reads_protobuf():
+    if session.capabilities.supports_protobuf and not reads_protobuf():
         text += "; training may need protobuf, which is not installed: pip install 'tinkex-sync[proto]'"
     return Finding("ok", text, data=status)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Callable, Dict, List, Tuple
 
 if TYPE_CHECKING:
-    from ...protocol.negotiation import Protocol
+    from ...protocol.negotiation import Capabilities
     from ...session import Session
 
 __all__ = ["ProbeResult", "RequiredEndpoint", "probe_endpoints"]
@@ -21,8 +21,8 @@ class RequiredEndpoint:
     name: str
     #: The features that do not work without it.
     features: str
-    #: Whether a session with this protocol uses it.
-    is_used: Callable[[Protocol], bool] = lambda protocol: True
+    #: Whether a session with these capabilities uses it.
+    is_used: Callable[[Capabilities], bool] = lambda capabilities: True
     path: str = ""
 
 
@@ -37,20 +37,20 @@ class ProbeResult:
     unanswered: int
 
 
-def _uses_json(protocol: Protocol) -> bool:
+def _sends_forward(capabilities: Capabilities) -> bool:
     """Return whether forward passes have an endpoint of their own. In protobuf they are a flag of backward passes."""
-    return not protocol.modern
+    return not capabilities.supports_protobuf
 
 
-def _fetches_in_bulk(protocol: Protocol) -> bool:
-    return protocol.modern and protocol.announced.sample_use_retrieve_futures is True
+def _sends_bulk_polls(capabilities: Capabilities) -> bool:
+    return capabilities.bulk_polls
 
 
 _TABLE: Tuple[RequiredEndpoint, ...] = (
     RequiredEndpoint("get_server_capabilities", "the list of models"),
     RequiredEndpoint("create_model", "training"),
     RequiredEndpoint("get_info", "the tokenizer of a training client"),
-    RequiredEndpoint("forward", "forward passes and custom losses", _uses_json),
+    RequiredEndpoint("forward", "forward passes and custom losses", _sends_forward),
     RequiredEndpoint("forward_backward", "training"),
     RequiredEndpoint("optim_step", "training"),
     RequiredEndpoint("save_weights", "saving of training state"),
@@ -70,7 +70,7 @@ _TABLE: Tuple[RequiredEndpoint, ...] = (
     RequiredEndpoint("sessions", "session list"),
     RequiredEndpoint("session", "session info"),
     RequiredEndpoint("sampler", "the base model of a sampler"),
-    RequiredEndpoint("retrieve_futures", "retrieval of many results in one request", _fetches_in_bulk),
+    RequiredEndpoint("retrieve_futures", "retrieval of many results in one request", _sends_bulk_polls),
 )
 #: Names that no server has, by the field of a path.
 _UNKNOWN_NAMES = {
@@ -104,7 +104,7 @@ def probe_endpoints(session: Session, timeout: float) -> ProbeResult:
     requested = unanswered = 0
     for row in _TABLE:
         endpoint = ENDPOINTS[row.name]
-        if not row.is_used(session.protocol) or (endpoint.method == "DELETE" and not reports_methods):
+        if not row.is_used(session.capabilities) or (endpoint.method == "DELETE" and not reports_methods):
             continue
         path = endpoint.url(**{name: _UNKNOWN_NAMES[name] for name in _FIELD.findall(endpoint.path)})
         method = "PUT" if reports_methods else endpoint.method
@@ -133,8 +133,9 @@ def _request(session: Session, method: str, path: str, timeout: float) -> Tuple[
     from ...http.request import Request
 
     headers: Dict[str, str] = {}
-    if session.tokens is not None:
-        headers["X-API-Key"] = session.tokens.current(session.clock.time() + timeout)
+    token = session.credentials.key(False, session.clock.time() + timeout)
+    if token is not None:
+        headers["X-API-Key"] = token
     body = None if method == "GET" else b"{}"
     row = Endpoint("probe", method, path[len(_PREFIX) :], read_timeout=timeout, redirect_ok=True)
     # Some servers close the connection after an error, which shows at the next request on it. Others close it after an

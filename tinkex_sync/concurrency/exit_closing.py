@@ -1,0 +1,62 @@
+"""Closing of objects at interpreter exit, before concurrent.futures waits for its workers."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import weakref
+from concurrent.futures import thread as _import_before_registering  # noqa: F401
+from typing import Any, Protocol
+
+from .primitives import Lock
+
+__all__ = ["close_at_exit"]
+
+_log = logging.getLogger(__name__)
+
+
+class _Closable(Protocol):
+    def close(self) -> Any: ...
+
+
+_objects: weakref.WeakSet[_Closable] = weakref.WeakSet()  # guarded by _lock
+_lock = Lock()
+_is_registered = False  # guarded by _lock
+
+
+def close_at_exit(closable: _Closable) -> None:
+    """Call ``closable.close()`` when the interpreter exits, if the object still exists then. Held weakly."""
+    global _is_registered
+    with _lock:
+        _objects.add(closable)
+        if _is_registered:
+            return
+        _is_registered = True
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=_forget_objects)
+    register = getattr(threading, "_register_atexit", None)
+    if register is None:
+        import atexit
+
+        register = atexit.register
+    # Plain atexit runs after concurrent.futures has joined its workers, which may wait for results of ours.
+    # Callbacks that are registered here after that module was imported run before it joins them.
+    try:
+        register(_close_all)
+    except RuntimeError:
+        _log.debug("Created during interpreter shutdown: closed with the process")
+
+
+def _forget_objects() -> None:
+    # In a forked child the objects are the parent's, and a thread that does not exist here may hold the lock.
+    global _lock
+    _lock = Lock()
+    _objects.clear()
+
+
+def _close_all() -> None:
+    with _lock:
+        objects = list(_objects)
+    for closable in objects:
+        closable.close()
