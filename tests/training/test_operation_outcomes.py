@@ -1,12 +1,15 @@
-"""A server that judges numbers only when it carries operations out, and does not count those that failed."""
+"""Outcomes of operations on a server that compares numbers at execution and does not count failed operations."""
+
+import threading
 
 import pytest
 from imitations import ADAM, HATCHERY, LATE, SKYRL, Imitation, client, datums, training
+from scripted_server import bare_session
 
-from tinkex_sync import ConflictError, NotFoundError, OutcomeUnknownError, RequestFailedError
+from tinkex_sync import ClosedError, ConflictError, NotFoundError, OutcomeUnknownError, RequestFailedError
 from tinkex_sync.concurrency.clock import ScaledClock
 from tinkex_sync.errors import status_error
-from tinkex_sync.training.late_conflicts import Verdicts, conflict
+from tinkex_sync.training.sequence_numbers import OperationOutcomes, expects_lower_number
 
 
 @pytest.fixture
@@ -25,14 +28,14 @@ def sent(server, *endpoints):
     return [(endpoint, number) for endpoint, number, _, _ in server.requests_to(*endpoints)]
 
 
-def test_where_all_goes_well_nothing_is_special(server, model):
+def test_without_failures_every_request_is_sent_once_under_the_next_number(server, model):
     model.train_step(datums(5), "cross_entropy", ADAM)
     model.save_state("one")
     assert [number for number, _ in server.numbers()] == [1, 2, 3, 4, 5]
     assert len(server.requests_to("forward_backward", "optim_step", "save_weights")) == 5
 
 
-def test_after_a_failure_the_next_takes_its_number_and_later_ones_know(server, model):
+def test_after_a_failure_the_next_operation_is_sent_again_under_its_number_and_later_ones_once(server, model):
     model.optim_step(ADAM)
     server.fails.add(2)
     with pytest.raises(NotFoundError, match="it failed"):
@@ -41,14 +44,14 @@ def test_after_a_failure_the_next_takes_its_number_and_later_ones_know(server, m
     assert sent(server, "optim_step") == [("optim_step", 1), ("optim_step", 3), ("optim_step", 2)]
     keys = {key for _, _, key, _ in server.requests_to("optim_step")}
     assert len(keys) == 3
-    # Once the server has shown how it counts, nothing is sent twice.
+    # The server has shown that failures use up no number, so later requests have the right number immediately.
     model.save_state("one")
     model.optim_step(ADAM)
     assert sent(server, "save_weights") == [("save_weights", 3)]
     assert server.numbers() == [(1, "optim_step"), (2, "optim_step"), (3, "save_weights"), (4, "optim_step")]
 
 
-def test_several_failures(server, model):
+def test_operations_after_several_failures_use_the_first_free_number(server, model):
     for _ in range(3):
         server.fails.add(1)
         with pytest.raises(NotFoundError, match="it failed"):
@@ -58,7 +61,7 @@ def test_several_failures(server, model):
     assert server.numbers() == [(1, "optim_step"), (2, "optim_step")]
 
 
-def test_what_was_under_way_behind_a_failure_keeps_its_order(server, model):
+def test_operations_in_progress_behind_a_failure_keep_their_order(server, model):
     server.fails.add(2)
     backward, step = model.submit_train_step(datums(5), "cross_entropy", ADAM)
     more = [
@@ -80,7 +83,7 @@ def test_what_was_under_way_behind_a_failure_keeps_its_order(server, model):
     ]
 
 
-def test_a_lost_reply_is_told_as_such(server, model):
+def test_a_lost_response_ends_in_an_unknown_outcome(server, model):
     server.script["optim_step"] = ["after"]
     with pytest.raises(OutcomeUnknownError, match="expected 2, got 1") as caught:
         model.optim_step(ADAM)
@@ -90,13 +93,13 @@ def test_a_lost_reply_is_told_as_such(server, model):
     assert server.numbers() == [(1, "optim_step"), (2, "optim_step")]
 
 
-def test_a_request_that_never_arrived_is_made_up_for(server, model):
+def test_a_request_that_never_arrived_is_sent_again(server, model):
     server.script["training"] = ["before", None, "before"]
     model.train_step(datums(3), "cross_entropy", ADAM)
     assert [number for number, _ in server.numbers()] == [1, 2, 3]
 
 
-def test_another_conflict_is_an_error_like_any(server, model):
+def test_a_conflict_about_something_else_is_raised_without_a_second_request(server, model):
     server.script["retrieve_future"] = [(409, {"detail": "tensors must have the same shape"})]
     with pytest.raises(ConflictError, match="the same shape"):
         model.optim_step(ADAM)
@@ -104,7 +107,7 @@ def test_another_conflict_is_an_error_like_any(server, model):
 
 
 @pytest.mark.parametrize("column", [SKYRL, HATCHERY], ids=["SkyRL", "Hatchery"])
-def test_where_failures_count_nothing_is_sent_again(column):
+def test_servers_that_count_failed_operations_get_every_request_once(column):
     with Imitation(column) as server, client(server) as service:
         model = training(service)
         server.fails.add(1)
@@ -129,20 +132,62 @@ def test_where_failures_count_nothing_is_sent_again(column):
     ],
     ids=str,
 )
-def test_what_counts_as_a_conflict(error, lower):
-    assert conflict(error, 4) is lower
+def test_conflicts_of_numbers_are_recognized_by_status_or_text(error, lower):
+    assert expects_lower_number(error, 4) is lower
 
 
-def test_places_and_numbers():
-    verdicts = Verdicts()
-    for place in (1, 2, 3):
-        verdicts.accepted(place)
-    verdicts.settled(2, failed=True)
-    assert [verdicts.number(place) for place in (1, 2, 3, 4)] == [1, 2, 3, 4]
-    assert [verdicts.number_without_failed(place) for place in (1, 2, 3, 4)] == [1, 2, 2, 3]
-    assert verdicts.none_open_before(1)
-    assert not verdicts.none_open_before(2)
-    verdicts.settled(1)
-    assert verdicts.none_open_before(3)
-    verdicts.skips_failed()
-    assert [verdicts.number(place) for place in (3, 4)] == [2, 3]
+@pytest.fixture
+def session():
+    with bare_session() as (_, session):
+        yield session
+
+
+@pytest.fixture
+def outcomes(session):
+    outcomes = OperationOutcomes(session)
+    for position in (1, 2, 3):
+        outcomes.record_accepted(position)
+    return outcomes
+
+
+def test_numbers_leave_out_failed_operations_only_after_a_server_has_shown_that(outcomes):
+    outcomes.record_outcome(2, failed=True)
+    assert [outcomes.number_at(position) for position in (1, 2, 3, 4)] == [1, 2, 3, 4]
+    assert [outcomes.number_without_failed(position) for position in (1, 2, 3, 4)] == [1, 2, 2, 3]
+    outcomes.skip_failed()
+    assert [outcomes.number_at(position) for position in (3, 4)] == [2, 3]
+
+
+def waiting(outcomes, position):
+    """A thread that waits for the outcomes before a position, and the list to which it appends what it gets."""
+    got = []
+
+    def wait():
+        try:
+            got.append(outcomes.wait_for_earlier(position))
+        except ClosedError as error:
+            got.append(error)
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    return thread, got
+
+
+def test_a_wait_for_earlier_outcomes_ends_with_the_last_of_them(outcomes):
+    assert outcomes.wait_for_earlier(1) is False
+    thread, got = waiting(outcomes, 3)
+    outcomes.record_outcome(2)
+    thread.join(0.1)
+    assert thread.is_alive()
+    outcomes.record_outcome(1, failed=True)
+    thread.join(10)
+    assert got == [True]
+
+
+def test_closing_ends_a_wait_for_earlier_outcomes(session, outcomes):
+    thread, got = waiting(outcomes, 3)
+    session.close()
+    thread.join(10)
+    assert [type(one) for one in got] == [ClosedError]
+    with pytest.raises(ClosedError):
+        outcomes.wait_for_earlier(3)
