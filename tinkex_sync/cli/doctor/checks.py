@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Tuple
 from urllib.parse import urlsplit
 
 from ...http.request import Request
+from ...types import SessionHeartbeatRequest
 from .findings import Finding, from_connecting, from_session
 
 if TYPE_CHECKING:
@@ -212,7 +213,9 @@ def heartbeat(patient: Patient) -> Finding:
     assert patient.session is not None
     began = patient.session.clock.time()
     try:
-        patient.session.call(Request("session_heartbeat", {"session_id": patient.session.session_id}))
+        patient.session.call(
+            Request("session_heartbeat", SessionHeartbeatRequest(patient.session.session_id))
+        )
     except (TinkexError, OSError) as error:
         return Finding(
             "failed",
