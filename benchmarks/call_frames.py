@@ -1,7 +1,7 @@
 """Frames of tinkex_sync between a public method and ``requests``: ``python benchmarks/call_frames.py``.
 
-Runs a ``sample`` and a ``train_step`` against the embedded server. Prints, for each request, the thread that sent it and
-the functions of the package on its stack, outermost first. Exits with status 1 if a stack has more than ten.
+Runs a ``sample`` and a ``train_step`` against the embedded server. Prints, for each request, the thread that sent it
+and the functions of the package on its stack, outermost first. Exits with status 1 if a stack has more than ten.
 """
 
 from __future__ import annotations
@@ -67,9 +67,12 @@ def record() -> Dict[str, List[Sent]]:
         loss_fn_inputs={"target_tokens": tokens[1:], "weights": [1.0] * (len(tokens) - 1)},
     )
     found: Dict[str, List[Sent]] = {}
-    with LocalServer() as server, ServiceClient(
-        base_url=server.base_url, api_key="local", load_plugins=False, session_factory=make_session
-    ) as service:
+    with (
+        LocalServer() as server,
+        ServiceClient(
+            base_url=server.base_url, api_key="local", load_plugins=False, session_factory=make_session
+        ) as service,
+    ):
         training = service.create_lora_training_client("tinkex/tiny", rank=4)
         sampler = service.create_sampling_client(base_model="tinkex/tiny")
         for name in ("sample", "train_step"):
