@@ -382,9 +382,10 @@ def make_policies(config: Config) -> Dict[str, RetryPolicy]:
             None,
         ),
         ("submit", transient, submit_wait, tenacity.stop_never, config.retry_for),
+        # The table of failed polls decides which ones are retried (polling/failed_polls.py).
         (
             "poll",
-            transient,
+            tenacity.retry_always,
             with_jitter(_exponential(0.5, 30.0), below=0.25),
             tenacity.stop_never,
             config.poll_retry_for,

@@ -28,7 +28,7 @@ from ..errors import (
 )
 from ..http.call_state import CallState
 from ..http.request import Request, new_idempotency_key
-from ..polling.poller import Promise
+from ..polling.poller import ServerFuture
 from ..protocol.wire import Body
 from ..session import Session
 
@@ -65,7 +65,7 @@ class NumberedRequest:
         self.body_bytes = 0
         self.started = session.clock.time()
         #: The server future, once the request was accepted.
-        self.promise = Promise("", endpoint)
+        self.server_future = ServerFuture("", endpoint)
 
     def assign(self, number: int) -> None:
         """Set the number of a request that was not sent, or that the server did not count under its former number."""
@@ -101,7 +101,9 @@ class NumberedRequest:
                 # The server rejected the encoding without reading the body, so the number is unused. The key
                 # identifies the body, so the other encoding needs another key.
                 self.assign(self.number)
-        self.promise = Promise(response.request_id, self.endpoint, session.clock.time() - self.started)
+        self.server_future = ServerFuture(
+            response.request_id, self.endpoint, session.clock.time() - self.started
+        )
 
     def _send_body(self, body: Body) -> Any:
         attempts = self._session.attempts("submit")
