@@ -9,7 +9,8 @@ from scripted_server import Answer, bare_session
 import tinkex_sync
 from tinkex_sync import SamplingClient, TrainingClient, types
 from tinkex_sync.local import LocalServer
-from tinkex_sync.sampling.options import OptionIgnoredError, SampleOptions
+from tinkex_sync.protocol import json_wire
+from tinkex_sync.sampling.options import OptionIgnoredError, SampleOptions, sample_request
 
 np = pytest.importorskip("numpy")
 
@@ -95,11 +96,11 @@ TARGETS = types.TensorData(data=[1, 2, 3, 4], dtype="int64", shape=[4, 1])
         ({"include_prompt_logprobs": True, "prompt_logprobs_last_n": True}, ValueError, "not True"),
         ({"target_prompt_logprobs": [1, 2]}, TypeError, "not list"),
         ({"target_prompt_logprobs": np.ones((4, 1))}, ValueError, "int64, not float32"),
-        ({"target_prompt_logprobs": np.array([1, 2, 3, 4])}, ValueError, r"K columns; not \[4\]"),
+        ({"target_prompt_logprobs": np.array([1, 2, 3, 4])}, ValueError, r"K columns, not shape \[4\]"),
         ({"target_prompt_logprobs": np.array([[1, 2, 3]])}, ValueError, "4 rows"),
     ],
 )
-def test_wrong_options_are_told_before_anything_is_sent(sampler, options, kind, words):
+def test_invalid_options_are_refused_before_a_request_is_sent(sampler, options, kind, words):
     for way in (sampler.sample, sampler.submit_sample):
         with pytest.raises(kind, match=words):
             way(PROMPT, 1, ONE, **options)
@@ -140,11 +141,11 @@ def test_nothing_is_sent_that_was_not_asked_for(scripted):
         ),
     ],
 )
-def test_a_server_too_old_for_an_option_shows(scripted, options, result):
+def test_an_option_that_the_server_ignores_raises_with_the_response(scripted, options, result):
     server, sampler = scripted
     for way in ("sample", "submit_sample"):
         answered(server, result)
-        with pytest.raises(OptionIgnoredError, match="too old") as caught:
+        with pytest.raises(OptionIgnoredError, match="does not support") as caught:
             reply = getattr(sampler, way)(PROMPT, 1, ONE, **options)
             reply.result(20)
         assert isinstance(caught.value, RuntimeError)
@@ -179,7 +180,7 @@ def test_names_that_do_not_fit_are_dropped_and_the_completions_kept(scripted, ca
 
 def test_targets_travel_as_they_are(scripted):
     server, _ = scripted
-    sent = SampleOptions(target_prompt_logprobs=TARGETS).wire(PROMPT, False)
-    assert json.loads(json.dumps(sent)) == {
-        "target_prompt_logprobs": {"data": [1, 2, 3, 4], "dtype": "int64", "shape": [4, 1]}
-    }
+    options = SampleOptions(target_prompt_logprobs=TARGETS)
+    request = sample_request("s", PROMPT, 1, ONE, False, 0, options)
+    sent = json.loads(json_wire.encode(request))
+    assert sent["target_prompt_logprobs"] == {"data": [1, 2, 3, 4], "dtype": "int64", "shape": [4, 1]}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import random
 import weakref
+from dataclasses import replace
 from typing import Any, Callable, Dict, List, Optional
 
 from .. import types
@@ -18,7 +19,7 @@ from ..polling.bulk_poller import BulkPoller
 from ..polling.queue_states import QueueStates
 from ..protocol.byte_estimates import model_input_bytes
 from ..sampling.many import SampleMany
-from ..sampling.options import SampleOptions, sample_body
+from ..sampling.options import SampleOptions, sample_request
 from ..sampling.places import Places
 from ..sampling.request import Progress, Sample
 from ..session import Session
@@ -80,7 +81,7 @@ class SamplingClient(RebuildingClient):
     def _clone_id(self, session: Session) -> int:
         """Tells this copy from others of the same sampler; 0 is the original. POST /api/v1/join_sampling_session."""
         if session.capabilities.joins_sampling_sessions:
-            body = {"sampling_session_id": self._source.id}
+            body = types.JoinSamplingSessionRequest(self._source.id)
             joined: types.JoinSamplingSessionResponse = session.call(Request("join_sampling_session", body))
             return joined.client_counter
         return random.SystemRandom().randrange(1, _NUMBERS_PER_CLONE + 1)
@@ -142,7 +143,7 @@ class SamplingClient(RebuildingClient):
         body = self._body(
             prompt, num_samples, sampling_params, include_prompt_logprobs, topk_prompt_logprobs, options
         )
-        return options.check(self._sample(body, prompt, timeout))
+        return options.check_response(self._sample(body, prompt, timeout))
 
     def submit_sample(
         self,
@@ -165,7 +166,7 @@ class SamplingClient(RebuildingClient):
         body = self._body(
             prompt, num_samples, sampling_params, include_prompt_logprobs, topk_prompt_logprobs, options
         )
-        return self._submit_sample("sample", body, prompt, timeout, options.check)
+        return self._submit_sample("sample", body, prompt, timeout, options.check_response)
 
     def compute_logprobs(
         self,
@@ -180,7 +181,9 @@ class SamplingClient(RebuildingClient):
         """
         options = SampleOptions(prompt_logprobs_last_n=prompt_logprobs_last_n)
         body = self._body(prompt, 1, types.SamplingParams(max_tokens=1), True, 0, options)
-        return _aligned(options.check(self._sample(body, prompt, timeout, "compute_logprobs")), prompt)
+        return _aligned(
+            options.check_response(self._sample(body, prompt, timeout, "compute_logprobs")), prompt
+        )
 
     def submit_compute_logprobs(
         self,
@@ -193,7 +196,11 @@ class SamplingClient(RebuildingClient):
         options = SampleOptions(prompt_logprobs_last_n=prompt_logprobs_last_n)
         body = self._body(prompt, 1, types.SamplingParams(max_tokens=1), True, 0, options)
         return self._submit_sample(
-            "compute_logprobs", body, prompt, timeout, lambda reply: _aligned(options.check(reply), prompt)
+            "compute_logprobs",
+            body,
+            prompt,
+            timeout,
+            lambda reply: _aligned(options.check_response(reply), prompt),
         )
 
     def sample_many(
@@ -272,15 +279,13 @@ class SamplingClient(RebuildingClient):
     def _named_tokenizer(self, call: CallState, deadline: Optional[float]) -> Any:
         return load_tokenizer(choose_tokenizer(self._base_model(call, deadline), None).id)
 
-    def _body(self, *asked_for: Any) -> Dict[str, Any]:
-        body = sample_body(self.sampling_session_id, *asked_for)
-        if self._record_stability_info:
-            body["record_stability_info"] = True
-        return body
+    def _body(self, *arguments: Any) -> types.SampleRequest:
+        request = sample_request(self.sampling_session_id, *arguments)
+        return replace(request, record_stability_info=True) if self._record_stability_info else request
 
     def _sample(
         self,
-        body: Dict[str, Any],
+        body: types.SampleRequest,
         prompt: types.ModelInput,
         timeout: Optional[float],
         operation: str = "sample",
@@ -303,7 +308,7 @@ class SamplingClient(RebuildingClient):
     def _submit_sample(
         self,
         operation: str,
-        body: Dict[str, Any],
+        body: types.SampleRequest,
         prompt: types.ModelInput,
         timeout: Optional[float],
         finish: Callable[[types.SampleResponse], Any],

@@ -8,9 +8,15 @@ from ..http.call_state import CallState
 from ..http.request import Request
 from ..http.retry import RetryConfig
 from ..session import Session
+from .base import CallOperation, Client
 from .sampling import SamplingClient
 
-__all__ = ["check_model_path", "check_sampling_target", "open_sampling_client"]
+__all__ = [
+    "check_model_path",
+    "check_sampling_target",
+    "open_sampling_client",
+    "sampling_client_operation",
+]
 
 
 def check_model_path(model_path: str) -> None:
@@ -57,4 +63,33 @@ def open_sampling_client(
         answer.sampling_session_id,
         retry_config=retry_config,
         record_stability_info=record_stability_info,
+    )
+
+
+def sampling_client_operation(
+    client: Client,
+    *,
+    model_path: Optional[str],
+    base_model: Optional[str],
+    retry_config: Optional[RetryConfig] = None,
+    record_stability_info: bool = False,
+) -> CallOperation[SamplingClient]:
+    """Return the operation that opens a sampling session and returns its client.
+
+    Raises:
+        ValueError: Neither saved weights nor a base model are given, or ``model_path`` is not a ``tinker://`` path.
+    """
+    check_sampling_target(model_path, base_model)
+    return CallOperation(
+        client,
+        "create_sampling_client",
+        lambda call, deadline: open_sampling_client(
+            client.session,
+            model_path=model_path,
+            base_model=base_model,
+            retry_config=retry_config,
+            record_stability_info=record_stability_info,
+            call=call,
+            deadline=deadline,
+        ),
     )

@@ -6,7 +6,7 @@ import logging
 import uuid
 from concurrent.futures import CancelledError
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional
+from typing import TYPE_CHECKING, Any, Callable, List, Optional
 
 from .. import types
 from ..concurrency.primitives import Lock
@@ -65,7 +65,7 @@ class Sample:
         self,
         client: SamplingClient,
         call: CallState,
-        body: Dict[str, Any],
+        body: types.SampleRequest,
         size: int,
         deadline: Optional[float],
         future: Optional[Future[Any]] = None,
@@ -86,7 +86,7 @@ class Sample:
         self.key = ""
 
     def _number(self) -> None:
-        self.content = codec.encode({**self.body, "seq_id": self.client._next_seq_id()})
+        self.content = codec.encode(replace(self.body, seq_id=self.client._next_seq_id()))
         self.key = f"tinkex-sync-{uuid.uuid4()}"
 
     def _claim(self) -> None:
