@@ -12,7 +12,7 @@ DETAIL = {"detail": "why"}
     ("status", "body", "action", "bulk_action"),
     [
         (400, DETAIL, Action.RETRY_BAD_REQUEST, Action.RETRY_BAD_REQUEST),
-        (400, "", Action.BACK_OFF, Action.RETRY_BAD_REQUEST),
+        (400, "", Action.AWAIT_GATEWAY, Action.RETRY_BAD_REQUEST),
         (401, DETAIL, Action.RAISE, Action.RAISE),
         (402, DETAIL, Action.AWAIT_PAYMENT, Action.AWAIT_PAYMENT),
         (403, DETAIL, Action.RAISE, Action.RAISE),

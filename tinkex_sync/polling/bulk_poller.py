@@ -21,10 +21,11 @@ from ..errors import (
 )
 from ..http.call_state import CallState
 from ..http.request import Request
+from ..http.retry import MOST_BAD_POLLS
 from ..plugins.events import Source
-from ..protocol import json_wire
 from ..session import Session
-from .failed_polls import MOST_BAD_REQUESTS, Action, action_after
+from ..types import FuturesRetrieveRequest, FuturesTarget
+from .failed_polls import Action, action_after
 
 __all__ = ["BulkPoller"]
 
@@ -58,11 +59,7 @@ class BulkPoller:
     def __init__(self, session: Session, source: Source, clone_id: int) -> None:
         self._session = session
         self._source = source
-        self._target = {
-            "type": "sampling_session",
-            "sampling_session_id": source.id,
-            "cloned_sampler_id": clone_id,
-        }
+        self._target = FuturesTarget(source.id, clone_id)
         self._lock = Lock()
         self._waiters: Dict[str, _Waiter] = {}  # guarded by _lock
         self._early: Dict[str, Optional[int]] = {}  # guarded by _lock
@@ -140,12 +137,14 @@ class BulkPoller:
                 return
 
     def _poll(self, cursor: int, read: List[str], has_waiters: bool) -> Any:
-        body: Dict[str, Any] = {"target": self._target, "prev_cursor": cursor}
-        if not has_waiters:
-            body["timeout"] = 0.0
-        body["retrieved_request_ids"] = read
+        body = FuturesRetrieveRequest(
+            self._target,
+            prev_cursor=cursor,
+            timeout=None if has_waiters else 0.0,
+            retrieved_request_ids=read,
+        )
         deadline = None if has_waiters else self._session.clock.time() + _ACKNOWLEDGE_WITHIN
-        request = Request("retrieve_futures", json_wire.encode(body), source=self._source, deadline=deadline)
+        request = Request("retrieve_futures", body, source=self._source, deadline=deadline)
         return self._session.send_once(request).json()
 
     def _apply(self, body: Any, cursor: int, read: List[str]) -> None:
@@ -180,8 +179,8 @@ class BulkPoller:
         if action is Action.BACK_OFF:
             return _DELAY
         if action is Action.AWAIT_PAYMENT and isinstance(error, BillingError):
-            return self._session.billing.pause(error, self._source, "")
-        if action is Action.RETRY_BAD_REQUEST and self._bad_requests < MOST_BAD_REQUESTS:
+            return self._session.payment_wait.pause(error, self._source, "")
+        if action is Action.RETRY_BAD_REQUEST and self._bad_requests < MOST_BAD_POLLS:
             self._bad_requests += 1
             return _DELAY
         raise error

@@ -10,12 +10,9 @@ import enum
 from typing import NamedTuple, Tuple
 
 from ..errors import APIStatusError
-from ..http.retry import TRANSIENT_STATUSES
+from ..http.retry import is_transient
 
-__all__ = ["FAILED_POLLS", "MOST_BAD_REQUESTS", "Action", "FailedPoll", "action_after"]
-
-#: How often a valid poll may fail with 400 on servers that return 400 now and then.
-MOST_BAD_REQUESTS = 3
+__all__ = ["FAILED_POLLS", "Action", "FailedPoll", "action_after"]
 
 
 class Action(enum.Enum):
@@ -23,9 +20,11 @@ class Action(enum.Enum):
 
     #: The operation is in progress: poll again, without limit.
     POLL_AGAIN = "poll again"
-    #: The poll failed: poll again after a delay, within the limits of the retry policy.
+    #: The poll failed: poll again if the retry policy allows it, after the policy's delay.
     BACK_OFF = "back off"
-    #: The server rejected a valid poll: poll again, at most MOST_BAD_REQUESTS times.
+    #: A gateway rejected the poll: poll again after the policy's delay, within the policy's limit.
+    AWAIT_GATEWAY = "await the gateway"
+    #: The server rejected a valid poll: poll again, at most ``MOST_BAD_POLLS`` times.
     RETRY_BAD_REQUEST = "retry a bad request"
     #: Wait until the account is paid.
     AWAIT_PAYMENT = "await payment"
@@ -55,8 +54,7 @@ class FailedPoll(NamedTuple):
 
 #: The first row that matches decides. Statuses without a row: BACK_OFF if they are transient, otherwise RAISE.
 FAILED_POLLS: Tuple[FailedPoll, ...] = (
-    # A gateway between client and server returned the empty response.
-    FailedPoll(400, "empty", Action.BACK_OFF, Action.RETRY_BAD_REQUEST),
+    FailedPoll(400, "empty", Action.AWAIT_GATEWAY, Action.RETRY_BAD_REQUEST),
     FailedPoll(400, "any", Action.RETRY_BAD_REQUEST, Action.RETRY_BAD_REQUEST),
     FailedPoll(402, "any", Action.AWAIT_PAYMENT, Action.AWAIT_PAYMENT),
     FailedPoll(404, "any", Action.AWAIT_FUTURE, Action.RAISE),
@@ -84,7 +82,7 @@ def action_after(
     for row in FAILED_POLLS:
         if row.status == status and (row.body == "any" or row.body == _form(error)):
             return row.bulk_action if is_bulk else row.action
-    return Action.BACK_OFF if status in TRANSIENT_STATUSES or status >= 500 else Action.RAISE
+    return Action.BACK_OFF if is_transient(status, last=999) else Action.RAISE
 
 
 def _form(error: APIStatusError) -> str:

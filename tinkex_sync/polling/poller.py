@@ -29,12 +29,11 @@ from ..errors import (
 from ..http.call_state import CallState
 from ..http.endpoints import PROMISES
 from ..http.request import Request
-from ..http.retry import Attempts, log_long_retry
+from ..http.retry import MOST_BAD_POLLS, Attempts, log_long_retry
 from ..http.transport import Reply
-from ..protocol import json_wire
 from ..session import Session
-from ..types import QueueState, RequestErrorCategory
-from .failed_polls import MOST_BAD_REQUESTS, Action, action_after
+from ..types import FutureRetrieveRequest, QueueState, RequestErrorCategory
+from .failed_polls import Action, action_after
 from .queue_states import QueueStates
 
 __all__ = ["ServerFuture", "poll"]
@@ -189,10 +188,9 @@ class _Polling:
 
     def _request(self, deadline: Optional[float]) -> Request:
         capabilities = self._session.capabilities
-        body: Dict[str, Any] = {"request_id": self._future.request_id}
         # Servers of protocol 0.7 may reject unknown keys.
-        if capabilities.metadata_only_polls:
-            body["allow_metadata_only"] = self._allows_metadata
+        allows_metadata = self._allows_metadata if capabilities.metadata_only_polls else None
+        body = FutureRetrieveRequest(self._future.request_id, allows_metadata)
         headers = {
             **capabilities.wire.accept_header(self._kind.reply),
             "X-Tinker-Request-Iteration": str(self.number),
@@ -202,11 +200,12 @@ class _Polling:
             headers["X-Tinker-Create-Promise-Roundtrip-Time"] = str(self._future.roundtrip)
         return Request(
             "retrieve_future",
-            json_wire.encode(body),
+            body,
             headers=headers,
             call=self._call,
             deadline=deadline,
             polled=self.polled(),
+            attempt=1 if self._failures is None else self._failures.number + 1,
         )
 
     def reserve(self, size: Any, deadline: Optional[float]) -> None:
@@ -302,31 +301,35 @@ class _Polling:
         self._note_progress()
         return self._rest_of_interval()
 
-    def back_off(self, error: APIError) -> float:
-        if self._failures is None:
-            self._failures = self._session.attempts("poll")
-        failures = self._failures
+    def back_off(self, error: APIError, is_transient: bool = False) -> float:
+        """Return the delay of the retry policy.
+
+        Args:
+            is_transient: Whether a retry may succeed although the policy does not retry this error.
+        """
+        failures = self._failures = self._failures or self._session.attempts("poll")
         failures.start()
         try:
-            delay = failures.policy.next_delay(failures, error)
+            delay = failures.policy.next_delay(failures, error, is_transient)
         except APIError as final:
-            final.args = (
-                f"{final} while polling request {self._future.request_id}, without one good response",
-            )
+            failures.describe(final, f"polling request {self._future.request_id}: ")
             raise
-        self._session.report_retry(self._request(None), failures, delay, error)
-        log_long_retry(failures, delay, error, f"poll of request {self._future.request_id}")
+        self._session.report_retry(Request("retrieve_future", call=self._call), failures, delay, error)
+        log_long_retry(failures, delay, error, f"polling of request {self._future.request_id}")
         return max(delay, 0.01)
+
+    def await_gateway(self, error: APIStatusError) -> float:
+        return self.back_off(error, is_transient=True)
 
     def retry_bad_request(self, error: APIStatusError) -> float:
         self._bad_requests += 1
-        if self._bad_requests > MOST_BAD_REQUESTS:
+        if self._bad_requests > MOST_BAD_POLLS:
             raise error
         return self._rest_of_interval()
 
     def await_payment(self, error: APIStatusError) -> float:
         assert isinstance(error, BillingError)
-        return self._session.billing.pause(error, self._call.source, self._call.call_id)
+        return self._session.payment_wait.pause(error, self._call.source, self._call.call_id)
 
     def await_future(self, error: APIStatusError) -> float:
         if self._is_abandoned or self._call.reconnects:
@@ -341,13 +344,14 @@ class _Polling:
         left = _UNKNOWN_FOR - (now - self._unknown_since)
         if self._is_known or left <= 0:
             raise error
-        return min(self.back_off(error), max(0.01, left))
+        return min(self.back_off(error, is_transient=True), max(0.01, left))
 
     def await_checkpoint(self, error: APIStatusError) -> float:
         self._is_known = True
         self._early_polls += 1
         attempts = self._session.attempts("poll")
-        return attempts.policy.backoff(self._early_polls, attempts)
+        attempts.number = self._early_polls
+        return attempts.policy.backoff(attempts, error)
 
     def confirm_failure(self, error: APIStatusError) -> float:
         if self._confirmations >= len(_CONFIRMATION_DELAYS):
@@ -373,6 +377,7 @@ class _Polling:
 _HANDLERS: Dict[Action, Callable[[_Polling, APIStatusError], float]] = {
     Action.POLL_AGAIN: _Polling.poll_again,
     Action.BACK_OFF: _Polling.back_off,
+    Action.AWAIT_GATEWAY: _Polling.await_gateway,
     Action.RETRY_BAD_REQUEST: _Polling.retry_bad_request,
     Action.AWAIT_PAYMENT: _Polling.await_payment,
     Action.AWAIT_FUTURE: _Polling.await_future,
