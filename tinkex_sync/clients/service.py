@@ -296,7 +296,7 @@ class ServiceClient(Client):
             "heartbeat_age": None if session.last_heartbeat is None else now - session.last_heartbeat,
             "open": [call.status(now) for call in session.open_calls()],
             "protocol": session.negotiation.status(),
-            "billing": session.billing.status(),
+            "billing": session.payment_wait.status(),
             "throttle": session.throttle.status(),
             "transport": session.transport.status(),
             "plugins": session.observers.report(),

@@ -14,7 +14,8 @@ from ..errors import APIConnectionError, BillingError, DeadlineExceeded, Promise
 from ..futures import Future
 from ..http.call_state import CallState
 from ..http.request import Request
-from ..http.retry import Attempts, log_long_retry
+from ..http.retry import Attempts
+from ..http.transport import Reply
 from ..polling.poller import Promise, poll
 from ..protocol import json_wire as codec
 from ..throttle.dispatch import Permit
@@ -109,36 +110,20 @@ class Sample:
     def dispatch(self) -> None:
         """Wait at the throttle, send, and keep the promise."""
         session = self.session
-        attempts = session.attempts("sampling")
         began = session.clock.time()
+        request = Request("asample", call=self.call, deadline=self.deadline)
         try:
-            answer = attempts.policy.run(
-                self._attempt,
-                attempts,
-                sleep=lambda delay: session.sleep(delay, self.deadline, self.call),
-                before_sleep=self._report_retry,
-            )
+            answer = session.call(request, make_attempt=self._attempt)
         finally:
             self._release()
         self.promise = Promise(answer.request_id, "asample", session.clock.time() - began)
         self.sequence_ids = answer.sample_sequence_ids
 
-    def _attempt(self, attempts: Attempts) -> types.UntypedAPIFuture:
-        attempts.start()
-        try:
+    def _attempt(self, request: Request, attempts: Attempts) -> Reply:
+        with attempts.running():
             return self._admitted_send(attempts)
-        except Exception as error:
-            attempts.fail(error)
-            raise
 
-    def _report_retry(self, state: Any) -> None:
-        attempts: Attempts = state.args[-1]
-        error = state.outcome.exception()
-        request = Request("asample", source=self.call.source, call=self.call)
-        self.session.report_retry(request, attempts, state.upcoming_sleep, error)
-        log_long_retry(attempts, state.upcoming_sleep, error, "asample")
-
-    def _admitted_send(self, attempts: Attempts) -> types.UntypedAPIFuture:
+    def _admitted_send(self, attempts: Attempts) -> Reply:
         """One attempt; a 429 is waited out with the permit held, any other retry gives it back."""
         session, call = self.session, self.call
         entered = session.clock.time()
@@ -173,7 +158,7 @@ class Sample:
                 except (RateLimitError, BillingError) as error:
                     self.client._states.read(call, error.body)
                     if isinstance(error, BillingError):
-                        session.billing.pause(error, call.source, call.call_id)
+                        session.payment_wait.pause(error, call.source, call.call_id)
                     entered = session.clock.time()
                     backoff = permit.refused(error.retry_after)
                     hook = session.observers.backoff_started
@@ -187,7 +172,7 @@ class Sample:
                         )
                 else:
                     permit.accepted()
-                    return types.UntypedAPIFuture.from_wire(reply.json())
+                    return reply
         finally:
             self._release()
 
