@@ -194,7 +194,7 @@ class BatchOperation(LaneOperation[types.ForwardBackwardOutput]):
         """Report an accepted chunk and start to fetch its result."""
         accepted.append(boundary)
         call = self.future.call
-        call.request_id = request.promise.request_id
+        call.request_id = request.server_future.request_id
         hook = self.session.observers.chunk_sent
         if hook is not None:
             hook(
@@ -202,7 +202,7 @@ class BatchOperation(LaneOperation[types.ForwardBackwardOutput]):
                 call_id=call.call_id,
                 boundary=boundary,
                 body_bytes=request.body_bytes,
-                request_id=request.promise.request_id,
+                request_id=request.server_future.request_id,
                 elapsed=self.session.clock.time() - request.started,
             )
         self.session.helpers.submit(partial(self._fetch, boundary, request))

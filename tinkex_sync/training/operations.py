@@ -55,7 +55,7 @@ class RequestOperation(LaneOperation[T]):
         except BaseException as error:
             self.resolve(error=error)
             return
-        call.request_id = request.promise.request_id
+        call.request_id = request.server_future.request_id
         self.session.helpers.submit(partial(self._fetch, request))
 
     def before_dispatch(self) -> None:

@@ -30,7 +30,7 @@ from ..errors import (
 from ..http.call_state import CallState
 from ..http.request import Request, new_idempotency_key
 from ..http.retry import Attempts
-from ..polling.poller import Promise
+from ..polling.poller import ServerFuture
 from ..protocol.wire import Body
 from ..session import Session
 
@@ -67,7 +67,7 @@ class NumberedRequest:
         self.body_bytes = 0
         self.started = session.clock.time()
         #: The server future, once the request was accepted.
-        self.promise = Promise("", endpoint)
+        self.server_future = ServerFuture("", endpoint)
 
     def assign(self, number: int) -> None:
         """Set the number of a request that was not sent, or that the server did not count under its former number."""
@@ -100,7 +100,9 @@ class NumberedRequest:
                 # The server rejected the encoding without reading the body, so the number is unused. The key
                 # identifies the body, so the other encoding needs another key.
                 self.assign(self.number)
-        self.promise = Promise(response.request_id, self.endpoint, session.clock.time() - self.started)
+        self.server_future = ServerFuture(
+            response.request_id, self.endpoint, session.clock.time() - self.started
+        )
 
     @contextmanager
     def checking_outcome(self) -> Iterator[None]:
