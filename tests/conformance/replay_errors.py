@@ -14,7 +14,7 @@ from scripted_server import Answer, SteppedClock, bare_session
 from tinkex_sync import errors
 from tinkex_sync.concurrency.clock import Clock
 from tinkex_sync.errors import APIResponseValidationError, RequestFailedError, TinkexError
-from tinkex_sync.http.endpoints import ENDPOINTS, PROMISES
+from tinkex_sync.http.endpoints import ENDPOINTS, OPERATIONS
 from tinkex_sync.http.request import Request
 from tinkex_sync.plugins.hookspecs import Source
 from tinkex_sync.polling.poller import ServerFuture, poll
@@ -27,7 +27,7 @@ WRONG_FORM = "Data returned by API invalid for expected schema."
 OUTCOME = ("returned", "value", "exception", "mro", "str", "message", "status_code", "body", "cause")
 MORE = ("request_id", "category", "pickle", "polls", "gaps_s")
 #: Endpoint by the type of its result.
-KINDS = {kind.reply.__name__: name for name, kind in PROMISES.items() if name != "forward"}
+KINDS = {kind.result.__name__: name for name, kind in OPERATIONS.items() if name != "forward"}
 KINDS["SaveWeightsForSamplerResponse"] = "save_weights_for_sampler"
 
 
@@ -247,7 +247,7 @@ def check_table(
         # The type decides whether the last body is valid.
         if isinstance(outcome, APIResponseValidationError):
             with pytest.raises(APIResponseValidationError):
-                PROMISES[KINDS[given["expected_type"]]].reply.from_wire(given["server"][-1]["body"])
+                OPERATIONS[KINDS[given["expected_type"]]].result.from_wire(given["server"][-1]["body"])
         else:
             assert type(outcome).__name__ == given["expected_type"]
             return

@@ -27,7 +27,7 @@ from ..errors import (
     TinkexError,
 )
 from ..http.call_state import CallState
-from ..http.endpoints import PROMISES
+from ..http.endpoints import OPERATIONS
 from ..http.request import Request
 from ..http.retry import MOST_BAD_POLLS, Attempts, log_long_retry
 from ..http.transport import Reply
@@ -52,7 +52,7 @@ class ServerFuture:
     """The server's future of an accepted operation."""
 
     request_id: str
-    #: Row of ``endpoints.PROMISES``.
+    #: Row of ``endpoints.OPERATIONS``.
     kind: str
     #: Seconds from the start of the request until the server returned the future.
     roundtrip: float = 0.0
@@ -132,7 +132,7 @@ class _Polling:
     ) -> None:
         self._session = session
         self._future = server_future
-        self._kind = PROMISES[server_future.kind]
+        self._kind = OPERATIONS[server_future.kind]
         self._call = call
         self._states = states
         #: Number of polls that have ended.
@@ -184,7 +184,7 @@ class _Polling:
 
     def polled(self) -> Polled:
         """Return what is being polled, for errors."""
-        return Polled(self._future.request_id, self._kind.name, self.number)
+        return Polled(self._future.request_id, self._kind.request_type, self.number)
 
     def _request(self, deadline: Optional[float]) -> Request:
         capabilities = self._session.capabilities
@@ -192,9 +192,9 @@ class _Polling:
         allows_metadata = self._allows_metadata if capabilities.metadata_only_polls else None
         body = FutureRetrieveRequest(self._future.request_id, allows_metadata)
         headers = {
-            **capabilities.wire.accept_header(self._kind.reply),
+            **capabilities.wire.accept_header(self._kind.result),
             "X-Tinker-Request-Iteration": str(self.number),
-            "X-Tinker-Request-Type": self._kind.name,
+            "X-Tinker-Request-Type": self._kind.request_type,
         }
         if self.number == 0:
             headers["X-Tinker-Create-Promise-Roundtrip-Time"] = str(self._future.roundtrip)
@@ -226,7 +226,7 @@ class _Polling:
     def _decode(self, reply: Reply) -> Any:
         try:
             return self._session.capabilities.wire.decode_result(
-                reply.content, reply.headers.get("content-type", ""), reply.status, self._kind.reply
+                reply.content, reply.headers.get("content-type", ""), reply.status, self._kind.result
             )
         except APIResponseValidationError as error:
             error.__dict__["request_id"] = self._future.request_id
@@ -255,18 +255,18 @@ class _Polling:
         return {**body, "queue_state": state}
 
     def _result(self, body: Any) -> Any:
-        if isinstance(body, self._kind.reply):
+        if isinstance(body, self._kind.result):
             return body
         if isinstance(body, dict) and "error" in body:
             raise RequestFailedError(
                 f"Request failed: {body['error']} (request {self._future.request_id},"
-                f" expected {self._kind.reply.__name__})",
+                f" expected {self._kind.result.__name__})",
                 request_id=self._future.request_id,
                 category=RequestErrorCategory(body.get("category")),
                 body=body,
             )
         try:
-            return self._kind.reply.from_wire(body)
+            return self._kind.result.from_wire(body)
         except APIResponseValidationError as error:
             error.__dict__["request_id"] = self._future.request_id
             raise
