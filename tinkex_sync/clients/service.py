@@ -17,7 +17,7 @@ from ..http.request import Request
 from ..http.retry import RetryConfig
 from ..plugins.queue_log import QueueLog
 from ..plugins.registry import Observers
-from ..polling.poller import Promise, poll
+from ..polling.poller import ServerFuture, poll
 from ..polling.queue_states import QueueStates
 from ..session import Session
 from ..telemetry import Telemetry
@@ -368,9 +368,9 @@ def resolve_endpoint(config: Config) -> Config:
     return config
 
 
-def _server_future(request_id: str, kind: str) -> Promise:
+def _server_future(request_id: str, kind: str) -> ServerFuture:
     name = _ENDPOINT_OF_OPERATION.get(kind, kind)
     if name not in PROMISES:
         known = sorted({*PROMISES, *_ENDPOINT_OF_OPERATION} - {"asample"})
         raise ValueError(f"kind must be one of {', '.join(known)}, got {kind!r}")
-    return Promise(check_text("request_id", request_id), name)
+    return ServerFuture(check_text("request_id", request_id), name)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Callable, Dict, Iterable, List, Optional, Sequence, Tuple
 
 from .. import types
@@ -193,7 +194,7 @@ class BatchOperation(LaneOperation[types.ForwardBackwardOutput]):
         """Report an accepted chunk and start to fetch its result."""
         accepted.append(boundary)
         call = self.future.call
-        call.request_id = request.promise.request_id
+        call.request_id = request.server_future.request_id
         hook = self.session.observers.chunk_sent
         if hook is not None:
             hook(
@@ -201,10 +202,10 @@ class BatchOperation(LaneOperation[types.ForwardBackwardOutput]):
                 call_id=call.call_id,
                 boundary=boundary,
                 body_bytes=request.body_bytes,
-                request_id=request.promise.request_id,
+                request_id=request.server_future.request_id,
                 elapsed=self.session.clock.time() - request.started,
             )
-        self.session.helpers.submit(lambda: self._fetch(boundary, request))
+        self.session.helpers.submit(partial(self._fetch, boundary, request))
 
     def _fetch(self, boundary: Boundary, request: NumberedRequest) -> None:
         try:
