@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Callable, Dict, Iterable, List, Optional, Sequence, Tuple
 
 from .. import types
@@ -204,7 +205,7 @@ class BatchOperation(LaneOperation[types.ForwardBackwardOutput]):
                 request_id=request.server_future.request_id,
                 elapsed=self.session.clock.time() - request.started,
             )
-        self.session.helpers.submit(lambda: self._fetch(boundary, request))
+        self.session.helpers.submit(partial(self._fetch, boundary, request))
 
     def _fetch(self, boundary: Boundary, request: NumberedRequest) -> None:
         try:

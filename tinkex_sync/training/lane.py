@@ -110,7 +110,7 @@ class TrainingLane:
                 if resends == _MOST_RESENDS or (number == request.number and not has_waited):
                     raise
             request.assign(number)
-            request.send_attempts()
+            request.send()
         raise AssertionError("the last resend returns or raises")
 
     def _result(self, request: NumberedRequest, call: CallState) -> Any:
@@ -120,7 +120,7 @@ class TrainingLane:
         except PromiseExpiredError as error:
             expired = error
         try:
-            request.send_attempts()
+            request.send()
         except APIError as error:
             raise PromiseExpiredError(
                 f"{call.operation} (number {request.number}) was accepted, but the server has lost its result and"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import types as python_types
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Callable, Dict, List, Optional, Tuple, TypeVar
 
 from .. import types
@@ -55,7 +56,7 @@ class RequestOperation(LaneOperation[T]):
             self.resolve(error=error)
             return
         call.request_id = request.server_future.request_id
-        self.session.helpers.submit(lambda: self._fetch(request))
+        self.session.helpers.submit(partial(self._fetch, request))
 
     def before_dispatch(self) -> None:
         """Called in the lane's thread before the request is sent; an error fails the operation."""
