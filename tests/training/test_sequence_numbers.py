@@ -31,7 +31,7 @@ POSTS = 8
 
 
 def run(server, **settings):
-    """Run two train steps, the first with three chunks, a save and an optimizer step; return "ok" or the error of each."""
+    """Run two train steps, the first with three chunks, a save and an optimizer step; return "ok" or each error."""
     outcomes = []
     with client(server, max_chunk_datums=2, clock=ScaledClock(50), **settings) as service:
         model = training(service)
