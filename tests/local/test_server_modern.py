@@ -495,7 +495,7 @@ def test_no_stops_at_all_are_no_stop_at_the_end_of_text(wire):
 @pytest.mark.parametrize(
     ("asked", "words"),
     [
-        ({"prompt_logprobs_last_n": 2}, "was not asked for"),
+        ({"prompt_logprobs_last_n": 2}, "needs prompt_logprobs"),
         ({"prompt_logprobs": True, "prompt_logprobs_last_n": 5}, "from 1 to 4"),
         ({"topk_sample_logprobs": 1000}, "topk_sample_logprobs"),
         ({"prompt_alt_tokens_k": 1000}, "prompt_alt_tokens_k"),
