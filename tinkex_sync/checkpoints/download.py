@@ -164,7 +164,7 @@ class _Download:
             raise ClosedError("the client was closed during a download")
 
     def _wait_for_url(self) -> str:
-        """Return the URL of the archive. While the server builds the archive, ask again."""
+        """Return the URL of the archive. While the server builds the archive, the request is repeated."""
         clock, started, delay = self._session.clock, self._session.clock.time(), 1.0
         while True:
             try:
@@ -259,7 +259,7 @@ class _Download:
             if self._session.closing.is_set():
                 raise ClosedError("the client was closed during a download")
         if self._total is not None and self._done != self._total:
-            raise requests.ConnectionError(f"the server announced {self._total} bytes")
+            raise requests.ConnectionError(f"the server returned fewer or more than {self._total} bytes")
         self._file.flush()
 
     def _begin(self, status: int, headers: Dict[str, str]) -> None:
@@ -271,7 +271,7 @@ class _Download:
             self._total = int(content_range.group(2)) + 1 if total == "*" else int(total)
             return
         if status == 206:
-            # Without a version, the next request asks for the complete archive.
+            # Without a version, the next request is for the complete archive.
             self._version = None
             raise requests.ConnectionError("the server returned another part than the requested one")
         self._file.seek(0)

@@ -124,7 +124,7 @@ class TrainingLane:
         except APIError as error:
             raise PromiseExpiredError(
                 f"{call.operation} (number {request.number}) was accepted, but the server has lost its result and"
-                f" does not take it a second time ({error}); whatever it changed in the model stays",
+                f" rejects the request when it is sent again ({error}); its changes to the model remain",
                 request_id=expired.request_id,
             ) from error
         try:
@@ -132,7 +132,7 @@ class TrainingLane:
         except PromiseExpiredError as error:
             raise PromiseExpiredError(
                 f"{call.operation} (number {request.number}) was accepted, but the server has lost its result twice;"
-                " whatever it changed in the model stays",
+                " its changes to the model remain",
                 request_id=request.server_future.request_id,
             ) from error
 

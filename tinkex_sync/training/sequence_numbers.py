@@ -131,7 +131,7 @@ class NumberedRequest:
     def unknown_outcome(self, error: Exception) -> OutcomeUnknownError:
         """Return the error for a request whose response was lost and that then failed with ``error``."""
         return OutcomeUnknownError(
-            f"{self.endpoint} (number {self.number}) may or may not have been applied: a reply was lost, and then:"
+            f"{self.endpoint} (number {self.number}) may or may not have been applied: a response was lost, and then:"
             f" {error}. Check the model before repeating it.",
             seq_id=self.number,
         )
