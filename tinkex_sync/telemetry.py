@@ -255,13 +255,19 @@ class Telemetry(QueuedObserver):
         if polled is not None:
             self._poll_failed(error, polled, status, retried, elapsed)
             return
+        self._request_failed(f"{method} {path}", error, attempt, retried, elapsed)
+
+    def _request_failed(
+        self, request: str, error: BaseException, attempt: int, retried: bool, elapsed: float
+    ) -> None:
         now = datetime.now(timezone.utc).timestamp()
         data: Dict[str, Any] = {
-            "func": f"{method} {path}",
+            "func": request,
             "exception": str(error),
             "exception_type": type(error).__name__,
             "exception_stack": _traceback_of(error),
         }
+        status = getattr(error, "status_code", None)
         if status is not None:
             data["status_code"] = status
         data.update(

@@ -1,28 +1,23 @@
-"""Opening a sampling session, for whichever client asks."""
+"""Opening a sampling session, for service clients and training clients."""
 
 from __future__ import annotations
 
 from typing import Optional
 
+from .. import types
 from ..http.call_state import CallState
 from ..http.request import Request
 from ..http.retry import RetryConfig
 from ..session import Session
+from ..validation import check_model_path
 from .base import CallOperation, Client
 from .sampling import SamplingClient
 
 __all__ = [
-    "check_model_path",
     "check_sampling_target",
     "open_sampling_client",
     "sampling_client_operation",
 ]
-
-
-def check_model_path(model_path: str) -> None:
-    """Raise ValueError unless it begins with ``tinker://``."""
-    if not isinstance(model_path, str) or not model_path.startswith("tinker://"):
-        raise ValueError(f"model_path must start with 'tinker://', and {model_path!r} does not")
 
 
 def check_sampling_target(model_path: Optional[str], base_model: Optional[str]) -> None:
@@ -45,18 +40,14 @@ def open_sampling_client(
 ) -> SamplingClient:
     """Open a sampling session on saved weights or a base model. POST /api/v1/create_sampling_session."""
     check_sampling_target(model_path, base_model)
-    answer = session.call(
-        Request(
-            "create_sampling_session",
-            {
-                "session_id": session.session_id,
-                "sampling_session_seq_id": session.next_number("sampling_session_seq_id"),
-                "base_model": base_model,
-                "model_path": model_path,
-            },
-            call=call,
-            deadline=deadline,
-        )
+    body = types.CreateSamplingSessionRequest(
+        session_id=session.session_id,
+        sampling_session_seq_id=session.next_number("sampling_session_seq_id"),
+        base_model=base_model,
+        model_path=model_path,
+    )
+    answer: types.CreateSamplingSessionResponse = session.call(
+        Request("create_sampling_session", body, call=call, deadline=deadline)
     )
     return SamplingClient(
         session,

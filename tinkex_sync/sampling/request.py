@@ -14,8 +14,9 @@ from ..errors import APIConnectionError, BillingError, DeadlineExceeded, Promise
 from ..futures import Future
 from ..http.call_state import CallState
 from ..http.request import Request
-from ..http.retry import Attempts, log_long_retry
-from ..polling.poller import Promise, poll
+from ..http.retry import Attempts
+from ..http.transport import Reply
+from ..polling.poller import ServerFuture, poll
 from ..protocol import json_wire as codec
 from ..throttle.dispatch import Permit
 
@@ -78,7 +79,7 @@ class Sample:
         self.deadline = deadline
         self.resamples = 0
         self.permit: Optional[Permit] = None
-        self.promise: Optional[Promise] = None
+        self.promise: Optional[ServerFuture] = None
         self.sequence_ids: Optional[List[str]] = None
         #: What its caller can withdraw until the first send.
         self.future = future
@@ -109,36 +110,20 @@ class Sample:
     def dispatch(self) -> None:
         """Wait at the throttle, send, and keep the promise."""
         session = self.session
-        attempts = session.attempts("sampling")
         began = session.clock.time()
+        request = Request("asample", call=self.call, deadline=self.deadline)
         try:
-            answer = attempts.policy.run(
-                self._attempt,
-                attempts,
-                sleep=lambda delay: session.sleep(delay, self.deadline, self.call),
-                before_sleep=self._report_retry,
-            )
+            answer = session.call(request, make_attempt=self._attempt)
         finally:
             self._release()
-        self.promise = Promise(answer.request_id, "asample", session.clock.time() - began)
+        self.promise = ServerFuture(answer.request_id, "asample", session.clock.time() - began)
         self.sequence_ids = answer.sample_sequence_ids
 
-    def _attempt(self, attempts: Attempts) -> types.UntypedAPIFuture:
-        attempts.start()
-        try:
+    def _attempt(self, request: Request, attempts: Attempts) -> Reply:
+        with attempts.running():
             return self._admitted_send(attempts)
-        except Exception as error:
-            attempts.fail(error)
-            raise
 
-    def _report_retry(self, state: Any) -> None:
-        attempts: Attempts = state.args[-1]
-        error = state.outcome.exception()
-        request = Request("asample", source=self.call.source, call=self.call)
-        self.session.report_retry(request, attempts, state.upcoming_sleep, error)
-        log_long_retry(attempts, state.upcoming_sleep, error, "asample")
-
-    def _admitted_send(self, attempts: Attempts) -> types.UntypedAPIFuture:
+    def _admitted_send(self, attempts: Attempts) -> Reply:
         """One attempt; a 429 is waited out with the permit held, any other retry gives it back."""
         session, call = self.session, self.call
         entered = session.clock.time()
@@ -173,7 +158,7 @@ class Sample:
                 except (RateLimitError, BillingError) as error:
                     self.client._states.read(call, error.body)
                     if isinstance(error, BillingError):
-                        session.billing.pause(error, call.source, call.call_id)
+                        session.payment_wait.pause(error, call.source, call.call_id)
                     entered = session.clock.time()
                     backoff = permit.refused(error.retry_after)
                     hook = session.observers.backoff_started
@@ -187,7 +172,7 @@ class Sample:
                         )
                 else:
                     permit.accepted()
-                    return types.UntypedAPIFuture.from_wire(reply.json())
+                    return reply
         finally:
             self._release()
 
@@ -241,7 +226,7 @@ class Sample:
         limit = self.client._progress.gives_up_at()
         return limit if self.deadline is None else min(limit, self.deadline)
 
-    def _result(self, promise: Promise) -> types.SampleResponse:
+    def _result(self, promise: ServerFuture) -> types.SampleResponse:
         bulk, announced = self.client._bulk, None
         if bulk is not None:
             announced = bulk.wait(promise.request_id, self.call, self._gives_up_at)
@@ -258,7 +243,7 @@ class Sample:
             return self._named(result)
         finally:
             if bulk is not None:
-                bulk.read(promise.request_id)
+                bulk.acknowledge(promise.request_id)
 
     def _named(self, result: types.SampleResponse) -> types.SampleResponse:
         """``result`` with the names that the promise gave its completions."""

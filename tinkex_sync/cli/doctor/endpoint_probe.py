@@ -129,7 +129,7 @@ def _request(session: Session, method: str, path: str, timeout: float) -> Tuple[
     """
     from ...errors import APIConnectionError, APIStatusError
     from ...http.endpoints import Endpoint
-    from ...http.error_advice import names_no_thing
+    from ...http.error_advice import is_unknown_endpoint
     from ...http.request import Request
 
     headers: Dict[str, str] = {}
@@ -144,7 +144,7 @@ def _request(session: Session, method: str, path: str, timeout: float) -> Tuple[
         try:
             reply = session.transport.send(Request(row, body), headers, None)
         except APIStatusError as error:
-            return error.status_code, names_no_thing(error)
+            return error.status_code, is_unknown_endpoint(error)
         except APIConnectionError as error:
             if error.unsent:
                 raise

@@ -1,4 +1,4 @@
-"""The official SDK 0.7.0, unchanged, against the embedded server.
+"""The official SDK 0.7.0 against the embedded server.
 
 TINKEX_OFFICIAL_PYTHON=PYTHON pytest tests/official, where PYTHON has tinker==0.7.0, torch and numpy.
 """
@@ -24,7 +24,7 @@ def server():
 
 @pytest.fixture(scope="module")
 def run(server):
-    """Runs a command of the official environment against the server."""
+    """Return a function that runs a command of the official environment with the server's address."""
 
     def run(*command, status=0):
         environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
@@ -40,10 +40,10 @@ def run(server):
 
 @pytest.fixture(scope="module")
 def seen(run):
-    return json.loads(run(str(HERE / "drive_sdk.py"), "everything"))
+    return json.loads(run(str(HERE / "drive_0_7.py"), "everything"))
 
 
-def test_it_trains(seen):
+def test_the_sdk_trains(seen):
     assert "tinkex/tiny" in seen["models"]
     assert seen["losses"][-1] < seen["losses"][0]
     assert seen["chunked"] == [1030, 2]
@@ -53,7 +53,7 @@ def test_it_trains(seen):
         assert "loss:sum" in seen[loss_fn]
 
 
-def test_it_splits_a_large_batch_in_order(seen, server):
+def test_the_sdk_splits_a_large_batch_in_order(seen, server):
     assert any(
         sizes[i : i + 2] == [1024, 6]
         for sizes in server.stats()["chunks"].values()
@@ -61,19 +61,19 @@ def test_it_splits_a_large_batch_in_order(seen, server):
     )
 
 
-def test_it_is_told_of_a_failed_operation(seen):
+def test_the_sdk_reports_a_failed_operation(seen):
     category, message = seen["user_error"]
     assert "user" in category.lower()
     assert "logprobs" in message
 
 
-def test_it_saves_and_loads(seen):
+def test_the_sdk_saves_and_loads(seen):
     before, after, resumed, plainly = seen["restored"]
     assert before == after == resumed == plainly
     assert [path.split("/", 3)[3] for path in seen["paths"]] == ["weights/first", "sampler_weights/weights-1"]
 
 
-def test_it_samples(seen):
+def test_the_sdk_samples(seen):
     assert seen["sample"][0] == seen["sample"][1] == seen["ephemeral"]
     assert seen["logprobs"] == [8, 8]
     assert (seen["stop_reason"], seen["stopped"]) == ("length", "stop")
@@ -81,7 +81,7 @@ def test_it_samples(seen):
     assert (seen["topk"], seen["compute_logprobs"], seen["many"], seen["image"]) == (3, 10, 240, 2)
 
 
-def test_it_manages_runs_checkpoints_and_sessions(seen):
+def test_the_sdk_manages_runs_checkpoints_and_sessions(seen):
     assert seen["runs"] == [2, 3]
     assert seen["run"] == ["tinkex/tiny", 8, {"who": "me"}, seen["paths"][0]]
     assert seen["same_run"] is True
@@ -96,7 +96,7 @@ def test_it_manages_runs_checkpoints_and_sessions(seen):
     assert "no/such-model" in seen["unknown_model"]
 
 
-def test_its_command_line_works(seen, run, tmp_path):
+def test_the_command_line_of_the_sdk_works(seen, run, tmp_path):
     state = seen["paths"][0]
     run_id = state.split("/")[2]
     cli = ("-m", "tinker.cli")
@@ -115,7 +115,7 @@ def test_its_command_line_works(seen, run, tmp_path):
     assert "not found" in run(*cli, "run", "info", "nothing", status=1).lower()
 
 
-def test_it_gets_through_everything_the_server_can_do_wrong_for_a_while(server, run):
+def test_the_sdk_succeeds_by_retries_while_the_server_has_faults(server, run):
     before = server.stats()
     server.set_faults(
         Faults(
@@ -123,7 +123,7 @@ def test_it_gets_through_everything_the_server_can_do_wrong_for_a_while(server, 
             admit_burst=10,
             refusal_state="paused_capacity",
             pause=2,
-            pause_reason="lunch",
+            pause_reason="maintenance",
             fail_first={
                 "create_sampling_session": [503],
                 "retrieve_future": [500, 502, 503],
@@ -136,20 +136,20 @@ def test_it_gets_through_everything_the_server_can_do_wrong_for_a_while(server, 
         )
     )
     try:
-        endured = json.loads(run(str(HERE / "drive_sdk.py"), "endure"))
+        found = json.loads(run(str(HERE / "drive_0_7.py"), "retry"))
     finally:
         server.set_faults(Faults())
-    assert endured["endured"] == 160
-    losses = endured["endured_losses"]
+    assert found["sampled_with_faults"] == 160
+    losses = found["losses_with_faults"]
     assert losses == sorted(losses, reverse=True)
     after = server.stats()
     assert after["samples_refused"] > before["samples_refused"]
-    # The lost answer of a forward_backward was asked for again, and its gradients were counted once.
+    # The response of one forward_backward was lost; its retry did not add the gradients a second time.
     assert after["optim_steps"] - before["optim_steps"] == 3
     assert after["datums_done"] - before["datums_done"] == 3
 
 
-def test_both_send_the_same_bodies_in_the_same_chunks():
+def test_both_packages_send_the_same_bodies_in_the_same_chunks():
     from side_by_side import side_by_side
 
     assert side_by_side(os.environ["TINKEX_OFFICIAL_PYTHON"]) == []

@@ -1,4 +1,4 @@
-"""The official SDKs of today's protocol, unchanged, against the embedded server.
+"""The official SDKs 0.25.0 and 0.38.0, which use protocol 0.38, against the embedded server.
 
 TINKEX_OFFICIAL38_PYTHON=PYTHON TINKEX_OFFICIAL25_PYTHON=PYTHON pytest tests/official, where the first has
 tinker==0.38.0, the second tinker==0.25.0. Either may be left out.
@@ -16,7 +16,7 @@ from tinkex_sync.local import LocalServer
 HERE = Path(__file__).resolve().parent
 PYTHONS = {"0.25.0": "TINKEX_OFFICIAL25_PYTHON", "0.38.0": "TINKEX_OFFICIAL38_PYTHON"}
 
-#: Everything a server may ask of its clients.
+#: A server configuration that turns all features on.
 ALL = {
     "pjwt_auth_enabled": True,
     "parallel_fwdbwd_chunks": True,
@@ -30,7 +30,7 @@ CASES = [(version, "0.38", {}) for version in PYTHONS] + [(version, "both", ALL)
 
 @pytest.fixture(scope="module", params=CASES, ids=lambda case: f"{case[0]}-{'all' if case[2] else 'plain'}")
 def ran(request):
-    """Version, the client configuration, the output of the SDK and the counters of the server."""
+    """Run the SDK; return its version, the server's configuration, the output and the server's counters."""
     version, protocol, client_config = request.param
     python = os.environ.get(PYTHONS[version])
     if not python:
@@ -39,7 +39,7 @@ def ran(request):
         environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
         environment.update(TINKER_BASE_URL=server.base_url, TINKER_API_KEY="tml-official")
         done = subprocess.run(
-            [python, str(HERE / "drive_modern.py")],
+            [python, str(HERE / "drive_0_38.py")],
             env=environment,
             capture_output=True,
             text=True,
@@ -50,7 +50,7 @@ def ran(request):
         return version, client_config, json.loads(done.stdout), server.stats()
 
 
-def test_it_trains(ran):
+def test_the_sdk_trains(ran):
     version, _, seen, _ = ran
     assert seen["version"] == version
     assert "tinkex/tiny" in seen["models"]
@@ -64,7 +64,7 @@ def test_it_trains(ran):
     assert "logprobs" in message
 
 
-def test_it_saves_loads_and_samples(ran):
+def test_the_sdk_saves_loads_and_samples(ran):
     _, _, seen, _ = ran
     before, resumed, plain = seen["restored"]
     assert before == resumed == plain > seen["resumed_trains"]
@@ -75,7 +75,7 @@ def test_it_saves_loads_and_samples(ran):
     assert (seen["topk"], seen["compute_logprobs"], seen["many"]) == (3, 10, 240)
 
 
-def test_it_manages_checkpoints(ran):
+def test_the_sdk_manages_checkpoints(ran):
     version, _, seen, _ = ran
     assert seen["run"] == ["tinkex/tiny", 8, {"who": "me"}, seen["paths"][0]]
     assert seen["weights_info"] == ["tinkex/tiny", True, 8]
@@ -93,19 +93,19 @@ def test_it_manages_checkpoints(ran):
         assert seen["copied"] == "weights/kept"
         assert seen["scored"] == [True] * 6 + [False] * 4
         assert seen["targets"] == pytest.approx(seen["last"])
-        assert (seen["alternatives"], seen["rivals"]) == ([9, 3], [2, 2, 2])
+        assert (seen["alternatives"], seen["topk_sampled"]) == ([9, 3], [2, 2, 2])
 
 
-def test_it_spoke_protobuf_and_did_what_the_server_asked(ran):
-    version, client_config, _, counted = ran
-    assert "/api/v1/forward" not in counted["requests"]
-    assert counted["requests"]["/api/v1/client/config"]["200"] >= 1
-    assert counted["protobuf_requests"] == counted["requests"]["/api/v1/forward_backward"]["200"]
-    assert counted["protobuf_results"] > 64
-    assert [1024, 6] in [sizes[6:8] for sizes in counted["chunks"].values()] or client_config
+def test_the_sdk_sends_protobuf_and_follows_the_server_configuration(ran):
+    version, client_config, _, counts = ran
+    assert "/api/v1/forward" not in counts["requests"]
+    assert counts["requests"]["/api/v1/client/config"]["200"] >= 1
+    assert counts["protobuf_requests"] == counts["requests"]["/api/v1/forward_backward"]["200"]
+    assert counts["protobuf_results"] > 64
+    assert [1024, 6] in [sizes[6:8] for sizes in counts["chunks"].values()] or client_config
     if client_config:
-        assert counted["compressed_requests"] == counted["protobuf_requests"]
-        assert counted["tokens_issued"] >= 1
+        assert counts["compressed_requests"] == counts["protobuf_requests"]
+        assert counts["tokens_issued"] >= 1
     if version == "0.38.0":
-        assert counted["sessions_finished"] == 1
-        assert counted["samples_acknowledged"] == (65 if client_config else 0)
+        assert counts["sessions_finished"] == 1
+        assert counts["samples_acknowledged"] == (65 if client_config else 0)

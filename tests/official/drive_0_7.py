@@ -1,6 +1,6 @@
-"""Every operation of the official SDK 0.7.0, against the server in TINKER_BASE_URL; needs that SDK.
+"""Call every operation of the official SDK 0.7.0 with the server in TINKER_BASE_URL.
 
-Prints one JSON object with what came back, for test_official_sdk.py to judge.
+It prints one JSON object with the results, which test_official_0_7.py compares.
 """
 
 import json
@@ -36,7 +36,7 @@ def train(service, seen):
         losses.append(backward.result().metrics["loss:sum"])
         seen["step_metrics"] = step.result().metrics
     seen["losses"] = losses
-    # 1,030 datums: two requests, since one carries at most 1,024.
+    # 1,030 datums need two requests, because a request has at most 1,024.
     big = training.forward_backward([datum("abc")] * 1030, "cross_entropy").result()
     seen["chunked"] = [len(big.loss_fn_outputs), len(big.loss_fn_outputs[0]["logprobs"].data)]
 
@@ -167,19 +167,19 @@ def rest(service, training, state, weights, seen):
         seen["deleted_twice"] = str(error)
 
 
-def endure(service, seen):
-    """What the SDK gets through while the server misbehaves (test_official_sdk.py tells it how)."""
+def retry(service, seen):
+    """Sample and train while the server has the faults that test_official_0_7.py sets."""
     base = service.create_sampling_client(base_model="tinkex/tiny")
     prompt = types.ModelInput.from_ints([1, 2, 3])
     futures = [base.sample(prompt, 1, types.SamplingParams(max_tokens=4, seed=i)) for i in range(40)]
-    seen["endured"] = sum(len(future.result().sequences[0].tokens) for future in futures)
+    seen["sampled_with_faults"] = sum(len(future.result().sequences[0].tokens) for future in futures)
     training = service.create_lora_training_client("tinkex/tiny", rank=2, seed=1)
     losses = []
     for _ in range(3):
         backward = training.forward_backward([datum("abcdef")], "cross_entropy")
         training.optim_step(types.AdamParams(learning_rate=1e-2)).result()
         losses.append(backward.result().metrics["loss:sum"])
-    seen["endured_losses"] = losses
+    seen["losses_with_faults"] = losses
 
 
 def everything(service, seen):
@@ -196,10 +196,10 @@ def everything(service, seen):
 def main():
     seen = {}
     service = tinker.ServiceClient(user_metadata={"a": "b"})
-    {"everything": everything, "endure": endure}[sys.argv[1]](service, seen)
+    {"everything": everything, "retry": retry}[sys.argv[1]](service, seen)
     json.dump(seen, sys.stdout)
     sys.stdout.flush()
-    os._exit(0)  # its background threads would keep the process for a while
+    os._exit(0)  # background threads of the SDK would delay the exit
 
 
 main()

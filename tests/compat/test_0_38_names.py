@@ -1,4 +1,4 @@
-"""What scripts written for the newest official package find here, on the embedded server speaking today's protocol."""
+"""Scripts for the official package 0.38.0, on the embedded server with protocol 0.38."""
 
 import asyncio
 import inspect
@@ -32,10 +32,10 @@ def service():
         yield made
         with pytest.raises(ValueError, match="'done'"):
             made.close("done")
-        assert made.close("success", detail="all well").result(5) is None
+        assert made.close("success", detail="done").result(5) is None
 
 
-def test_a_script_of_today(service):
+def test_a_script_for_0_38_runs(service):
     training = service.create_lora_training_client("tinkex/tiny", 4, optimizer=tinker.AdamOptimizerConfig())
     training.forward_backward([DATUM], "cross_entropy").result(30)
     training.optim_step(tinker.AdamParams(learning_rate=0.01)).result(30)
@@ -73,12 +73,12 @@ def test_a_script_of_today(service):
 
 
 @pytest.mark.parametrize("name", RECORDED["package"])
-def test_a_name_of_the_package_is_here_or_it_is_said_why_not(name):
+def test_a_name_of_the_package_exists_or_its_absence_has_a_reason(name):
     assert hasattr(tinker, name) != bool(absent.reason(name))
 
 
 @pytest.mark.parametrize("name", [name for name in RECORDED["types"] if name != "annotations"])
-def test_a_type_is_here_or_it_is_said_why_not(name):
+def test_a_type_exists_or_its_absence_has_a_reason(name):
     if not hasattr(tinker.types, name):
         with pytest.raises(AttributeError, match=f"{name}', which the official package has: "):
             getattr(tinker.types, name)
@@ -88,7 +88,7 @@ def test_a_type_is_here_or_it_is_said_why_not(name):
     ("client", "name"),
     [(client, name) for client, methods in RECORDED["clients"].items() for name in methods],
 )
-def test_a_method_is_here_with_what_it_takes_or_it_is_said_why_not(client, name):
+def test_a_method_exists_with_its_parameters_or_its_absence_has_a_reason(client, name):
     cls = getattr(tinker, client)
     method = getattr(cls, name, None)
     if method is None:
@@ -99,20 +99,20 @@ def test_a_method_is_here_with_what_it_takes_or_it_is_said_why_not(client, name)
     assert set(RECORDED["clients"][client][name]) <= set(inspect.signature(method).parameters)
 
 
-def test_every_reason_is_about_a_name_of_the_official_package():
+def test_every_reason_is_for_a_name_of_the_official_package():
     methods = {name for rows in RECORDED["clients"].values() for name in rows}
     modules = {"auth", "proto", "resources"}
     assert set(absent.REASONS) <= {*RECORDED["package"], *RECORDED["types"], *methods, *modules}
 
 
 @pytest.mark.skipif(OFFICIAL38 is None, reason="TINKEX_OFFICIAL38_PYTHON is not set")
-def test_the_record_is_what_the_official_package_has():
+def test_the_recorded_surface_is_that_of_the_official_package():
     done = subprocess.run(
         [OFFICIAL38, str(TABLE.with_suffix(".py"))], capture_output=True, text=True, timeout=120, check=True
     )
     assert json.loads(done.stdout) == RECORDED
 
 
-def test_what_nobody_has_is_plainly_missing():
+def test_the_error_for_an_unknown_name_has_no_reason():
     with pytest.raises(AttributeError, match="no attribute 'Nothing'$"):
         _ = tinker.Nothing

@@ -1,6 +1,6 @@
-"""Training, saving, loading and sampling under an official SDK of today's protocol (0.25.0, 0.38.0).
+"""Train, save, load and sample with an official SDK of protocol 0.38 (SDK 0.25.0 or 0.38.0).
 
-Runs against the server in TINKER_BASE_URL and prints one JSON object with what came back.
+It uses the server in TINKER_BASE_URL and prints one JSON object with the results.
 """
 
 import json
@@ -20,14 +20,14 @@ def datum(text):
     )
 
 
-def made(client):
-    """Newer versions give a future of a client."""
+def wait(client):
+    """Return a client; some versions return a future of a client."""
     return client.result() if hasattr(client, "result") else client
 
 
 def train(service, seen):
     seen["models"] = [m.model_name for m in service.get_server_capabilities().supported_models]
-    training = made(
+    training = wait(
         service.create_lora_training_client("tinkex/tiny", rank=8, seed=3, user_metadata={"who": "me"})
     )
     batch = [datum("the quick brown fox jumps over the lazy dog") for _ in range(4)]
@@ -39,7 +39,7 @@ def train(service, seen):
         losses.append(backward.result().metrics["loss:sum"])
         step.result()
     seen["losses"] = losses
-    # 1,030 datums: two requests, since one carries at most 1,024.
+    # 1,030 datums need two requests, because a request has at most 1,024.
     big = training.forward_backward([datum("abc")] * 1030, "cross_entropy").result()
     seen["chunked"] = [len(big.loss_fn_outputs), len(big.loss_fn_outputs[0]["logprobs"].data)]
     training.optim_step(types.AdamParams()).result()
@@ -72,8 +72,8 @@ def checkpoints(service, training, batch, seen):
     weights = training.save_weights_for_sampler("weights-1").result().path
     seen["paths"] = [state, weights]
     before = loss(training, batch)
-    resumed = made(service.create_training_client_from_state_with_optimizer(state))
-    plain = made(service.create_training_client_from_state(state))
+    resumed = wait(service.create_training_client_from_state_with_optimizer(state))
+    plain = wait(service.create_training_client_from_state(state))
     seen["restored"] = [before, loss(resumed, batch), loss(plain, batch)]
     resumed.forward_backward(batch, "cross_entropy").result()
     resumed.optim_step(types.AdamParams(learning_rate=5e-3)).result()
@@ -84,17 +84,17 @@ def checkpoints(service, training, batch, seen):
 def sample(service, training, weights, seen):
     prompt = types.ModelInput.from_ints(list(b"the quick "))
     params = types.SamplingParams(max_tokens=8, temperature=0.0, seed=1)
-    by_path = made(service.create_sampling_client(model_path=weights))
+    by_path = wait(service.create_sampling_client(model_path=weights))
     reply = by_path.sample(prompt, 2, params).result()
     seen["sample"] = [bytes(s.tokens).decode(errors="replace") for s in reply.sequences]
     seen["logprobs"] = [len(s.logprobs) for s in reply.sequences]
     seen["stop_reason"] = reply.sequences[0].stop_reason
     seen["sequence_ids"] = len({getattr(s, "sequence_id", index) for index, s in enumerate(reply.sequences)})
-    ephemeral = made(training.save_weights_and_get_sampling_client())
+    ephemeral = wait(training.save_weights_and_get_sampling_client())
     seen["ephemeral"] = bytes(ephemeral.sample(prompt, 1, params).result().sequences[0].tokens).decode(
         errors="replace"
     )
-    base = made(service.create_sampling_client(base_model="tinkex/tiny"))
+    base = wait(service.create_sampling_client(base_model="tinkex/tiny"))
     full = base.sample(
         prompt, 1, types.SamplingParams(max_tokens=3), include_prompt_logprobs=True, topk_prompt_logprobs=3
     ).result()
@@ -109,9 +109,9 @@ def sample(service, training, weights, seen):
     seen["many"] = sum(len(future.result().sequences[0].tokens) for future in many)
 
 
-def scores(service, seen):
-    """What samples can be asked for since 0.7.0."""
-    base = made(service.create_sampling_client(base_model="tinkex/tiny"))
+def sample_with_options(service, seen):
+    """Sample with the options that are newer than 0.7.0."""
+    base = wait(service.create_sampling_client(base_model="tinkex/tiny"))
     tokens = list(b"the quick ")
     targets = types.TensorData(data=tokens[1:], dtype="int64", shape=[9, 1])
     reply = base.sample(
@@ -128,7 +128,7 @@ def scores(service, seen):
     seen["targets"] = [float(value) for value in reply.target_prompt_logprobs.to_numpy().ravel()[-4:]]
     seen["last"] = reply.prompt_logprobs[-4:]
     seen["alternatives"] = list(reply.prompt_alt_tokens.tokens.shape)
-    seen["rivals"] = [len(row) for row in reply.sequences[1].topk_logprobs]
+    seen["topk_sampled"] = [len(row) for row in reply.sequences[1].topk_logprobs]
 
 
 def rest(service, training, state, weights, seen):
@@ -144,8 +144,8 @@ def rest(service, training, state, weights, seen):
     seen["after_delete"] = [c.checkpoint_id for c in left]
 
 
-def keep(training, client, seen):
-    """What saves can be asked for since 0.7.0."""
+def save(training, client, seen):
+    """Save with the options that are newer than 0.7.0."""
     saved = training.save_state("kept", ttl_seconds=7200, user_metadata={"a": "b"}).result()
     try:
         training.save_state("kept").result()
@@ -172,13 +172,13 @@ def main():
     sample(service, training, weights, seen)
     rest(service, training, state, weights, seen)
     if hasattr(training, "save_weights_external"):
-        keep(training, tinker.RestClient(), seen)
-        scores(service, seen)
+        save(training, tinker.RestClient(), seen)
+        sample_with_options(service, seen)
     if hasattr(service, "__exit__"):
         service.__exit__(None, None, None)
     json.dump(seen, sys.stdout)
     sys.stdout.flush()
-    os._exit(0)  # its background threads would keep the process for a while
+    os._exit(0)  # background threads of the SDK would delay the exit
 
 
 main()
