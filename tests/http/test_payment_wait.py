@@ -11,7 +11,7 @@ from tinkex_sync.http.payment_wait import PaymentWait
 from tinkex_sync.http.request import Request
 from tinkex_sync.plugins.hookspecs import Source
 from tinkex_sync.plugins.registry import Observers
-from tinkex_sync.polling.poller import Promise, poll
+from tinkex_sync.polling.poller import ServerFuture, poll
 
 UNPAID = Answer(402, {"detail": "top up"})
 SOURCE = Source("training", "model-1", "sess-1")
@@ -103,7 +103,7 @@ def test_polls_wait_too():
         server.script("retrieve_future", UNPAID, UNPAID)
         server.defaults["retrieve_future"] = Answer(body={"metrics": {"a": 1.0}})
         call = session.begin(SOURCE, "optim_step")
-        assert poll(session, Promise("rf-1", "optim_step"), call).metrics == {"a": 1.0}
+        assert poll(session, ServerFuture("rf-1", "optim_step"), call).metrics == {"a": 1.0}
         session.end(call)
         assert clock.waits.count(5.0) == 2
 

@@ -10,7 +10,8 @@ import tenacity
 from retry_runs import POLICIES, run
 from scripted_server import Answer, SteppedClock, bare_session
 
-from tinkex_sync import hookimpl
+from tinkex_sync import hookimpl, types
+from tinkex_sync.clients.sampling import SamplingClient
 from tinkex_sync.config import Config, RetryStrategies
 from tinkex_sync.errors import (
     APIConnectionError,
@@ -19,6 +20,7 @@ from tinkex_sync.errors import (
     ConfigError,
     DeadlineExceeded,
     InternalServerError,
+    NotFoundError,
     status_error,
 )
 from tinkex_sync.http.request import Request
@@ -226,15 +228,60 @@ def test_an_unknown_policy_is_refused_by_name():
         Config(retry_strategies={"sample": RetryStrategies()})
 
 
+class AttemptRecorder:
+    """Records attempt and status of every request."""
+
+    def __init__(self):
+        self.attempts = []
+
+    @hookimpl
+    def tinkex_request_finished(self, path, attempt, status):
+        self.attempts.append((path.rpartition("/")[2], attempt, status))
+
+
 def test_observers_get_the_number_of_each_attempt(clock):
-    class Recorder:
-        attempts = []
-
-        @hookimpl
-        def tinkex_request_finished(self, attempt, status):
-            self.attempts.append((attempt, status))
-
-    with bare_session(clock, (Recorder(),)) as (server, session):
+    recorder = AttemptRecorder()
+    with bare_session(clock, (recorder,)) as (server, session):
         server.script("healthz", Answer(500), Answer(503), Answer(500), Answer(body={"status": "ok"}))
         session.call(Request("healthz"))
-    assert Recorder.attempts == [(1, 500), (2, 503), (3, 500), (4, 200)]
+    assert recorder.attempts == [
+        ("healthz", 1, 500),
+        ("healthz", 2, 503),
+        ("healthz", 3, 500),
+        ("healthz", 4, 200),
+    ]
+
+
+def test_observers_get_the_number_of_each_attempt_of_samples_and_polls(clock):
+    recorder = AttemptRecorder()
+    with bare_session(clock, (recorder,)) as (server, session):
+        server.script("asample", Answer(429, {}), Answer(503), Answer(body={"request_id": "rf-1"}))
+        server.script("retrieve_future", Answer(503), Answer(503), Answer(408, {}), Answer(503))
+        server.defaults["retrieve_future"] = Answer(
+            body={"type": "sample", "sequences": [{"tokens": [1], "stop_reason": "stop"}]}
+        )
+        sampler = SamplingClient(session, "sampler-1")
+        sampler.sample(types.ModelInput.from_ints([1]), 1, types.SamplingParams(max_tokens=1))
+    assert recorder.attempts == [
+        ("asample", 1, 429),
+        ("asample", 2, 503),
+        ("asample", 3, 200),
+        ("retrieve_future", 1, 503),
+        ("retrieve_future", 2, 503),
+        ("retrieve_future", 3, 408),
+        # The server has answered that the operation is in progress: the next poll is a new request.
+        ("retrieve_future", 1, 503),
+        ("retrieve_future", 2, 200),
+    ]
+
+
+@pytest.mark.parametrize("endpoint", ["asample", "get_info"])
+def test_a_missing_endpoint_is_named_in_the_error(clock, endpoint):
+    with bare_session(clock) as (server, session):
+        server.defaults[endpoint] = Answer(404, {"detail": "Not Found"})
+        with pytest.raises(NotFoundError, match=f"no such endpoint: POST http.*/api/v1/{endpoint}"):
+            if endpoint == "asample":
+                sampler = SamplingClient(session, "sampler-1")
+                sampler.sample(types.ModelInput.from_ints([1]), 1, types.SamplingParams(max_tokens=1))
+            else:
+                session.call(Request("get_info", {"model_id": "m"}))

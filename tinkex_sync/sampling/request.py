@@ -16,7 +16,7 @@ from ..http.call_state import CallState
 from ..http.request import Request
 from ..http.retry import Attempts
 from ..http.transport import Reply
-from ..polling.poller import Promise, poll
+from ..polling.poller import ServerFuture, poll
 from ..protocol import json_wire as codec
 from ..throttle.dispatch import Permit
 
@@ -79,7 +79,7 @@ class Sample:
         self.deadline = deadline
         self.resamples = 0
         self.permit: Optional[Permit] = None
-        self.promise: Optional[Promise] = None
+        self.promise: Optional[ServerFuture] = None
         self.sequence_ids: Optional[List[str]] = None
         #: What its caller can withdraw until the first send.
         self.future = future
@@ -116,7 +116,7 @@ class Sample:
             answer = session.call(request, make_attempt=self._attempt)
         finally:
             self._release()
-        self.promise = Promise(answer.request_id, "asample", session.clock.time() - began)
+        self.promise = ServerFuture(answer.request_id, "asample", session.clock.time() - began)
         self.sequence_ids = answer.sample_sequence_ids
 
     def _attempt(self, request: Request, attempts: Attempts) -> Reply:
@@ -226,7 +226,7 @@ class Sample:
         limit = self.client._progress.gives_up_at()
         return limit if self.deadline is None else min(limit, self.deadline)
 
-    def _result(self, promise: Promise) -> types.SampleResponse:
+    def _result(self, promise: ServerFuture) -> types.SampleResponse:
         bulk, announced = self.client._bulk, None
         if bulk is not None:
             announced = bulk.wait(promise.request_id, self.call, self._gives_up_at)
@@ -243,7 +243,7 @@ class Sample:
             return self._named(result)
         finally:
             if bulk is not None:
-                bulk.read(promise.request_id)
+                bulk.acknowledge(promise.request_id)
 
     def _named(self, result: types.SampleResponse) -> types.SampleResponse:
         """``result`` with the names that the promise gave its completions."""
