@@ -1,10 +1,8 @@
-"""How tokens are chosen, where completions end, and what is reported about them."""
-
-from __future__ import annotations
+"""How tokens are chosen, and where completions end."""
 
 import numpy as np
 import pytest
-from engine_data import CONFIG, SMALL, datum, stirred
+from engine_data import CONFIG, SMALL, datum, randomized_model
 
 from tinkex_sync.local.engine import EngineError, SamplingModel
 from tinkex_sync.local.engine.sampling import SamplingRules, choose_tokens
@@ -14,7 +12,7 @@ PROMPT = list(b"ab cd")
 
 @pytest.fixture(scope="module")
 def model():
-    return stirred()
+    return randomized_model()
 
 
 @pytest.fixture(scope="module")
@@ -22,18 +20,18 @@ def sampler(model):
     return model.snapshot()
 
 
-def draw(sampler, count=1, prompt=PROMPT, **params):
+def complete(sampler, count=1, prompt=PROMPT, **params):
     return sampler.sample([{"tokens": prompt}], count, params)["sequences"]
 
 
 def forward_logprobs(model, tokens):
-    """Log probability of each token but the first, by the training path."""
+    """Return the log probability of each token except the first, computed by a forward pass."""
     result = model.forward([datum(tokens[:-1], tokens[1:])], "cross_entropy", None)
     return result["loss_fn_outputs"][0]["logprobs"]["data"]
 
 
-def test_greedy_takes_the_most_likely_token_each_time(model, sampler):
-    (sequence,) = draw(sampler, temperature=0, max_tokens=12)
+def test_temperature_0_chooses_the_most_likely_token_each_time(model, sampler):
+    (sequence,) = complete(sampler, temperature=0, max_tokens=12)
     tokens = list(PROMPT)
     for token in sequence["tokens"]:
         every = [datum([*tokens], [*tokens[1:], other]) for other in range(CONFIG.vocab)]
@@ -43,46 +41,48 @@ def test_greedy_takes_the_most_likely_token_each_time(model, sampler):
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.7, 1.0, 2.5])
-def test_reported_logprobs_are_the_models_own_at_any_temperature(model, sampler, temperature):
-    for sequence in draw(sampler, 3, temperature=temperature, top_p=0.9, top_k=50, max_tokens=20, seed=1):
+def test_reported_logprobs_do_not_depend_on_the_temperature(model, sampler, temperature):
+    for sequence in complete(sampler, 3, temperature=temperature, top_p=0.9, top_k=50, max_tokens=20, seed=1):
         expected = forward_logprobs(model, PROMPT + sequence["tokens"])[len(PROMPT) - 1 :]
         np.testing.assert_allclose(sequence["logprobs"], expected, atol=2e-4)
 
 
 @pytest.mark.parametrize("length", [1, 2, 3, 4, 5, 30])
-def test_the_cache_agrees_with_the_whole_computation_at_any_prompt_length(model, sampler, length):
+def test_cache_gives_the_same_logprobs_as_the_whole_computation(model, sampler, length):
     prompt = list(range(70, 70 + length))
-    (sequence,) = draw(sampler, prompt=prompt, max_tokens=10, seed=2)
+    (sequence,) = complete(sampler, prompt=prompt, max_tokens=10, seed=2)
     expected = forward_logprobs(model, prompt + sequence["tokens"])[length - 1 :]
     np.testing.assert_allclose(sequence["logprobs"], expected, atol=2e-4)
 
 
-def test_the_same_seed_gives_the_same_tokens_and_samples_differ(sampler):
-    one, again, other = (draw(sampler, 4, max_tokens=10, seed=seed) for seed in (11, 11, 12))
+def test_same_seed_gives_the_same_tokens_and_completions_differ(sampler):
+    one, again, other = (complete(sampler, 4, max_tokens=10, seed=seed) for seed in (11, 11, 12))
     assert one == again
     assert one != other
     assert len({tuple(sequence["tokens"]) for sequence in one}) == 4
-    assert [s["tokens"] for s in draw(sampler, 2, max_tokens=10, seed=11)] == [s["tokens"] for s in one[:2]]
+    assert [s["tokens"] for s in complete(sampler, 2, max_tokens=10, seed=11)] == [
+        s["tokens"] for s in one[:2]
+    ]
 
 
-def test_without_a_seed_requests_differ(sampler):
-    assert draw(sampler, max_tokens=20) != draw(sampler, max_tokens=20)
+def test_requests_without_a_seed_differ(sampler):
+    assert complete(sampler, max_tokens=20) != complete(sampler, max_tokens=20)
 
 
-def test_more_samples_than_are_computed_together_all_differ(sampler):
-    sequences = draw(sampler, 130, max_tokens=8, seed=5)
+def test_completions_of_several_batches_differ(sampler):
+    sequences = complete(sampler, 130, max_tokens=8, seed=5)
     assert len({tuple(sequence["tokens"]) for sequence in sequences}) == 130
 
 
-def test_top_k_of_one_and_a_tiny_top_p_are_greedy(sampler):
-    greedy = draw(sampler, temperature=0, max_tokens=12)
-    assert draw(sampler, top_k=1, max_tokens=12) == greedy
-    assert draw(sampler, top_p=1e-6, max_tokens=12) == greedy
-    assert draw(sampler, temperature=1e-9, max_tokens=12) == greedy
+def test_top_k_of_one_and_a_tiny_top_p_equal_temperature_0(sampler):
+    greedy = complete(sampler, temperature=0, max_tokens=12)
+    assert complete(sampler, top_k=1, max_tokens=12) == greedy
+    assert complete(sampler, top_p=1e-6, max_tokens=12) == greedy
+    assert complete(sampler, temperature=1e-9, max_tokens=12) == greedy
 
 
 def frequencies(probabilities, **params):
-    """How often each token is chosen in many draws from given probabilities."""
+    """Return the frequency of each token in many choices with the given probabilities."""
     rules = SamplingRules.parse(params, CONFIG, 1)
     count = 4000
     scores = np.log(np.tile(np.float32(probabilities), (count, 1)))
@@ -90,47 +90,47 @@ def frequencies(probabilities, **params):
     return np.bincount(choose_tokens(scores, rules, streams), minlength=len(probabilities)) / count
 
 
-SPREAD = [0.1, 0.4, 0.05, 0.3, 0.15]
+PROBABILITIES = [0.1, 0.4, 0.05, 0.3, 0.15]
 
 
 @pytest.mark.parametrize(
     ("params", "expected"),
     [
-        ({}, SPREAD),
+        ({}, PROBABILITIES),
         ({"top_k": 2}, [0, 4 / 7, 0, 3 / 7, 0]),
-        ({"top_k": 50}, SPREAD),
+        ({"top_k": 50}, PROBABILITIES),
         ({"top_p": 0.6}, [0, 4 / 7, 0, 3 / 7, 0]),
-        ({"top_p": 0.4}, [0, 1, 0, 0, 0]),  # one token reaches it exactly
+        ({"top_p": 0.4}, [0, 1, 0, 0, 0]),  # one token has exactly this probability
         ({"top_p": 0.75}, [0, 0.4 / 0.85, 0, 0.3 / 0.85, 0.15 / 0.85]),
-        ({"top_k": 3, "top_p": 0.5}, [0, 4 / 7, 0, 3 / 7, 0]),  # 0.4/0.85 alone is below a half
-        ({"temperature": 0.5}, [p * p / 0.285 for p in SPREAD]),
+        ({"top_k": 3, "top_p": 0.5}, [0, 4 / 7, 0, 3 / 7, 0]),  # 0.4/0.85 is below 0.5
+        ({"temperature": 0.5}, [p * p / 0.285 for p in PROBABILITIES]),
         ({"temperature": 0.5, "top_k": 2}, [0, 0.64, 0, 0.36, 0]),
         ({"temperature": 0}, [0, 1, 0, 0, 0]),
     ],
 )
-def test_tokens_are_chosen_as_often_as_the_rules_say(params, expected):
-    found = frequencies(SPREAD, **params)
+def test_tokens_are_chosen_with_the_probabilities_of_the_rules(params, expected):
+    found = frequencies(PROBABILITIES, **params)
     np.testing.assert_allclose(found, expected, atol=0.03)
     assert [bool(f) for f in found] == [bool(e) for e in expected]
 
 
 def test_max_tokens_ends_a_completion_with_length(sampler):
-    (sequence,) = draw(sampler, max_tokens=7, seed=3)
+    (sequence,) = complete(sampler, max_tokens=7, seed=3)
     assert (sequence["stop_reason"], len(sequence["tokens"]), len(sequence["logprobs"])) == ("length", 7, 7)
 
 
-def test_without_max_tokens_the_context_ends_it(sampler):
-    (sequence,) = draw(sampler, temperature=0, max_tokens=None)
+def test_context_ends_a_completion_without_max_tokens(sampler):
+    (sequence,) = complete(sampler, temperature=0, max_tokens=None)
     assert len(PROMPT) + len(sequence["tokens"]) == CONFIG.context + 1
     assert sequence["stop_reason"] == "length"
-    (sequence,) = draw(sampler, prompt=[65] * CONFIG.context, max_tokens=9, temperature=0)
+    (sequence,) = complete(sampler, prompt=[65] * CONFIG.context, max_tokens=9, temperature=0)
     assert len(sequence["tokens"]) == 1
 
 
 def ascii_tail(sampler):
-    """A long completion and a stretch of it that is text: what to stop at."""
+    """Return a seed, its completion, and the end of a part of it that is ASCII text."""
     for seed in range(500):
-        tokens = draw(sampler, max_tokens=40, seed=seed)[0]["tokens"]
+        tokens = complete(sampler, max_tokens=40, seed=seed)[0]["tokens"]
         for start in range(2, 38):
             stop = tokens[start : start + 2]
             if (
@@ -142,7 +142,7 @@ def ascii_tail(sampler):
     raise AssertionError("no completion has two ASCII characters in a row")
 
 
-def test_a_stop_ends_a_completion_and_is_part_of_it(sampler):
+def test_stop_sequence_ends_a_completion_and_is_included(sampler):
     seed, tokens, end = ascii_tail(sampler)
     text = bytes(tokens[end - 2 : end]).decode()
     for stop in (
@@ -153,53 +153,29 @@ def test_a_stop_ends_a_completion_and_is_part_of_it(sampler):
         [tokens[end - 1]],
         [tokens[end - 1], 257],
     ):
-        (sequence,) = draw(sampler, max_tokens=40, seed=seed, stop=stop)
+        (sequence,) = complete(sampler, max_tokens=40, seed=seed, stop=stop)
         assert (sequence["tokens"], sequence["stop_reason"]) == (tokens[:end], "stop"), stop
         assert len(sequence["logprobs"]) == end
-    (sequence,) = draw(sampler, max_tokens=40, seed=seed, stop=["\x00\x00never\x00"])
+    (sequence,) = complete(sampler, max_tokens=40, seed=seed, stop=["\x00\x00never\x00"])
     assert sequence["tokens"] == tokens
 
 
-def test_rows_that_stop_early_leave_the_others_alone(sampler):
+def test_rows_that_end_early_do_not_change_other_rows(sampler):
     seed = 1
-    free = draw(sampler, 8, max_tokens=30, seed=seed)
+    free = complete(sampler, 8, max_tokens=30, seed=seed)
     stop = [free[0]["tokens"][3]]
-    for sequence, full in zip(draw(sampler, 8, max_tokens=30, seed=seed, stop=stop), free):
+    for sequence, full in zip(complete(sampler, 8, max_tokens=30, seed=seed, stop=stop), free):
         assert sequence["tokens"] == full["tokens"][: len(sequence["tokens"])]
         assert sequence["stop_reason"] == ("stop" if stop[0] in full["tokens"] else "length")
 
 
-def test_the_end_of_text_token_ends_a_completion():
-    model = stirred()
+def test_end_of_text_token_ends_a_completion():
+    model = randomized_model()
     for _ in range(80):
         model.forward_backward([datum([65, 66, 67], [66, 67, 257])], "cross_entropy", None)
         model.optim_step({"learning_rate": 0.005})
-    (sequence,) = draw(model.snapshot(), prompt=[65], max_tokens=9, temperature=0)
+    (sequence,) = complete(model.snapshot(), prompt=[65], max_tokens=9, temperature=0)
     assert (sequence["tokens"], sequence["stop_reason"]) == ([66, 67, 257], "stop")
-
-
-def test_prompt_logprobs_are_those_of_forward(model, sampler):
-    reply = sampler.sample([{"tokens": PROMPT}], 1, {"max_tokens": 1}, prompt_logprobs=True)
-    assert reply["prompt_logprobs"][0] is None
-    np.testing.assert_allclose(reply["prompt_logprobs"][1:], forward_logprobs(model, PROMPT), atol=2e-4)
-    assert reply["topk_prompt_logprobs"] is None
-
-
-def test_top_prompt_logprobs_are_the_most_likely_in_order(sampler):
-    reply = sampler.sample(
-        [{"tokens": PROMPT}], 1, {"max_tokens": 1}, prompt_logprobs=True, topk_prompt_logprobs=258
-    )
-    tops = reply["topk_prompt_logprobs"]
-    assert tops[0] is None
-    assert len(tops) == len(PROMPT)
-    for token, logprob, top in zip(PROMPT[1:], reply["prompt_logprobs"][1:], tops[1:]):
-        assert dict(map(tuple, top))[token] == logprob
-        values = [value for _, value in top]
-        assert values == sorted(values, reverse=True)
-        assert sum(np.exp(values)) == pytest.approx(1, rel=1e-4)
-    short = sampler.sample([{"tokens": PROMPT}], 1, {"max_tokens": 1}, topk_prompt_logprobs=3)
-    assert short["prompt_logprobs"] is None
-    assert short["topk_prompt_logprobs"][1:] == [top[:3] for top in tops[1:]]
 
 
 @pytest.mark.parametrize(
@@ -222,9 +198,9 @@ def test_top_prompt_logprobs_are_the_most_likely_in_order(sampler):
         ({"stop": [[1, 2]]}, r"stop contains \[1, 2\]"),
     ],
 )
-def test_a_wrong_parameter_is_named_with_the_remedy(sampler, params, words):
+def test_error_names_an_invalid_parameter_and_the_remedy(sampler, params, words):
     with pytest.raises(EngineError, match=words):
-        draw(sampler, **params)
+        complete(sampler, **params)
 
 
 @pytest.mark.parametrize(
@@ -235,12 +211,12 @@ def test_a_wrong_parameter_is_named_with_the_remedy(sampler, params, words):
         (1, {"topk_prompt_logprobs": -1}, "topk.* is -1"),
     ],
 )
-def test_a_wrong_count_is_named(sampler, count, extra, words):
+def test_error_names_an_invalid_count(sampler, count, extra, words):
     with pytest.raises(EngineError, match=words):
         sampler.sample([{"tokens": PROMPT}], count, {}, **extra)
 
 
-def test_an_unknown_base_model_is_named_with_those_there_are():
+def test_error_for_an_unknown_base_model_lists_the_known_ones():
     with pytest.raises(EngineError, match="'gpt'.*tinkex/tiny"):
         SamplingModel.base("gpt")
     assert SamplingModel.base(SMALL).sample([{"tokens": [1]}], 1, {"max_tokens": 2})["sequences"]

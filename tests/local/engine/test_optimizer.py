@@ -1,19 +1,17 @@
-"""AdamW against the algorithm written out, number by number."""
-
-from __future__ import annotations
+"""AdamW, compared with the published algorithm."""
 
 import math
 
 import numpy as np
 import pytest
-from engine_data import stirred, text_datum
+from engine_data import randomized_model, text_datum
 
 from tinkex_sync.local.engine import EngineError
 from tinkex_sync.local.engine.optimizer import AdamSettings, AdamW, global_norm
 
 
-def written_out(weights, gradients_by_step, lr, beta1, beta2, eps, decay, clip):
-    """Bias-corrected Adam with decoupled decay on a flat list of numbers."""
+def reference_adamw(weights, gradients_by_step, lr, beta1, beta2, eps, decay, clip):
+    """Apply bias-corrected Adam with decoupled weight decay to a flat list of numbers."""
     weights = list(weights)
     m, v = [0.0] * len(weights), [0.0] * len(weights)
     for t, gradients in enumerate(gradients_by_step, 1):
@@ -38,17 +36,17 @@ def written_out(weights, gradients_by_step, lr, beta1, beta2, eps, decay, clip):
         {"learning_rate": 0.03, "beta1": 0.0, "beta2": 0.0, "eps": 0.0},
     ],
 )
-def test_adamw_is_the_algorithm_as_published(adam):
+def test_adamw_equals_the_published_algorithm(adam):
     stream = np.random.RandomState(0)
     start = stream.standard_normal(7).astype(np.float32)
     steps = [stream.standard_normal(7).astype(np.float32) for _ in range(6)]
     weights = {"a": start[:4].reshape(2, 2).copy(), "b": start[4:].copy()}
-    optimizer, checked = AdamW(weights), AdamSettings.parse(adam)
+    optimizer, settings = AdamW(weights), AdamSettings.parse(adam)
     for g in steps:
-        norm = optimizer.step(weights, {"a": g[:4].reshape(2, 2), "b": g[4:]}, checked)
+        norm = optimizer.step(weights, {"a": g[:4].reshape(2, 2), "b": g[4:]}, settings)
         assert norm == pytest.approx(float(np.linalg.norm(g)), rel=1e-6)
     found = [*weights["a"].ravel().tolist(), *weights["b"].tolist()]
-    expected = written_out(
+    expected = reference_adamw(
         start.tolist(),
         [g.tolist() for g in steps],
         adam.get("learning_rate", 1e-4),
@@ -62,16 +60,16 @@ def test_adamw_is_the_algorithm_as_published(adam):
     assert all(array.dtype == np.float32 for array in (*weights.values(), *optimizer.second.values()))
 
 
-def test_without_gradient_decay_shrinks_by_exactly_its_rate():
-    model = stirred()
+def test_weight_decay_applies_without_a_gradient():
+    model = randomized_model()
     before = model.arrays(False)
     model.optim_step({"learning_rate": 0.5, "weight_decay": 0.25})
     for name, array in model.arrays(False).items():
         np.testing.assert_array_equal(array, before[name] * np.float32(1 - 0.125))
 
 
-def test_without_gradient_momentum_still_moves_the_weights():
-    model = stirred()
+def test_momentum_updates_the_weights_without_a_gradient():
+    model = randomized_model()
     model.forward_backward([text_datum("momentum")], "cross_entropy", None)
     model.optim_step({"learning_rate": 0.01})
     before = model.arrays(False)
@@ -80,13 +78,13 @@ def test_without_gradient_momentum_still_moves_the_weights():
     assert all(np.abs(array - before[name]).max() > 1e-4 for name, array in model.arrays(False).items())
 
 
-def test_the_clipped_gradients_norm_is_the_limit_and_its_direction_stays():
-    model, free = stirred(), stirred()
+def test_clipped_gradient_has_the_maximal_norm_and_the_same_direction():
+    model, free = randomized_model(), randomized_model()
     for each in (model, free):
         each.forward_backward([text_datum("clip me")], "cross_entropy", None)
     gradients = dict(model.gradients)
     norm = global_norm(gradients)
-    # With beta1 0 and one step the first moment is the gradient that was used.
+    # With beta1 0, the first moment after one step is the clipped gradient.
     metrics = model.optim_step({"grad_clip_norm": norm / 1.25, "beta1": 0.0})
     assert metrics["grad_norm:mean"] == norm
     assert global_norm(model.optimizer.first) == pytest.approx(norm / 1.25, rel=1e-5)
@@ -96,14 +94,14 @@ def test_the_clipped_gradients_norm_is_the_limit_and_its_direction_stays():
     assert global_norm(free.optimizer.first) == pytest.approx(norm, rel=1e-6)
 
 
-def test_a_step_uses_the_gradient_up():
-    model = stirred()
+def test_optimizer_step_resets_the_gradient():
+    model = randomized_model()
     model.forward_backward([text_datum("once")], "cross_entropy", None)
     assert model.optim_step({})["grad_norm:mean"] > 0
     assert model.gradients is None
 
 
-def test_missing_parameters_take_the_wires_defaults():
+def test_absent_parameters_have_their_defaults():
     assert AdamSettings.parse({}) == AdamSettings(1e-4, 0.9, 0.95, 1e-12, 0.0, 0.0)
     assert AdamSettings.parse({"learning_rate": 1, "type": "optim_step"}).learning_rate == 1.0
 
@@ -119,8 +117,8 @@ def test_missing_parameters_take_the_wires_defaults():
         ({"grad_clip_norm": "1"}, "grad_clip_norm is '1'"),
     ],
 )
-def test_wrong_parameters_are_named_and_nothing_moves(adam, words):
-    model = stirred()
+def test_invalid_parameters_are_named_and_change_nothing(adam, words):
+    model = randomized_model()
     model.forward_backward([text_datum("kept")], "cross_entropy", None)
     before, gradients = model.arrays(True), model.gradients
     with pytest.raises(EngineError, match=words):

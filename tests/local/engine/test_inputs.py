@@ -1,12 +1,10 @@
-"""Images, and inputs that do not fit."""
-
-from __future__ import annotations
+"""Images, chunks, and errors in inputs."""
 
 import base64
 
 import numpy as np
 import pytest
-from engine_data import CONFIG, batch_for, datum, stirred, tensor
+from engine_data import CONFIG, batch_for, datum, randomized_model, tensor
 
 from tinkex_sync.local.engine import EngineError
 
@@ -15,7 +13,7 @@ CAT, DOG = (base64.b64encode(data).decode() for data in (b"\x89PNG cat", b"\x89P
 
 @pytest.fixture(scope="module")
 def model():
-    return stirred()
+    return randomized_model()
 
 
 def losses(model, chunks, length):
@@ -24,37 +22,37 @@ def losses(model, chunks, length):
     return model.forward([item], "cross_entropy", None)["loss_fn_outputs"][0]["logprobs"]["data"]
 
 
-def test_an_image_takes_its_expected_tokens_and_what_it_shows_counts(model):
-    def seen(image):
+def test_image_takes_its_expected_tokens_and_its_contents_matter(model):
+    def logprobs_with(image):
         return losses(model, [{"tokens": [1, 2]}, {"format": "png", **image}, {"tokens": [3]}], 7)
 
-    cat = seen({"data": CAT, "expected_tokens": 4})
+    cat = logprobs_with({"data": CAT, "expected_tokens": 4})
     assert len(cat) == 7
-    assert cat.tolist() == seen({"data": CAT, "expected_tokens": 4, "type": "image"}).tolist()
+    assert cat.tolist() == logprobs_with({"data": CAT, "expected_tokens": 4, "type": "image"}).tolist()
     others = [{"data": DOG}, {"location": "tinker://cat.png"}, {"location": "tinker://dog.png"}]
-    variants = [cat, *(seen({**other, "expected_tokens": 4}) for other in others)]
+    variants = [cat, *(logprobs_with({**other, "expected_tokens": 4}) for other in others)]
     for i, one in enumerate(variants):
-        np.testing.assert_allclose(one[:1], cat[:1], atol=1e-6)  # before the image nothing differs
+        np.testing.assert_allclose(one[:1], cat[:1], atol=1e-6)  # nothing before the image differs
         for other in variants[:i]:
             assert np.abs(one[2:] - other[2:]).max() > 1e-2
 
 
-def test_an_image_of_unknown_size_takes_sixteen_tokens(model):
+def test_image_of_unknown_size_takes_16_tokens(model):
     assert len(losses(model, [{"data": CAT, "format": "png", "expected_tokens": None}], 16)) == 16
     assert len(losses(model, [{"location": "x", "format": "jpeg"}, {"tokens": [5]}], 17)) == 17
 
 
-def test_an_image_in_a_prompt_has_no_prompt_logprobs(model):
+def test_image_in_a_prompt_has_no_prompt_logprobs(model):
     chunks = [{"tokens": [65]}, {"data": CAT, "format": "png", "expected_tokens": 2}, {"tokens": [66]}]
-    reply = model.snapshot().sample(
+    response = model.snapshot().sample(
         chunks, 1, {"max_tokens": 3}, prompt_logprobs=True, topk_prompt_logprobs=2
     )
-    assert [value is None for value in reply["prompt_logprobs"]] == [True, True, True, False]
-    assert [value is None for value in reply["topk_prompt_logprobs"]] == [True, True, True, False]
-    assert len(reply["sequences"][0]["tokens"]) == 3
+    assert [value is None for value in response["prompt_logprobs"]] == [True, True, True, False]
+    assert [value is None for value in response["topk_prompt_logprobs"]] == [True, True, True, False]
+    assert len(response["sequences"][0]["tokens"]) == 3
 
 
-def test_a_completion_after_an_image_agrees_with_forward(model):
+def test_completion_after_an_image_agrees_with_a_forward_pass(model):
     image = {"data": CAT, "format": "png", "expected_tokens": 3}
     (sequence,) = model.snapshot().sample([image], 1, {"max_tokens": 6, "seed": 1})["sequences"]
     tokens = sequence["tokens"]
@@ -64,7 +62,7 @@ def test_a_completion_after_an_image_agrees_with_forward(model):
     np.testing.assert_allclose(sequence["logprobs"], expected, atol=2e-4)
 
 
-def test_chunks_are_one_sequence_however_they_are_cut(model):
+def test_chunk_borders_do_not_change_the_result(model):
     whole = losses(model, [{"tokens": [1, 2, 3, 4]}], 4)
     assert (
         whole.tolist() == losses(model, [{"tokens": [1]}, {"tokens": []}, {"tokens": [2, 3, 4]}], 4).tolist()
@@ -99,12 +97,14 @@ def test_chunks_are_one_sequence_however_they_are_cut(model):
         ([{"data": CAT, "expected_tokens": 10**9}], "expected_tokens is 1000000000"),
     ],
 )
-def test_a_prompt_that_cannot_be_read_says_why(model, chunks, words):
+def test_error_states_why_a_prompt_is_invalid(model, chunks, words):
     with pytest.raises(EngineError, match=words):
         model.snapshot().sample(chunks, 1, {"max_tokens": 1})
 
 
 GOOD = {"target_tokens": tensor([1, 2], "int64")}
+
+
 RATIO = {"logprobs": tensor([-1.0, -1.0]), "advantages": tensor([1.0, 1.0])}
 
 
@@ -146,8 +146,8 @@ RATIO = {"logprobs": tensor([-1.0, -1.0]), "advantages": tensor([1.0, 1.0])}
         ),
     ],
 )
-def test_a_datum_that_does_not_fit_is_named_and_leaves_no_gradient(loss_fn, inputs, words):
-    model = stirred()
+def test_invalid_datum_is_named_and_leaves_no_gradient(loss_fn, inputs, words):
+    model = randomized_model()
     good = batch_for(loss_fn, model)[0]
     bad = {"model_input": {"chunks": [{"tokens": [5, 6]}]}, "loss_fn_inputs": inputs}
     with pytest.raises(EngineError, match=words):
@@ -155,27 +155,13 @@ def test_a_datum_that_does_not_fit_is_named_and_leaves_no_gradient(loss_fn, inpu
     assert model.gradients is None
 
 
-@pytest.mark.parametrize(
-    ("data", "words"),
-    [
-        ([], "data is empty: send at least one datum"),
-        (None, "data is empty"),
-        ([7], "datum 0 has no model_input"),
-        ([{"model_input": {"chunks": []}}], "datum 0 has no loss_fn_inputs"),
-    ],
-)
-def test_data_that_is_none_is_refused(model, data, words):
-    with pytest.raises(EngineError, match=words):
-        model.forward(data, "cross_entropy", None)
-
-
-def test_inputs_of_other_losses_are_let_pass(model):
+def test_inputs_of_other_losses_are_ignored(model):
     plain = model.forward([datum([1, 2], [3, 4])], "cross_entropy", None)
     rich = datum([1, 2], [3, 4], logprobs=[-1.0, -1.0], advantages=[1.0, 2.0])
     assert model.forward([rich], "cross_entropy", None)["metrics"] == plain["metrics"]
 
 
-def test_a_shape_may_be_missing_or_null_or_a_wildcard(model):
+def test_shape_can_be_absent_null_or_a_wildcard(model):
     plain = model.forward([datum([1, 2], [3, 4])], "cross_entropy", None)
     for shape in ({}, {"shape": None}, {"shape": [-1]}):
         item = datum([1, 2], [3, 4])
