@@ -14,7 +14,7 @@ from ..futures import Future, resolve_in_worker
 from ..http.call_state import CallState
 from ..http.request import Request
 from ..http.retry import RetryConfig
-from ..plugins.hookspecs import Source
+from ..plugins.events import Source
 from ..polling.bulk_poller import BulkPoller
 from ..polling.queue_states import QueueStates
 from ..protocol.byte_estimates import model_input_bytes
