@@ -146,7 +146,8 @@ def test_a_fork_amid_everything_leaves_usable_clients(service):
 
 def test_a_child_has_a_throttle_of_its_own(server, service):
     sampler = service.create_sampling_client(base_model="tinkex/tiny")
-    with service._session.throttle.permit(10**9, None):
+    with service._session.throttle.request(10**9, lambda: None) as permit:
+        assert permit.admit()
         with pytest.raises(DeadlineExceeded):
             sampler.sample(prompt(1, 2), 1, PARAMS, timeout=0.2)
         assert in_a_child(lambda: len(sampler.sample(prompt(1, 2), 1, PARAMS, timeout=20).sequences)) == "1"
@@ -202,6 +203,6 @@ def test_many_threads_may_be_the_first_to_use_a_client_in_a_child(service):
             thread.start()
         for thread in threads:
             thread.join(20)
-        return len(found), len(set(map(id, found))), sampler._progress._running
+        return len(found), len(set(map(id, found))), sampler._context.progress._running
 
     assert in_a_child(child) == "(8, 1, 0)"

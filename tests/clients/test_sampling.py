@@ -89,9 +89,9 @@ def test_what_goes_over_the_wire(server, sampler, way):
         "prompt",
         "sampling_params",
         "sampling_session_id",
+        "seq_id",
         "prompt_logprobs",
         "topk_prompt_logprobs",
-        "seq_id",
     ]
     assert body["sampling_params"] == {
         "max_tokens": 3,

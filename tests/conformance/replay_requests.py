@@ -4,6 +4,7 @@ Operations are called in the official shape, which is where their arguments are 
 case there (of models, samplers, operations) are taken from the recorded requests, so that each case stands alone.
 """
 
+import dataclasses
 import itertools
 import json
 from datetime import datetime, timedelta, timezone
@@ -97,7 +98,7 @@ class World:
 
     def sampling(self) -> OfficialSampling:
         core = SamplingClient(self.session, self.first("sampling_session_id", "sess-1:sample:0"))
-        core._seq_ids = itertools.count(self.first("seq_id", 0))
+        core._context = dataclasses.replace(core._context, seq_ids=itertools.count(self.first("seq_id", 0)))
         return OfficialSampling._of(self.service.holder, core)
 
     def call(self, op: str, args: Dict[str, Any]) -> Any:

@@ -170,7 +170,8 @@ def test_no_more_samples_are_in_progress_than_connections_are_allowed(submitted)
             for thread in threads:
                 thread.join(30)
         assert crowd.served == 60 and 1 <= crowd.most <= 3
-        assert sampler._places._held == 0 and not sampler._places._waiting
+        places = sampler._context.places
+        assert (places.balance, places.waiting) == (3, 0)
 
 
 def test_waiting_for_a_place_ends_with_time_withdrawal_and_close_and_leaks_none():

@@ -25,8 +25,7 @@ from ..validation import check_count, check_text
 from .base import CallOperation, Client, blocking, request_operation, submitted
 from .model_creation import ModelFromCheckpoint, NewModel
 from .rest import RestClient
-from .sampling import SamplingClient
-from .sampling_sessions import check_sampling_target, open_sampling_client
+from .sampling import SamplingClient, check_sampling_target, open_sampling_client
 from .training import TrainingClient
 
 __all__ = ["ServiceClient", "resolve_endpoint"]

@@ -10,9 +10,9 @@ from ..futures import Future
 from ..http.call_state import CallState
 from ..http.retry import RetryConfig
 from ..training.lane import LaneClient
+from ..validation import check_model_path
 from .arguments import asked
-from .sampling import SamplingClient
-from .sampling_sessions import check_model_path, open_sampling_client
+from .sampling import SamplingClient, open_sampling_client
 
 __all__ = ["WeightsClient"]
 

@@ -10,7 +10,7 @@ from typing import Any, Callable, Dict, Iterable, Literal, Optional
 
 from .. import clients as core
 from .. import types
-from ..clients.sampling_sessions import open_sampling_client
+from ..clients.sampling import open_sampling_client
 from ..futures import Future
 from ..http.retry import RetryConfig
 from .absent import Explained

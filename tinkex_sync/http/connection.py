@@ -304,19 +304,22 @@ class Connection:
         if call is not None:
             call.phase = phase
         left = remaining(self.clock, deadline)
-        with self._lock:
-            self._retrying += 1
+        self.count_retrying(1)
         try:
             closed = self.clock.wait(self.closing, seconds if left is None else min(seconds, left))
         finally:
-            with self._lock:
-                self._retrying -= 1
+            self.count_retrying(-1)
         if closed:
             raise ClosedError("the client was closed while a call waited for its next attempt")
         if left is not None and left <= seconds:
             if call is not None:
                 raise call.deadline_exceeded()
             raise DeadlineExceeded("the timeout ran out while retrying", phase="retrying", sent="unknown")
+
+    def count_retrying(self, change: int) -> None:
+        """Add ``change`` to the number of calls that wait for a retry."""
+        with self._lock:
+            self._retrying += change
 
     def wait(self, event: Event, until: Optional[float] = None) -> None:
         """Wait until ``event`` is set or until a time of the clock.

@@ -1,23 +1,23 @@
-"""What a sample may ask for beside its tokens: checked before it is sent, and the answer against it."""
+"""Options of a sample: validated before it is sent, and checked against the response."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Dict, Optional
+from typing import Any, Optional
 
 from .. import types
-from ..clients.arguments import asked
 from ..errors import TinkexError
 from ..types.tensors import is_array
+from ..validation import check_count
 
-__all__ = ["OptionIgnoredError", "SampleOptions", "sample_body"]
+__all__ = ["OptionIgnoredError", "SampleOptions", "make_sample_request"]
 
 
 class OptionIgnoredError(TinkexError, RuntimeError):
-    """The server drew the sample and did not heed an option, which it is too old to know.
+    """The server returned a sample, but it does not know one of the options and ignored it.
 
     Attributes:
-        reply: What came all the same, a :class:`~tinkex_sync.types.SampleResponse`.
+        reply: The response, a :class:`~tinkex_sync.types.SampleResponse`.
     """
 
     reply: Optional[types.SampleResponse] = None
@@ -25,81 +25,51 @@ class OptionIgnoredError(TinkexError, RuntimeError):
 
 @dataclass(frozen=True)
 class SampleOptions:
-    """Options of the protocol after 0.7.0; only those that are set are sent."""
+    """The optional arguments of ``SamplingClient.sample``. Immutable.
 
+    The options after ``topk_prompt_logprobs`` exist since protocol 0.38.0 and are sent only if they are set.
+    """
+
+    include_prompt_logprobs: bool = False
+    topk_prompt_logprobs: int = 0
     topk_sample_logprobs: int = 0
     target_prompt_logprobs: Any = None
     prompt_alt_tokens_k: int = 0
     prompt_logprobs_last_n: Optional[int] = None
 
-    def wire(self, prompt: types.ModelInput, include_prompt_logprobs: bool) -> Dict[str, Any]:
-        """The keys to send.
+    def check_response(self, response: types.SampleResponse) -> types.SampleResponse:
+        """Return ``response`` unless it shows that the server ignored an option.
 
         Raises:
-            ValueError: an option is wrong, or does not fit the prompt.
+            OptionIgnoredError: The response lacks an option's result, or has results that the option excludes.
         """
-        for name in ("topk_sample_logprobs", "prompt_alt_tokens_k"):
-            count(name, getattr(self, name))
-        targets = self.target_prompt_logprobs
-        return asked(
-            topk_sample_logprobs=self.topk_sample_logprobs or None,
-            target_prompt_logprobs=None if targets is None else _targets(targets, _length(prompt)).to_wire(),
-            prompt_alt_tokens_k=self.prompt_alt_tokens_k or None,
-            prompt_logprobs_last_n=self._last_n(prompt, include_prompt_logprobs),
-        )
-
-    def _last_n(self, prompt: types.ModelInput, include_prompt_logprobs: bool) -> Optional[int]:
-        last_n, length = self.prompt_logprobs_last_n, _length(prompt)
-        if last_n is None:
-            return None
-        if not include_prompt_logprobs:
-            raise ValueError(
-                f"prompt_logprobs_last_n={last_n!r} limits log probabilities of the prompt, which were not asked"
-                " for: set include_prompt_logprobs=True"
-            )
-        whole = isinstance(last_n, int) and not isinstance(last_n, bool)
-        if not whole or last_n < 1 or (length is not None and last_n >= length):
-            most = "one less than the prompt's tokens" if length is None else str(length - 1)
-            raise ValueError(
-                f"prompt_logprobs_last_n must be a whole number from 1 to {most}, not {last_n!r}"
-            )
-        return last_n
-
-    def check(self, reply: types.SampleResponse) -> types.SampleResponse:
-        """``reply``, if it heeds what was asked for and cannot be told from a refusal otherwise.
-
-        Raises:
-            OptionIgnoredError: it does not.
-        """
-        ignored = None
-        if self.prompt_alt_tokens_k and reply.prompt_alt_tokens is None:
-            ignored = f"prompt_alt_tokens_k={self.prompt_alt_tokens_k}: no alternative tokens came"
-        elif self.prompt_logprobs_last_n is not None and any(
-            value is not None for value in (reply.prompt_logprobs or [])[: -self.prompt_logprobs_last_n]
+        last_n = self.prompt_logprobs_last_n
+        if self.prompt_alt_tokens_k and response.prompt_alt_tokens is None:
+            ignored = f"prompt_alt_tokens_k={self.prompt_alt_tokens_k}: it returned no alternative tokens"
+        elif last_n is not None and any(
+            value is not None for value in (response.prompt_logprobs or [])[:-last_n]
         ):
-            ignored = f"prompt_logprobs_last_n={self.prompt_logprobs_last_n}: earlier tokens have values too"
-        if ignored is None:
-            return reply
-        error = OptionIgnoredError(
-            f"the server did not heed {ignored}. It is too old for this option: leave it out"
-        )
-        error.reply = reply
+            ignored = f"prompt_logprobs_last_n={last_n}: it returned values for earlier tokens too"
+        else:
+            return response
+        error = OptionIgnoredError(f"the server ignored {ignored}. It is too old for this option: omit it")
+        error.reply = response
         raise error
 
 
-def sample_body(
+def make_sample_request(
     sampling_session_id: str,
     prompt: types.ModelInput,
     num_samples: int,
     sampling_params: types.SamplingParams,
-    include_prompt_logprobs: bool,
-    topk_prompt_logprobs: int,
     options: SampleOptions,
-) -> Dict[str, Any]:
-    """``POST /api/v1/asample`` without its number.
+    record_stability_info: bool = False,
+) -> types.SampleRequest:
+    """Validate the arguments of a sample and return its request without a ``seq_id``.
 
     Raises:
-        ValueError, TypeError: an argument is wrong.
+        TypeError: An argument has the wrong type.
+        ValueError: An argument is out of range, or an option does not fit the prompt.
     """
     if not isinstance(prompt, types.ModelInput):
         raise TypeError(
@@ -107,36 +77,53 @@ def sample_body(
         )
     if not isinstance(sampling_params, types.SamplingParams):
         raise TypeError(f"sampling_params must be SamplingParams, not {type(sampling_params).__name__}")
-    if not isinstance(num_samples, int) or num_samples < 1:
-        raise ValueError(f"num_samples must be a whole number of at least 1, not {num_samples!r}")
-    count("topk_prompt_logprobs", topk_prompt_logprobs)
+    for name in ("topk_prompt_logprobs", "topk_sample_logprobs", "prompt_alt_tokens_k"):
+        check_count(name, getattr(options, name))
     if not prompt.chunks:
-        raise ValueError("the prompt is empty: give it at least one token")
-    return {
-        "num_samples": num_samples,
-        "prompt": prompt.to_wire(),
-        "sampling_params": sampling_params.to_wire(),
-        "sampling_session_id": sampling_session_id,
-        "prompt_logprobs": bool(include_prompt_logprobs),
-        "topk_prompt_logprobs": topk_prompt_logprobs,
-        **options.wire(prompt, include_prompt_logprobs),
-    }
-
-
-def count(name: str, value: Any) -> None:
-    if not isinstance(value, int) or value < 0:
-        raise ValueError(f"{name} must be a whole number of at least 0, not {value!r}")
+        raise ValueError("the prompt is empty: pass at least one token")
+    return types.SampleRequest(
+        num_samples=check_count("num_samples", num_samples, least=1),
+        prompt=prompt,
+        sampling_params=sampling_params,
+        sampling_session_id=sampling_session_id,
+        prompt_logprobs=bool(options.include_prompt_logprobs),
+        topk_prompt_logprobs=options.topk_prompt_logprobs,
+        topk_sample_logprobs=options.topk_sample_logprobs or None,
+        target_prompt_logprobs=_check_targets(options.target_prompt_logprobs, _length(prompt)),
+        prompt_alt_tokens_k=options.prompt_alt_tokens_k or None,
+        prompt_logprobs_last_n=_check_last_n(options, _length(prompt)),
+        record_stability_info=record_stability_info or None,
+    )
 
 
 def _length(prompt: types.ModelInput) -> Optional[int]:
-    """Tokens of the prompt; None where an image does not say."""
+    """Return the number of the prompt's tokens; None if an image has no expected number of tokens."""
     try:
         return prompt.length
     except ValueError:
         return None
 
 
-def _targets(given: Any, length: Optional[int]) -> types.TensorData:
+def _check_last_n(options: SampleOptions, length: Optional[int]) -> Optional[int]:
+    last_n = options.prompt_logprobs_last_n
+    if last_n is None:
+        return None
+    if not options.include_prompt_logprobs:
+        raise ValueError(
+            f"prompt_logprobs_last_n={last_n!r} limits log probabilities of the prompt, which were not requested:"
+            " set include_prompt_logprobs=True"
+        )
+    is_whole = isinstance(last_n, int) and not isinstance(last_n, bool)
+    if is_whole and last_n >= 1 and (length is None or last_n < length):
+        return last_n
+    most = "one less than the prompt's tokens" if length is None else str(length - 1)
+    raise ValueError(f"prompt_logprobs_last_n must be a whole number from 1 to {most}, not {last_n!r}")
+
+
+def _check_targets(given: Any, length: Optional[int]) -> Optional[types.TensorData]:
+    """Return the target tokens as a tensor of shape [prompt tokens - 1, K]; None for None."""
+    if given is None:
+        return None
     targets = types.TensorData.from_numpy(given) if is_array(given) else given
     if not isinstance(targets, types.TensorData):
         raise TypeError(
@@ -144,10 +131,12 @@ def _targets(given: Any, length: Optional[int]) -> types.TensorData:
         )
     if targets.dtype != "int64":
         raise ValueError(
-            f"target_prompt_logprobs holds token ids: its dtype must be int64, not {targets.dtype}"
+            f"target_prompt_logprobs contains token ids: its dtype must be int64, not {targets.dtype}"
         )
     shape = targets.shape
     if shape is None or len(shape) != 2 or (length is not None and shape[0] != length - 1):
         rows = "one row per prompt token" if length is None else f"{length - 1} rows: one per prompt token"
-        raise ValueError(f"target_prompt_logprobs must have {rows} but the first, and K columns; not {shape}")
+        raise ValueError(
+            f"target_prompt_logprobs must have {rows} except the first, and K columns; its shape is {shape}"
+        )
     return targets

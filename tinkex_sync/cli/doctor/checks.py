@@ -245,7 +245,7 @@ def endpoints(patient: Patient) -> Finding:
 
 def queue(patient: Patient) -> Finding:
     """How a sample fares, if a model is named. POST /api/v1/asample."""
-    from ...clients.sampling_sessions import open_sampling_client
+    from ...clients.sampling import open_sampling_client
     from ...errors import DeadlineExceeded, TinkexError
     from ...types import ModelInput, SamplingParams
 
