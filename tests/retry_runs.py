@@ -1,6 +1,7 @@
 """Running a function by a retry policy as a connection does."""
 
 from tinkex_sync.config import Config
+from tinkex_sync.errors import APIError
 from tinkex_sync.http.retry import log_long_retry, make_policies
 
 #: The policies of a client with default settings.
@@ -11,14 +12,14 @@ def run(attempts, send, sleep):
     """Run ``send(attempts)`` by the policy of ``attempts``."""
 
     def attempt(made):
-        made.start()
-        try:
+        with made.running():
             return send(made)
-        except Exception as error:
-            made.fail(error)
-            raise
 
     def before_sleep(state):
         log_long_retry(attempts, state.upcoming_sleep, state.outcome.exception(), "a call")
 
-    return attempts.policy.run(attempt, attempts, sleep=sleep, before_sleep=before_sleep)
+    try:
+        return attempts.policy.retrying(sleep, before_sleep)(attempt, attempts)
+    except APIError as error:
+        attempts.describe(error)
+        raise

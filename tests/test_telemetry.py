@@ -1,3 +1,5 @@
+"""Telemetry: the events that are sent, and that it never delays or fails a run."""
+
 import pickle
 import threading
 import time
@@ -36,20 +38,20 @@ def sent(server):
     return [event for request in server.sent("telemetry") for event in request.body["events"]]
 
 
-def test_off_by_default(server):
+def test_telemetry_is_off_by_default(server):
     with client(server, telemetry=False) as service:
         assert service.get_telemetry() is None
     assert server.sent("telemetry") == []
 
 
-def test_the_environment_turns_it_on(server, monkeypatch):
+def test_environment_variable_turns_telemetry_on(server, monkeypatch):
     monkeypatch.setenv("TINKER_TELEMETRY", "1")
     with ServiceClient(base_url=server.base_url, api_key="key", load_plugins=False) as service:
         assert service.get_telemetry() is not None
     assert [event["event"] for event in sent(server)] == ["SESSION_START", "SESSION_END"]
 
 
-def test_one_flush_at_close_with_start_and_end(server):
+def test_close_sends_one_batch_with_start_and_end(server):
     with client(server) as service:
         service.get_telemetry().log("mine", {"a": 1})
     (request,) = server.sent("telemetry")
@@ -61,7 +63,7 @@ def test_one_flush_at_close_with_start_and_end(server):
     assert events[1]["event_data"] == {"a": 1}
 
 
-def test_events_go_out_every_ten_seconds(server):
+def test_events_are_sent_every_ten_seconds(server):
     arrived = threading.Event()
     server.defaults["telemetry"] = Answer(body={"status": "accepted"}, hold=arrived.set)
     began = time.monotonic()
@@ -72,7 +74,7 @@ def test_events_go_out_every_ten_seconds(server):
         assert service.get_telemetry().failed == 0
 
 
-def test_what_has_no_json_form_is_dropped_alone(server):
+def test_only_the_event_without_json_form_is_dropped(server):
     with client(server) as service:
         telemetry = service.get_telemetry()
         assert telemetry.log("good")
@@ -84,7 +86,7 @@ def test_what_has_no_json_form_is_dropped_alone(server):
     assert names == ["good", "good too"]
 
 
-def test_a_dead_endpoint_delays_neither_errors_nor_close(server, caplog):
+def test_unavailable_endpoint_delays_neither_errors_nor_close(server, caplog):
     server.defaults["telemetry"] = Answer(503, {"detail": "down"}, hold=lambda: server.stopping.wait(5.0))
     server.defaults["training_runs/zzz"] = Answer(404, {"detail": "no such run"})
     service = client(server)
@@ -98,9 +100,9 @@ def test_a_dead_endpoint_delays_neither_errors_nor_close(server, caplog):
     assert time.monotonic() - began < 1.0
 
 
-def test_its_own_failures_are_no_events_and_retries_end(server):
+def test_failed_telemetry_requests_cause_no_events_and_stop_being_retried(server):
     server.defaults["telemetry"] = Answer(500, {"detail": "no"})
-    # Slow enough that a busy machine does not use up the 30 s that retries may take.
+    # Faster clocks would use up the 30 s of the retries on a busy machine.
     clock = ScaledClock(20.0)
     with client(server, clock=clock) as service:
         telemetry = service.get_telemetry()
@@ -112,7 +114,7 @@ def test_its_own_failures_are_no_events_and_retries_end(server):
         assert all(body == bodies[0] for body in bodies)
 
 
-def test_a_failed_result_is_told_and_the_session_goes_on(server):
+def test_failed_operation_is_reported_and_the_session_continues(server):
     server.defaults["create_model"] = Answer(body={"request_id": "req-1"})
     server.script(
         "retrieve_future",
@@ -135,7 +137,7 @@ def test_a_failed_result_is_told_and_the_session_goes_on(server):
     assert "RequestFailedError" in events[4]["traceback"]
 
 
-def test_a_failed_poll_names_its_promise(server):
+def test_event_of_a_failed_poll_contains_the_request_id(server):
     server.defaults["create_model"] = Answer(body={"request_id": "req-1"})
     server.defaults["optim_step"] = Answer(body={"request_id": "req-2"})
     server.script(
@@ -152,21 +154,23 @@ def test_a_failed_poll_names_its_promise(server):
         training = service.create_lora_training_client("m")
         training.optim_step(types.AdamParams())
         assert service.get_telemetry().flush(clock.time() + 500.0)
-    told = [(event["event_name"], event["event_data"]) for event in sent(server) if "event_name" in event]
-    about = [(data["request_id"], data["request_type"]) for _, data in told]
-    assert about == [("req-2", "OptimStep")] * len(told)
-    names = [name.rpartition(".")[2] for name, _ in told]
+    reported = [(event["event_name"], event["event_data"]) for event in sent(server) if "event_name" in event]
+    about = [(data["request_id"], data["request_type"]) for _, data in reported]
+    assert about == [("req-2", "OptimStep")] * len(reported)
+    names = [name.rpartition(".")[2] for name, _ in reported]
     assert names[0] == "api_status_error"
     assert names[-1] == "api_status_error"
     assert set(names[1:-1]) == {"connection_error"}
-    lost = [data["connection_error_retries"] for name, data in told if name.endswith("connection_error")]
-    assert lost == list(range(len(lost)))
-    numbers = [data["iteration"] for _, data in told]
+    retries = [
+        data["connection_error_retries"] for name, data in reported if name.endswith("connection_error")
+    ]
+    assert retries == list(range(len(retries)))
+    numbers = [data["iteration"] for _, data in reported]
     assert numbers == sorted(numbers)
-    assert (told[0][1]["status_code"], told[-1][1]["status_code"]) == (408, 503)
+    assert (reported[0][1]["status_code"], reported[-1][1]["status_code"]) == (408, 503)
 
 
-def test_an_answer_that_cannot_be_read_is_told(server):
+def test_invalid_response_is_reported(server):
     server.defaults["create_model"] = Answer(body={"request_id": "req-1"})
     server.script("retrieve_future", Answer(body={"type": "create_model"}))
     with client(server) as service, pytest.raises(APIResponseValidationError) as raised:
@@ -178,7 +182,7 @@ def test_an_answer_that_cannot_be_read_is_told(server):
     assert events[2]["error_type"] == "APIResponseValidationError"
 
 
-def test_every_client_gives_it(server):
+def test_every_client_returns_the_same_telemetry(server):
     server.defaults["create_model"] = Answer(body={"request_id": "req-1"})
     server.defaults["retrieve_future"] = Answer(body={"type": "create_model", "model_id": "m"})
     server.defaults["create_sampling_session"] = Answer(body={"sampling_session_id": "s-1"})
@@ -192,14 +196,14 @@ def test_every_client_gives_it(server):
         assert pickle.loads(pickle.dumps(sampler)).get_telemetry() is None
 
 
-def test_a_disabled_plugin_is_off(server, monkeypatch):
+def test_telemetry_can_be_disabled_by_name(server, monkeypatch):
     monkeypatch.setenv("TINKEX_SYNC_DISABLED_PLUGINS", "telemetry")
     with client(server) as service:
         assert service.get_telemetry() is None
     assert server.sent("telemetry") == []
 
 
-def test_todays_servers_are_told_the_process_and_get_a_token(server):
+def test_server_of_0_38_receives_process_id_and_token(server):
     server.defaults["client/config"] = Answer(
         body={"pjwt_auth_enabled": True, "proto_write_fwdbwd": True, "parallel_fwdbwd_chunks": True}
     )

@@ -16,7 +16,7 @@ from .errors import ClosedError, DeadlineExceeded
 from .http.call_state import CallState
 from .session import Session
 
-__all__ = ["Future", "Operation", "resolve_in_worker", "wait_until"]
+__all__ = ["Future", "Operation", "fail_at_deadline", "resolve_in_worker", "wait_until"]
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -150,10 +150,10 @@ class Future(concurrent.futures.Future, Generic[T]):  # type: ignore[type-arg]
         """Mark the operation as running, after which it cannot be withdrawn.
 
         Returns:
-            False if it was withdrawn or has ended; then it must not be executed.
+            False if it was withdrawn, is running or has ended; then it must not be executed.
         """
         with self._condition:
-            return not self.done() and self.set_running_or_notify_cancel()
+            return not (self.done() or self.running()) and self.set_running_or_notify_cancel()
 
     def set_result(self, result: T) -> None:
         """Resolve the future. Does nothing if it has ended, because the client may have been closed before."""
@@ -209,6 +209,31 @@ def wait_until(session: Session, future: Future[T], deadline: Optional[float]) -
                 # The wait was interrupted, and no other code has a reference to the future.
                 future.abandon()
             raise
+
+
+def fail_at_deadline(session: Session, future: Future[Any], deadline: Optional[float]) -> None:
+    """Fail a future with DeadlineExceeded at a deadline; withdraw the operation if it was not sent.
+
+    Args:
+        deadline: Time of the session's clock; None: no deadline.
+    """
+    if deadline is None:
+        return
+    # Weak, so that a dropped future logs its error before the deadline.
+    reference = weakref.ref(future)
+
+    def expire() -> None:
+        alive = reference()
+        if alive is None or alive.done():
+            return
+        # If this marks the operation as running, its lane or worker does not execute it.
+        is_withdrawn = alive.begin()
+        alive.call.is_withdrawn = is_withdrawn
+        error = alive.call.deadline_exceeded(is_started=not is_withdrawn)
+        resolve_in_worker(session, alive, error=error)
+
+    handle = session.timer.at(deadline, expire)
+    future.add_done_callback(lambda _: handle.cancel())
 
 
 def resolve_in_worker(

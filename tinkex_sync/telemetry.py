@@ -1,4 +1,4 @@
-"""Telemetry: a plugin that tells the server what went wrong in a client. Off unless asked for."""
+"""Telemetry: a plugin that reports failures of a client to the server. It is off by default."""
 
 from __future__ import annotations
 
@@ -32,22 +32,23 @@ from .protocol.negotiation import Negotiated
 
 __all__ = ["Telemetry"]
 
-#: Seconds between flushes, and the most events in one request.
+#: Seconds between two requests.
 INTERVAL = 10.0
+#: Largest number of events in one request.
 BATCH = 100
-#: Seconds the last flush may take; closing a client must not be felt.
+#: Seconds that the last request may take. It delays the closing of the client.
 CLOSE_FLUSH = 0.5
 
 #: Identifies this process to servers of protocol 0.38.
 _PROCESS = str(uuid.uuid4())
 
 _POLLING = "APIFuture.result_async."
-#: Their failures are the caller's to tell, and were never reported one by one.
-_CREATING = ("/create_session", "/create_sampling_session", "/create_model", "/session_heartbeat")
+#: Ends of paths whose failed requests are not reported. The official SDK does not report them either.
+_NOT_REPORTED = ("/create_session", "/create_sampling_session", "/create_model", "/session_heartbeat")
 
 
 def _is_user_error(error: Optional[BaseException]) -> bool:
-    """Whether something in the chain of causes says that the request was wrong, not the server."""
+    """Return whether an error in the chain of causes reports that the request was invalid."""
     seen = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))
@@ -60,7 +61,7 @@ def _is_user_error(error: Optional[BaseException]) -> bool:
     return False
 
 
-def _stack(error: BaseException) -> str:
+def _traceback_of(error: BaseException) -> str:
     return "".join(traceback.format_exception(type(error), error, error.__traceback__))
 
 
@@ -69,12 +70,15 @@ def _start_thread(job: Callable[[], None]) -> None:
 
 
 class Telemetry(QueuedObserver):
-    """Sends events of one session in batches. POST /api/v1/telemetry.
+    """Send the events of one session in batches to POST /api/v1/telemetry.
 
-    It has connections of its own and no observers, so what it sends is never an event, and the client's
-    closing does not cut the last flush. An event is encoded where it happens and sent by the observer's thread;
-    one that cannot be encoded is dropped alone. A batch that cannot be sent in 30 s is dropped and counted in
-    ``failed``.
+    The plugin has a connection of its own without plugins. Its requests therefore cause no events, and closing
+    the client does not interrupt the last request. An event is encoded in the thread of the event and sent by
+    the thread of the observer. An event that cannot be encoded is dropped; other events are not affected. A
+    batch that cannot be sent within 30 s is dropped and counted in ``failed``. All methods are thread-safe.
+
+    Args:
+        config: Configuration of the service client.
     """
 
     def __init__(self, config: Config) -> None:
@@ -85,9 +89,9 @@ class Telemetry(QueuedObserver):
         self._events_lock = Lock()
         self._session_id = ""  # guarded by _events_lock
         self._index = 0  # guarded by _events_lock
-        self._unsent_kinds = 0  # guarded by _events_lock
-        #: Polls of a promise that got no answer, in a row.
-        self._broken: Dict[str, int] = {}  # guarded by _events_lock
+        self._unencodable = 0  # guarded by _events_lock
+        # Number of consecutive failed connections of the polls of a server future, by request id.
+        self._failed_connections: Dict[str, int] = {}  # guarded by _events_lock
         self._started = 0.0
 
     def restore(self, negotiated: Negotiated) -> None:
@@ -97,9 +101,9 @@ class Telemetry(QueuedObserver):
 
     @property
     def unencodable(self) -> int:
-        """Events dropped because they have no JSON form."""
+        """Number of events dropped because they have no JSON form."""
         with self._events_lock:
-            return self._unsent_kinds
+            return self._unencodable
 
     def log(
         self,
@@ -107,7 +111,16 @@ class Telemetry(QueuedObserver):
         event_data: Optional[Mapping[str, Any]] = None,
         severity: types.Severity = "INFO",
     ) -> bool:
-        """Queue an event of the caller's own; False if it has no JSON form and was dropped."""
+        """Queue an event of the caller.
+
+        Args:
+            event_name: Name of the event.
+            event_data: Its data; values must have a JSON form.
+            severity: "DEBUG", "INFO", "WARNING", "ERROR" or "CRITICAL".
+
+        Returns:
+            False if the event has no JSON form and was dropped.
+        """
         return self._event(
             types.GenericEvent,
             "GENERIC_EVENT",
@@ -117,7 +130,15 @@ class Telemetry(QueuedObserver):
         )
 
     def log_exception(self, error: BaseException, severity: types.Severity = "ERROR") -> bool:
-        """Queue an exception and have the queue sent soon; never waits. False if it was dropped."""
+        """Queue an event about an exception, and send the queued events immediately. Does not wait.
+
+        Args:
+            error: The exception. If the request caused it, the event is a "user_error" of severity "WARNING".
+            severity: Severity of other exceptions.
+
+        Returns:
+            False if the event has no JSON form and was dropped.
+        """
         if _is_user_error(error):
             data: Dict[str, Any] = {"error_type": type(error).__name__, "message": str(error)}
             if isinstance(error, APIStatusError):
@@ -130,7 +151,7 @@ class Telemetry(QueuedObserver):
                 severity,
                 error_message=str(error),
                 error_type=type(error).__name__,
-                traceback=_stack(error),
+                traceback=_traceback_of(error),
             )
         self.hurry()
         return queued
@@ -149,17 +170,17 @@ class Telemetry(QueuedObserver):
         )
         try:
             encoded = json_wire.encode(event)
-        except Exception:  # a value's own methods may raise anything
+        except Exception:  # Methods of the caller's values may raise any error.
             with self._events_lock:
-                self._unsent_kinds += 1
+                self._unencodable += 1
             return False
         self.put(encoded)
         return True
 
     def handle(self, events: Sequence[bytes]) -> None:
-        """Send one batch."""
+        """Send one batch of encoded events."""
         if self._connection.forked:
-            return  # the parent's session
+            return  # The session belongs to the parent process.
         with self._events_lock:
             session_id = self._session_id
         capabilities = self._connection.capabilities
@@ -178,9 +199,16 @@ class Telemetry(QueuedObserver):
                 raise
 
     def close(self, deadline: Optional[float] = None) -> bool:
-        """Send what is queued, for half a second at most, and end."""
-        soon = Clock().time() + CLOSE_FLUSH
-        done = super().close(soon if deadline is None else min(deadline, soon))
+        """Send the queued events for at most half a second, then close the connection.
+
+        Args:
+            deadline: End of the wait on ``time.monotonic()``, if it is earlier.
+
+        Returns:
+            Whether all events were sent.
+        """
+        limit = Clock().time() + CLOSE_FLUSH
+        done = super().close(limit if deadline is None else min(deadline, limit))
         self._connection.closing.set()
         self._connection.transport.close()
         self._connection.timer.close()
@@ -188,6 +216,7 @@ class Telemetry(QueuedObserver):
 
     @hookimpl
     def tinkex_session_opened(self, source: Source) -> None:
+        """Queue a SESSION_START event."""
         self._started = time.monotonic()
         with self._events_lock:
             self._session_id = source.session_id
@@ -195,9 +224,10 @@ class Telemetry(QueuedObserver):
 
     @hookimpl
     def tinkex_session_closed(self) -> None:
+        """Queue a SESSION_END event."""
         if self._started:
-            lasted = timedelta(seconds=time.monotonic() - self._started)
-            self._event(types.SessionEndEvent, "SESSION_END", "INFO", duration=str(lasted))
+            duration = timedelta(seconds=time.monotonic() - self._started)
+            self._event(types.SessionEndEvent, "SESSION_END", "INFO", duration=str(duration))
 
     @hookimpl
     def tinkex_request_finished(
@@ -209,10 +239,15 @@ class Telemetry(QueuedObserver):
         elapsed: float,
         error: Optional[BaseException],
     ) -> None:
-        if error is None or isinstance(error, (ClosedError, DeadlineExceeded)) or path.endswith(_CREATING):
+        """Queue an event about a failed request or a failed poll."""
+        if (
+            error is None
+            or isinstance(error, (ClosedError, DeadlineExceeded))
+            or path.endswith(_NOT_REPORTED)
+        ):
             return
         if path.endswith("/asample") and status == 429:
-            return  # backpressure is no failure
+            return  # Backpressure is not a failure.
         attempts = self._connection.attempts("submit")
         attempts.number = attempt
         retried = attempts.policy.is_retryable(attempts, error)
@@ -220,13 +255,19 @@ class Telemetry(QueuedObserver):
         if polled is not None:
             self._poll_failed(error, polled, status, retried, elapsed)
             return
+        self._request_failed(f"{method} {path}", error, attempt, retried, elapsed)
+
+    def _request_failed(
+        self, request: str, error: BaseException, attempt: int, retried: bool, elapsed: float
+    ) -> None:
         now = datetime.now(timezone.utc).timestamp()
         data: Dict[str, Any] = {
-            "func": f"{method} {path}",
+            "func": request,
             "exception": str(error),
             "exception_type": type(error).__name__,
-            "exception_stack": _stack(error),
+            "exception_stack": _traceback_of(error),
         }
+        status = getattr(error, "status_code", None)
         if status is not None:
             data["status_code"] = status
         data.update(
@@ -244,16 +285,18 @@ class Telemetry(QueuedObserver):
     ) -> None:
         data: Dict[str, Any] = {"request_id": polled.request_id, "request_type": polled.request_type}
         with self._events_lock:
-            broken = self._broken.pop(polled.request_id, 0)
+            failures = self._failed_connections.pop(polled.request_id, 0)
             if status is None:
-                self._broken[polled.request_id] = broken + 1
+                self._failed_connections[polled.request_id] = failures + 1
         if status is None:
-            data.update(exception=str(error), connection_error_retries=broken)
+            data.update(exception=str(error), connection_error_retries=failures)
             severity: types.Severity = "WARNING"
         else:
-            wrong = _is_user_error(error)
-            data.update(status_code=status, exception=str(error), should_retry=retried, is_user_error=wrong)
-            severity = "WARNING" if retried or wrong else "ERROR"
+            is_user_error = _is_user_error(error)
+            data.update(
+                status_code=status, exception=str(error), should_retry=retried, is_user_error=is_user_error
+            )
+            severity = "WARNING" if retried or is_user_error else "ERROR"
         data.update(iteration=polled.iteration, elapsed_time=elapsed)
         self.log(_POLLING + ("connection_error" if status is None else "api_status_error"), data, severity)
 
@@ -261,11 +304,12 @@ class Telemetry(QueuedObserver):
     def tinkex_future_resolved(
         self, operation: str, request_id: Optional[str], elapsed: float, error: Optional[BaseException]
     ) -> None:
+        """Queue events about a server future that ended with an error."""
         if request_id is not None:
             with self._events_lock:
-                self._broken.pop(request_id, None)
+                self._failed_connections.pop(request_id, None)
         if not isinstance(error, Exception) or isinstance(error, (ClosedError, WithdrawnError)):
-            return  # it went well, or nothing of ours failed
+            return  # The operation succeeded, or the client itself ended it.
         polled = getattr(error, "polled", None)
         data: Dict[str, Any] = {
             "request_id": request_id,
@@ -275,14 +319,14 @@ class Telemetry(QueuedObserver):
         if isinstance(error, DeadlineExceeded):
             self.log(_POLLING + "timeout", {**data, "timeout": elapsed, **ending}, "ERROR")
             return
-        wrong = _is_user_error(error)
+        is_user_error = _is_user_error(error)
         if isinstance(error, RequestFailedError):
-            said = error.body.get("error") if isinstance(error.body, dict) else None
-            data.update(error=said or error.message, error_category=error.category.capitalize())
-            data.update(is_user_error=wrong, **ending)
-            self.log(_POLLING + "application_error", data, "WARNING" if wrong else "ERROR")
+            text = error.body.get("error") if isinstance(error.body, dict) else None
+            data.update(error=text or error.message, error_category=error.category.capitalize())
+            data.update(is_user_error=is_user_error, **ending)
+            self.log(_POLLING + "application_error", data, "WARNING" if is_user_error else "ERROR")
         elif isinstance(error, APIResponseValidationError):
             data.update(exception=str(error), exception_type=type(error).__name__)
-            data.update(exception_stack=_stack(error), **ending)
+            data.update(exception_stack=_traceback_of(error), **ending)
             self.log(_POLLING + "validation_error", data, "ERROR")
         self.log_exception(error)

@@ -1,4 +1,4 @@
-"""For authors of plugins and scripts: a recorder of hooks, a check of plugins, and the embedded server."""
+"""Tools for tests of plugins and scripts: a recorder of hooks, a check of plugins, and the embedded server."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["Faults", "HookRecorder", "LocalServer", "RecordedCall", "ScaledClock
 
 
 class RecordedCall(NamedTuple):
-    """One event: the hook's name without ``tinkex_``, its arguments, and the thread it came on."""
+    """One event: the name of the hook without ``tinkex_``, its arguments, and the name of the calling thread."""
 
     hook: str
     arguments: Dict[str, Any]
@@ -24,64 +24,91 @@ class RecordedCall(NamedTuple):
 
 
 class HookRecorder:
-    """A plugin that keeps every event, for tests; thread-safe.
+    """A plugin that records every event. Pass it as ``ServiceClient(plugins=[recorder])``.
 
-    Pass it as ``ServiceClient(plugins=[recorder])``. Invariant: ``calls`` grows at the end only.
+    Invariant: events are only appended to ``calls``. Thread-safe.
+
+    Args:
+        clock: The clock of :meth:`wait_for`. Default: the monotonic clock.
     """
 
     def __init__(self, clock: Optional[Clock] = None) -> None:
         self._clock = clock or Clock()
         self._lock = Lock()
         self._calls: List[RecordedCall] = []  # guarded by _lock
-        self._news = Event()
-        observe_all(self, self._receive)
+        self._recorded = Event()
+        observe_all(self, self._record)
 
-    def _receive(self, hook: str, arguments: Dict[str, Any]) -> None:
+    def _record(self, hook: str, arguments: Dict[str, Any]) -> None:
         call = RecordedCall(hook.replace(PREFIX, "", 1), arguments, threading.current_thread().name)
         with self._lock:
             self._calls.append(call)
-            self._news.set()
+            self._recorded.set()
 
     @property
     def calls(self) -> Tuple[RecordedCall, ...]:
-        """Every event so far, in order of arrival."""
+        """All recorded events, oldest first."""
         with self._lock:
             return tuple(self._calls)
 
     def of(self, hook: str) -> List[Dict[str, Any]]:
-        """Arguments of the events of one hook (name without ``tinkex_``).
+        """Return the arguments of all events of one hook, oldest first.
+
+        Args:
+            hook: The name of the hook without ``tinkex_``.
+
+        Returns:
+            One dict of arguments per event.
 
         Raises:
-            ValueError: there is no such hook.
+            ValueError: There is no hook of this name.
         """
         if PREFIX + hook not in SPECS:
             known = ", ".join(name[len(PREFIX) :] for name in SPECS)
-            raise ValueError(f"there is no hook {hook!r}; the hooks are {known}")
+            raise ValueError(f"unknown hook {hook!r}: use one of {known}")
         return [call.arguments for call in self.calls if call.hook == hook]
 
     def wait_for(
         self,
         hook: str,
-        holds: Callable[[Dict[str, Any]], bool] = lambda arguments: True,
+        matches: Callable[[Dict[str, Any]], bool] = lambda arguments: True,
         timeout: float = 10.0,
     ) -> Dict[str, Any]:
-        """The first event of ``hook`` for which ``holds``, now or within ``timeout`` seconds.
+        """Wait for the first event of a hook that matches a condition.
+
+        Args:
+            hook: The name of the hook without ``tinkex_``.
+            matches: Receives the arguments of an event. Default: every event matches.
+            timeout: Seconds to wait. Events recorded before the call count.
+
+        Returns:
+            The arguments of the event.
 
         Raises:
-            TimeoutError: there was none; the text counts what there was.
+            TimeoutError: No event matched within ``timeout``.
+            ValueError: There is no hook of this name.
         """
         deadline = self._clock.time() + timeout
         while True:
-            self._news.clear()
+            self._recorded.clear()
             for arguments in self.of(hook):
-                if holds(arguments):
+                if matches(arguments):
                     return arguments
-            left = deadline - self._clock.time()
-            if left <= 0:
-                raise TimeoutError(f"no such {hook} within {timeout} s; {len(self.of(hook))} of other kinds")
-            self._clock.wait(self._news, left)
+            remaining = deadline - self._clock.time()
+            if remaining <= 0:
+                raise TimeoutError(
+                    f"no {hook} matched within {timeout} s: {len(self.of(hook))} did not match"
+                )
+            self._clock.wait(self._recorded, remaining)
 
 
 def check_plugin(plugin: object) -> None:
-    """Raise PluginError if a plugin has a hook or an argument that does not exist, or a wrapper."""
+    """Check that the client can call all hooks of a plugin.
+
+    Args:
+        plugin: The plugin object.
+
+    Raises:
+        PluginError: The plugin has an unknown hook, a hook with an unknown argument, or a hook wrapper.
+    """
     Observers([plugin], autoload=False, modules=(), disabled=(), strict=True)

@@ -1,4 +1,4 @@
-"""These run where the distribution is installed: ``pip install . ../.. pytest && pytest``."""
+"""Tests of the installed distribution: ``pip install . ../.. pytest && pytest``."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ SOURCE = Source("training", "model-1", "session-1")
 EVENTS = [name[len("tinkex_") :] for name in SPECS if argument_names(name)[0] == "source"]
 
 
-def emit(told: Observers, hook: str, **facts: Any) -> None:
-    """An event whose facts, where the test does not care, are their own names."""
+def emit(registry: Observers, hook: str, **facts: Any) -> None:
+    """Report an event. Arguments that are not given have their own name as value."""
     names = argument_names("tinkex_" + hook)
-    getattr(told, hook)(**{**{name: name for name in names}, "source": SOURCE, "call_id": "c1", **facts})
+    getattr(registry, hook)(**{**{name: name for name in names}, "source": SOURCE, "call_id": "c1", **facts})
 
 
 def lines(path: Path) -> List[Dict[str, Any]]:
@@ -45,25 +45,25 @@ def observers() -> Observers:
     return Observers([JsonLines], autoload=False, strict=True)
 
 
-def test_it_loads_by_its_entry_point_and_writes_what_happens(path: Path) -> None:
+def test_plugin_is_loaded_by_its_entry_point_and_writes_events(path: Path) -> None:
     assert metadata.version("tinkex-sync-jsonl")
-    told = Observers(strict=True)
-    [status] = [status for status in told.report() if status.name == "jsonl"]
+    registry = Observers(strict=True)
+    [status] = [status for status in registry.report() if status.name == "jsonl"]
     assert (status.distribution, status.origin, status.status) == (
         "tinkex-sync-jsonl",
         "entry point",
         "active",
     )
-    emit(told, "session_opened", call_id="")
-    assert told.close(30)
+    emit(registry, "session_opened", call_id="")
+    assert registry.close(30)
     assert [line["hook"] for line in lines(path)] == ["session_opened"]
 
 
-def test_every_event_is_a_line_with_all_its_facts(path: Path) -> None:
-    told = observers()
+def test_every_event_is_one_line_with_all_arguments(path: Path) -> None:
+    registry = observers()
     for hook in EVENTS:
-        emit(told, hook)
-    assert told.close(30)
+        emit(registry, hook)
+    assert registry.close(30)
     written = lines(path)
     assert [line["hook"] for line in written] == EVENTS
     for line in written:
@@ -75,13 +75,13 @@ def test_every_event_is_a_line_with_all_its_facts(path: Path) -> None:
     assert [line["monotonic"] for line in written] == sorted(line["monotonic"] for line in written)
 
 
-def test_values_that_are_not_json_are_written_readably(path: Path) -> None:
-    told = observers()
+def test_values_without_json_form_are_converted(path: Path) -> None:
+    registry = observers()
     boundaries = (Boundary(0, 0, 2, 80), Boundary(1, 2, 3, 40))
-    emit(told, "chunks_planned", boundaries=boundaries, limits={"items": 2, "bytes": 100})
-    emit(told, "retry_scheduled", cause=OSError("no \udcff route"), delay=float("inf"))
-    emit(told, "adam_params_serialized", params=SimpleNamespace(a=1), payload={"beta1": 0.9})
-    assert told.close(30)
+    emit(registry, "chunks_planned", boundaries=boundaries, limits={"items": 2, "bytes": 100})
+    emit(registry, "retry_scheduled", cause=OSError("no \udcff route"), delay=float("inf"))
+    emit(registry, "adam_params_serialized", params=SimpleNamespace(a=1), payload={"beta1": 0.9})
+    assert registry.close(30)
     planned, retry, adam = lines(path)
     assert planned["boundaries"][1] == {"index": 1, "start": 2, "stop": 3, "estimated_bytes": 40}
     assert planned["limits"] == {"items": 2, "bytes": 100}
@@ -90,7 +90,7 @@ def test_values_that_are_not_json_are_written_readably(path: Path) -> None:
     assert adam["payload"] == {"beta1": 0.9}
 
 
-def test_lines_of_many_threads_and_clients_do_not_mix(path: Path) -> None:
+def test_lines_of_several_threads_and_clients_stay_whole(path: Path) -> None:
     clients = [observers() for _ in range(4)]
 
     def run(number: int) -> None:
@@ -108,34 +108,34 @@ def test_lines_of_many_threads_and_clients_do_not_mix(path: Path) -> None:
         assert [line["items"] for line in written if line["operation"] == str(number)] == list(range(100))
 
 
-def test_it_appends_and_opens_the_file_again_after_a_close(path: Path) -> None:
+def test_file_is_appended_to_and_opened_again_after_close(path: Path) -> None:
     path.write_text('{"hook":"before"}\n')
-    told = observers()
+    registry = observers()
     for _ in range(2):
-        emit(told, "session_closed")
-        assert told.close(30)
+        emit(registry, "session_closed")
+        assert registry.close(30)
     assert [line["hook"] for line in lines(path)] == ["before", "session_closed", "session_closed"]
 
 
-def test_a_file_that_cannot_be_written_costs_its_events_only(
+def test_unwritable_file_loses_only_its_events(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("TINKEX_SYNC_JSONL", str(tmp_path / "absent" / "events.jsonl"))
     plugin = JsonLines()
-    told = Observers([plugin], autoload=False, strict=True)
-    emit(told, "session_opened")
-    assert told.close(30)
+    registry = Observers([plugin], autoload=False, strict=True)
+    emit(registry, "session_opened")
+    assert registry.close(30)
     assert plugin.failed == 1
     assert len(caplog.records) == 1
 
 
-def test_set_to_nothing_it_is_off_and_without_the_variable_it_writes_here(tmp_path: Path) -> None:
+def test_empty_variable_disables_the_plugin_and_missing_variable_means_default_file(tmp_path: Path) -> None:
     script = (
         "from tinkex_sync.plugins import Observers; from tinkex_sync_jsonl import JsonLines\n"
         "import os; from tinkex_sync.plugins import Source\n"
-        "told = Observers([JsonLines], autoload=False); os.mkdir('sub'); os.chdir('sub')\n"
-        "if told.session_opened: told.session_opened(source=Source('service', 's', 's'), call_id='')\n"
-        "assert told.close(30)\n"
+        "registry = Observers([JsonLines], autoload=False); os.mkdir('sub'); os.chdir('sub')\n"
+        "if registry.session_opened: registry.session_opened(source=Source('service', 's', 's'), call_id='')\n"
+        "assert registry.close(30)\n"
     )
     for folder, value in (("off", ""), ("on", None)):
         (tmp_path / folder).mkdir()

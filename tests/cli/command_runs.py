@@ -1,4 +1,4 @@
-"""Commands as real processes, or, where only their outcome counts, in this one."""
+"""Run commands as processes, or in this process where only their result matters."""
 
 import contextlib
 import io
@@ -16,7 +16,7 @@ KEY = "cli-key"
 
 
 def variables(base_url: str, key: str = KEY) -> Dict[str, str]:
-    """The environment of a command."""
+    """Return the environment of a command."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("TINKE")}
     paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
     environment["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
@@ -24,12 +24,13 @@ def variables(base_url: str, key: str = KEY) -> Dict[str, str]:
 
 
 class Commands:
-    """Real processes of the command line."""
+    """Starts processes of the command line, all with the same environment."""
 
     def __init__(self, environment: Dict[str, str]) -> None:
         self.environment = environment
 
     def start(self, *arguments: Any, **options: Any) -> "subprocess.Popen[str]":
+        """Start a command. ``options`` are those of ``subprocess.Popen``; ``env`` adds variables."""
         options.setdefault("stdout", subprocess.PIPE)
         options.setdefault("stderr", subprocess.PIPE)
         command = [sys.executable, "-m", "tinkex_sync", *map(str, arguments)]
@@ -39,14 +40,14 @@ class Commands:
     def __call__(
         self, *arguments: Any, given: str = "", **options: Any
     ) -> "subprocess.CompletedProcess[str]":
-        """Run to the end."""
+        """Run a command to its end, with ``given`` as its standard input."""
         with self.start(*arguments, stdin=subprocess.PIPE, **options) as process:
             out, err = process.communicate(given, timeout=120)
         return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 
 def in_process(environment: Dict[str, str], *arguments: Any) -> "subprocess.CompletedProcess[str]":
-    """Run a command to its end in this process, which saves starting one."""
+    """Run a command to its end in this process, which is faster than a process of its own."""
     from tinkex_sync.cli.root import root
 
     out, err = io.StringIO(), io.StringIO()
@@ -60,7 +61,7 @@ def in_process(environment: Dict[str, str], *arguments: Any) -> "subprocess.Comp
 
 
 class Saved(NamedTuple):
-    """A run with checkpoints."""
+    """A training run with checkpoints."""
 
     run_id: str
     session_id: str

@@ -1,4 +1,4 @@
-"""``checkpoint push-hf`` against a hub on loopback, by the real huggingface_hub library."""
+"""``checkpoint push-hf`` with the real huggingface_hub library, against a hub on loopback."""
 
 import base64
 import json
@@ -12,7 +12,7 @@ pytest.importorskip("huggingface_hub")
 
 
 class Hub:
-    """What the hub answers while a folder is pushed, and the files it got."""
+    """A hub that accepts one pushed folder. It records the files, the repositories and the keys."""
 
     def __init__(self):
         self.repositories, self.files, self.keys, self.refuse = [], {}, set(), False
@@ -21,10 +21,10 @@ class Hub:
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
 
-            def log_message(self, *args):
+            def log_message(self, *_):
                 pass
 
-            def _answer(self):
+            def _respond(self):
                 length = int(self.headers.get("Content-Length") or 0)
                 body = self.rfile.read(length)
                 if self.headers.get("Transfer-Encoding") == "chunked":
@@ -33,33 +33,33 @@ class Hub:
                         self.rfile.readline()
                     self.rfile.readline()
                 hub.keys.add(self.headers.get("Authorization"))
-                status, reply = hub.answer(self.command, urlsplit(self.path).path, body)
-                content = json.dumps(reply).encode()
+                status, value = hub.respond(self.command, urlsplit(self.path).path, body)
+                content = json.dumps(value).encode()
                 self.send_response(status)
                 self.send_header("Content-Type", "application/json")
                 self.send_header("Content-Length", str(len(content)))
                 self.end_headers()
                 self.wfile.write(content)
 
-            do_GET = do_POST = do_HEAD = _answer
+            do_GET = do_POST = do_HEAD = _respond
 
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._http.daemon_threads = True
         self.url = f"http://127.0.0.1:{self._http.server_address[1]}"
         threading.Thread(target=self._http.serve_forever, args=(0.02,), daemon=True).start()
 
-    def answer(self, method, path, body):
+    def respond(self, method, path, body):
         if self.refuse:
             return 403, {"error": "this token may not write"}
         if path == "/api/repos/create":
-            asked = json.loads(body)
-            self.repositories.append(asked)
-            name = f"{asked['organization']}/{asked['name']}" if asked.get("organization") else asked["name"]
+            repository = json.loads(body)
+            self.repositories.append(repository)
+            name = "/".join(filter(None, [repository.get("organization"), repository["name"]]))
             return 200, {"url": f"{self.url}/{name}", "name": name}
         if "/preupload/" in path:
             files = [
-                {"path": one["path"], "uploadMode": "regular", "shouldIgnore": False}
-                for one in json.loads(body)["files"]
+                {"path": file["path"], "uploadMode": "regular", "shouldIgnore": False}
+                for file in json.loads(body)["files"]
             ]
             return 200, {"files": files}
         if "/commit/" in path:
@@ -85,7 +85,7 @@ def hub():
     running.close()
 
 
-def around(hub, tmp_path):
+def hub_settings(hub, tmp_path):
     return {
         "HF_ENDPOINT": hub.url,
         "HF_TOKEN": "hf_secret",
@@ -95,15 +95,17 @@ def around(hub, tmp_path):
     }
 
 
-def test_a_checkpoint_is_pushed_with_a_card(command, saved, hub, tmp_path):
+def test_a_checkpoint_is_pushed_with_a_model_card(command, saved, hub, tmp_path):
     path = saved.training[0]
-    done = command("checkpoint", "push-hf", path, "me/adapter", "--format", "json", env=around(hub, tmp_path))
+    done = command(
+        "checkpoint", "push-hf", path, "me/adapter", "--format", "json", env=hub_settings(hub, tmp_path)
+    )
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     assert result["repository"] == "me/adapter" and result["commit"] == "1" * 40
-    # Versions of the library say it in two ways.
-    made = hub.repositories[0]
-    assert made.get("private") is True or made.get("visibility") == "private"
+    # Versions of the library send it under two names.
+    created = hub.repositories[0]
+    assert created.get("private") is True or created.get("visibility") == "private"
     card = hub.files.pop("README.md").decode()
     assert "base_model: tinkex/tiny" in card and "of rank 4" in card and path in card
     assert hub.files and all(hub.files.values())
@@ -111,13 +113,13 @@ def test_a_checkpoint_is_pushed_with_a_card(command, saved, hub, tmp_path):
     assert "hf_secret" not in done.stdout + done.stderr
 
 
-def test_a_hub_that_refuses_is_said_with_what_to_do(command, saved, hub, tmp_path):
+def test_an_error_of_the_hub_names_the_remedy(command, saved, hub, tmp_path):
     hub.refuse = True
-    done = command("checkpoint", "push-hf", saved.training[0], "me/adapter", env=around(hub, tmp_path))
+    done = command("checkpoint", "push-hf", saved.training[0], "me/adapter", env=hub_settings(hub, tmp_path))
     assert done.returncode == 1 and "HF_TOKEN" in done.stderr and done.stdout == ""
 
 
 @pytest.mark.parametrize("name", ["adapter", "a/b/c", "/x", "x/"])
-def test_a_wrong_repository_is_refused_before_anything_is_fetched(command, saved, hub, tmp_path, name):
-    done = command("checkpoint", "push-hf", saved.training[0], name, env=around(hub, tmp_path))
+def test_a_malformed_repository_is_refused_before_anything_is_sent(command, saved, hub, tmp_path, name):
+    done = command("checkpoint", "push-hf", saved.training[0], name, env=hub_settings(hub, tmp_path))
     assert done.returncode == 1 and "OWNER/NAME" in done.stderr and not hub.keys

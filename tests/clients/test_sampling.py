@@ -73,7 +73,7 @@ BOTH = pytest.mark.parametrize("way", ["blocking", "submitted"])
 
 
 @BOTH
-def test_what_goes_over_the_wire(server, sampler, way):
+def test_a_sample_is_sent_with_the_official_fields_in_their_order(server, sampler, way):
     params = types.SamplingParams(max_tokens=3, seed=1, stop=["\n"], temperature=0.5, top_k=2, top_p=0.9)
     reply = drawn(
         sampler, way, prompt(7, 8, 9), 2, params, include_prompt_logprobs=True, topk_prompt_logprobs=1

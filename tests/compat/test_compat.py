@@ -46,16 +46,26 @@ def test_what_the_methods_return(client):
     assert isinstance(training.optim_step(tinker.AdamParams()), tinker.APIFuture)
     assert isinstance(sampler.sample(PROMPT, 1, PARAMS), concurrent.futures.Future)
     assert isinstance(rest.list_sessions(), concurrent.futures.Future)
-    assert isinstance(rest.get_sampler(sampler._core.sampling_session_id), tinker.APIFuture)
+    assert isinstance(rest.get_sampler(sampler.native.sampling_session_id), tinker.APIFuture)
     assert training.save_state("x").future().result().path.endswith("weights/x")
     assert training.get_telemetry() is None
     assert training.holder is client.holder
     made = tinker.SamplingClient.create(client.holder, base_model="tinkex/tiny").result()
-    joined = tinker.SamplingClient(client.holder, sampling_session_id=made._core.sampling_session_id)
+    joined = tinker.SamplingClient(client.holder, sampling_session_id=made.native.sampling_session_id)
     assert len(joined.sample(PROMPT, 1, PARAMS).result().sequences[0].tokens) == 2
     own = tinker.TrainingClient(client.holder, model_seq_id=0, model_id=training.model_id)
     assert own.get_info().lora_rank == 2
     assert RestClient(client.holder).get_session(client.holder.get_session_id()).result().training_run_ids
+
+
+def test_private_session_ids_that_scripts_read_are_there(client):
+    assert client.holder._session_id == client.holder.get_session_id()
+    sampler = client.create_sampling_client(base_model="tinkex/tiny")
+    assert sampler._sampling_session_id == sampler.native.sampling_session_id
+    assert sampler.holder._session_id == client.holder._session_id
+    copy = pickle.loads(pickle.dumps(sampler))
+    assert copy._sampling_session_id == sampler._sampling_session_id
+    assert copy.holder._session_id == client.holder._session_id
 
 
 def test_signatures_are_those_of_the_renamed_methods():
@@ -126,7 +136,7 @@ def test_the_queue_state_hook_can_be_overridden(client, server, caplog):
             event.set()
 
     plain = client.create_sampling_client(base_model="tinkex/tiny")
-    core = client._core.create_sampling_client(base_model="tinkex/tiny")
+    core = client.native.create_sampling_client(base_model="tinkex/tiny")
     watching = Watching(client.holder, sampling_session_id=core.sampling_session_id)
     server.set_faults(
         Faults(try_again_polls=2, refusal_state="paused_capacity", pause=1, pause_reason="lunch")
@@ -134,13 +144,13 @@ def test_the_queue_state_hook_can_be_overridden(client, server, caplog):
     with caplog.at_level(logging.WARNING, "tinkex_sync"):
         watching.sample(PROMPT, 1, PARAMS).result(30)
         assert event.wait(5)
-        assert watching._core.sampling_session_id not in caplog.text
+        assert watching.native.sampling_session_id not in caplog.text
         server.set_faults(
             Faults(try_again_polls=2, refusal_state="paused_capacity", pause=1, pause_reason="lunch")
         )
         plain.sample(PROMPT, 1, PARAMS).result(30)
     assert told[0][0].startswith("paused")
-    assert caplog.text.count(f"Sampling is paused for sampler {plain._core.sampling_session_id}") == 1
+    assert caplog.text.count(f"Sampling is paused for sampler {plain.native.sampling_session_id}") == 1
 
 
 def test_a_sampling_client_survives_a_pickle(client):
@@ -189,7 +199,7 @@ def test_arguments_become_settings(server):
         http_client=None,
         load_plugins=False,
     )
-    config = client._core.config
+    config = client.native.config
     client.holder.close()
     assert isinstance(config, Config)
     assert (config.connect_timeout, config.read_timeout, config.max_retries) == (2.0, 20.0, 1)

@@ -1,1 +1,1 @@
-"""Replaying recorded behaviour of the official SDK; see ``test_vectors``."""
+"""Replays of the recorded behaviour of the official SDK; see ``test_vectors``."""

@@ -1,7 +1,7 @@
-"""Which row of deviations38.json excuses a case of today's protocol, from its contents alone.
+"""Rules that find the row which excuses a case of protocol 0.38.0, from the content of the case.
 
-The table names the recorded cases; these rules are for cases of the same form that it has never seen. A test holds one
-against the other, so that no rule excuses more than it should.
+``deviations38.json`` lists the recorded cases. These rules apply to cases of the same form that it does not list. A
+test compares both, so that no rule excuses more cases than the list.
 """
 
 import math
@@ -70,7 +70,7 @@ def _sampling(case: Case) -> Optional[int]:
         case["expected"].get("after"), dict
     ):
         return 4
-    # Clones send under the same numbers, each for itself.
+    # Cases of clones repeat numbers because each clone counts for itself; they have no scripted server.
     return 3 if len(set(numbers)) < len(numbers) and case["input"]["server"] else None
 
 
@@ -111,6 +111,6 @@ _RULES: Dict[str, Callable[[Case], Optional[int]]] = {
 
 
 def excuse(stem: str, case: Case) -> Optional[int]:
-    """The row for one case (its floats revived); None: it is replayed as it was recorded."""
+    """Return the row that excuses a prepared case, or None if its recorded results are asserted."""
     rule = _RULES.get(stem)
     return None if rule is None else rule(case)

@@ -1,7 +1,7 @@
-"""Replay of what each operation sends over today's protocol, and what it makes of the answers.
+"""Replay of the requests of each operation in protocol 0.38.0, and of its results.
 
-The recorded client sends every default and asks for a model's description unasked; ours sends what was asked for. What
-ours leaves out must be such a default, so that a server understands the same.
+The recorded client sends every default value, and requests the description of each new model. Our client sends only the
+values that were given. A field that it omits must have a default value, so that both requests mean the same.
 """
 
 import ast
@@ -20,12 +20,12 @@ from .replay_datums import make_chunk
 from .replay_requests import plain, sampling_params
 
 KEY = "tml-test-key"
-#: A number that JSON does not have is refused. (Row 1.)
+#: Numbers without a JSON form are rejected. (Row 1.)
 REFUSED = 1
-#: The promise's names of completions are optional, and dropped if they do not fit: no result is lost. (Row 2.)
+#: The sequence ids in the response to a submission are optional. Invalid ones are ignored. (Row 2.)
 NAMES_OPTIONAL = 2
 
-#: What a server takes a key for that is left out; None and null are the same to it, wherever they stand.
+#: Default values of fields that a request may omit. A null has the same meaning as a missing field.
 DEFAULTS: Dict[str, Any] = {
     "optimizer_config": {"type": "adamw"},
     "overwrite": False,
@@ -36,8 +36,8 @@ DEFAULTS: Dict[str, Any] = {
     "user_metadata": {},
     "access_scope": "owned",
 }
-#: Not asked for here: the description of a model just made, the base model of a sampler just made.
-UNASKED = ("get_info", "samplers/")
+#: Requests that our client does not send: the description of a new model and the base model of a new sampler.
+NOT_SENT = ("get_info", "samplers/")
 TRAINING = {
     *("optim_step", "save_state", "save_weights_for_sampler", "save_weights_and_get_sampling_client"),
     *("save_weights_external", "load_state", "load_state_with_optimizer"),
@@ -48,15 +48,15 @@ SERVICE = {
 }
 
 
-def service_of(session: Any) -> ServiceClient:
+def make_service(session: Any) -> ServiceClient:
     made = ServiceClient.__new__(ServiceClient)
     super(ServiceClient, made).__init__(session, session.source)
     made.config, made.plugins = session.config, session.observers
     return made
 
 
-class Stage:
-    """The exchanges of one case: what is in their bodies is where numbers and missing arguments are taken from."""
+class Exchanges:
+    """The exchanges of one case. Sequence numbers and missing arguments are read from their bodies."""
 
     def __init__(self, server: ScriptedServer, session: Any, exchanges: List[Dict[str, Any]]) -> None:
         self.session = session
@@ -67,7 +67,7 @@ class Stage:
             if name in self.body:
                 session._counters[name] = itertools.count(self.body[name])
         for one in exchanges:
-            server.script(one["request"]["path"].partition(API)[2], answer(one["response"]))
+            server.script(one["request"]["path"].partition(API)[2], response_of(one["response"]))
 
     def training(self) -> TrainingClient:
         model = self.body.get("model_id", "sess-1:train:0")
@@ -92,7 +92,7 @@ def recorded_chunk(body: Dict[str, Any]) -> Dict[str, Any]:
     return {"image_data_string" if name == "data" else name: value for name, value in body.items()}
 
 
-def answer(response: Dict[str, Any]) -> Answer:
+def response_of(response: Dict[str, Any]) -> Answer:
     body = response["body"]
     if isinstance(body, dict) and set(body) == {"$protobuf"}:
         packed = base64.b64decode(body["$protobuf"]["b64"])
@@ -107,7 +107,7 @@ def optimizer(spec: Dict[str, Any]) -> types.OptimizerConfig:
     return kinds[spec["type"]](**spec)  # type: ignore[no-any-return]
 
 
-def operation(stage: Stage, given: Dict[str, Any]) -> Any:
+def operation(stage: Exchanges, given: Dict[str, Any]) -> Any:
     op, args = given["op"], dict(given.get("args", {}))
     if "optimizer" in args:
         args["optimizer"] = optimizer(args["optimizer"])
@@ -119,15 +119,15 @@ def operation(stage: Stage, given: Dict[str, Any]) -> Any:
     if op in TRAINING:
         return getattr(stage.training(), op)(**args)
     if op in SERVICE:
-        return getattr(service_of(stage.session), op)(**args)
+        return getattr(make_service(stage.session), op)(**args)
     if op in ("sample", "compute_logprobs"):
-        return drawn(stage, op, given.get("client", {}), args)
+        return call_sampling(stage, op, given.get("client", {}), args)
     if op.startswith("RestClient."):
-        return stored(stage, op.partition(".")[2])
+        return call_rest(stage, op.partition(".")[2])
     return not_understood(f"operation {op}")
 
 
-def drawn(stage: Stage, op: str, settings: Dict[str, Any], args: Dict[str, Any]) -> Any:
+def call_sampling(stage: Exchanges, op: str, settings: Dict[str, Any], args: Dict[str, Any]) -> Any:
     args["prompt"] = stage.prompt(args.get("prompt"))
     if op == "sample":
         args["num_samples"] = args.get("num_samples", 1)
@@ -137,15 +137,15 @@ def drawn(stage: Stage, op: str, settings: Dict[str, Any], args: Dict[str, Any])
     return getattr(stage.sampling(settings), op)(**args)
 
 
-def stored(stage: Stage, op: str) -> Any:
-    """A call of the REST client, with the arguments that the recorded request shows."""
+def call_rest(stage: Exchanges, op: str) -> Any:
+    """Call the REST client with the arguments that the recorded request contains."""
     rest, body = RestClient(stage.session), stage.body
     path = stage.first["path"].partition(API)[2].split("/")
     query = {name: int(value) if value.isdigit() else value for name, value in stage.first["query"].items()}
     checkpoint = f"tinker://{path[1]}/{'/'.join(path[3:5])}" if len(path) > 4 else ""
     token = stage.first["headers"].get("x-tinker-weights-access-token")
     calls: Dict[str, Callable[[], Any]] = {
-        "capabilities": lambda: service_of(stage.session).get_server_capabilities(),
+        "capabilities": lambda: make_service(stage.session).get_server_capabilities(),
         "get_run": lambda: rest.get_training_run(path[1], **query),
         "list_runs": lambda: rest.list_training_runs(**query),
         "list_runs_scope_project": lambda: rest.list_training_runs(**query),
@@ -171,26 +171,26 @@ def stored(stage: Stage, op: str) -> Any:
     return calls[op]() if op in calls else not_understood(f"RestClient.{op}")
 
 
-def meant(value: Any) -> Any:
-    """A body or query as a server understands it: without defaults, nulls and what only names the type."""
+def without_defaults(value: Any) -> Any:
+    """Return a body or a query without default values, nulls and type names."""
     if isinstance(value, dict):
-        kept = {name: meant(inner) for name, inner in value.items() if inner is not None}
+        kept = {name: without_defaults(inner) for name, inner in value.items() if inner is not None}
         kept.pop("allow_metadata_only", None)
         if set(kept) - {"version"} != {"type"} and not str(kept.get("type", "")).startswith("dimuon"):
             kept.pop("type", None)
         return {
             name: inner for name, inner in kept.items() if name not in DEFAULTS or inner != DEFAULTS[name]
         }
-    return [meant(inner) for inner in value] if isinstance(value, list) else value
+    return [without_defaults(inner) for inner in value] if isinstance(value, list) else value
 
 
 def check_requests(ours: List[Any], recorded: List[Dict[str, Any]]) -> None:
     alone = len(recorded) == 1
-    wanted = [one for one in recorded if alone or not one["path"].partition(API)[2].startswith(UNASKED)]
-    assert [(one.method, one.path) for one in ours] == [(one["method"], one["path"]) for one in wanted]
-    for mine, theirs in zip(ours, wanted):
-        assert meant(mine.body or {}) == meant(theirs["body"] or {})
-        assert meant(mine.query) == meant(theirs["query"])
+    reference = [one for one in recorded if alone or not one["path"].partition(API)[2].startswith(NOT_SENT)]
+    assert [(one.method, one.path) for one in ours] == [(one["method"], one["path"]) for one in reference]
+    for mine, theirs in zip(ours, reference):
+        assert without_defaults(mine.body or {}) == without_defaults(theirs["body"] or {})
+        assert without_defaults(mine.query) == without_defaults(theirs["query"])
         assert mine.headers["x-api-key"] == KEY
         for name in ("x-tinker-request-type", "x-tinker-request-iteration", "x-tinker-weights-access-token"):
             assert mine.headers.get(name) == theirs["headers"].get(name), name
@@ -213,19 +213,19 @@ def check_result(outcome: Any, recorded: Any) -> None:
     elif isinstance(outcome, list):
         assert outcome == ast.literal_eval(recorded)
     else:
-        contains(plain(outcome), recorded)
+        assert_contains(plain(outcome), recorded)
 
 
-def contains(ours: Any, theirs: Any) -> None:
-    """What was recorded is there; a default that the server did not say is not made up here."""
+def assert_contains(ours: Any, theirs: Any) -> None:
+    """Assert that a result contains the recorded values. Defaults that were not sent may be missing."""
     if isinstance(theirs, dict):
         for name, value in theirs.items():
             if value is not None and (ours.get(name) is not None or DEFAULTS.get(name) != value):
-                contains(ours[name], value)
+                assert_contains(ours[name], value)
     elif isinstance(theirs, list):
         assert len(ours) == len(theirs)
         for mine, one in zip(ours, theirs):
-            contains(mine, one)
+            assert_contains(mine, one)
     else:
         assert ours == theirs
 
@@ -239,7 +239,7 @@ def requests(case: Dict[str, Any], document: Dict[str, Any], row: Optional[int])
     outcome: Any = None
     with bare_session(protocol="0.38") as (server, session):
         session.session_id = "sess-1"
-        stage = Stage(server, session, exchanges)
+        stage = Exchanges(server, session, exchanges)
         try:
             outcome = operation(stage, given)
         except Exception as error:

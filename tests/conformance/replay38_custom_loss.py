@@ -1,4 +1,4 @@
-"""Replay of custom losses over today's protocol; needs torch."""
+"""Replay of custom losses in protocol 0.38.0. Requires torch."""
 
 from typing import Any, Callable, Dict, List, Optional
 
@@ -10,7 +10,7 @@ from tinkex_sync.protocol.protobuf_schema import message
 
 from .registry import error_class, no_excuse, not_understood, only, replay38
 
-#: A loss that fails ends its call alone: the client goes on. (Row 1.)
+#: A failing loss function ends only its own call; the client remains usable. (Row 1.)
 POISONS_NOTHING = 1
 LOGPROBS = [-0.5, -1.0, -2.0]
 MODEL = "sess-1:train:0"
@@ -36,7 +36,7 @@ def loss_of(words: str, torch: Any) -> Callable[..., Any]:
 
 def datums(given: Any, requests: List[Dict[str, Any]]) -> List[types.Datum]:
     if isinstance(given, str):
-        # Told of in words: what went out first is what was given, but for weights that were made up.
+        # The case describes its data in words. The first request contains them, with generated weights.
         forward = [one["fields"] for one in requests if one.get("fields", {}).get("forward_only")]
         given = [
             {
@@ -61,7 +61,7 @@ def values(blob: Dict[str, Any]) -> List[Any]:
 
 
 class Server:
-    """Takes operations, and gives each the result that the file tells of."""
+    """Accepts operations and returns the results that the head of the file describes."""
 
     def __init__(self) -> None:
         self.results: Dict[str, Any] = {}
@@ -98,7 +98,7 @@ class Server:
 
 
 def tree(parsed: Any) -> Dict[str, Any]:
-    """What of a request the file is about, with numbers as they were packed."""
+    """Return the fields of a request that the file describes, with tensors as numbers."""
     import struct
 
     def numbers(tensor: Any) -> List[Any]:
@@ -161,21 +161,21 @@ def custom_loss(case: Dict[str, Any], document: Dict[str, Any], row: Optional[in
             client.optim_step(types.AdamParams(), timeout=30.0)
     sent = stage.parsed
     if row == POISONS_NOTHING:
-        # The same request went out before the loss failed; the step that follows is an ordinary one.
+        # The forward request was sent before the loss failed. The following optimizer step is an ordinary request.
         assert not isinstance(sent[-1], type(sent[0])) and sent[-1]["seq_id"] == len(sent)
         sent = sent[:-1]
-    wanted = expected["requests"]
+    reference = expected["requests"]
     assert [("optim_step" if isinstance(one, dict) else "forward_backward") for one in sent] == [
-        one["path"].rpartition("/")[2] for one in wanted
+        one["path"].rpartition("/")[2] for one in reference
     ]
-    for ours, theirs in zip(sent, wanted):
+    for ours, theirs in zip(sent, reference):
         if "fields" in theirs:
             assert tree(ours) == recorded_tree(theirs["fields"])
         else:
             assert ours["seq_id"] == theirs["seq_id"]
     if "exception" in expected:
         kinds = error_class(expected["exception"])
-        # A loss without a graph is torch's own RuntimeError here.
+        # For a loss without a graph, our client raises the RuntimeError of torch.
         assert isinstance(error, (kinds, RuntimeError) if row == POISONS_NOTHING else kinds), repr(error)
         return
     assert error is None, repr(error)

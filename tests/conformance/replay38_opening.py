@@ -1,4 +1,4 @@
-"""Replays of how a session begins and ends today: what is asked, with which credential, and what a server speaks."""
+"""Replays of the opening and closing of a session in protocol 0.38.0: requests, credentials and negotiation."""
 
 import base64
 import json
@@ -11,7 +11,7 @@ import pytest
 from scripted_server import API, Answer, Request, ScriptedServer, SteppedClock, bare_session
 
 from tinkex_sync import ServiceClient, errors
-from tinkex_sync.compat.settings import settings
+from tinkex_sync.compat.settings import service_arguments
 from tinkex_sync.heartbeat import start_heartbeat
 
 from .registry import error_class, no_excuse, not_understood, only, replay38
@@ -39,7 +39,7 @@ def raised(error: BaseException, expected: Dict[str, Any]) -> None:
 
 
 def check_requests(ours: List[Request], recorded: List[Dict[str, Any]]) -> None:
-    """The same requests; of their bodies what was asked for, without the defaults that servers know."""
+    """Assert that the requests are the recorded ones. Their bodies may omit default values."""
     assert [(one.method, one.path) for one in ours] == [(one["method"], one["path"]) for one in recorded]
     for mine, theirs in zip(ours, recorded):
         body = dict(theirs["body"] or {})
@@ -103,15 +103,15 @@ def opening(args: Dict[str, Any], base_url: str) -> Dict[str, Any]:
     official = {name: value for name, value in args.items() if value is not None}
     headers = {**official.pop("default_headers", {}), **official.pop("default_headers_overrides", {})}
     official["base_url"] = official.get("base_url", "<base>").replace("<base>", base_url)
-    ours = settings({**official, "default_headers": headers} if headers else official)
+    ours = service_arguments({**official, "default_headers": headers} if headers else official)
     return {"protocol": "0.38", "load_plugins": False, "clock": SteppedClock(), **ours}
 
 
-def check_config(spoken: Any, expected: Dict[str, Any]) -> None:
-    """What was announced is known; what was not is left to the defaults, which are not the server's words."""
+def check_config(negotiation: Any, expected: Dict[str, Any]) -> None:
+    """Assert that the client stores the values that the server sent. Other values stay None."""
     for announced, recorded in (
-        (spoken.negotiated.server_config, expected["client_config"]),
-        (spoken.dynamic_config, expected["client_dynamic_config"]),
+        (negotiation.negotiated.server_config, expected["client_config"]),
+        (negotiation.dynamic_config, expected["client_dynamic_config"]),
     ):
         for name, value in vars(announced).items():
             if value is not None:
@@ -129,7 +129,7 @@ def finish(service: ServiceClient, op: Optional[str], args: Dict[str, Any]) -> N
 
 
 def beats(answers: List[int], after: Dict[str, Any]) -> None:
-    """How many heartbeats follow: none after a 410, any number after other answers."""
+    """Assert that heartbeats stop after a 410 and continue after every other response."""
     seen: List[int] = []
     enough = threading.Event()
 
@@ -176,7 +176,7 @@ def own_jwt(words: str) -> str:
 
 
 def refusals(given: Dict[str, Any]) -> List[Answer]:
-    """What the request after the opening is answered first."""
+    """Return the first responses to the request that follows the opening."""
     words = given.get("second_request_answer") or given.get("answers") or given.get("answer")
     if words is None:
         return []
@@ -206,7 +206,7 @@ def auth(case: Dict[str, Any], document: Dict[str, Any], row: Optional[int]) -> 
     announced = {"pjwt_auth_enabled": given.get("pjwt_auth_enabled", True)}
     if "credential_default_source" in given:
         announced["credential_default_source"] = given["credential_default_source"]
-    asked = expected["requests"] or []
+    recorded_requests = expected["requests"] or []
     user_jwt = own_jwt(given.get("api_key", "JWT"))
     outcome: Any = None
     with pytest.MonkeyPatch.context() as patch, ScriptedServer() as server:
@@ -214,7 +214,7 @@ def auth(case: Dict[str, Any], document: Dict[str, Any], row: Optional[int]) -> 
         if "api_key" in given:
             patch.setenv("TINKER_API_KEY", user_jwt)
         server.script("client/config", Answer(body=announced))
-        statuses = [one["status"] for one in asked if one["path"].endswith("auth/token")]
+        statuses = [one["status"] for one in recorded_requests if one["path"].endswith("auth/token")]
         for status in statuses:
             server.script("auth/token", exchange if status < 300 else Answer(status, {"detail": "bad key"}))
         server.defaults["auth/token"] = exchange
@@ -247,7 +247,7 @@ def auth(case: Dict[str, Any], document: Dict[str, Any], row: Optional[int]) -> 
             "idempotency_key_present": "x-idempotency-key" in one.headers,
         }
         for one in sent
-    ] == [{name: value for name, value in one.items() if name != "body"} for one in asked]
+    ] == [{name: value for name, value in one.items() if name != "body"} for one in recorded_requests]
     after = expected.get("after", expected)
     if "exception" in after:
         raised(outcome, after)
@@ -260,8 +260,8 @@ def auth(case: Dict[str, Any], document: Dict[str, Any], row: Optional[int]) -> 
 def detection(case: Dict[str, Any], document: Dict[str, Any], row: Optional[int]) -> None:
     given = only(case["input"], "client_config", "dynamic_config", "auth_token", "finish")
     no_excuse(row)
-    wanted = "protobuf" if case["expected"]["mode"] == "protobuf" else "json"
-    if not case["expected"]["mode"].startswith(wanted):
+    reference = "protobuf" if case["expected"]["mode"] == "protobuf" else "json"
+    if not case["expected"]["mode"].startswith(reference):
         not_understood(case["expected"]["mode"])
     with bare_session(SteppedClock(), protocol="auto") as (server, session):
         answer = given["client_config"]
@@ -269,8 +269,8 @@ def detection(case: Dict[str, Any], document: Dict[str, Any], row: Optional[int]
         server.defaults["client/dynamic_config"] = Answer(given["dynamic_config"], {"detail": "Not Found"})
         server.defaults["create_session"] = Answer(body={"session_id": "sess-1"})
         session.open()
-        assert session.capabilities.wire.name == wanted
-        # Nothing is exchanged unless the server asks for it, whatever it has.
+        assert session.capabilities.wire.name == reference
+        # No token is requested unless the server enables tokens, even if it has the endpoint.
         assert not server.sent("auth/token")
         if case["expected"]["fb_json"] and str(case["expected"]["fb_json"]).startswith("415"):
-            assert wanted == "protobuf"
+            assert reference == "protobuf"

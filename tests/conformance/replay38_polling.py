@@ -1,4 +1,4 @@
-"""Replays of today's polls: one promise at a time, all of a sampling session at once, and large results in turn."""
+"""Replays of polling in protocol 0.38.0: single server futures, all futures of a sampler, and large results."""
 
 import base64
 import re
@@ -31,15 +31,15 @@ KINDS = {
 CONFIG = {"fwdbwd_max_chunk_len": 1024}
 
 
-class States:
-    """What observers are told of the queue, without what they knew already."""
+class ChangeRecorder:
+    """A plugin that records the changes of the queue state."""
 
     def __init__(self) -> None:
-        self.told: List[List[Any]] = []
+        self.changes: List[List[Any]] = []
 
     @hookimpl
     def tinkex_queue_state_changed(self, state: str, reason: Any, reason_source: Optional[str]) -> None:
-        self.told.append([state, reason if reason_source == "server" else None])
+        self.changes.append([state, reason if reason_source == "server" else None])
 
 
 def answer_of(spec: Dict[str, Any]) -> Answer:
@@ -66,23 +66,23 @@ def futures(case: Dict[str, Any], document: Dict[str, Any], row: Optional[int]) 
     expected = only(
         case["expected"], "returned", "exception", "mro", "cause", "observer_calls", "sleeps_s", "polls"
     )
-    # 1: JSON is taken where protobuf was asked for. 2: 425 is a checkpoint being written, and waited for.
+    # Row 1: JSON is accepted instead of protobuf. Row 2: a 425 means that a checkpoint is still being written.
     no_excuse(row, 1, 2)
     kind = KINDS.get(given["request_type"]) or not_understood(given["request_type"])
     if given["expected_type"] in ("ForwardBackwardOutput", "SampleResponse"):
         pytest.importorskip("google.protobuf", reason="protobuf is not in this environment")
     answers = [answer_of(spec) for spec in given["server"]]
-    states, outcome = States(), None
+    states, outcome = ChangeRecorder(), None
     with bare_session(SteppedClock(), (states,), protocol="0.38") as (server, session):
         server.script("retrieve_future", *answers)
-        # What is refused for good stays refused; what is not goes on to a result.
+        # The last response repeats, except in row 2, where a result follows.
         server.defaults["retrieve_future"] = Answer(body={"metrics": {"a": 1.0}}) if row == 2 else answers[-1]
         call = session.begin(Source("training", "model-1", "sess-1"), kind)
         from tinkex_sync.polling.queue_states import QueueStates
 
-        told = QueueStates(session.observers, session.clock) if given["observer"] else None
+        queue_states = QueueStates(session.observers, session.clock) if given["observer"] else None
         try:
-            outcome = poll(session, Promise("rf-1", kind, 0.1), call, states=told)
+            outcome = poll(session, Promise("rf-1", kind, 0.1), call, states=queue_states)
         except errors.TinkexError as error:
             outcome = error
         session.end(call)
@@ -94,7 +94,7 @@ def futures(case: Dict[str, Any], document: Dict[str, Any], row: Optional[int]) 
     if row == 2:
         assert isinstance(outcome, types.OptimStepResponse) and len(polls) > len(answers)
         return
-    assert_no_change_twice(states.told, expected["observer_calls"], failed=isinstance(outcome, Exception))
+    assert_each_change_once(states.changes, expected["observer_calls"], failed=isinstance(outcome, Exception))
     if "returned" in expected:
         assert summary(outcome) == expected["returned"]
         return
@@ -116,12 +116,12 @@ def check_polls(polls: List[Request], recorded: List[Dict[str, Any]]) -> None:
     assert polls[0].headers["x-tinker-request-iteration"] == "0"
 
 
-def assert_no_change_twice(ours: List[List[Any]], recorded: List[List[Any]], failed: bool) -> None:
-    """Observers here hear changes only, and a client is active until something else is said."""
+def assert_each_change_once(ours: List[List[Any]], recorded: List[List[Any]], failed: bool) -> None:
+    """Assert that plugins received each recorded change once. A client is active before its first report."""
     changes = [state for place, state in enumerate(recorded) if place == 0 or state != recorded[place - 1]]
-    for heard in (ours, changes):
-        if heard and heard[0] == ["active", None]:
-            heard.pop(0)
+    for events in (ours, changes):
+        if events and events[0] == ["active", None]:
+            events.pop(0)
     if failed and changes and changes[-1] == ["active", None]:
         changes.pop()
     assert ours == changes
@@ -131,16 +131,16 @@ def assert_no_change_twice(ours: List[List[Any]], recorded: List[List[Any]], fai
 
 
 class Samples:
-    """Promises in order, and a script for what the one poll for all of them says."""
+    """A server that returns numbered futures, and a script of the responses to polls for all of them."""
 
     def __init__(self, server: ScriptedServer, script: str, count: int) -> None:
         self._lock = threading.Condition()
-        self._promised = 0
+        self._submitted = 0
         self._count = count
         self.failed = "failed completion" in script
         sizes = {"completion without size": None, "size 0": 0, "completions as": 10}
         self._size = next((size for words, size in sizes.items() if words in script), 100)
-        server.defaults["asample"] = self.promise
+        server.defaults["asample"] = self.submit
         server.defaults["retrieve_future"] = self.result
         server.script("retrieve_futures", *self.first(script))
         server.defaults["retrieve_futures"] = self.poll
@@ -161,18 +161,18 @@ class Samples:
             return not_understood(f"script {script!r}")
         return []
 
-    def promise(self, request: Request) -> Answer:
+    def submit(self, request: Request) -> Answer:
         with self._lock:
-            self._promised += 1
+            self._submitted += 1
             self._lock.notify_all()
-            return Answer(body={"request_id": f"req-{self._promised}"})
+            return Answer(body={"request_id": f"req-{self._submitted}"})
 
     def poll(self, request: Request) -> Answer:
         with self._lock:
             if "timeout" not in request.body:
-                self._lock.wait_for(lambda: self._promised == self._count, 5.0)
-            new = [f"req-{one}" for one in range(request.body["prev_cursor"] + 1, self._promised + 1)]
-            cursor = self._promised
+                self._lock.wait_for(lambda: self._submitted == self._count, 5.0)
+            new = [f"req-{one}" for one in range(request.body["prev_cursor"] + 1, self._submitted + 1)]
+            cursor = self._submitted
         done: List[Dict[str, Any]] = []
         for name in new:
             one: Dict[str, Any] = {"state": "failed" if self.failed else "finished", "request_id": name}
@@ -193,7 +193,7 @@ def bulk_futures(case: Dict[str, Any], document: Dict[str, Any], row: Optional[i
     given = only(case["input"], "samples", "script")
     expected = only(case["expected"], "results", "requests", "sleeps_s")
     no_excuse(row)
-    with bare_session(PausesNoted(), protocol="auto") as (server, session):
+    with bare_session(PauseRecorder(), protocol="auto") as (server, session):
         session.clock.closing = session.closing  # type: ignore[attr-defined]
         server.script("client/config", Answer(body={**CONFIG, "sample_use_retrieve_futures": True}))
         server.defaults["create_session"] = Answer(body={"session_id": "sess-1"})
@@ -209,7 +209,7 @@ def bulk_futures(case: Dict[str, Any], document: Dict[str, Any], row: Optional[i
         while bulk._running and time.monotonic() < ends:
             threading.Event().wait(0.01)
         polls, fetches = server.sent("retrieve_futures"), server.sent("retrieve_future")
-        pauses = [seconds for seconds in session.clock.noted if seconds >= 0.9]  # type: ignore[attr-defined]
+        pauses = [seconds for seconds in session.clock.pauses_taken if seconds >= 0.9]  # type: ignore[attr-defined]
     for outcome, theirs in zip(outcomes, expected["results"]):
         if isinstance(theirs, dict):
             assert isinstance(outcome, error_class(theirs["exception"])), repr(outcome)
@@ -217,31 +217,31 @@ def bulk_futures(case: Dict[str, Any], document: Dict[str, Any], row: Optional[i
             assert [sequence.tokens for sequence in outcome.sequences] == theirs
     assert pauses == expected["sleeps_s"]
     recorded = expected["requests"]
-    wanted = [
+    reference = [
         one["body"]["allow_metadata_only"] for one in recorded if one["path"].endswith("retrieve_future")
     ]
-    assert [one.body["allow_metadata_only"] for one in fetches] == wanted
+    assert [one.body["allow_metadata_only"] for one in fetches] == reference
     for request in polls:
         assert request.body["target"] == recorded[0]["body"]["target"]
         assert set(request.body) <= {"target", "prev_cursor", "timeout", "retrieved_request_ids"}
         assert request.body.get("timeout", 0.0) == 0.0
         assert request.body["retrieved_request_ids"] == sorted(request.body["retrieved_request_ids"])
-    said = {name for request in polls for name in request.body["retrieved_request_ids"]}
-    assert said == ({f"req-{one + 1}" for one in range(given["samples"])} if fetches else set())
+    acknowledged = {name for request in polls for name in request.body["retrieved_request_ids"]}
+    assert acknowledged == ({f"req-{one + 1}" for one in range(given["samples"])} if fetches else set())
     assert samples is not None
 
 
-class PausesNoted(Clock):
-    """The system's clock, but for pauses of a second and more, which pass at once and are noted."""
+class PauseRecorder(Clock):
+    """The system's clock, except for the pauses of the bulk poller, which are recorded and end immediately."""
 
     def __init__(self) -> None:
-        self.noted: List[float] = []
-        #: What pauses wait for; idle threads wait for events of their own.
+        self.pauses_taken: List[float] = []
+        #: The event on which pauses wait. Idle threads wait on other events.
         self.closing: Optional[threading.Event] = None
 
     def wait(self, event: threading.Event, timeout: Optional[float] = None) -> bool:
         if event is self.closing and timeout in (1.0, 5.0):
-            self.noted.append(timeout)
+            self.pauses_taken.append(timeout)
             return event.is_set()
         return super().wait(event, timeout)
 
@@ -265,7 +265,7 @@ def budgeted_fetch(case: Dict[str, Any], document: Dict[str, Any], row: Optional
             if request.body["allow_metadata_only"]:
                 size = sizes[number]
                 body = {"status": "complete_metadata", "response_payload_size": size}
-                # All of them are announced before the first is fetched; then they ask in order.
+                # All sizes are announced before the first result is fetched. The fetches then start in order.
                 return Answer(
                     body=body, hold=lambda: (peeked.wait(20), threading.Event().wait(0.02 * number))
                 )
@@ -285,7 +285,7 @@ def budgeted_fetch(case: Dict[str, Any], document: Dict[str, Any], row: Optional
             thread.start()
         for thread in threads:
             thread.join(30)
-    # How many are under way when each begins says what the budget let in, whatever the machine's pace.
+    # The number of concurrent fetches shows what the budget admitted, at any speed of the machine.
     ours = sorted(began)
     assert len(ours) == len(starts)
     for place, theirs in enumerate(starts):

@@ -1,6 +1,6 @@
-"""Replays of today's training requests: what the encoder writes, read back by the protobuf package.
+"""Replay of training requests in protocol 0.38.0. The protobuf package decodes the output of our encoder.
 
-Headers, sequence numbers and the model's id are the client's: here the codec is asked for the recorded ones.
+The encoder receives the recorded sequence numbers and model id, which the client otherwise chooses.
 """
 
 import base64
@@ -18,8 +18,8 @@ from .registry import error_class, not_understood, only, replay38
 from .replay_datums import make_tokens
 from .replay_types import numpy_scalars
 
-#: Rows of deviations38.json: what our types keep from 0.7.0, so that both protocols take the same datums.
-TAKEN, REFUSED, DENSE, NOT_BUILT, OTHER_ERROR = 1, 2, 3, 4, 5
+#: Rows of deviations38.json. Our types accept the same datums in both protocols, as in 0.7.0.
+ACCEPTED, REJECTED, DENSE, NOT_BUILT, OTHER_ERROR = 1, 2, 3, 4, 5
 
 
 #: Default limits of one chunk: datums and bytes.
@@ -107,16 +107,16 @@ def requests(case: Dict[str, Any], document: Dict[str, Any], row: Optional[int])
         dmel = [one for spec in given["data"] for one in spec["chunks"] if "dmel_b64" in one]
         sparse = [value for spec in given["data"] for value in spec.get("loss_fn_inputs", {}).values()]
         sparse = [one for one in sparse if isinstance(one, dict) and one.get("from") == "torch_sparse"]
-        assert unbuilt or dmel or sparse, "everything in it has a type here"
+        assert unbuilt or dmel or sparse, "every part of the case has a type"
         return
-    if row not in (None, TAKEN, REFUSED, DENSE, OTHER_ERROR):
+    if row not in (None, ACCEPTED, REJECTED, DENSE, OTHER_ERROR):
         not_understood(f"row {row}")
-    if row in (REFUSED, OTHER_ERROR) or ("exception" in expected and row is None):
+    if row in (REJECTED, OTHER_ERROR) or ("exception" in expected and row is None):
         with pytest.raises(ValueError if row else error_class(expected["exception"])):
             encoded(given, [])
         return
-    if row == TAKEN:
-        assert "exception" in expected, "nothing was refused"
+    if row == ACCEPTED:
+        assert "exception" in expected, "no exception is recorded"
         encoded(given, [])
         return
     if "requests" not in expected or "exception" in expected:

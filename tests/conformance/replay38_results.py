@@ -1,4 +1,4 @@
-"""Replays of today's results, chunk boundaries and merged metrics."""
+"""Replays of results, chunk boundaries and merged metrics in protocol 0.38.0."""
 
 import base64
 from typing import Any, Dict, Optional
@@ -18,7 +18,7 @@ NOT_BUILT = 1
 
 
 def decoded(case: Dict[str, Any], kind: Any) -> Any:
-    """The result, or None where an error was recorded, which here is always the one for unreadable answers."""
+    """Return the decoded result, or None if an error is recorded; our client then reports an invalid response."""
     pytest.importorskip("google.protobuf", reason="protobuf is not in this environment")
     from tinkex_sync.protocol.protobuf_reader import decode
 
@@ -84,7 +84,7 @@ def samples(case: Dict[str, Any], document: Dict[str, Any], row: Optional[int]) 
         and {"tokens": tensor(alternatives.tokens), "logprobs": tensor(alternatives.logprobs)},
         "prompt_cache_hit_tokens": result.prompt_cache_hit_tokens,
     }
-    # The matrices are another view of the lists of pairs.
+    # The matrices contain the same values as the lists of pairs.
     expected = dict(only(case["expected"], *ours, "topk_prompt_matrix"))
     expected.pop("topk_prompt_matrix")
     expected["sequences"] = [
@@ -139,7 +139,7 @@ def boundaries(case: Dict[str, Any], document: Dict[str, Any], row: Optional[int
 
 @replay38("metrics_reduction")
 def merged(case: Dict[str, Any], document: Dict[str, Any], row: Optional[int]) -> None:
-    """Row 1: what the official SDK fails on, a lone result or a name without a colon, keeps its value."""
+    """Row 1: metrics that the official SDK fails to merge keep their value."""
     no_excuse(row, 1)
     given = only(case["input"], "results")["results"]
     made = metrics.merge(results(given), hash_metric="hash2")

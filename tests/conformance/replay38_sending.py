@@ -1,4 +1,4 @@
-"""Replays of how chunks and samples go out today: in which order, under which numbers, when again."""
+"""Replays of the dispatch of chunks and samples in protocol 0.38.0: order, numbers and retries."""
 
 import pickle
 import threading
@@ -15,10 +15,10 @@ from tinkex_sync.session import Session
 
 from .registry import no_excuse, not_understood, only, replay38
 
-#: 0.38.0 sends chunks side by side unless it is told not to; here that takes the server's word. (Row 1.)
-SERIAL_UNLESS_TOLD = 1
-#: A refused chunk loses no turn, and the error says what was taken. (Row 2.)
-NO_TURN_LOST = 2
+#: 0.38.0 sends chunks in parallel by default. Our client does so only if the server enables it. (Row 1.)
+SERIAL_BY_DEFAULT = 1
+#: After a refused chunk the next operation is sent, and the error lists the accepted chunks. (Row 2.)
+NEXT_IS_SENT = 2
 PROMPT_TOKENS = "prompt_tokens"
 
 
@@ -40,7 +40,7 @@ def number_of(request: Request) -> int:
 
 
 class Trainer:
-    """Takes training operations, each after its delay, and refuses the numbers it is told to refuse."""
+    """A server that accepts training operations after a delay and refuses some sequence numbers once."""
 
     def __init__(self, server: ScriptedServer, delays: Dict[str, float], refused: List[int]) -> None:
         self.delays, self.refused = delays, refused
@@ -74,7 +74,7 @@ class Trainer:
 
 
 def opened(server: ScriptedServer, session: Session, config: Dict[str, Any]) -> TrainingClient:
-    # Where nothing is said that tells, 0.38 is spoken all the same.
+    # The client uses 0.38 even if the response does not identify the protocol.
     server.script("client/config", Answer(body=config))
     server.defaults["client/dynamic_config"] = Answer(body={})
     session.open()
@@ -87,7 +87,7 @@ def fwdbwd_dispatch(case: Dict[str, Any], document: Dict[str, Any], row: Optiona
     expected = only(
         case["expected"], "result_metrics", "outputs", "optim", "arrivals", "exception", "mro", "str"
     )
-    no_excuse(row, SERIAL_UNLESS_TOLD)
+    no_excuse(row, SERIAL_BY_DEFAULT)
     pytest.importorskip("google.protobuf", reason="protobuf is not in this environment")
     refused = [2] if "exception" in expected else []
     with bare_session(protocol="0.38") as (server, session):
@@ -108,7 +108,7 @@ def fwdbwd_dispatch(case: Dict[str, Any], document: Dict[str, Any], row: Optiona
         assert output.metrics == expected["result_metrics"]
         assert [one["logprobs"].data for one in output.loss_fn_outputs] == expected["outputs"]
     recorded = [one["seq_id"] for one in expected["arrivals"]]
-    if row == SERIAL_UNLESS_TOLD:
+    if row == SERIAL_BY_DEFAULT:
         assert given["client_config"].get("parallel_fwdbwd_chunks") is None
         assert trainer.arrived == sorted(trainer.arrived)
         return
@@ -120,7 +120,7 @@ def check_order(trainer: Trainer, arrivals: List[Dict[str, Any]], recorded: List
     began = trainer.times[0]
     times = {number: when - began for number, when in zip(trainer.arrived, trainer.times)}
     for one in arrivals:
-        # A busy machine may be late; nothing may come before what it waits for.
+        # Requests may be late on a busy machine. None may arrive before the request that it waits for.
         assert one["t"] - 0.15 <= times[one["seq_id"]] <= one["t"] + 2.0
     order = {number: place for place, number in enumerate(trainer.arrived)}
     for earlier, later in zip(arrivals, arrivals[1:]):
@@ -132,7 +132,7 @@ def check_order(trainer: Trainer, arrivals: List[Dict[str, Any]], recorded: List
 def lost_turn(case: Dict[str, Any], document: Dict[str, Any], row: Optional[int]) -> None:
     given = only(case["input"], "parallel_fwdbwd_chunks", "server", "wait_for_next_s")
     expected = only(case["expected"], "first", "next_optim_step", "seq_ids_sent")
-    no_excuse(row, NO_TURN_LOST)
+    no_excuse(row, NEXT_IS_SENT)
     pytest.importorskip("google.protobuf", reason="protobuf is not in this environment")
     words = given["server"].split()
     if words[:3] != ["400", "for", "seq_id"]:
@@ -145,14 +145,14 @@ def lost_turn(case: Dict[str, Any], document: Dict[str, Any], row: Optional[int]
         with pytest.raises(errors.PartialBatchError) as partial:
             training.forward_backward([datum(index) for index in range(3)], "cross_entropy", timeout=30)
         assert type(partial.value.__cause__).__name__ == expected["first"]["exception"]
-        # The point: the next operation has its turn.
+        # The next operation is sent.
         training.optim_step(types.AdamParams(), timeout=given["wait_for_next_s"] * 10)
-    assert row == NO_TURN_LOST
+    assert row == NEXT_IS_SENT
     taken = [number for number in trainer.arrived if number != int(words[3])]
     if parallel:
         assert sorted(trainer.arrived) == [1, 2, 2, 3, 4]
     else:
-        # What was not sent when the second chunk was refused is not sent any more.
+        # Chunks that were not sent when the second one was refused are not sent.
         assert trainer.arrived == [1, 2, 2] and taken == [1]
 
 
@@ -166,7 +166,7 @@ def sampling_dispatch(case: Dict[str, Any], document: Dict[str, Any], row: Optio
         case["expected"],
         *("results", "after", "asample", "distinct_idempotency_keys", "other_requests", "polls"),
     )
-    # 3: one key for all sends of one body. 4: a promise that is lost is renewed whatever the flag says.
+    # Row 3: all attempts with one body have one key. Row 4: a lost result is sampled again despite the flag.
     no_excuse(row, 3, 4)
     story = case["name"].partition("_")[0]
     if "after" in expected and story not in ("410", "clone", "cancel"):
@@ -184,7 +184,7 @@ def sampling_dispatch(case: Dict[str, Any], document: Dict[str, Any], row: Optio
         server.defaults["retrieve_future"] = Answer(body={"type": "sample", "sequences": []})
         sampler = SamplingClient(session, "sess-1:sample:0")
         began = session.clock.time()
-        outcomes = told(story, server, sampler, given)
+        outcomes = run_story(story, server, sampler, given)
         sent = server.sent("asample")
         polls = server.sent("retrieve_future")
         others = [
@@ -221,8 +221,10 @@ def check_number(ours: int, recorded: Any) -> None:
         assert ours == recorded
 
 
-def told(story: str, server: ScriptedServer, sampler: SamplingClient, given: Dict[str, Any]) -> List[Any]:
-    """What the user does, which some cases tell by their names only."""
+def run_story(
+    story: str, server: ScriptedServer, sampler: SamplingClient, given: Dict[str, Any]
+) -> List[Any]:
+    """Call the client as the case describes, in some cases by its name only; return the results or errors."""
     prompt = types.ModelInput.from_ints([1] * given[PROMPT_TOKENS])
     params = types.SamplingParams(max_tokens=1)
 
@@ -235,10 +237,10 @@ def told(story: str, server: ScriptedServer, sampler: SamplingClient, given: Dic
     if story == "410":
         server.script("retrieve_future", Answer(410, {"detail": "gone"}))
     if story == "clone":
-        # The original, and two copies made of it as other processes would.
+        # The sampler, and two copies made as another process would make them.
         outcomes = [sample(sampler)]
         for _ in range(2):
-            copy = pickle.loads(pickle.dumps(sampler))  # noqa: S301 - our own
+            copy = pickle.loads(pickle.dumps(sampler))  # noqa: S301 - pickled here
             rebuilt = Session(sampler._session.config, sampler._session.observers, owned=False)
             rebuilt.restore(copy._origin.negotiated)
             copy._on_rebuilt(rebuilt)
@@ -247,8 +249,10 @@ def told(story: str, server: ScriptedServer, sampler: SamplingClient, given: Dic
             rebuilt.close(None)
         return outcomes
     if story == "cancel":
-        polled, let_go = threading.Event(), threading.Event()
-        held = Answer(body={"type": "sample", "sequences": []}, hold=lambda: (polled.set(), let_go.wait(20)))
+        polled, released = threading.Event(), threading.Event()
+        held = Answer(
+            body={"type": "sample", "sequences": []}, hold=lambda: (polled.set(), released.wait(20))
+        )
         server.defaults["retrieve_future"] = held
         future = sampler.submit_sample(prompt, 1, params)
         assert polled.wait(20)
@@ -257,6 +261,6 @@ def told(story: str, server: ScriptedServer, sampler: SamplingClient, given: Dic
         while cancelled and not server.sent("cancel_future") and time.monotonic() < ends:
             threading.Event().wait(0.01)
         assert cancelled == bool(given["dynamic_config"].get("sample_cancel_enabled"))
-        let_go.set()
+        released.set()
         return []
     return [sample(sampler) for _ in range(given["samples"])]

@@ -5,7 +5,7 @@ from typing import Any, Dict, List, Optional
 from scripted_server import Answer
 
 from .registry import no_excuse, not_understood, only, replay38
-from .replay_queue_state import hear
+from .replay_queue_state import record_polls
 
 #: Pauses are logged immediately and then every 60 s. 0.38.0 logs no pause of training in the first 900 s. (Row 1.)
 LOGGED_IMMEDIATELY = 1
@@ -24,7 +24,7 @@ def queue_state(case: Dict[str, Any], document: Dict[str, Any], row: Optional[in
         only(call, "t", "queue_state", "reason")
         body = {"queue_state": call["queue_state"], "queue_state_reason": call["reason"]}
         answers.append((float(call["t"]), Answer(408, body)))
-    logged = hear(given["observer"], CLIENT, answers).logged
+    logged = record_polls(given["observer"], CLIENT, answers).logged
     times = [float(call["t"]) for call in given["calls"]]
     ours = {time: lines[0][1] for time, lines in zip(times, logged) if lines}
     if row is None:

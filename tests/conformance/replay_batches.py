@@ -1,4 +1,4 @@
-"""Replays of the files about batches: size estimates, chunk boundaries, merged metrics."""
+"""Replays of size estimates, chunk boundaries and merged metrics."""
 
 import base64
 import math
@@ -124,7 +124,7 @@ def merged_metrics(case: Dict[str, Any], document: Dict[str, Any], row: Optional
 
 
 def check_row_10(parts: List[types.ForwardBackwardOutput]) -> None:
-    """A lone result is unchanged. Among several, nothing in a metric's name or weight loses the result."""
+    """Row 10: a single result is unchanged. With several, no name and no weight of a metric fails the merge."""
     merged = metrics.merge(parts)
     if len(parts) == 1:
         assert merged is parts[0]
@@ -140,11 +140,11 @@ def check_row_10(parts: List[types.ForwardBackwardOutput]) -> None:
             continue
         elif not weighty and key.endswith((":mean", ":slack")):
             plain = sum(values) / len(values)
-            wanted = plain if key.endswith(":mean") else max(values) - plain
-            assert math.isclose(merged.metrics[key], wanted, rel_tol=1e-12, abs_tol=1e-12)
+            reference = plain if key.endswith(":mean") else max(values) - plain
+            assert math.isclose(merged.metrics[key], reference, rel_tol=1e-12, abs_tol=1e-12)
         elif key.endswith(":hash_unordered") and not all(map(math.isfinite, values)):
             assert same(merged.metrics[key], first)
         else:
             continue
         rescued += 1
-    assert rescued, "row 10 is about names and weights that cannot be merged, and there is none"
+    assert rescued, "row 10 requires a name or a weight that cannot be merged"

@@ -1,4 +1,4 @@
-"""Replays of the files about the command line: commands, options, exit codes, requests, JSON, table contents."""
+"""Replays of the command line: commands, options, exit codes, requests, JSON output and tables."""
 
 import ast
 import contextlib
@@ -26,7 +26,7 @@ from .registry import no_excuse, not_understood, only, replay
 Case = Dict[str, Any]
 Item = Dict[str, Any]
 
-#: Until 8.2 click mixed the two streams unless told not to.
+#: Versions of click before 8.2 mix both streams by default.
 STREAMS = {"mix_stderr": False} if "mix_stderr" in inspect.signature(CliRunner).parameters else {}
 NOW = datetime(2025, 6, 1, 12, tzinfo=timezone.utc)
 
@@ -77,7 +77,7 @@ def command(case: Case, document: Case, row: Optional[int]) -> None:
 
 @contextlib.contextmanager
 def empty_folder() -> Iterator[None]:
-    """Runs in a new folder; the commands name files relative to the present one."""
+    """Run in a new folder, because the commands use relative paths."""
     before = Path.cwd()
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
@@ -101,7 +101,7 @@ def environment(variables: Dict[str, str]) -> Iterator[None]:
 
 
 def table_rows(text: str) -> List[List[str]]:
-    """The cells of a drawn table, its header left out."""
+    """Return the cells of a printed table without its header."""
     return [
         [cell.strip() for cell in line.strip("│").split("│")]
         for line in text.splitlines()
@@ -124,7 +124,7 @@ def check_help(result: Any, expected: Case) -> None:
 
 
 def check_error(ours: str, theirs: str) -> None:
-    """Wording is ours, but for the titles of what a server answers; a value they name is named."""
+    """Assert that an error has the recorded title and contains the recorded value. Other texts may differ."""
     assert "Error: " in ours
     for value in re.findall(r"tinker://\S+", theirs):
         if not value.startswith("tinker://run-id"):
@@ -137,7 +137,7 @@ def check_error(ours: str, theirs: str) -> None:
 
 
 def check_table(result: Any, stage: "Stage", expected: Case) -> None:
-    """The same title and the same cells; what is not a table may be worded and sent otherwise."""
+    """Assert the title and the cells of a table. Output that is not a table may differ."""
     recorded = stage.here(expected["stdout"])
     if stage.rows:
         assert table_rows(result.stdout) == table_rows(recorded)
@@ -154,16 +154,16 @@ def check_table(result: Any, stage: "Stage", expected: Case) -> None:
 
 
 class Stage:
-    """A server that holds what a recorded command printed, and a folder to run in."""
+    """A server with the objects that a recorded command printed, and a working folder."""
 
     def __init__(self, server: ScriptedServer, argv: List[str], expected: Case) -> None:
         self._server = server
         self._argv = argv
         self._expected = expected
         stdout = expected.get("stdout", "")
-        asked = "json" in argv and expected["exit_code"] == 0 and "{" in stdout
-        #: The JSON that was printed, or None.
-        self.json_text: Optional[str] = stdout[stdout.index("{") :] if asked else None
+        prints_json = "json" in argv and expected["exit_code"] == 0 and "{" in stdout
+        #: The printed JSON, or None.
+        self.json_text: Optional[str] = stdout[stdout.index("{") :] if prints_json else None
         self.rows = table_rows(stdout)
         self._target: Optional[Path] = None
         self._archive = b""
@@ -177,11 +177,11 @@ class Stage:
         return {"TINKER_BASE_URL": self._server.base_url, "COLUMNS": "140", **key}
 
     def here(self, text: str) -> str:
-        """Recorded text with the present folder filled in."""
+        """Return a recorded text with the working folder inserted."""
         return text.replace("<cwd>", str(Path.cwd()))
 
     def seen(self) -> List[str]:
-        """The requests that arrived, as they are recorded."""
+        """Return the received requests in the recorded form."""
         return [
             f"{request.method} {request.path}{'?' if request.query else ''}{urlencode(request.query)}"
             for request in self._server.requests
@@ -238,7 +238,7 @@ class Stage:
             return Answer(text=self._archive.decode())
         run = re.fullmatch(r"training_runs/([^/]+)(/checkpoints)?", operation)
         if run and run.group(2):
-            # One is picked out of the run's.
+            # The command selects one of the checkpoints of the run.
             others = [checkpoint("run-1", "weights/other")] if "info" in self._argv else []
             return Answer(body={"checkpoints": [*others, *self._checkpoints()]})
         if run:
@@ -283,7 +283,7 @@ def parsed_size(text: str) -> Optional[int]:
 
 
 def parsed_time(text: str) -> Optional[str]:
-    """A time that is printed as ``text``."""
+    """Return a time that is printed as ``text``."""
     if text == "N/A":
         return None
     if re.fullmatch(r"\d{4}-\d\d-\d\d", text):
@@ -318,7 +318,7 @@ def checkpoint_of(cells: Dict[str, str]) -> Item:
 
 
 def run_of(rows: List[Any]) -> Item:
-    """A run from the rows (name, value) it is shown as; those that begin with a dash belong to the one above."""
+    """Return a run from its printed rows (name, value). A row that begins with a dash belongs to the row above."""
     run: Item = {}
     last: Dict[str, Item] = {}
     metadata: Dict[str, str] = {}
@@ -359,7 +359,7 @@ def run_of(rows: List[Any]) -> Item:
 
 
 def tar_of(files: Dict[str, bytes], size: int) -> bytes:
-    """A tar archive, with zeros after its end up to ``size``."""
+    """Return a tar archive, padded with zeros to ``size`` bytes."""
     made = io.BytesIO()
     with tarfile.open(fileobj=made, mode="w") as archive:
         for name, content in files.items():

@@ -1,4 +1,4 @@
-"""Replay of the file about custom losses, given as Python source; needs torch."""
+"""Replay of custom losses, which the cases contain as Python source. Requires torch."""
 
 from typing import Any, Dict, List, Optional
 
@@ -16,7 +16,7 @@ ENDS = ("metrics", "loss_fn_outputs", "loss_fn_output_type", "exception", "messa
 
 
 def scripted(given: Dict[str, Any], expected: Dict[str, Any]) -> List[Answer]:
-    """The results of both halves."""
+    """Return the results of the forward and the backward pass."""
     return [
         Answer(
             body={
@@ -33,7 +33,7 @@ def scripted(given: Dict[str, Any], expected: Dict[str, Any]) -> List[Answer]:
 
 
 def as_float32(value: Any) -> Any:
-    """``value`` with its floats rounded to float32: ours go out in their shortest form."""
+    """Return ``value`` with its floats rounded to float32, because our client sends the shortest form."""
     import numpy
 
     if isinstance(value, dict):
@@ -71,11 +71,11 @@ def custom_loss(case: Dict[str, Any], document: Dict[str, Any], row: Optional[in
             error = caught
         sent = [request for request in server.requests if request.operation != "retrieve_future"]
     if row == 17:
-        came, asked = len(given["forward_loss_fn_outputs"]), len(data)
-        if came >= asked:
-            not_understood("row 17 for a case in which nothing is missing")
+        received, sent_datums = len(given["forward_loss_fn_outputs"]), len(data)
+        if received >= sent_datums:
+            not_understood("row 17 for a case without missing outputs")
         assert isinstance(error, APIResponseValidationError), repr(error)
-        assert f"{asked} datums came back with {came} outputs" in str(error)
+        assert f"{sent_datums} datums came back with {received} outputs" in str(error)
         assert [request.operation for request in sent] == ["forward"]
         return
     assert [request.path for request in sent] == [request["path"] for request in expected["requests"]]

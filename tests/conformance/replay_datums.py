@@ -1,4 +1,4 @@
-"""Replay of the file about datums, the chunks in them, and paths."""
+"""Replay of datums, their chunks, and checkpoint paths."""
 
 import base64
 import json
@@ -95,7 +95,7 @@ def make_datum(spec: Dict[str, Any]) -> types.Datum:
 
 
 def subject(given: Dict[str, Any]) -> Callable[[], Any]:
-    """What a datum case makes, as a function to call."""
+    """Return a function that constructs the subject of a case."""
     only(given, "model_input", "chunks", "chunks_as_dicts", "datum", "tinker_path", "property")
     if "property" in given:
         if given["property"] == "assign chunks":
@@ -128,7 +128,7 @@ def datum(case: Dict[str, Any], document: Dict[str, Any], row: Optional[int]) ->
             not_understood("row 8 for a case without dicts")
         fields = ("tokens", "data", "format", "expected_tokens", "location", "type")
         known = [{name: value for name, value in chunk.items() if name in fields} for chunk in chunks]
-        assert known != chunks, "row 8 is about unknown keys, and there is none"
+        assert known != chunks, "row 8 requires an unknown key"
         assert make() == types.ModelInput(chunks=known)
     elif "exception" in expected:
         expect_raised(make, expected)
@@ -144,7 +144,7 @@ def datum(case: Dict[str, Any], document: Dict[str, Any], row: Optional[int]) ->
 
 
 def without(value: Any, dropped: Optional[str]) -> Any:
-    """``value`` without the key ``dropped``; with None, without keys whose value is null."""
+    """Return ``value`` without the key ``dropped``, at every depth; for None, without keys whose value is null."""
     if isinstance(value, dict):
         kept = {
             key: inner

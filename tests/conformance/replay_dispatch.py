@@ -1,4 +1,4 @@
-"""Replay of the file about sampling dispatch: when samples are sent, under which numbers, how many at once."""
+"""Replay of sampling dispatch: times, sequence numbers and concurrency of the requests."""
 
 import re
 import threading
@@ -20,7 +20,7 @@ PROMPT = ("prompt_tokens", "asset_location_chars")
 LOAD = ("backoff_seen_recently", "asample_takes_s", "estimated_bytes_each", "limit")
 SENDS = ("asample_times_s", "seq_id_offsets", "idempotency_keys_distinct", "polls", "result", "note")
 GOOD = Answer(body={"type": "sample", "sequences": []})
-#: What the recorded times may be off by.
+#: Tolerance of the recorded times in seconds.
 SLACK = 0.3
 
 
@@ -52,7 +52,7 @@ def sampling_dispatch(case: Dict[str, Any], document: Dict[str, Any], row: Optio
     times = sorted(request.time - started for request in sent)
     if row not in (4, 22, 23):
         assert len(times) == len(expected["asample_times_s"])
-        # On the system's clock a busy machine is late; early nobody may be.
+        # With the system's clock, requests may be late on a busy machine. They are never early.
         later = 10.0 if row == 26 else SLACK if parallel == 1 else 2.0
         for ours, theirs in zip(times, expected["asample_times_s"]):
             assert theirs - SLACK <= ours <= theirs + later
@@ -91,7 +91,7 @@ def poll_answer(spec: Any) -> Answer:
 
 
 def promising(answer: Answer) -> Any:
-    """The answer, with a promise of its own if it is a good one."""
+    """Return the response, with a new request id if it has status 200."""
 
     def give(request: Request) -> Answer:
         if answer.status >= 300 or answer.body is not None:
@@ -112,7 +112,7 @@ def prompt_of(given: Dict[str, Any]) -> types.ModelInput:
 
 
 def sample(session: Session, prompt: types.ModelInput, parallel: int) -> List[Any]:
-    """The outcomes of that many samples at once, each in a thread of its own; of one, in this thread."""
+    """Return the results of concurrent samples, each from its own thread. A single sample uses this thread."""
     client = SamplingClient(session, "sess-1:sample:0")
     outcomes: List[Any] = []
 
@@ -137,7 +137,7 @@ def sample(session: Session, prompt: types.ModelInput, parallel: int) -> List[An
 def check_numbers(
     sent: List[Request], arrived: List[Request], parallel: int, expected: Optional[Dict[str, Any]]
 ) -> None:
-    """One number and one key for each sample, through all its retries; a promise that is lost starts another."""
+    """Assert that a sample keeps its number and its key over all retries. After a lost result it has new ones."""
     offsets = [request.body["seq_id"] - sent[0].body["seq_id"] for request in sent]
     keys = [str(request.headers["x-idempotency-key"]) for request in sent]
     if parallel == 1:
@@ -166,7 +166,7 @@ def check_result(outcome: Any, expected: Any) -> None:
 
 
 def check_polls(outcome: Any, answers: List[Answer], polled: List[Request]) -> None:
-    """Rows 4, 6 and 22: the table of SERVERS, and errors of our tree that name the request."""
+    """Rows 4, 6 and 22: assert the polling table of SERVERS.md, and our errors with the request id."""
     foreseen = outlook(answers, GOOD)
     assert len(polled) == len(foreseen.iterations)
     if foreseen.error is None:
@@ -185,12 +185,12 @@ def check_row_23(outcome: Any, answers: List[Answer], sent: List[Request]) -> No
 
 
 def concurrency(given: Dict[str, Any], expected: Dict[str, Any], row: Optional[int]) -> None:
-    """How many are in flight where the server takes its time: as many as slots and bytes let in."""
+    """Assert the number of concurrent requests to a slow server, which slots and bytes limit."""
     takes = given["asample_takes_s"]
     with bare_session() as (server, session):
         assert session.config.dispatch_bytes == given.get("limit", session.config.dispatch_bytes)
         if given["backoff_seen_recently"]:
-            # As it is after a backoff that ended a second ago, and no pace is left of it.
+            # The state one second after a backoff, when paced re-entry is over.
             session.throttle._pace.backoff_until = session.clock.time() - 1.0
         quiet = Quiet(server, takes, expected["max_concurrent_asample"])
         server.defaults["asample"] = promising(Answer(hold=quiet))
@@ -201,7 +201,7 @@ def concurrency(given: Dict[str, Any], expected: Dict[str, Any], row: Optional[i
         check_sent(server, given["parallel"])
     assert all(isinstance(outcome, types.SampleResponse) for outcome in outcomes)
     assert max(quiet.waves) == expected["max_concurrent_asample"]
-    # One after another in waves; what they took besides is the machine's business.
+    # Requests are sent in waves. Additional time depends on the machine.
     assert 0.4 * expected["approx_seconds"] <= len(quiet.waves) * takes <= expected["approx_seconds"] + 0.1
 
 

@@ -1,4 +1,4 @@
-"""Replay of the file about errors: what is raised for a server's answer, and what polling makes of a list of them."""
+"""Replay of errors: the exception for one response, and the result of polling a list of responses."""
 
 import pickle
 import re
@@ -22,11 +22,11 @@ from tinkex_sync.polling.poller import Promise, poll
 from .registry import RENAMED_ERRORS, error_class, no_excuse, not_understood, only, replay, same
 from .replay_retries import HTTPX_OTHERS, HTTPX_TIMEOUTS
 
-#: What pydantic had to say on a body of the wrong form was in the cause; here it is in the text.
+#: The recorded error for a body of the wrong form has the details in its cause. Our error has them in its text.
 WRONG_FORM = "Data returned by API invalid for expected schema."
 OUTCOME = ("returned", "value", "exception", "mro", "str", "message", "status_code", "body", "cause")
 MORE = ("request_id", "category", "pickle", "polls", "gaps_s")
-#: Endpoint by the type its promise is awaited with.
+#: Endpoint by the type of its result.
 KINDS = {kind.reply.__name__: name for name, kind in PROMISES.items() if name != "forward"}
 KINDS["SaveWeightsForSamplerResponse"] = "save_weights_for_sampler"
 
@@ -47,7 +47,7 @@ def raised(case: Dict[str, Any], document: Dict[str, Any], row: Optional[int]) -
     given = case["input"]
     expected = only(case["expected"], *OUTCOME, *MORE)
     if "construct" in given:
-        made_by_hand(only(given, "construct")["construct"], expected, row)
+        constructed(only(given, "construct")["construct"], expected, row)
     elif given.get("call") == "retrieve_future":
         polled(only(given, "call", "request_id", "expected_type", "server"), expected, row)
     else:
@@ -81,7 +81,7 @@ def direct(name: str, given: Dict[str, Any], expected: Dict[str, Any], row: Opti
             held.set()
         assert len(server.sent(path)) == 1
     if row == 8:
-        # Unknown keys are ignored, and what cannot be read as the answer is an error, whatever is wrong with it.
+        # Unknown keys are ignored, and every body that cannot be decoded raises the same error.
         assert isinstance(outcome, APIResponseValidationError)
         assert outcome.status_code == given["server"]["status"]
         check_pickle(outcome)
@@ -103,7 +103,7 @@ def _operation(call: str) -> Tuple[str, Dict[str, str], str]:
 
 
 def check_error(error: Any, expected: Dict[str, Any], row: Optional[int]) -> None:
-    """The recorded exception: class, ancestors, texts, attributes, cause, and pickle."""
+    """Assert the class, base classes, texts, attributes, cause and pickling of an exception."""
     assert isinstance(error, Exception), f"expected {expected['exception']}, got {error!r}"
     names = [kind.__name__ for kind in type(error).__mro__]
     assert names[0] == _ours(expected["exception"])
@@ -112,7 +112,7 @@ def check_error(error: Any, expected: Dict[str, Any], row: Optional[int]) -> Non
     )
     for text in {expected["str"], expected.get("message", expected["str"])}:
         if row == 13:
-            # The text goes on to say why and where.
+            # Our text adds the reason and the address.
             assert str(error).startswith(text)
         elif text == WRONG_FORM:
             assert type(error) is APIResponseValidationError and str(error)
@@ -187,9 +187,9 @@ def polled(given: Dict[str, Any], expected: Dict[str, Any], row: Optional[int]) 
     ]
     gaps = [after.time - before.time for before, after in zip(polls, polls[1:])]
     if row in (None, 18):
-        by_recording(outcome, headers, gaps, expected)
+        check_recording(outcome, headers, gaps, expected)
     else:
-        by_table(outcome, headers, gaps, answers, good, given)
+        check_table(outcome, headers, gaps, answers, good, given)
 
 
 #: A valid result of each operation.
@@ -209,7 +209,7 @@ def _good(endpoint: str) -> Dict[str, Any]:
     return RESULTS[endpoint] if endpoint in RESULTS else not_understood(f"a result of {endpoint}")
 
 
-def by_recording(
+def check_recording(
     outcome: Any, headers: List[Dict[str, Any]], gaps: List[float], expected: Dict[str, Any]
 ) -> None:
     if "returned" in expected:
@@ -225,11 +225,11 @@ def by_recording(
             n: v for n, v in recorded.items() if v != "<any>"
         }
         assert float(ours.get("x-tinker-create-promise-roundtrip-time", 0.5)) == 0.5
-    # A pause of 0.1 s after an answer that came at once is within what was measured.
+    # Our pause of 0.1 s after an immediate response is within the tolerance.
     assert gaps == pytest.approx(expected["gaps_s"], abs=0.15)
 
 
-def by_table(
+def check_table(
     outcome: Any,
     headers: List[Dict[str, Any]],
     gaps: List[float],
@@ -237,14 +237,14 @@ def by_table(
     good: Answer,
     given: Dict[str, Any],
 ) -> None:
-    """Rows 4, 5, 6, 8 and 22: the table of SERVERS, and errors of our tree that name the request."""
+    """Rows 4, 5, 6, 8 and 22: assert the polling table of SERVERS.md, and our errors with the request id."""
     foreseen = outlook(answers, good)
     assert [header["x-tinker-request-iteration"] for header in headers] == list(map(str, foreseen.iterations))
     assert len(gaps) == len(foreseen.gaps)
     for gap, (least, most) in zip(gaps, foreseen.gaps):
         assert least - 1e-6 <= gap <= most + 1e-6
     if foreseen.error is None:
-        # Whether the last answer fits its type is the type's business.
+        # The type decides whether the last body is valid.
         if isinstance(outcome, APIResponseValidationError):
             with pytest.raises(APIResponseValidationError):
                 PROMISES[KINDS[given["expected_type"]]].reply.from_wire(given["server"][-1]["body"])
@@ -267,7 +267,7 @@ def by_table(
     check_pickle(outcome)
 
 
-# Made by hand
+# Constructed errors
 
 MAKERS: Dict[str, Callable[[Dict[str, Any]], TinkexError]] = {
     "RequestFailedError": lambda e: RequestFailedError(
@@ -284,7 +284,7 @@ MAKERS: Dict[str, Callable[[Dict[str, Any]], TinkexError]] = {
 }
 
 
-def made_by_hand(name: str, expected: Dict[str, Any], row: Optional[int]) -> None:
+def constructed(name: str, expected: Dict[str, Any], row: Optional[int]) -> None:
     no_excuse(row, 6, 13)
     cls = error_class(name)
     if name in MAKERS:

@@ -1,4 +1,4 @@
-"""Replay of the file about queue states: what observers and the log are told of an answer to a poll."""
+"""Replay of queue states: the facts that plugins receive and the lines that are logged after a poll."""
 
 import logging
 from typing import Any, Callable, Dict, List, Optional, Tuple
@@ -22,16 +22,16 @@ BODIES = {
 
 
 class Recorder(logging.Handler):
-    """What observers and the log heard while the answer to each poll was taken in."""
+    """Records hook calls and log lines for each poll."""
 
     def __init__(self) -> None:
         super().__init__()
-        #: One entry for each poll.
-        self.told: List[List[Tuple[str, Any]]] = []
+        #: Reported changes, one list per poll.
+        self.changes: List[List[Tuple[str, Any]]] = []
         self.logged: List[List[List[str]]] = []
 
     def next(self) -> None:
-        self.told.append([])
+        self.changes.append([])
         self.logged.append([])
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -40,27 +40,33 @@ class Recorder(logging.Handler):
     @hookimpl
     def tinkex_queue_state_changed(self, state: str, reason: Any, reason_source: Optional[str]) -> None:
         assert (reason_source == "server") == bool(reason) or reason_source == "default"
-        self.told[-1].append((state, reason if reason_source == "server" else None))
+        self.changes[-1].append((state, reason if reason_source == "server" else None))
 
 
-def hear(kind: str, client: str, answers: List[Tuple[Optional[float], Answer]]) -> Recorder:
-    """Poll a promise of a client that is given these answers (at these times of its clock), then its result."""
+def record_polls(kind: str, client: str, answers: List[Tuple[Optional[float], Answer]]) -> Recorder:
+    """Poll a server future and return the recorded events.
+
+    Args:
+        kind: Kind of the client.
+        client: Id of the client.
+        answers: Responses to the polls, with the time of the client's clock or None. A result follows them.
+    """
     clock = SteppedClock()
-    heard = Recorder()
+    recorded = Recorder()
     endpoint, result = BODIES[kind]
 
     def at(time: Optional[float], answer: Answer) -> Callable[[Request], Answer]:
         def give(request: Request) -> Answer:
             if time is not None:
                 clock.advance(time - clock.time())
-            heard.next()
+            recorded.next()
             return answer
 
         return give
 
-    queue_logger.addHandler(heard)
+    queue_logger.addHandler(recorded)
     try:
-        with bare_session(clock, (heard, QueueLog(clock))) as (server, session):
+        with bare_session(clock, (recorded, QueueLog(clock))) as (server, session):
             server.script(
                 "retrieve_future", *(at(*entry) for entry in answers), at(None, Answer(body=result))
             )
@@ -72,8 +78,8 @@ def hear(kind: str, client: str, answers: List[Tuple[Optional[float], Answer]]) 
                 session.end(call)
             assert len(server.sent("retrieve_future")) == len(answers) + 1
     finally:
-        queue_logger.removeHandler(heard)
-    return heard
+        queue_logger.removeHandler(recorded)
+    return recorded
 
 
 @replay("queue_state")
@@ -89,29 +95,31 @@ def queue_state(case: Dict[str, Any], document: Dict[str, Any], row: Optional[in
         given["status"], given["body"], given["body_text"], headers={"Content-Type": given["content_type"]}
     )
     for kind, client in zip(("training", "sampling"), IDS):
-        heard = hear(kind, given[client], [(None, answer)])
+        recorded = record_polls(kind, given[client], [(None, answer)])
         if row == 24:
-            reported(heard, given)
+            reported(recorded, given)
             continue
-        told, logged = heard.told[0], heard.logged[0]
-        assert len(told) == len(expected["observer_calls"])
-        for (state, reason), call in zip(told, expected["observer_calls"]):
+        changes, logged = recorded.changes[0], recorded.logged[0]
+        assert len(changes) == len(expected["observer_calls"])
+        for (state, reason), call in zip(changes, expected["observer_calls"]):
             only(call, "queue_state", "name", "reason")
             assert (state, QueueState(state).name) == (call["queue_state"], call["name"])
-            # An empty reason is none; the text that stands in for it is told as ours.
+            # An empty reason counts as missing, and plugins receive the default reason.
             assert same(reason, call["reason"] or None)
         assert logged == expected[f"{kind}_log"]
 
 
-def reported(heard: Recorder, given: Dict[str, Any]) -> None:
-    """Row 24: the state and reason in the body are reported like any, whatever the status."""
+def reported(recorded: Recorder, given: Dict[str, Any]) -> None:
+    """Row 24: the state and the reason in a body are reported for every status code."""
     body = given["body"]
     if not isinstance(body, dict) or not body.get("queue_state"):
         not_understood("row 24 for a body without a queue state")
     state = body["queue_state"]
     known = [known.value for known in QueueState]
-    assert heard.told[0] == [(state if state in known else "unknown", body.get("queue_state_reason") or None)]
-    assert len(heard.logged[0]) == (state != "active")
+    assert recorded.changes[0] == [
+        (state if state in known else "unknown", body.get("queue_state_reason") or None)
+    ]
+    assert len(recorded.logged[0]) == (state != "active")
 
 
 def debounced(name: str, given: Dict[str, Any], expected: Dict[str, Any]) -> None:
@@ -124,5 +132,5 @@ def debounced(name: str, given: Dict[str, Any], expected: Dict[str, Any]) -> Non
         only(call, "t", "state", "reason")
         body = {"queue_state": call["state"], "queue_state_reason": call["reason"]}
         answers.append((call["t"], Answer(408, body)))
-    heard = hear(kinds[0], client, answers)
-    assert heard.logged[:-1] == only(expected, "logs")["logs"]
+    recorded = record_polls(kinds[0], client, answers)
+    assert recorded.logged[:-1] == only(expected, "logs")["logs"]

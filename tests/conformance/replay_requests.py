@@ -1,7 +1,7 @@
-"""Replay of the file about requests: what each operation sends, in order, and what it makes of the answers.
+"""Replay of requests: the requests of each operation in order, and its result.
 
-Operations are called in the official shape, which is where their arguments are from. Numbers that run on from case to
-case there (of models, samplers, operations) are taken from the recorded requests, so that each case stands alone.
+Operations are called through ``tinkex_sync.compat`` with the recorded arguments. The recording continues its counters
+(of models, samplers and operations) from case to case. Each replay reads their values from the recorded requests.
 """
 
 import dataclasses
@@ -16,8 +16,8 @@ from scripted_server import API, Answer, Request, ScriptedServer
 
 import tinkex_sync.compat as tinker
 from tinkex_sync import SamplingClient, TrainingClient, errors, types
-from tinkex_sync.compat.clients import SamplingClient as OfficialSampling
-from tinkex_sync.compat.clients import TrainingClient as OfficialTraining
+from tinkex_sync.compat.sampling import SamplingClient as OfficialSampling
+from tinkex_sync.compat.training import TrainingClient as OfficialTraining
 from tinkex_sync.http.request import Request as OurRequest
 from tinkex_sync.types.wire import Wire
 
@@ -31,7 +31,7 @@ VARIABLES = (
     "CLOUDFLARE_ACCESS_CLIENT_ID",
     "CLOUDFLARE_ACCESS_CLIENT_SECRET",
 )
-#: Of every request's headers, those that mean something; row 18 takes out the ones that name another client.
+#: Headers that are compared. Row 18 excludes those that identify the client.
 HEADERS = ("accept", "content-type", "x-api-key", "cf-access-client-id", "cf-access-client-secret", "x-extra")
 COUNTERS = ("model_seq_id", "sampling_session_seq_id")
 SESSION = Answer(body={"type": "create_session", "session_id": "sess-1"})
@@ -51,11 +51,11 @@ def make_datum(spec: Dict[str, Any]) -> types.Datum:
 
 def sampling_params(spec: Dict[str, Any]) -> types.SamplingParams:
     known = set(vars(types.SamplingParams()))
-    # What is not known is ignored where it comes from a server; from a user it is Python's TypeError.
+    # Unknown fields are ignored in responses. In arguments of a user they raise TypeError.
     return types.SamplingParams(**{name: value for name, value in spec.items() if name in known})
 
 
-#: How an argument is made from what was recorded of it; others are taken as they are.
+#: Constructors of arguments from their recorded form. Other arguments are passed unchanged.
 ARGUMENTS: Dict[str, Callable[[Any], Any]] = {
     "data": lambda specs: [make_datum(spec) for spec in specs],
     "adam_params": lambda spec: types.AdamParams(**spec),
@@ -73,8 +73,8 @@ SERVICE = {
 }
 
 
-class World:
-    """One official service client on a server that gives the recorded answers, in order."""
+class Client:
+    """A compat service client and a server that returns the recorded responses in order."""
 
     def __init__(self, server: ScriptedServer, exchanges: List[Dict[str, Any]]) -> None:
         self.server = server
@@ -124,7 +124,7 @@ class World:
         return result.result(30) if hasattr(result, "result") else result
 
     def resource(self, resource: str, name: str, args: Dict[str, Any]) -> Any:
-        """Calls of the official low-level client, which here are rows of the table of endpoints."""
+        """Call an endpoint that the official low-level client has as a resource method."""
         if (resource, name) == ("service", "health_check"):
             return self.session.call(OurRequest("healthz"))
         if (resource, name) == ("models", "unload"):
@@ -170,7 +170,7 @@ def requests(case: Dict[str, Any], document: Dict[str, Any], row: Optional[int])
                     args["base_url"] = args["base_url"].replace("<base>", server.base_url)
                 service = outcome = tinker.ServiceClient(**{"base_url": server.base_url, **args})
             else:
-                world = World(server, exchanges)
+                world = Client(server, exchanges)
                 service = world.service
                 if row == 14:
                     saved_by_name(world, args)
@@ -208,25 +208,26 @@ def check_requests(ours: List[Request], recorded: List[Dict[str, Any]], key: str
     for mine, theirs in zip(ours, recorded):
         assert filled(mine.body) == filled(theirs["body"])
         for name in HEADERS:
-            wanted = theirs["headers"].get(name)
-            if isinstance(wanted, list):
-                wanted = ", ".join(wanted)
+            reference = theirs["headers"].get(name)
+            if isinstance(reference, list):
+                reference = ", ".join(reference)
             if name == "content-type" and mine.body is None:
-                continue  # of nothing
-            assert mine.headers.get(name) == (key if name == "x-api-key" else wanted), name
+                continue  # There is no content.
+            assert mine.headers.get(name) == (key if name == "x-api-key" else reference), name
         ids = theirs["headers"].get("x-idempotency-key"), mine.headers.get("x-idempotency-key")
         assert (ids[0] is None) == (ids[1] is None)
         if ids[0] not in (None, "<any>"):
             assert ids[1] == ids[0]
         tagged = {name: value for name, value in mine.headers.items() if name.startswith("x-tinker-")}
-        wanted = {name: value for name, value in theirs["headers"].items() if name.startswith("x-tinker-")}
+        reference = {name: value for name, value in theirs["headers"].items() if name.startswith("x-tinker-")}
         assert {
-            name: wanted[name] if wanted.get(name) == "<any>" else value for name, value in tagged.items()
-        } == wanted
+            name: reference[name] if reference.get(name) == "<any>" else value
+            for name, value in tagged.items()
+        } == reference
 
 
 def filled(body: Any) -> Any:
-    """Rows 1 and 20: with the defaults written out, and nothing where nothing was asked for."""
+    """Rows 1 and 20: return a body with all defaults and without optional empty fields."""
     if not isinstance(body, dict):
         return body
     made = dict(body)
@@ -255,7 +256,7 @@ def plain(value: Any) -> Any:
 
 def check_outcome(outcome: Any, expected: Dict[str, Any], row: Optional[int]) -> None:
     if row == 19:
-        # Redirects and JSON both name the archive; when it ends is never naive.
+        # Both a redirect and a JSON body give the URL of the archive. The expiry has a time zone.
         assert_archive(outcome, expected)
         return
     if "raised" in expected:
@@ -278,7 +279,7 @@ def check_outcome(outcome: Any, expected: Dict[str, Any], row: Optional[int]) ->
 
 
 def check_fields(ours: Any, theirs: Dict[str, Any]) -> None:
-    """What was recorded is there; fields of the later protocol may stand beside it, empty."""
+    """Assert that a result contains the recorded fields. Fields of protocol 0.38.0 may be present and empty."""
     for name, value in theirs.items():
         if isinstance(value, list) and value and isinstance(value[0], dict):
             assert len(ours[name]) == len(value)
@@ -306,12 +307,12 @@ def assert_archive(outcome: Any, expected: Dict[str, Any]) -> None:
         if "returned" in expected:
             assert outcome.url == expected["returned"]["url"]
         return
-    # An answer that names no archive is an error of ours, and a typed one.
+    # A response without a URL raises an APIError.
     assert "raised" in expected and isinstance(outcome, errors.APIError), repr(outcome)
 
 
 def check_row_16(sent: List[Request], given: Dict[str, Any]) -> None:
-    """Empty tags are none; what stands in a path is quoted."""
+    """Assert that empty tags are omitted and that parts of a path are quoted."""
     if given.get("env", {}).get("TINKER_TAGS") is not None:
         assert sent[0].body["tags"] == []
         return
@@ -321,8 +322,8 @@ def check_row_16(sent: List[Request], given: Dict[str, Any]) -> None:
     assert any(part in sent[0].raw_path for part in (*parts, *raw)), sent[0].raw_path
 
 
-def saved_by_name(world: World, args: Dict[str, Any]) -> None:
-    """Row 14: a name saves under it, and the sampler draws from what was saved."""
+def saved_by_name(world: Client, args: Dict[str, Any]) -> None:
+    """Row 14: assert that weights are saved under the given name and that the sampler uses them."""
     server, name = world.server, args["name"]
     server.clear()
     path = f"tinker://model-1/sampler_weights/{name}"
@@ -337,7 +338,7 @@ def saved_by_name(world: World, args: Dict[str, Any]) -> None:
 
 
 def reported(exchanges: List[Dict[str, Any]]) -> None:
-    """Telemetry, once it is turned on (row 12): the recorded keys, with values of ours."""
+    """Row 12: assert that telemetry sends the recorded keys once it is turned on."""
     with pytest.MonkeyPatch.context() as patch, ScriptedServer() as server:
         environment(patch, {})
         server.defaults["create_session"] = SESSION

@@ -1,4 +1,4 @@
-"""Replays of the files about retries: inside one call, around a send, around a whole sample."""
+"""Replays of retries: inside one call, around one send, and around a whole sample."""
 
 import json
 import math
@@ -35,8 +35,8 @@ RUN = {
     "last_request_time": "2025-01-01T00:00:00Z",
 }
 
-#: Exceptions of the recorded transport, and what stands for each here: its timeouts reach a policy as
-#: APITimeoutError; others the official client leaves bare are, bare, requests' own.
+#: Exceptions of the recorded transport. Its timeouts correspond to our APITimeoutError, and its other errors to
+#: exceptions of requests.
 HTTPX_TIMEOUTS = ("TimeoutException", "ReadTimeout", "ConnectTimeout", "WriteTimeout", "PoolTimeout")
 HTTPX_OTHERS = {
     "ConnectError": requests.ConnectionError,
@@ -73,7 +73,7 @@ def a_status(status: int) -> APIStatusError:
 
 
 def make_error(name: str) -> BaseException:
-    """The exception a case names, as ``status_503``, ``APIStatusError 503``, ``httpx_ReadTimeout``, ``OSError``."""
+    """Return an exception by its recorded name: "status_503", "APIStatusError 503", "httpx_ReadTimeout", "OSError"."""
     found = re.fullmatch(r"(?:status_|APIStatusError )(\d{3})", name)
     if found:
         return a_status(int(found[1]))
@@ -99,20 +99,20 @@ def make_error(name: str) -> BaseException:
 
 def shape_answer(spec: Dict[str, Any], row: Optional[int]) -> Answer:
     only(spec, "status", "headers", "drop_connection")
-    # What makes a 409 final is that it says why.
+    # A 409 is final only if its body has a detail.
     body = {"detail": "x"} if row == 23 else {}
     return Answer(
         spec["status"], body, headers=spec["headers"], drop=bool(spec.get("drop_connection", False))
     )
 
 
-def row_22_or_23(
+def expected_by_row_22_or_23(
     server: List[Dict[str, Any]], waits: List[float], attempts: int
 ) -> Tuple[List[float], int, Optional[int]]:
-    """What happens by rows 22 and 23: waits, requests, and the status it ends in (None: a good answer).
+    """Return waits, number of requests and final status (None for success) by rows 22 and 23.
 
-    A drop on a connection that has served is sent again at once; a drop on a new one counts as a failure. 409 (with
-    a detail) and 501 are final after three attempts.
+    After a drop of a connection that was used before, the request is sent again immediately. A drop of a new
+    connection counts as a failure. 409 (with a detail) and 501 are final after three attempts.
     """
     made: List[float] = []
     requests_sent = attempt = 0
@@ -131,14 +131,16 @@ def row_22_or_23(
         dropped = bool(answer.get("drop_connection"))
         served = not dropped
         status = answer["status"]
-        told = answer["headers"].get("x-should-retry")
-        limit = min(attempts, 3) if status in (409, 501) and told not in ("true", "false") else attempts
+        should_retry = answer["headers"].get("x-should-retry")
+        limit = (
+            min(attempts, 3) if status in (409, 501) and should_retry not in ("true", "false") else attempts
+        )
         if not dropped and status < 300:
             return made, requests_sent, None
         if attempt >= limit and not dropped:
             return made, requests_sent, status
-        asked = retry_after({name.lower(): value for name, value in answer["headers"].items()})
-        made.append(asked if asked is not None and not dropped else waits[attempt - 1])
+        retry_after_s = retry_after({name.lower(): value for name, value in answer["headers"].items()})
+        made.append(retry_after_s if retry_after_s is not None and not dropped else waits[attempt - 1])
 
 
 @replay("http_retries")
@@ -169,7 +171,7 @@ def inside_one_call(case: Dict[str, Any], document: Dict[str, Any], row: Optiona
         waits = [
             min(0.5 * 2.0**n, 10.0) * (1 - 0.25 * given["random"]) for n in range(given["max_retries"] + 1)
         ]
-        sleeps, count, status = row_22_or_23(given["server"], waits, given["max_retries"] + 1)
+        sleeps, count, status = expected_by_row_22_or_23(given["server"], waits, given["max_retries"] + 1)
         if (sleeps, count) == (expected["sleeps_s"], expected["attempts"]):
             not_understood(f"row {row} for a case it does not change")
         assert clock.waits == pytest.approx(sleeps)
@@ -198,8 +200,8 @@ def inside_one_call(case: Dict[str, Any], document: Dict[str, Any], row: Optiona
 _TIMES = {"once": 1, "twice": 2, "thrice": 3}
 
 
-def failing(name: str) -> Tuple[str, float]:
-    """What a case's name says fails, and how often before it works."""
+def failure_in_name(name: str) -> Tuple[str, float]:
+    """Return the failure that the name of a case describes, and how often it happens."""
     found = re.fullmatch(r"(.+)_(once|twice|thrice|(\d+)_times)", name)
     if found:
         return found[1], float(found[3] or _TIMES.get(found[2], 0))
@@ -215,7 +217,7 @@ def around_a_send(case: Dict[str, Any], document: Dict[str, Any], row: Optional[
     takes = only(case["input"], "seconds_per_attempt")["seconds_per_attempt"]
     expected = only(case["expected"], "attempts", "sleeps_s", "total_s", "result")
     no_excuse(row, 21, 23)
-    what, times = failing(case["name"])
+    what, times = failure_in_name(case["name"])
     clock = SteppedClock()
     attempts = Attempts(POLICIES["submit"], clock)
     started = clock.time()
@@ -274,7 +276,7 @@ def names_of(error: BaseException) -> List[str]:
 def check_row_21(
     takes: float, times: float, attempts: Attempts, waits: List[float], total: float, result: Any
 ) -> None:
-    """Five minutes mean five minutes: the attempts of the recording that fit, and a cut rather than more."""
+    """Row 21: assert that retries end after five minutes, and that the last attempt is interrupted then."""
     assert total <= 300.0 + 5.0
     assert result == "ok" or isinstance(result, (APIStatusError, APIConnectionError, TimeoutError))
     assert waits == pytest.approx([min(2.0**n, 30.0) for n in range(len(waits))])
@@ -282,7 +284,7 @@ def check_row_21(
     if result == "ok":
         assert attempts.number == times + 1 and total == pytest.approx(needed)
         return
-    # It gave up since no attempt like the last would have fitted, or because the last was cut.
+    # No further attempt would have ended in time, or the last one was interrupted.
     assert total == pytest.approx(needed) and 300.0 - total < min(takes, 30.0) or needed > total
 
 
@@ -345,7 +347,7 @@ def around_a_sample(case: Dict[str, Any], document: Dict[str, Any], row: Optiona
 
 
 def check_stuck(config: RetryConfig, expected: Dict[str, Any]) -> None:
-    """A server that says "try again" for ever, and a sample that gives up on it."""
+    """Assert that a sample fails if the server responds "try_again" forever."""
     clock = SteppedClock()
     with bare_session(clock) as (server, session):
         server.defaults["asample"] = Answer(body={"request_id": "r"})

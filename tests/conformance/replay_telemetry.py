@@ -1,8 +1,8 @@
-"""Replay of the file about telemetry: what is sent, by a real client to a real server.
+"""Replay of telemetry: the events that a client sends to a server.
 
-Row 12 of DEVIATIONS.md changes when: no SESSION_END before the end, and a wrong argument is no event at all.
-Headers that name the official SDK are row 18's, and the texts of failed operations row 6's; event indexes count
-from where the case begins.
+By row 12 of DEVIATIONS.md, SESSION_END is sent only at the end, and a wrong argument causes no event. Row 18 excludes
+headers that identify the official SDK, and row 6 the texts of failed operations. Event indexes are compared relative
+to the first event of the case.
 """
 
 import ast
@@ -28,7 +28,7 @@ _SHAPES = {
     "<str(timedelta)": r"\d+:\d\d:\d\d(\.\d{6})?",
 }
 _FAILED = re.compile(r"Request failed: (.*) for self\.request_id='(.*)' and expected type .*")
-#: Operations whose promise a case can script.
+#: Operations for which a case can script the polls.
 _OPERATIONS = {
     "optim_step": lambda training: training.optim_step(types.AdamParams()),
     "save_state": lambda training: training.save_state("s"),
@@ -88,7 +88,7 @@ def perform(do: str, given: Dict[str, Any], expected: Dict[str, Any], server: An
     if found:
         name, data, severity = ast.literal_eval(f"({found[1]})")
         recorded = expected["batches"][0]["body"]["events"][0]["event_data"]
-        # The recording's words leave out what was given as None.
+        # The recorded call does not show arguments that are None.
         left_out = {key: None for key, value in recorded.items() if value is None}
         telemetry.log(name, {**left_out, **data}, severity)
         return
@@ -115,7 +115,7 @@ def perform(do: str, given: Dict[str, Any], expected: Dict[str, Any], server: An
 
 
 def answer(text: str) -> Any:
-    """``408 {queue_state: active}``, or ``{error: bad input, category: user}``."""
+    """Return the response that a text describes: "408 {queue_state: active}" or "{error: bad, category: user}"."""
     found = re.fullmatch(r"(?:(\d+) ?)?\{(.*)\}", text)
     assert found, text
     pairs = (pair.partition(": ") for pair in found[2].split(", ") if pair)
@@ -133,21 +133,21 @@ def telemetry(case: Dict[str, Any], document: Dict[str, Any], row: Optional[int]
         return
     (batch,) = expected["batches"]
     ours = [event for request in requests for event in request.body["events"]]
-    wanted = batch["body"]["events"]
+    reference = batch["body"]["events"]
     if row == 12:
         if expected["raised"] in ("ValueError", "TypeError"):
             assert ours == []
             return
-        wanted = [event for event in wanted if event["event"] != "SESSION_END"]
+        reference = [event for event in reference if event["event"] != "SESSION_END"]
     assert [event.get("event_name", event["event"]) for event in ours] == (
-        [event.get("event_name", event["event"]) for event in wanted]
+        [event.get("event_name", event["event"]) for event in reference]
     )
-    first, theirs_first = ours[0]["event_session_index"], wanted[0]["event_session_index"]
-    for mine, theirs in zip(ours, wanted):
+    first, theirs_first = ours[0]["event_session_index"], reference[0]["event_session_index"]
+    for mine, theirs in zip(ours, reference):
         assert mine.pop("event_session_index") - first == theirs["event_session_index"] - theirs_first
         theirs = {key: value for key, value in theirs.items() if key != "event_session_index"}
         assert matches(mine, theirs), (mine, theirs)
-    # A failure is sent at once, and what followed it may have missed that batch.
+    # A failure is sent immediately, so later events may be in another batch.
     for request in requests if row == 12 else [only_one(requests)]:
         rest = {key: value for key, value in request.body.items() if key != "events"}
         assert matches(rest, {key: value for key, value in batch["body"].items() if key != "events"})

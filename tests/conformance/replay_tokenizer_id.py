@@ -1,4 +1,4 @@
-"""Replay of the file about which tokenizer belongs to a model."""
+"""Replay of the choice of a tokenizer for a model."""
 
 from typing import Any, Dict, Optional
 

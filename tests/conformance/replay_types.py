@@ -1,4 +1,4 @@
-"""Replays of the files about values: parameters and tensors."""
+"""Replays of optimizer parameters and tensors."""
 
 import array
 import json
@@ -33,7 +33,7 @@ ADAM_RULES: Dict[str, Callable[[float], bool]] = {
 
 
 def respelled(content: bytes) -> str:
-    """A body with each number spelled as Python spells it; keys, their order and the layout are as they were."""
+    """Return a body with its numbers in the notation of Python. Keys and their order are unchanged."""
     return json.dumps(json.loads(content), separators=(",", ":"), ensure_ascii=False)
 
 
@@ -69,7 +69,7 @@ def adam_params(case: Dict[str, Any], document: Dict[str, Any], row: Optional[in
     if row == 11:
         numbers = {name: float(value) for name, value in given.items()}
         wrong = [n for n, value in numbers.items() if not (ADAM_RULES[n](value) and math.isfinite(value))]
-        assert wrong, "row 11 is about values out of range, and there is none"
+        assert wrong, "row 11 requires a value out of range"
         with pytest.raises(ValueError) as caught:
             types.AdamParams(**given)
         assert any(name in str(caught.value) and repr(numbers[name]) in str(caught.value) for name in wrong)
@@ -94,14 +94,10 @@ def adam_params(case: Dict[str, Any], document: Dict[str, Any], row: Optional[in
 
 
 def plain(tensor: types.TensorData) -> Dict[str, Any]:
-    """What a tensor sends, with its data as a list."""
+    """Return the wire form of a tensor, with its data as a list."""
     body = tensor.to_wire()
     data = body["data"]
     return {**body, "data": data.tolist() if hasattr(data, "tolist") else list(data)}
-
-
-def nested(value: Any) -> bool:
-    return any(isinstance(item, (list, tuple, dict)) or item is None for item in value)
 
 
 def make_value(spec: Dict[str, Any]) -> Any:
@@ -146,28 +142,37 @@ def single(value: float) -> float:
 
 
 def check_tensor(tensor: types.TensorData, expected: Dict[str, Any], singles: bool) -> None:
-    """``singles``: the source held float32 or less, which is sent in its shortest form and compared as float32."""
-    wanted = expected["json"]
+    """Assert the wire form of a tensor and its readings.
+
+    Args:
+        tensor: The tensor.
+        expected: The recorded results.
+        singles: Whether the source has float32 or less precision. Its values are sent in their shortest form and
+            compared as float32.
+    """
+    reference = expected["json"]
     ours = plain(tensor)
     if singles:
-        assert [single(x) for x in ours["data"]] == [single(x) for x in wanted["data"]] or any(
-            not math.isfinite(x) for x in wanted["data"]
+        assert [single(x) for x in ours["data"]] == [single(x) for x in reference["data"]] or any(
+            not math.isfinite(x) for x in reference["data"]
         )
         ours = {
             **ours,
-            "data": [w if single(w) == single(o) else o for w, o in zip(wanted["data"], ours["data"])],
+            "data": [w if single(w) == single(o) else o for w, o in zip(reference["data"], ours["data"])],
         }
-    assert same(ours, wanted)
+    assert same(ours, reference)
     assert json.dumps(ours, separators=(",", ":")) == expected.get(
         "json_text", json.dumps(ours, separators=(",", ":"))
     )
     datum = types.Datum(loss_fn_inputs={"x": tensor}, model_input=types.ModelInput.empty())
-    finite = all(math.isfinite(x) for x in wanted["data"])
+    finite = all(math.isfinite(x) for x in reference["data"])
     if finite:
         sent = json.loads(codec.encode(datum))["loss_fn_inputs"]["x"]
         if singles:
-            sent["data"] = [w if single(w) == single(o) else o for w, o in zip(wanted["data"], sent["data"])]
-        assert same(sent, wanted)
+            sent["data"] = [
+                w if single(w) == single(o) else o for w, o in zip(reference["data"], sent["data"])
+            ]
+        assert same(sent, reference)
     else:
         with pytest.raises(ValueError, match=r"datum 0: .*'x'.*finite"):
             codec.encode_forward_backward("forward", [datum], "cross_entropy", None, "m", 1)
@@ -206,12 +211,12 @@ def tensor_data(case: Dict[str, Any], document: Dict[str, Any], row: Optional[in
 
     if row == 8:
         known = {name: value for name, value in spec["value"].items() if name in ("data", "dtype", "shape")}
-        assert known != spec["value"], "row 8 is about unknown keys, and there is none"
+        assert known != spec["value"], "row 8 requires an unknown key"
         assert make() == types.TensorData(**known)
     elif row == 9:
         check_row_9(key, spec, make)
     elif "exception" in expected:
-        value = make_value(spec)  # what is refused is the datum, not the value itself
+        value = make_value(spec)  # The datum is rejected, not the value itself.
         expect_raised(
             lambda: types.Datum(loss_fn_inputs={key: value}, model_input=types.ModelInput.from_ints([1])),
             expected,
@@ -221,7 +226,7 @@ def tensor_data(case: Dict[str, Any], document: Dict[str, Any], row: Optional[in
 
 
 def check_row_9(key: str, spec: Dict[str, Any], make: Callable[[], types.TensorData]) -> None:
-    """Tuples, unsigned and bool arrays are taken like their twins; a list under an unknown key is a ValueError."""
+    """Row 9: tuples, unsigned and bool arrays are accepted. A list under an unknown key raises ValueError."""
     kind = spec["from"]
     if kind in ("list", "tuple") and key not in types.inputs._DTYPE_BY_KEY:
         with pytest.raises(ValueError, match="TensorData") as caught:
@@ -286,14 +291,14 @@ def decode_tensor(text: str) -> types.TensorData:
 
 
 def check_row_8(text: str) -> None:
-    """Unknown keys are ignored; what is not JSON, or null, is an APIResponseValidationError."""
+    """Row 8: unknown keys are ignored. A body that is not a JSON object raises APIResponseValidationError."""
     try:
         value = json.loads(text)
     except ValueError:
         value = None
     if isinstance(value, dict):
         known = {name: inner for name, inner in value.items() if name in ("data", "dtype", "shape")}
-        assert known != value, "row 8 is about unknown keys, and there is none"
+        assert known != value, "row 8 requires an unknown key"
         assert decode_tensor(text) == decode_tensor(json.dumps(known))
     else:
         with pytest.raises(APIResponseValidationError):

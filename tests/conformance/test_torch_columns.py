@@ -1,4 +1,4 @@
-"""The columns of tensor_decode that need torch, apart so that the other columns are checked where it is missing."""
+"""The columns of tensor_decode that require torch. The other columns are checked without it."""
 
 from typing import Any, Dict
 

@@ -14,7 +14,7 @@ from tinkex_sync import errors
 from tinkex_sync.concurrency.clock import Clock
 from tinkex_sync.concurrency.timer import Timer
 from tinkex_sync.errors import ConfigError
-from tinkex_sync.http.auth import Tokens, check_credential, claims
+from tinkex_sync.http.auth import AuthTokens, check_credential, read_claims
 from tinkex_sync.http.request import Request
 
 WANTS = {"pjwt_auth_enabled": True}
@@ -149,7 +149,7 @@ def test_of_many_threads_one_exchanges_and_all_get_its_token():
         return jwt(len(calls))
 
     timer = Timer(Clock())
-    tokens = Tokens(exchange, Clock(), timer, lambda job: job())
+    tokens = AuthTokens(exchange, Clock(), timer, lambda job: job())
     got = []
     threads = [threading.Thread(target=lambda: got.append(tokens.current())) for _ in range(40)]
     try:
@@ -180,7 +180,7 @@ def test_whoever_waits_for_anothers_exchange_gets_its_error_or_runs_out_of_time(
         raise errors.APIConnectionError("gone")
 
     timer = Timer(clock)
-    tokens = Tokens(exchange, clock, timer, lambda job: job())
+    tokens = AuthTokens(exchange, clock, timer, lambda job: job())
     outcomes = []
 
     def ask():
@@ -221,7 +221,7 @@ def test_a_token_is_renewed_in_the_background_about_half_its_life_long():
         made.append(jwt(len(made) + 1, lifetime=1000.0))
         return made[-1]
 
-    tokens = Tokens(exchange, clock, due, lambda job: job(), draw=lambda low, high: (low + high) / 2)
+    tokens = AuthTokens(exchange, clock, due, lambda job: job(), draw=lambda low, high: (low + high) / 2)
     tokens.current()
     ((when, function),) = due.planned
     assert when - clock.time() == pytest.approx(500.0, abs=1.0)
@@ -258,7 +258,7 @@ def test_tokens_show_up_nowhere(caplog):
 
 @pytest.mark.parametrize("key", ["a.b", "eyJ.!!!.x", "eyJ.W10.x", "", "tml-key", "a.b.c.d"])
 def test_what_is_no_token_has_no_claims(key):
-    assert claims(key) == {}
+    assert read_claims(key) == {}
     check_credential(key)
 
 

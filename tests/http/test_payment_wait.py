@@ -7,7 +7,7 @@ from scripted_server import Answer, SteppedClock, bare_session
 
 from tinkex_sync import errors, hookimpl, types
 from tinkex_sync.clients.sampling import SamplingClient
-from tinkex_sync.http.payment_wait import Billing
+from tinkex_sync.http.payment_wait import PaymentWait
 from tinkex_sync.http.request import Request
 from tinkex_sync.plugins.hookspecs import Source
 from tinkex_sync.plugins.registry import Observers
@@ -36,18 +36,18 @@ def test_a_call_waits_and_goes_on_and_says_so(caplog):
         server.script("get_info", *[UNPAID] * 40)
         body = {"model_data": {"model_name": "m"}, "model_id": "model-1"}
         server.defaults["get_info"] = Answer(body=body)
-        assert session.billing.status() is None
+        assert session.payment_wait.status() is None
         with caplog.at_level(logging.WARNING):
             assert session.call(Request("get_info", {"model_id": "model-1"})).model_id == "model-1"
         assert clock.waits == [5.0] * 40
         # 200 s of pausing: at once, then each 60 s.
         assert [waited for _, waited, _, _ in recorder.told] == [0.0, 60.0, 120.0, 180.0]
         assert recorder.told[0] == ("service", 0.0, 3600.0, "BillingError")
-        assert sum("wants payment" in one.getMessage() for one in caplog.records) == 4
-        state = session.billing.status()
+        assert sum("requires payment" in one.getMessage() for one in caplog.records) == 4
+        state = session.payment_wait.status()
         assert state is not None and state["limit"] == 3600.0 and "top up" in state["reason"]
         clock.advance(11.0)
-        assert session.billing.status() is None
+        assert session.payment_wait.status() is None
 
 
 def test_waiting_for_payment_is_not_trying():
@@ -125,7 +125,7 @@ def test_samples_wait_at_the_throttle():
 
 def test_an_incident_ends_when_nobody_was_refused_for_five_minutes():
     clock = SteppedClock()
-    billing = Billing(lambda: 1000.0, clock, Observers(autoload=False))
+    billing = PaymentWait(lambda: 1000.0, clock, Observers(autoload=False))
     for _ in range(3):
         assert billing.pause(unpaid(), SOURCE, "") == 5.0
         clock.advance(299.0)

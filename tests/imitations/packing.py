@@ -1,14 +1,18 @@
 """The protobuf side of an imitation: requests into the form their JSON has, results out of it."""
 
-from tinkex_sync.local import packed
-from tinkex_sync.local.bodies import Refusal
+from tinkex_sync.local import protobuf_bodies
+from tinkex_sync.local.json_bodies import ErrorResponse
 
 from .engine import Refused
 
 __all__ = ["PROTOBUF", "packed_result", "read"]
 
-PROTOBUF = packed.PROTOBUF
-_WRITERS = {"forward": packed.output, "forward_backward": packed.output, "asample": packed.response}
+PROTOBUF = protobuf_bodies.PROTOBUF_TYPE
+_WRITERS = {
+    "forward": protobuf_bodies.encode_training_result,
+    "forward_backward": protobuf_bodies.encode_training_result,
+    "asample": protobuf_bodies.encode_sample_result,
+}
 
 
 def read(content, encoding):
@@ -18,8 +22,8 @@ def read(content, encoding):
         Refused: it is not what it says.
     """
     try:
-        body = packed.forward_backward(packed.inflate(content, encoding))
-    except Refusal as error:
+        body = protobuf_bodies.decode_forward_backward(protobuf_bodies.decompress(content, encoding))
+    except ErrorResponse as error:
         raise Refused(error.status, str(error)) from None
     operation = "forward" if body.pop("forward_only") else "forward_backward"
     given = body.pop("forward_backward_input")

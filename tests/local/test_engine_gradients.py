@@ -40,7 +40,7 @@ class InDoublePrecision:
 
     def logprobs(self, adapters, item):
         model = self.model
-        weights = lora.merged(self.base, adapters, model._names, model.rank)
+        weights = lora.merge_adapters(self.base, adapters, model._names, model.rank)
         tokens = item["model_input"]["chunks"][0]["tokens"]
         targets = np.array(item["loss_fn_inputs"]["target_tokens"]["data"])
         embedded = self.base["embed"][np.array(tokens)][None]

@@ -77,8 +77,8 @@ def test_chunks_are_one_sequence_however_they_are_cut(model):
         ([], r"prompt has no tokens: give at least one"),
         ([{"tokens": []}], "prompt has no tokens"),
         (None, "chunks must be a list"),
-        (["text"], "chunk 0: 'text' is no chunk"),
-        ([{"text": "hi"}], r"keys \['text'\] are no chunk: it needs tokens, data or location"),
+        (["text"], "chunk 0: 'text' is not a chunk"),
+        ([{"text": "hi"}], r"keys \['text'\] is not a chunk: send tokens, data or location"),
         (
             [{"tokens": [65, 258]}],
             r"chunk 0, tokens\[1\] is 258: tokens of this model are 0 to 257.*ByteTokenizer",
@@ -90,9 +90,9 @@ def test_chunks_are_one_sequence_however_they_are_cut(model):
         ([{"tokens": [True]}], "flat list of token ids"),
         (
             [{"tokens": [65] * (CONFIG.context + 1)}],
-            f"has 65 tokens, test/small takes at most {CONFIG.context}",
+            f"has 65 tokens, test/small accepts at most {CONFIG.context}",
         ),
-        ([{"data": "no base64!", "expected_tokens": 1}], "no base64"),
+        ([{"data": "no base64!", "expected_tokens": 1}], "not base64"),
         ([{"data": "", "expected_tokens": 1}], "non-empty"),
         ([{"location": 7}], "location is 7"),
         ([{"data": CAT, "expected_tokens": 0}], "expected_tokens is 0"),
@@ -115,7 +115,7 @@ RATIO = {"logprobs": tensor([-1.0, -1.0]), "advantages": tensor([1.0, 1.0])}
         (
             "ppo",
             GOOD,
-            r"datum 1: loss_fn_inputs lacks logprobs, advantages: ppo takes .*clip_low_threshold \(optional\)",
+            r"datum 1: loss_fn_inputs lacks logprobs, advantages: ppo accepts .*clip_low_threshold \(optional\)",
         ),
         ("cross_entropy", {**GOOD, "weight": tensor([1, 1])}, r"unknown key 'weight'.*weights \(optional\)"),
         (

@@ -43,7 +43,7 @@ def test_adamw_is_the_algorithm_as_published(adam):
     start = stream.standard_normal(7).astype(np.float32)
     steps = [stream.standard_normal(7).astype(np.float32) for _ in range(6)]
     weights = {"a": start[:4].reshape(2, 2).copy(), "b": start[4:].copy()}
-    optimizer, checked = AdamW(weights), AdamSettings.checked(adam)
+    optimizer, checked = AdamW(weights), AdamSettings.parse(adam)
     for g in steps:
         norm = optimizer.step(weights, {"a": g[:4].reshape(2, 2), "b": g[4:]}, checked)
         assert norm == pytest.approx(float(np.linalg.norm(g)), rel=1e-6)
@@ -104,8 +104,8 @@ def test_a_step_uses_the_gradient_up():
 
 
 def test_missing_parameters_take_the_wires_defaults():
-    assert AdamSettings.checked({}) == AdamSettings(1e-4, 0.9, 0.95, 1e-12, 0.0, 0.0)
-    assert AdamSettings.checked({"learning_rate": 1, "type": "optim_step"}).learning_rate == 1.0
+    assert AdamSettings.parse({}) == AdamSettings(1e-4, 0.9, 0.95, 1e-12, 0.0, 0.0)
+    assert AdamSettings.parse({"learning_rate": 1, "type": "optim_step"}).learning_rate == 1.0
 
 
 @pytest.mark.parametrize(

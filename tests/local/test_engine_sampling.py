@@ -7,7 +7,7 @@ import pytest
 from engine_data import CONFIG, SMALL, datum, stirred
 
 from tinkex_sync.local.engine import EngineError, SamplingModel
-from tinkex_sync.local.engine.sampling import SamplingRules, choose
+from tinkex_sync.local.engine.sampling import SamplingRules, choose_tokens
 
 PROMPT = list(b"ab cd")
 
@@ -83,11 +83,11 @@ def test_top_k_of_one_and_a_tiny_top_p_are_greedy(sampler):
 
 def frequencies(probabilities, **params):
     """How often each token is chosen in many draws from given probabilities."""
-    rules = SamplingRules.checked(params, CONFIG, 1)
+    rules = SamplingRules.parse(params, CONFIG, 1)
     count = 4000
     scores = np.log(np.tile(np.float32(probabilities), (count, 1)))
     streams = [np.random.default_rng([7, row]) for row in range(count)]
-    return np.bincount(choose(scores, rules, streams), minlength=len(probabilities)) / count
+    return np.bincount(choose_tokens(scores, rules, streams), minlength=len(probabilities)) / count
 
 
 SPREAD = [0.1, 0.4, 0.05, 0.3, 0.15]
@@ -208,7 +208,7 @@ def test_top_prompt_logprobs_are_the_most_likely_in_order(sampler):
         ({"temperature": -0.1}, "temperature is -0.1.*at least 0"),
         ({"temperature": float("nan")}, "temperature is nan"),
         ({"temperature": None}, "temperature is None"),
-        ({"top_k": 0}, "top_k is 0.*-1 switches it off"),
+        ({"top_k": 0}, "top_k is 0.*-1 disables it"),
         ({"top_k": -2}, "top_k is -2"),
         ({"top_p": 0.0}, "top_p is 0.*up to 1"),
         ({"top_p": 1.5}, "top_p is 1.5.*from 0 to 1"),
@@ -217,9 +217,9 @@ def test_top_prompt_logprobs_are_the_most_likely_in_order(sampler):
         ({"seed": 1.5}, "seed is 1.5"),
         ({"seed": float("inf")}, "seed is inf"),
         ({"stop": 7}, "stop is 7"),
-        ({"stop": ""}, "stop holds ''.*non-empty"),
+        ({"stop": ""}, "stop contains ''.*non-empty"),
         ({"stop": [258]}, "stop.* is 258.*0 to 257"),
-        ({"stop": [[1, 2]]}, r"stop holds \[1, 2\]"),
+        ({"stop": [[1, 2]]}, r"stop contains \[1, 2\]"),
     ],
 )
 def test_a_wrong_parameter_is_named_with_the_remedy(sampler, params, words):

@@ -133,10 +133,10 @@ def test_an_adapter_starts_alike_whatever_else_is_trained():
 @pytest.mark.parametrize("rank", [2, 64])
 def test_an_adapter_counts_thirty_two_over_its_rank(rank):
     model = TrainingModel(SMALL, rank=rank, seed=0)
-    weights = lora.merged(model.base.weights, model.adapters, ["unembed"], rank)
+    weights = lora.merge_adapters(model.base.weights, model.adapters, ["unembed"], rank)
     assert weights["unembed"].tobytes() == model.base.weights["unembed"].tobytes()
     model.adapters["unembed.B"] += 1
-    weights = lora.merged(model.base.weights, model.adapters, ["unembed"], rank)
+    weights = lora.merge_adapters(model.base.weights, model.adapters, ["unembed"], rank)
     change = model.adapters["unembed.A"].sum(axis=1, keepdims=True) * 32 / rank
     np.testing.assert_allclose(
         weights["unembed"] - model.base.weights["unembed"], change + np.zeros(258), atol=1e-4
@@ -227,7 +227,7 @@ def test_missing_optimizer_state_or_arrays_are_named():
         ({"rank": 257}, "rank is 257"),
         ({"rank": 2.5}, "rank is 2.5"),
         ({"seed": "x"}, "seed is 'x'"),
-        ({"train_attn": False, "train_mlp": False, "train_unembed": False}, "set one to true"),
+        ({"train_attn": False, "train_mlp": False, "train_unembed": False}, "set at least one to true"),
     ],
 )
 def test_a_model_that_cannot_be_is_refused(options, words):

@@ -31,13 +31,13 @@ TOKENS = {"pjwt_auth_enabled": True}
 
 @pytest.fixture(scope="module")
 def server():
-    announce = {
+    client_config = {
         "parallel_fwdbwd_chunks": True,
         "sample_use_retrieve_futures": True,
         "sample_join_sampling_session": True,
         "fwdbwd_max_chunk_len": 2,
     }
-    with LocalServer(protocol="both", announce=announce, hold=2.0) as running:
+    with LocalServer(protocol="both", client_config=client_config, hold=2.0) as running:
         yield running
 
 
@@ -79,7 +79,7 @@ def claims(token):
 
 
 def test_requests_carry_a_token_got_for_the_key():
-    with LocalServer(protocol="0.38", api_key=KEY, announce=TOKENS, token_life=500) as server:
+    with LocalServer(protocol="0.38", api_key=KEY, client_config=TOKENS, token_lifetime=500) as server:
         with client(server) as service:
             assert service.create_lora_training_client("tinkex/tiny", rank=2).model_id
         assert server.stats()["tokens_issued"] == 1
@@ -109,7 +109,10 @@ def test_requests_carry_a_token_got_for_the_key():
 
 
 def test_a_token_ends_and_the_refusal_says_that_it_is_about_the_token():
-    with LocalServer(protocol="0.38", announce=TOKENS, token_life=0.5) as server, Wire(server) as wire:
+    with (
+        LocalServer(protocol="0.38", client_config=TOKENS, token_lifetime=0.5) as server,
+        Wire(server) as wire,
+    ):
         wire.http.headers["X-API-Key"] = wire.ok("auth/token", {})["jwt"]
         answers = until(lambda: [a for a in [wire.post("create_session", {})] if a.status_code == 401])
         refused = answers[0]
@@ -118,7 +121,7 @@ def test_a_token_ends_and_the_refusal_says_that_it_is_about_the_token():
 
 
 def test_a_client_gets_over_a_rejected_token_with_one_exchange():
-    with LocalServer(protocol="both", announce=TOKENS) as server, client(server) as service:
+    with LocalServer(protocol="both", client_config=TOKENS) as server, client(server) as service:
         training = service.create_lora_training_client("tinkex/tiny", rank=2)
         server.set_faults(Faults(reject_tokens=1))
         training.forward_backward([example()], "cross_entropy")
@@ -492,7 +495,7 @@ def test_no_stops_at_all_are_no_stop_at_the_end_of_text(wire):
 @pytest.mark.parametrize(
     ("asked", "words"),
     [
-        ({"prompt_logprobs_last_n": 2}, "was not asked for"),
+        ({"prompt_logprobs_last_n": 2}, "needs prompt_logprobs"),
         ({"prompt_logprobs": True, "prompt_logprobs_last_n": 5}, "from 1 to 4"),
         ({"topk_sample_logprobs": 1000}, "topk_sample_logprobs"),
         ({"prompt_alt_tokens_k": 1000}, "prompt_alt_tokens_k"),
@@ -514,9 +517,9 @@ def test_the_command_line_serves_what_it_is_told_to(command):
     flags = [
         "--protocol",
         "0.38",
-        "--announce",
+        "--client-config",
         "fwdbwd_max_chunk_len=7",
-        "--announce",
+        "--client-config",
         "pjwt_auth_enabled=true",
     ]
     running = subprocess.Popen(
@@ -534,7 +537,7 @@ def test_the_command_line_serves_what_it_is_told_to(command):
 
 @pytest.mark.parametrize(
     ("flags", "words"),
-    [(["--protocol", "0.8"], "0.8"), (["--announce", "fwdbwd=1"], "there is no 'fwdbwd'")],
+    [(["--protocol", "0.8"], "0.8"), (["--client-config", "fwdbwd=1"], "unknown key 'fwdbwd'")],
 )
 def test_a_wrong_flag_of_serve_is_a_usage_error(flags, words):
     done = subprocess.run(

@@ -9,9 +9,9 @@ import pytest
 from server_calls import Wire, until
 
 from tinkex_sync.concurrency.clock import Clock
-from tinkex_sync.local import Faults, LocalServer, operations
-from tinkex_sync.local.bodies import Refusal
-from tinkex_sync.local.faults import FaultGate
+from tinkex_sync.local import Faults, LocalServer, server_futures
+from tinkex_sync.local.fault_gate import FaultGate
+from tinkex_sync.local.json_bodies import ErrorResponse
 from tinkex_sync.local.stats import Stats
 
 STALLED = Faults(pause=600, pause_hold=600)
@@ -130,16 +130,16 @@ def test_a_result_may_be_fetched_again_when_its_answer_was_lost(wire):
 
 
 def test_delivered_results_are_forgotten_when_they_take_too_much_memory(monkeypatch):
-    monkeypatch.setattr(operations, "KEPT_BYTES", 100)
+    monkeypatch.setattr(server_futures, "MAX_DELIVERED_BYTES", 100)
     gate = FaultGate(Faults(), Clock())
-    promises = operations.Promises(gate, Stats(), Clock())
+    promises = server_futures.ServerFutures(gate, Stats(), Clock())
     first, second, unread = (promises.accept("sampling", None, ("s", number), b"")[0] for number in range(3))
-    result = operations.Result(b"x" * 60, b"y" * 30)
+    result = server_futures.OperationResult(b"x" * 60, b"y" * 30)
     for promise in (first, second, unread):
-        promises.resolve(promise, result)
+        promises.finish(promise, result)
     assert promises.wait(first, 0) == promises.wait(first, 0) == result
     assert promises.wait(second, 0) == result
-    with pytest.raises(Refusal) as refusal:
+    with pytest.raises(ErrorResponse) as refusal:
         promises.wait(first, 0)
     assert refusal.value.status == 410
     assert promises.wait(unread, 0) == result

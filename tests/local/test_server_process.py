@@ -162,7 +162,7 @@ if os.fork() == 0:
 assert os.wait()[1] == 0
 import urllib.request
 urllib.request.urlopen(urls[0] + "/api/v1/healthz").read()
-print(urls[0], process._shared._starting.result().pid, flush=True)
+print(urls[0], process.shared_server.server().pid, flush=True)
 """
 
 
@@ -176,8 +176,9 @@ def test_a_process_has_one_shared_server_until_it_exits():
 
 def test_a_shared_server_that_died_is_replaced():
     first = local_base_url()
-    os.kill(process._shared._starting.result().pid, signal.SIGKILL)
-    until(lambda: not process._shared._starting.result().is_running)
+    server = process.shared_server.server()
+    os.kill(server.pid, signal.SIGKILL)
+    until(lambda: not server.is_running)
     assert local_base_url() != first
     assert answers(local_base_url())
 
@@ -187,7 +188,7 @@ def test_what_the_server_wrote_to_stderr_is_logged_when_it_is_closed(monkeypatch
     monkeypatch.setenv("PYTHONVERBOSE", "1")
     with LocalServer():
         monkeypatch.delenv("PYTHONVERBOSE")
-    assert "the embedded server wrote" in caplog.text
+    assert "the embedded server wrote to stderr" in caplog.text
     assert "import 'tinkex_sync.local" in caplog.text
 
 
@@ -195,10 +196,11 @@ def test_the_lock_of_the_shared_server_is_free_in_a_forked_child():
     code = (
         "import os\n"
         "from tinkex_sync.local import process\n"
-        "with process._shared._lock:\n"
+        "lock = process.shared_server._lock\n"
+        "with lock:\n"
         "    child = os.fork()\n"
         "    if child == 0:\n"
-        "        os._exit(0 if process._shared._lock.acquire(timeout=5) else 1)\n"
+        "        os._exit(0 if process.shared_server._lock.acquire(timeout=5) else 1)\n"
         "print(os.waitpid(child, 0)[1])\n"
     )
     output, _ = python("-W", "ignore", "-c", code).communicate(timeout=60)
@@ -281,8 +283,8 @@ def test_its_flags_do_what_they_say(tmp_path):
         (["--port", "99999"], "port must be"),
         (["--hold", "-1"], "hold must be"),
         (["--protocol", "0.8"], "0.8"),
-        (["--announce", "fwdbwd=1"], "there is no 'fwdbwd'"),
-        (["--announce", "fwdbwd_max_chunk_len"], "NAME=VALUE"),
+        (["--client-config", "fwdbwd=1"], "unknown key 'fwdbwd'"),
+        (["--client-config", "fwdbwd_max_chunk_len"], "NAME=VALUE"),
     ],
 )
 def test_a_wrong_flag_is_a_usage_error(arguments, said):

@@ -17,7 +17,7 @@ GREEDY = types.SamplingParams(max_tokens=6, temperature=0.0, seed=1)
 
 @pytest.fixture(scope="module")
 def modern():
-    with LocalServer(protocol="0.38", announce={"fwdbwd_max_chunk_len": 3}) as server:
+    with LocalServer(protocol="0.38", client_config={"fwdbwd_max_chunk_len": 3}) as server:
         yield server
 
 
@@ -94,7 +94,7 @@ def test_a_server_of_protobuf_only_is_trained_in_the_chunks_it_announces(modern)
 
 def test_a_client_that_was_not_told_finds_out_by_the_refusal_and_uses_the_number_once():
     silent = dict.fromkeys(("fwdbwd_max_chunk_len", "proto_compress_fwdbwd", "parallel_fwdbwd_chunks"))
-    with LocalServer(protocol="0.38", announce=silent) as server, client(server) as service:
+    with LocalServer(protocol="0.38", client_config=silent) as server, client(server) as service:
         training = service.create_lora_training_client("tinkex/tiny", rank=2, seed=1)
         training.forward_backward(batch(1), "cross_entropy")
         training.optim_step(ADAM)
@@ -114,8 +114,8 @@ def test_a_forward_pass_alone_finds_out_by_the_missing_endpoint():
 
 def test_compressed_bodies_are_taken():
     pytest.importorskip("zstandard")
-    announce = {"proto_compress_fwdbwd": True}
-    with LocalServer(protocol="0.38", announce=announce) as server, client(server) as service:
+    client_config = {"proto_compress_fwdbwd": True}
+    with LocalServer(protocol="0.38", client_config=client_config) as server, client(server) as service:
         training = service.create_lora_training_client("tinkex/tiny", rank=2, seed=1)
         training.forward_backward(batch(2), "cross_entropy")
         assert server.stats()["compressed_requests"] == 1
@@ -176,7 +176,7 @@ def test_what_is_no_request_is_refused_with_the_reason(both):
     message = schema.message("ForwardBackwardRequest")
     with Wire(both) as wire:
         cases = [
-            (b"\xff\xff", {}, 400, "no ForwardBackwardRequest"),
+            (b"\xff\xff", {}, 400, "not a ForwardBackwardRequest"),
             (b"\xff\xff", {"Content-Encoding": "br"}, 415, "'br'"),
             (b"\xff\xff", {"Content-Encoding": "zstd"}, 400, "zstd"),
             (message(model_id="m", seq_id=0), {}, 422, "seq_id"),
@@ -212,7 +212,7 @@ def test_results_come_as_json_to_those_who_ask_for_nothing_else(modern):
 
 
 def test_a_large_result_is_told_by_its_size_first():
-    with LocalServer(protocol="both", metadata_above=100) as server:
+    with LocalServer(protocol="both", metadata_threshold=100) as server:
         with client(server) as service:
             training = service.create_lora_training_client("tinkex/tiny", rank=2, seed=1)
             assert len(training.forward_backward(batch(), "cross_entropy").loss_fn_outputs) == 5
@@ -230,10 +230,10 @@ def test_a_large_result_is_told_by_its_size_first():
     ("settings", "words"),
     [
         ({"protocol": "0.8"}, "protocol must be one of"),
-        ({"announce": {"fwdbwd": 1}}, "there is no 'fwdbwd'"),
-        ({"announce": {"fwdbwd_max_chunk_len": True}}, "must be int, not True"),
-        ({"token_life": 0}, "token_life"),
-        ({"metadata_above": -1}, "metadata_above"),
+        ({"client_config": {"fwdbwd": 1}}, "unknown key 'fwdbwd'"),
+        ({"client_config": {"fwdbwd_max_chunk_len": True}}, "must be int, not True"),
+        ({"token_lifetime": 0}, "token_lifetime"),
+        ({"metadata_threshold": -1}, "metadata_threshold"),
     ],
 )
 def test_wrong_settings_are_refused_by_name(settings, words):

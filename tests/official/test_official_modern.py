@@ -30,12 +30,12 @@ CASES = [(version, "0.38", {}) for version in PYTHONS] + [(version, "both", ALL)
 
 @pytest.fixture(scope="module", params=CASES, ids=lambda case: f"{case[0]}-{'all' if case[2] else 'plain'}")
 def ran(request):
-    """Version, what the server announced, what the SDK saw and what the server counted."""
-    version, protocol, announce = request.param
+    """Version, the client configuration, the output of the SDK and the counters of the server."""
+    version, protocol, client_config = request.param
     python = os.environ.get(PYTHONS[version])
     if not python:
         pytest.skip(f"{PYTHONS[version]} is not set")
-    with LocalServer(api_key="tml-official", protocol=protocol, announce=announce) as server:
+    with LocalServer(api_key="tml-official", protocol=protocol, client_config=client_config) as server:
         environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
         environment.update(TINKER_BASE_URL=server.base_url, TINKER_API_KEY="tml-official")
         done = subprocess.run(
@@ -47,7 +47,7 @@ def ran(request):
             check=False,
         )
         assert done.returncode == 0, done.stdout + done.stderr
-        return version, announce, json.loads(done.stdout), server.stats()
+        return version, client_config, json.loads(done.stdout), server.stats()
 
 
 def test_it_trains(ran):
@@ -97,15 +97,15 @@ def test_it_manages_checkpoints(ran):
 
 
 def test_it_spoke_protobuf_and_did_what_the_server_asked(ran):
-    version, announce, _, counted = ran
+    version, client_config, _, counted = ran
     assert "/api/v1/forward" not in counted["requests"]
     assert counted["requests"]["/api/v1/client/config"]["200"] >= 1
     assert counted["protobuf_requests"] == counted["requests"]["/api/v1/forward_backward"]["200"]
     assert counted["protobuf_results"] > 64
-    assert [1024, 6] in [sizes[6:8] for sizes in counted["chunks"].values()] or announce
-    if announce:
+    assert [1024, 6] in [sizes[6:8] for sizes in counted["chunks"].values()] or client_config
+    if client_config:
         assert counted["compressed_requests"] == counted["protobuf_requests"]
         assert counted["tokens_issued"] >= 1
     if version == "0.38.0":
         assert counted["sessions_finished"] == 1
-        assert counted["samples_acknowledged"] == (65 if announce else 0)
+        assert counted["samples_acknowledged"] == (65 if client_config else 0)

@@ -1,4 +1,4 @@
-"""Estimates are ints, cost no look at the data, and equal the official SDK's (see the vector files)."""
+"""Estimates read lengths only; the vector files compare them to the official SDK."""
 
 import pytest
 
@@ -7,15 +7,15 @@ from tinkex_sync.protocol import byte_estimates
 
 
 class Unread(list):
-    """A list that may be counted but not looked into."""
+    """A list whose elements cannot be read."""
 
     def __iter__(self):
-        raise AssertionError("looked into")
+        raise AssertionError("an element was read")
 
     __getitem__ = __iter__
 
 
-def test_nothing_but_lengths_is_read() -> None:
+def test_only_lengths_are_read() -> None:
     chunk = types.EncodedTextChunk(tokens=[1, 2, 3])
     object.__setattr__(chunk, "tokens", Unread([1, 2, 3]))
     tensor = types.TensorData(data=[1.0], dtype="float32")
@@ -32,12 +32,12 @@ def test_nothing_but_lengths_is_read() -> None:
         (types.ImageAssetPointerChunk(location="😀é", format="png"), 2),
     ],
 )
-def test_each_kind_of_chunk(chunk, size) -> None:
+def test_each_kind_of_chunk_has_its_estimate(chunk, size) -> None:
     assert byte_estimates.chunk_bytes(chunk) == size
     assert byte_estimates.model_input_bytes(types.ModelInput(chunks=[chunk, chunk])) == 2 * size
 
 
-def test_a_tensor_counts_over_all_its_dimensions() -> None:
+def test_a_tensor_is_estimated_by_its_number_of_elements() -> None:
     numpy = pytest.importorskip("numpy")
     datum = types.Datum(loss_fn_inputs={"weights": numpy.ones((3, 4))}, model_input=types.ModelInput.empty())
     assert byte_estimates.datum_bytes(datum) == 120

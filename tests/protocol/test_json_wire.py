@@ -1,4 +1,4 @@
-"""Bodies as bytes: layout, what is refused before sending, what answers are still readable."""
+"""Encoded bodies, refused values, and decoding of responses."""
 
 import json
 import math
@@ -33,7 +33,7 @@ def batch(data, **changes):
 
 @pytest.mark.parametrize("count", [0, 1, 3])
 @pytest.mark.parametrize("kind", ["forward", "forward_backward"])
-def test_a_batch_encoded_in_pieces_is_the_request_encoded_whole(kind, count) -> None:
+def test_a_batch_encoded_by_datum_equals_the_encoded_request(kind, count) -> None:
     data = [datum(target_tokens=[2, 3], weights=np.float32([0.1, 1.0]))] * count
     given = types.ForwardBackwardInput(data, "ppo", {"clip_high_threshold": 1})
     requests = {
@@ -46,7 +46,7 @@ def test_a_batch_encoded_in_pieces_is_the_request_encoded_whole(kind, count) -> 
     assert pieces == codec.encode(requests[kind])
 
 
-def test_a_batch_as_the_official_sdk_writes_it() -> None:
+def test_a_batch_is_encoded_as_the_official_sdk_encodes_it() -> None:
     assert batch([datum(target_tokens=[2, 3], weights=[0.0, 1.0])]) == (
         b'{"forward_backward_input":{"data":[{"loss_fn_inputs":{"target_tokens":{"data":[2,3],"dtype":"int64",'
         b'"shape":[2]},"weights":{"data":[0.0,1.0],"dtype":"float32","shape":[2]}},"model_input":{"chunks":'
@@ -65,7 +65,7 @@ def test_a_batch_as_the_official_sdk_writes_it() -> None:
         lambda bad: types.TensorData(data=[0, bad], dtype="float32", shape=None),
     ],
 )
-def test_a_number_that_is_not_finite_is_refused_naming_datum_key_and_element(make, bad) -> None:
+def test_a_non_finite_number_is_refused_with_datum_key_and_element(make, bad) -> None:
     data = [datum(weights=[1.0]), datum(target_tokens=[1, 2], weights=make(bad))]
     with pytest.raises(ValueError) as caught:
         batch(data, first_index=1024)
@@ -81,7 +81,7 @@ def test_a_value_that_becomes_non_finite_after_its_datum_was_made_is_refused() -
         batch(data)
 
 
-def test_what_only_looks_like_a_null_is_sent() -> None:
+def test_values_that_resemble_null_or_infinity_are_sent() -> None:
     pointer = types.ImageAssetPointerChunk(format="png", location="null", expected_tokens=None)
     large = types.TensorData(data=[1e308, 1e308], dtype="float32", shape=None)  # their sum is infinite
     huge = types.TensorData(data=[2**2000], dtype="int64")
@@ -95,7 +95,7 @@ def test_what_only_looks_like_a_null_is_sent() -> None:
 
 
 @pytest.mark.parametrize("bad", NON_FINITE, ids=repr)
-def test_other_bodies_are_refused_naming_the_place(bad) -> None:
+def test_a_non_finite_number_in_another_body_is_refused_with_its_place(bad) -> None:
     with pytest.raises(ValueError, match=r"^user_metadata\.a\[1\] is "):
         codec.encode({"user_metadata": {"a": [None, bad]}})
     with pytest.raises(ValueError, match=r"^sampling_params\.temperature is "):
@@ -104,13 +104,13 @@ def test_other_bodies_are_refused_naming_the_place(bad) -> None:
         batch([], loss_fn_config={"clip": bad})
 
 
-def test_bodies_beyond_orjson_are_written_by_json() -> None:
+def test_a_body_that_orjson_rejects_is_encoded_by_json() -> None:
     text = '{"é":1180591620717411303424,"3":"😀","p":{"offset":0,"limit":1,"total_count":2}}'
     assert codec.encode({"é": 2**70, 3: "😀", "p": types.Cursor(0, 1, 2)}) == text.encode()
 
 
 @pytest.mark.parametrize(("body", "error"), [({"a": object()}, TypeError), ({"a": "\ud800"}, ValueError)])
-def test_what_has_no_json_form_is_refused(body, error) -> None:
+def test_a_value_without_json_form_is_refused(body, error) -> None:
     with pytest.raises(error):
         codec.encode(body)
 
@@ -124,12 +124,12 @@ def test_what_has_no_json_form_is_refused(body, error) -> None:
         (b"null", None),
     ],
 )
-def test_answers_are_read_even_where_orjson_refuses(content, value) -> None:
+def test_a_response_that_orjson_rejects_is_decoded_by_json(content, value) -> None:
     assert repr(codec.decode(content)) == repr(value)
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"<html>", b'"\xff"', b"[1,]", b"[" * 100_000])
-def test_answers_that_are_not_json_are_validation_errors(content) -> None:
+def test_a_response_that_is_not_json_raises_a_validation_error(content) -> None:
     with pytest.raises(APIResponseValidationError) as caught:
         codec.decode(content, "application/json; charset=utf-8", 201)
     assert caught.value.status_code == 201
@@ -137,7 +137,7 @@ def test_answers_that_are_not_json_are_validation_errors(content) -> None:
     assert "not JSON" in str(caught.value)
 
 
-def test_another_content_type_is_read_if_it_is_json_and_named_if_not() -> None:
+def test_the_content_type_is_in_the_error_only_if_the_body_is_not_json() -> None:
     assert codec.decode(b"{}", "text/plain") == {}
     with pytest.raises(APIResponseValidationError, match="received `text/html` instead"):
         codec.decode(b"<html>", "text/html")

@@ -1,4 +1,4 @@
-"""Training over protobuf: which wire goes out, what is switched, and in which order chunks are sent."""
+"""Training over protobuf: the choice of the wire, the switch to the other, and the order of chunks."""
 
 import threading
 
@@ -27,7 +27,7 @@ def datums(count):
 
 
 def parsed(request):
-    """What a request asks for: its number, whether it is a forward pass, and the first token of each datum."""
+    """Return a request's sequence number, whether it is a forward pass, and the first token of each datum."""
     if isinstance(request.body, bytes):
         content = request.body
         if request.headers.get("content-encoding") == "zstd":
@@ -53,7 +53,7 @@ def packed_output(loss):
 
 
 class Server:
-    """Gives promises in order and keeps them; what it refuses is scripted per number."""
+    """A server that accepts operations in order; the operations it rejects are scripted by sequence number."""
 
     def __init__(self, scripted, config, refuse=()):
         self.scripted, self.refuse = scripted, dict(refuse)
@@ -93,7 +93,7 @@ def trainer(session):
     return TrainingClient(session, "model-1")
 
 
-def test_a_server_that_announces_chunks_gets_protobuf_in_the_chunks_it_wants():
+def test_a_server_that_returns_chunk_limits_gets_protobuf_in_chunks_of_that_size():
     with bare_session(protocol="auto") as (scripted, session):
         server = Server(scripted, {**SERIAL, "fwdbwd_max_chunk_len": 2})
         training = trainer(session)
@@ -120,7 +120,7 @@ def test_a_server_that_announces_chunks_gets_protobuf_in_the_chunks_it_wants():
         }
 
 
-def test_bodies_are_compressed_where_the_server_asks_for_it():
+def test_bodies_are_compressed_if_the_configuration_requires_it():
     pytest.importorskip("zstandard")
     with bare_session(protocol="auto") as (scripted, session):
         server = Server(scripted, {**SERIAL, "proto_compress_fwdbwd": True})
@@ -129,7 +129,7 @@ def test_bodies_are_compressed_where_the_server_asks_for_it():
         assert parsed(server.sent()[0]) == (1, False, [0])
 
 
-def test_a_415_switches_once_with_the_same_number():
+def test_a_415_switches_the_wire_once_with_the_same_seq_id():
     with bare_session(protocol="auto") as (scripted, session):
         server = Server(scripted, {}, {1: [Answer(415, {"detail": "protobuf only"})]})
         training = trainer(session)
@@ -142,7 +142,7 @@ def test_a_415_switches_once_with_the_same_number():
         assert len({one.headers["x-idempotency-key"] for one in sent}) == 3
 
 
-def test_a_forward_that_has_no_endpoint_goes_as_a_forward_backward_without_gradients():
+def test_forward_without_an_endpoint_is_sent_as_forward_backward_without_gradients():
     with bare_session(protocol="auto") as (scripted, session):
         server = Server(scripted, {})
         scripted.defaults["forward"] = SPEAKS_JSON_ONLY
@@ -151,14 +151,14 @@ def test_a_forward_that_has_no_endpoint_goes_as_a_forward_backward_without_gradi
         assert parsed(server.sent()[-1]) == (1, True, [0])
 
 
-def test_protobuf_that_is_refused_goes_as_json():
+def test_a_batch_refused_as_protobuf_is_sent_as_json():
     with bare_session(protocol="auto") as (scripted, session):
         server = Server(scripted, SERIAL, {1: [Answer(415, {"detail": "json only"})]})
         trainer(session).forward_backward(datums(1), "cross_entropy")
         assert [isinstance(one.body, bytes) for one in server.sent()] == [True, False]
 
 
-def test_both_refused_is_an_error_and_the_number_is_not_used_up():
+def test_a_batch_refused_on_both_wires_is_an_error_and_its_seq_id_stays_free():
     refusals = [Answer(415, {"detail": "no"}), Answer(415, {"detail": "no"})]
     with bare_session(protocol="auto") as (scripted, session):
         server = Server(scripted, SERIAL, {1: refusals})
@@ -170,7 +170,7 @@ def test_both_refused_is_an_error_and_the_number_is_not_used_up():
         assert server.numbers == [1]
 
 
-def test_chunks_side_by_side_go_out_at_once_and_the_first_one_last():
+def test_parallel_chunks_are_sent_concurrently_and_the_first_one_last():
     gate = threading.Barrier(3, timeout=20)
 
     with bare_session(protocol="auto") as (scripted, session):
@@ -178,7 +178,7 @@ def test_chunks_side_by_side_go_out_at_once_and_the_first_one_last():
         take = server.take
 
         def together(request):
-            # Answered only when all the others are there: they were sent side by side.
+            # The response waits for all other chunks, which proves that they were sent concurrently.
             answer = take(request)
             if parsed(request)[0] in (2, 3, 4):
                 answer.hold = gate.wait
@@ -192,7 +192,7 @@ def test_chunks_side_by_side_go_out_at_once_and_the_first_one_last():
         assert server.numbers[3:] == [1, 5]
 
 
-def test_results_of_chunks_side_by_side_are_in_the_order_of_the_datums():
+def test_results_of_parallel_chunks_are_in_the_order_of_the_datums():
     with bare_session(protocol="auto") as (scripted, session):
         Server(scripted, PARALLEL)
 
@@ -217,13 +217,13 @@ def test_results_of_chunks_side_by_side_are_in_the_order_of_the_datums():
 @pytest.mark.parametrize(
     ("refused", "used", "accepted", "missing"),
     [
-        # In the middle and at the front: a forward pass fills the hole. At the end: the number is taken again.
+        # In the middle and at the front a forward pass uses the free number. At the end the number is used again.
         (2, [1, 2, 3, 4, 5], ((0, 1), (2, 4)), ((1, 2),)),
         (1, [1, 2, 3, 4, 5], ((1, 4),), ((0, 1),)),
         (4, [1, 2, 3, 4], ((0, 3),), ((3, 4),)),
     ],
 )
-def test_a_refused_chunk_side_by_side_leaves_no_hole(refused, used, accepted, missing):
+def test_a_refused_parallel_chunk_leaves_no_gap_in_the_seq_ids(refused, used, accepted, missing):
     with bare_session(protocol="auto") as (scripted, session):
         server = Server(scripted, PARALLEL, {refused: [Answer(400, {"detail": "bad datum"})]})
         training = trainer(session)
@@ -240,7 +240,7 @@ def test_a_refused_chunk_side_by_side_leaves_no_hole(refused, used, accepted, mi
         assert len(fillers) == (0 if refused == 4 else 1)
 
 
-def test_when_all_chunks_are_refused_no_number_is_used():
+def test_no_seq_id_is_used_if_all_chunks_are_refused():
     refusals = {number: [Answer(400, {"detail": "bad"})] for number in (1, 2, 3)}
     with bare_session(protocol="auto") as (scripted, session):
         server = Server(scripted, PARALLEL, refusals)
@@ -251,7 +251,7 @@ def test_when_all_chunks_are_refused_no_number_is_used():
         assert server.numbers == [1]
 
 
-def test_bytes_of_chunks_side_by_side_are_limited():
+def test_the_bytes_of_parallel_chunks_in_flight_are_limited():
     inside, most, lock = [0], [0], threading.Lock()
 
     with bare_session(protocol="auto") as (scripted, session):
@@ -291,7 +291,7 @@ JSON_REFUSED = Answer(415, {"detail": "Content-Type must be application/x-protob
 
 
 @pytest.mark.parametrize("operation", ["forward", "forward_backward"])
-def test_without_the_extra_a_server_that_takes_json_too_gets_it(no_protobuf, operation):
+def test_without_the_extra_a_server_that_accepts_json_gets_json(no_protobuf, operation):
     with bare_session(protocol="auto") as (scripted, session):
         server = Server(scripted, SERIAL)
         output = getattr(trainer(session), operation)(datums(1), "cross_entropy")
@@ -301,7 +301,9 @@ def test_without_the_extra_a_server_that_takes_json_too_gets_it(no_protobuf, ope
 
 
 @pytest.mark.parametrize("operation", ["forward", "forward_backward"])
-def test_without_the_extra_the_error_says_what_to_install_where_it_is_needed(no_protobuf, operation):
+def test_without_the_extra_a_server_that_requires_protobuf_raises_with_the_package_to_install(
+    no_protobuf, operation
+):
     refusal = JSON_REFUSED if operation == "forward_backward" else Answer(404, {"detail": "Not Found"})
     with bare_session(protocol="auto") as (scripted, session):
         server = Server(scripted, SERIAL, {1: [refusal]})
@@ -309,7 +311,7 @@ def test_without_the_extra_the_error_says_what_to_install_where_it_is_needed(no_
         for _ in range(2):
             with pytest.raises(errors.MissingExtraError, match=r"tinkex-sync\[proto\]"):
                 getattr(client, operation)(datums(1), "cross_entropy")
-        assert [one.operation for one in server.sent()] == [operation]  # it is not asked again
+        assert [one.operation for one in server.sent()] == [operation]  # it is not sent again
     with bare_session(protocol="0.38") as (scripted, session):
         server = Server(scripted, SERIAL)
         with pytest.raises(errors.MissingExtraError, match=r"tinkex-sync\[proto\]"):

@@ -1,4 +1,4 @@
-"""Requests as protobuf: written by us, read back by the protobuf package."""
+"""Requests that we encode as protobuf are decoded by the protobuf package, and damaged responses are refused."""
 
 import array
 import struct
@@ -38,7 +38,7 @@ def read(content):
     st.dictionaries(TEXTS, st.one_of(st.floats(allow_nan=False), TEXTS), max_size=3),
     st.booleans(),
 )
-def test_what_is_written_is_what_the_library_reads(rows, name, seq_id, config, forward_only):
+def test_an_encoded_request_is_decoded_by_the_protobuf_package(rows, name, seq_id, config, forward_only):
     data = [datum(tokens, target_tokens=targets) for tokens, targets in rows]
     parsed = read(encode_forward_backward(data, name, config, name, seq_id, forward_only=forward_only))
     assert (parsed.model_id, parsed.loss_fn, parsed.seq_id) == (name, name, seq_id)
@@ -71,12 +71,12 @@ def test_what_is_written_is_what_the_library_reads(rows, name, seq_id, config, f
         ),
     ],
 )
-def test_what_cannot_be_sent_is_named(bad, error, words):
+def test_a_value_that_cannot_be_sent_is_refused_with_its_place(bad, error, words):
     with pytest.raises(error, match=words):
         encode_forward_backward([bad], "ppo", None, "m", 1, first_index=5)
 
 
-def test_arrays_go_out_as_their_tensors_dtype():
+def test_an_array_is_sent_as_the_dtype_of_its_tensor():
     numpy = pytest.importorskip("numpy")
     given = [numpy.arange(6, dtype="float64").reshape(2, 3).T, numpy.array([], dtype="float32")]
     parsed = read(encode_forward_backward([datum(a=each) for each in given], "ppo", None, "m", 1))
@@ -86,7 +86,7 @@ def test_arrays_go_out_as_their_tensors_dtype():
     assert second.HasField("dense") and list(second.shape) == [0]
 
 
-def test_a_frame_of_zstd_says_its_size_and_has_no_checksum():
+def test_a_zstd_frame_has_its_size_and_no_checksum():
     content = encode_forward_backward([datum(range(1000))], "ppo", None, "m", 1)
     frame = compress(content)
     parameters = zstandard.get_frame_parameters(frame)
@@ -129,7 +129,7 @@ def test_bfloat16_is_the_upper_half_of_a_float32():
         (output()[:-1], ""),
     ],
 )
-def test_a_damaged_answer_says_where(content, path):
+def test_a_damaged_response_is_refused_with_its_place(content, path):
     with pytest.raises(APIResponseValidationError) as caught:
         decode(content, types.ForwardBackwardOutput)
     assert caught.value.path == path

@@ -98,7 +98,7 @@ TARGETS = types.TensorData(data=[1, 2, 3, 4], dtype="int64", shape=[4, 1])
         ({"target_prompt_logprobs": np.array([[1, 2, 3]])}, ValueError, "4 rows"),
     ],
 )
-def test_wrong_options_are_told_before_anything_is_sent(sampler, options, kind, words):
+def test_invalid_options_are_refused_before_a_request_is_sent(sampler, options, kind, words):
     for way in (sampler.sample, sampler.submit_sample):
         with pytest.raises(kind, match=words):
             way(PROMPT, 1, ONE, **options)
@@ -139,7 +139,7 @@ def test_nothing_is_sent_that_was_not_asked_for(scripted):
         ),
     ],
 )
-def test_a_server_too_old_for_an_option_shows(scripted, options, result):
+def test_an_option_that_the_server_ignores_raises_with_the_response(scripted, options, result):
     server, sampler = scripted
     for way in ("sample", "submit_sample"):
         answered(server, result)

@@ -1,4 +1,4 @@
-"""Datums, chunks and tensors: what is copied, what is refused, what goes out."""
+"""Datums, chunks and tensors: copies, refused values and encoded bodies."""
 
 import pickle
 import subprocess
@@ -22,14 +22,14 @@ def sent(value, key="weights"):
     return codec.loads(codec.encode(tensor(value, key)))
 
 
-def test_arrays_are_copied_when_the_datum_is_made() -> None:
+def test_an_array_is_copied_when_the_datum_is_made() -> None:
     array = np.ones(3, dtype=np.float32)
     copied = tensor(array)
     array[:] = 7
     assert copied.tolist() == [1.0, 1.0, 1.0]
 
 
-def test_reading_a_tensor_gives_a_copy() -> None:
+def test_to_numpy_returns_a_copy() -> None:
     kept = tensor(np.ones(3, dtype=np.float32))
     kept.to_numpy()[:] = 7
     assert kept.tolist() == [1.0, 1.0, 1.0]
@@ -72,7 +72,7 @@ def test_a_million_tokens_are_copied_in_milliseconds() -> None:
     assert time.process_time() - began < 0.2  # about 0.02 s; a Python loop over the elements takes seconds
 
 
-def test_float32_goes_out_in_its_shortest_form_and_float64_unrounded() -> None:
+def test_float32_is_sent_in_its_shortest_form_and_float64_unrounded() -> None:
     assert codec.encode(tensor(np.float32([0.1, 1 / 3]))) == (
         b'{"data":[0.1,0.33333334],"dtype":"float32","shape":[2]}'
     )
@@ -95,14 +95,14 @@ def test_float32_goes_out_in_its_shortest_form_and_float64_unrounded() -> None:
     ],
     ids=lambda array: f"{array.dtype}-{array.shape}",
 )
-def test_arrays_of_any_layout_go_out_in_row_major_order(array) -> None:
+def test_arrays_of_any_memory_layout_are_sent_in_row_major_order(array) -> None:
     body = sent(array)
     assert body["data"] == [float(x) if array.dtype.kind == "f" else int(x) for x in array.flatten().tolist()]
     assert body["shape"] == list(array.shape)
     assert body["dtype"] == ("float32" if array.dtype.kind == "f" else "int64")
 
 
-def test_an_unsigned_value_beyond_int64_is_sent_as_it_is_and_does_not_wrap_when_read() -> None:
+def test_an_unsigned_value_beyond_int64_is_sent_unchanged_and_overflows_when_read() -> None:
     big = tensor(np.array([2**63], dtype=np.uint64))
     assert codec.loads(codec.encode(big))["data"] == [2**63]
     for read in (big.to_numpy, big.tolist):
@@ -111,12 +111,12 @@ def test_an_unsigned_value_beyond_int64_is_sent_as_it_is_and_does_not_wrap_when_
 
 
 @pytest.mark.parametrize("dtype", ["complex64", "object", "U3", "S2", "datetime64[s]"])
-def test_arrays_that_are_not_numbers_are_refused_by_name(dtype) -> None:
+def test_a_non_numeric_array_is_refused_with_its_name_and_dtype(dtype) -> None:
     with pytest.raises(ValueError, match="loss_fn_inputs.weights.*dtype"):
         tensor(np.array([1, 2]).astype(dtype))
 
 
-def test_masked_values_are_not_sent_as_if_they_were_data() -> None:
+def test_a_masked_array_with_masked_values_is_refused() -> None:
     with pytest.raises(ValueError, match="masked"):
         tensor(np.ma.array([1.0, 2.0], mask=[False, True]))
     assert tensor(np.ma.array([1.0, 2.0])).tolist() == [1.0, 2.0]
@@ -134,7 +134,7 @@ def test_values_that_are_not_flat_lists_of_numbers_are_refused(value) -> None:
         tensor(value)
 
 
-def test_nested_lists_follow_the_shape_as_numpy_does() -> None:
+def test_tolist_reshapes_as_numpy_does() -> None:
     for shape in ([4], [2, 2], [1, -1], [-1, 1, 2], [4, 1]):
         data = types.TensorData(data=[1, 2, 3, 4], dtype="int64", shape=shape)
         assert data.tolist() == data.to_numpy().tolist()
@@ -152,20 +152,20 @@ def test_tensors_are_equal_by_content_and_survive_pickle() -> None:
     assert pickle.loads(pickle.dumps(array)) == array
 
 
-def test_null_is_sent_only_where_it_was_given() -> None:
+def test_null_is_sent_only_if_none_was_passed() -> None:
     assert "shape" not in types.TensorData(data=[1], dtype="int64").to_wire()
     assert types.TensorData(data=[1], dtype="int64", shape=None).to_wire()["shape"] is None
     pointer = types.ImageAssetPointerChunk(format="png", location="l")
     assert pointer.to_wire() == {"format": "png", "location": "l"}
 
 
-def test_a_whole_array_of_tokens_is_refused_with_the_remedy() -> None:
+def test_an_array_of_tokens_is_refused_with_the_remedy() -> None:
     with pytest.raises(ValueError, match="tolist"):
         types.ModelInput.from_ints(np.array([1, 2]))
     assert types.ModelInput.from_ints([np.int64(1), 2.0, "3"]).to_ints() == [1, 2, 3]
 
 
-def test_chunks_are_told_apart_by_their_keys() -> None:
+def test_the_class_of_a_chunk_follows_from_its_keys() -> None:
     chunks = [{"tokens": [1]}, {"location": "l", "format": "png"}, {"data": "aGk=", "format": "png"}]
     read = types.ModelInput.from_wire({"chunks": chunks})
     assert read.to_wire() == {"chunks": chunks[:1] + [{"format": "png", "location": "l"}] + chunks[2:]}
@@ -173,7 +173,7 @@ def test_chunks_are_told_apart_by_their_keys() -> None:
         types.ModelInput(chunks=[{"tokens": [1], "data": "aGk=", "format": "png"}])
 
 
-def test_a_length_needs_expected_tokens_and_to_ints_needs_text() -> None:
+def test_length_needs_expected_tokens_and_to_ints_needs_text() -> None:
     image = types.ImageChunk(data=b"x", format="png", expected_tokens=5)
     assert PROMPT.append(image).append_int(3).length == 7
     with pytest.raises(ValueError, match="expected_tokens"):

@@ -1,9 +1,10 @@
-"""Promises every wire type keeps, and the traps of dataclasses-json that they avoid."""
+"""Rules of all wire types, and the gaps of dataclasses-json that their decoders close."""
 
 import dataclasses
 import pickle
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
+from pathlib import Path
 from typing import List, Literal, Optional, Union
 
 import pytest
@@ -35,8 +36,20 @@ def test_every_type_is_a_frozen_dataclass_with_a_strict_decoder_for_each_field(k
         assert own["decoder"] and own["encoder"]
 
 
+def test_only_one_module_imports_dataclasses_json() -> None:
+    package = Path(types.__file__).parents[1]
+    found = [path for path in package.rglob("*.py") if "dataclasses_json" in path.read_text()]
+    assert [path.name for path in found] == ["wire.py"]
+
+
+@pytest.mark.parametrize("kind", [types.TrainingRun, types.CreateModelRequest, types.CheckpointsListResponse])
+def test_types_off_the_hot_paths_are_coded_by_dataclasses_json(kind) -> None:
+    assert issubclass(kind, wire.Wire)
+    assert not issubclass(kind, wire.FastWire)
+
+
 def test_all_public_names_of_the_protocol_exist() -> None:
-    # PROTOCOL, "Public API", tinker.types, and the four that the official SDK keeps in submodules
+    # PROTOCOL, "Public API", tinker.types, and four names that the official SDK has in submodules
     names = """
     AdamParams Checkpoint CheckpointArchiveUrlResponse CheckpointType CheckpointsListResponse
     CreateModelRequest CreateModelResponse CreateSamplingSessionRequest CreateSamplingSessionResponse
@@ -114,7 +127,7 @@ def test_all_public_names_of_the_protocol_exist() -> None:
         ),
     ],
 )
-def test_what_does_not_fit_is_refused_with_its_path(kind, body, path) -> None:
+def test_a_value_that_does_not_fit_is_refused_with_its_path(kind, body, path) -> None:
     with pytest.raises(APIResponseValidationError) as caught:
         kind.from_wire(body)
     assert caught.value.path == path
@@ -135,7 +148,7 @@ def test_unknown_keys_are_ignored_at_every_depth() -> None:
     assert run.last_checkpoint.time is None
 
 
-def test_a_bool_among_numbers_is_not_handed_on_as_one() -> None:
+def test_a_bool_in_a_list_of_ints_becomes_an_int() -> None:
     sequence = types.SampledSequence(stop_reason="stop", tokens=[True, 2])
     assert [type(token) for token in sequence.tokens] == [int, int]
 
@@ -150,32 +163,32 @@ def test_a_bool_among_numbers_is_not_handed_on_as_one() -> None:
         (1735787045, datetime(2025, 1, 2, 3, 4, 5, tzinfo=timezone.utc)),
     ],
 )
-def test_times_are_read_in_every_common_spelling_and_are_utc_without_a_zone(written, meant) -> None:
+def test_times_are_decoded_from_every_common_spelling_and_are_utc_without_a_zone(written, meant) -> None:
     run = types.TrainingRun.from_wire({**RUN, "last_request_time": written})
     assert run.last_request_time == meant
     assert run.last_request_time.tzinfo is not None
 
 
-def test_times_are_written_as_the_protocol_writes_them() -> None:
+def test_times_are_encoded_as_iso_8601_with_z_for_utc() -> None:
     checkpoint = types.Checkpoint("c", "training", datetime(2025, 1, 2, tzinfo=timezone.utc), "p")
     assert checkpoint.to_wire()["time"] == "2025-01-02T00:00:00Z"
     east = datetime(2025, 1, 2, tzinfo=timezone(timedelta(hours=2)))
     assert types.Checkpoint("c", "training", east, "p").to_wire()["time"] == "2025-01-02T00:00:00+02:00"
 
 
-def test_nothing_can_be_assigned() -> None:
+def test_fields_cannot_be_assigned() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         types.ModelInput.empty().chunks = []  # type: ignore[misc]
 
 
-def test_pickle_keeps_values_and_what_was_sent() -> None:
+def test_pickle_keeps_the_values_and_the_body() -> None:
     image = types.ImageChunk(data=b"x", format="png", expected_tokens=None)
     again = pickle.loads(pickle.dumps(image))
     assert again == image
     assert again.to_wire() == image.to_wire()
 
 
-def test_a_repr_is_short_however_long_the_data() -> None:
+def test_the_repr_of_long_data_is_short() -> None:
     response = types.SampleResponse(
         sequences=[types.SampledSequence("stop", list(range(100_000)), [0.5] * 100_000)],
         prompt_logprobs=[None] * 5000,
@@ -187,7 +200,7 @@ def test_a_repr_is_short_however_long_the_data() -> None:
     assert str(response) == repr(response)
 
 
-def test_json_by_the_mixin_obeys_the_same_rules() -> None:
+def test_to_json_and_from_json_follow_the_same_rules() -> None:
     params = types.SamplingParams(max_tokens=5, stop=["a"])
     assert types.SamplingParams.from_json(params.to_json()) == params
     image = types.ImageChunk(data=b"\xff\x00", format="png")
@@ -231,12 +244,12 @@ class _Mode(DataClassJsonMixin):
     items: Optional[List[int]] = None
 
 
-def test_trap_a_string_false_is_true() -> None:
+def test_the_string_false_is_false() -> None:
     assert _Flag.from_dict({"on": "false"}).on is True
     assert types.WeightsInfoResponse.from_wire({"base_model": "b", "is_lora": "false"}).is_lora is False
 
 
-def test_trap_a_union_is_matched_by_fields_in_order() -> None:
+def test_a_union_is_decoded_by_its_keys() -> None:
     assert isinstance(_Either.from_dict({"one": {"x": 1, "type": "_B"}}).one, _A)
     read = types.ModelInput.from_wire(
         {"chunks": [{"format": "png", "location": "l"}, {"format": "png", "data": ""}]}
@@ -244,20 +257,20 @@ def test_trap_a_union_is_matched_by_fields_in_order() -> None:
     assert [type(chunk) for chunk in read.chunks] == [types.ImageAssetPointerChunk, types.ImageChunk]
 
 
-def test_trap_null_for_a_required_field_only_warns() -> None:
+def test_null_for_a_required_field_is_refused() -> None:
     with pytest.warns(RuntimeWarning):
         assert _Flag.from_dict({"on": None}).on is None
     with pytest.raises(APIResponseValidationError):
         types.WeightsInfoResponse.from_wire({"base_model": "b", "is_lora": None})
 
 
-def test_trap_a_wrong_literal_passes() -> None:
+def test_an_unknown_literal_is_refused() -> None:
     assert _Mode.from_dict({"mode": "c"}).mode == "c"
     with pytest.raises(APIResponseValidationError):
         types.HealthResponse.from_wire({"status": "sick"})
 
 
-def test_trap_a_missing_field_is_a_key_error() -> None:
+def test_a_missing_field_is_refused() -> None:
     with pytest.raises(KeyError):
         _Flag.from_dict({})
     with pytest.raises(APIResponseValidationError):

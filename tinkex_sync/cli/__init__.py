@@ -1,4 +1,4 @@
-"""The command line, ``tinkex-sync``. Needs click and rich: ``pip install "tinkex-sync[cli]"``."""
+"""The command line, ``tinkex-sync``. It needs click and rich: ``pip install "tinkex-sync[cli]"``."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ __all__ = ["main"]
 
 
 def main(arguments: Optional[Sequence[str]] = None) -> None:
-    """Run one command and exit: 0, 1 for an error, 2 for wrong usage, 130 for Ctrl-C.
+    """Run one command and exit with status 0, 1 (error), 2 (wrong usage) or 130 (Ctrl-C).
 
     Args:
-        arguments: What follows the program's name; None takes them from ``sys.argv``.
+        arguments: The arguments after the program name. None means ``sys.argv[1:]``.
     """
     missing = [name for name in ("click", "rich") if importlib.util.find_spec(name) is None]
     if missing:
-        what = " and ".join(missing)
-        print(f'Error: the command line needs {what}: pip install "tinkex-sync[cli]"', file=sys.stderr)
+        names = " and ".join(missing)
+        print(f'Error: the command line needs {names}: pip install "tinkex-sync[cli]"', file=sys.stderr)
         sys.exit(1)
     from .root import root
 

@@ -1,4 +1,4 @@
-"""``tinkex-sync checkpoint``: what was saved."""
+"""``tinkex-sync checkpoint``: list, show, publish, delete, download and push checkpoints."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import sys
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Iterator, List, Optional, Tuple
+from typing import TYPE_CHECKING, Any, Iterator, List, Optional, Tuple
 
 import click
 
@@ -14,13 +14,14 @@ from .connections import connected_rest
 from .formats import format_size, format_time
 from .groups import Group
 from .output import CommandError, Output, pass_output, wire_fields
-from .paging import collect, counted, not_shown
+from .paging import collect, count_text, hidden_count_text
 
 if TYPE_CHECKING:
     from ..checkpoints.download import Progress
+    from ..clients.rest import RestClient
     from ..types import Checkpoint
 
-__all__ = ["checkpoint", "split"]
+__all__ = ["checkpoint"]
 
 _PAGE = 1000
 _SCHEME = "tinker://"
@@ -32,11 +33,11 @@ def checkpoint() -> None:
     """List, publish, delete and download checkpoints."""
 
 
-def split(path: str) -> Tuple[str, str]:
-    """Run and checkpoint of a path.
+def _parse_path(path: str) -> Tuple[str, str]:
+    """Split the path of a checkpoint into the id of its run and its name, such as ``weights/0001``.
 
     Raises:
-        CommandError: it is not ``tinker://RUN/KIND/NAME``.
+        CommandError: ``path`` does not have the form ``tinker://RUN/KIND/NAME``.
     """
     from ..validation import split_checkpoint_path
 
@@ -55,18 +56,22 @@ def split(path: str) -> Tuple[str, str]:
     return run, name
 
 
-def _size(found: Checkpoint) -> str:
+def _size_text(found: Checkpoint) -> str:
     return "N/A" if found.size_bytes is None else format_size(found.size_bytes)
 
 
-def _yes(value: bool) -> str:
+def _yes_no(value: bool) -> str:
     return "Yes" if value else "No"
 
 
 @checkpoint.command("list")
-@click.option("--run-id", help="Only those of this training run.")
+@click.option("--run-id", help="List only the checkpoints of this training run.")
 @click.option(
-    "--limit", type=int, default=20, show_default=True, help="Most to show; 0 shows all. Not with --run-id."
+    "--limit",
+    type=int,
+    default=20,
+    show_default=True,
+    help="Largest number of checkpoints to show. 0 shows all. It has no effect with --run-id.",
 )
 @pass_output
 def list_checkpoints(output: Output, run_id: Optional[str], limit: int) -> None:
@@ -81,14 +86,14 @@ def list_checkpoints(output: Output, run_id: Optional[str], limit: int) -> None:
     of_run = "" if run_id is None else f" for run {run_id}"
     output.result(
         {**head, "checkpoints": [wire_fields(found) for found in checkpoints]},
-        counted(len(checkpoints), "checkpoint") + of_run + not_shown(len(checkpoints), total),
+        count_text(len(checkpoints), "checkpoint") + of_run + hidden_count_text(len(checkpoints), total),
         ("Checkpoint ID", "Type", "Size", "Public", "Created", "Path"),
         [
             (
                 found.checkpoint_id,
                 found.checkpoint_type,
-                _size(found),
-                _yes(found.public),
+                _size_text(found),
+                _yes_no(found.public),
                 format_time(found.time),
                 found.tinker_path,
             )
@@ -102,18 +107,18 @@ def list_checkpoints(output: Output, run_id: Optional[str], limit: int) -> None:
 @pass_output
 def info(output: Output, checkpoint_path: str) -> None:
     """Show one checkpoint."""
-    run_id, _ = split(checkpoint_path)
+    run_id, _ = _parse_path(checkpoint_path)
     with connected_rest(output) as rest:
         listed = rest.list_checkpoints(run_id).checkpoints
-    found = next((one for one in listed if one.tinker_path == checkpoint_path), None)
+    found = next((entry for entry in listed if entry.tinker_path == checkpoint_path), None)
     if found is None:
         raise CommandError(f"Checkpoint not found: {checkpoint_path}")
     rows = [
         ("Checkpoint ID", found.checkpoint_id),
         ("Type", found.checkpoint_type),
         ("Tinker Path", found.tinker_path),
-        *([("Size", _size(found))] if found.size_bytes is not None else []),
-        ("Public", _yes(found.public)),
+        *([("Size", _size_text(found))] if found.size_bytes is not None else []),
+        ("Public", _yes_no(found.public)),
         ("Created", format_time(found.time)),
         ("Training Run ID", run_id),
     ]
@@ -124,8 +129,8 @@ def info(output: Output, checkpoint_path: str) -> None:
 @click.argument("checkpoint_path")
 @pass_output
 def publish(output: Output, checkpoint_path: str) -> None:
-    """Let anyone read a checkpoint."""
-    split(checkpoint_path)
+    """Make a checkpoint readable by everyone."""
+    _parse_path(checkpoint_path)
     with connected_rest(output) as rest:
         rest.publish_checkpoint_from_tinker_path(checkpoint_path)
 
@@ -134,34 +139,38 @@ def publish(output: Output, checkpoint_path: str) -> None:
 @click.argument("checkpoint_path")
 @pass_output
 def unpublish(output: Output, checkpoint_path: str) -> None:
-    """Take the permission to read a checkpoint back."""
-    split(checkpoint_path)
+    """Make a published checkpoint private again."""
+    _parse_path(checkpoint_path)
     with connected_rest(output) as rest:
         rest.unpublish_checkpoint_from_tinker_path(checkpoint_path)
 
 
 def _confirmed(question: str) -> bool:
-    """Ask on stderr; no answer at all is an abort."""
-    # click 8.1 puts a part of its own prompt on stdout, which belongs to the results.
+    """Ask a question on standard error and return whether the answer is yes.
+
+    Raises:
+        click.Abort: Standard input has ended.
+    """
+    # click.confirm of click 8.1 writes part of the prompt to standard output, which is reserved for results.
     while True:
         click.echo(f"{question} [y/N]: ", nl=False, err=True)
         answer = sys.stdin.readline()
         if not answer:
             raise click.Abort
-        given = answer.strip().lower()
-        if given in ("", "n", "no", "y", "yes"):
-            return given in ("y", "yes")
+        choice = answer.strip().lower()
+        if choice in ("", "n", "no", "y", "yes"):
+            return choice in ("y", "yes")
         click.echo("Error: invalid input", err=True)
 
 
 @checkpoint.command()
 @click.argument("checkpoint_paths", nargs=-1, required=True)
-@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+@click.option("-y", "--yes", is_flag=True, help="Delete without asking.")
 @pass_output
 def delete(output: Output, checkpoint_paths: Tuple[str, ...], yes: bool) -> None:
-    """Delete checkpoints for good."""
+    """Delete checkpoints permanently."""
     for path in checkpoint_paths:
-        split(path)
+        _parse_path(path)
     if not yes:
         output.note(f"Will delete {len(checkpoint_paths)} checkpoint(s):")
         for path in checkpoint_paths:
@@ -182,33 +191,33 @@ def delete(output: Output, checkpoint_paths: Tuple[str, ...], yes: bool) -> None
 
 
 @contextmanager
-def download_progress(output: Output) -> Iterator[Progress]:
-    """What to hand to ``download_checkpoint``: a bar on a terminal, a line a phase elsewhere."""
+def _download_progress(output: Output) -> Iterator[Progress]:
+    """Yield a progress callback for ``download_checkpoint``: a bar on a terminal, elsewhere one line per phase."""
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
     console = output.stderr()
     texts = {
-        "building": "The server is putting the archive together",
+        "building": "The server is building the archive",
         "downloading": "Downloading archive",
         "unpacking": "Extracting archive",
     }
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
         task = bars.add_task("", total=None)
-        shown = ""
+        shown_phase = ""
 
-        def tell(phase: str, done: float, total: Optional[float]) -> None:
-            nonlocal shown
-            waited = f", waiting for {done:.0f} s" if phase == "building" else ""
-            if phase != shown and (phase == "building" or not console.is_terminal):
-                output.note(texts[phase] + ("; it will be fetched when it is ready" if waited else ""))
-            shown = phase
+        def show(phase: str, done: float, total: Optional[float]) -> None:
+            nonlocal shown_phase
+            if phase != shown_phase and (phase == "building" or not console.is_terminal):
+                output.note(texts[phase])
+            shown_phase = phase
             if phase == "downloading":
                 bars.update(task, description=texts[phase], completed=done, total=total)
             else:
+                waited = f", waiting for {done:.0f} s" if phase == "building" else ""
                 bars.update(task, description=texts[phase] + waited)
 
-        yield tell
+        yield show
 
 
 @checkpoint.command()
@@ -219,34 +228,34 @@ def download_progress(output: Output) -> Iterator[Progress]:
     "parent",
     metavar="PATH",
     type=click.Path(file_okay=False),
-    help="Folder to put it in; made if not there.",
+    help="Parent folder of the new folder. It is created if it does not exist.",
 )
-@click.option("--force", is_flag=True, help="Replace what was downloaded before.")
+@click.option("--force", is_flag=True, help="Replace the folder of an earlier download.")
 @pass_output
 def download(output: Output, checkpoint_path: str, parent: Optional[str], force: bool) -> None:
-    """Fetch a checkpoint and unpack it into a folder named after it."""
+    """Download a checkpoint and extract it into a folder named after it."""
     from ..checkpoints.download import download_checkpoint, folder_name
 
-    split(checkpoint_path)
+    _parse_path(checkpoint_path)
     target = (Path.cwd() if parent is None else Path(parent)) / folder_name(checkpoint_path)
     if target.exists() and not force:
         raise CommandError(
             f"Target directory already exists: {target}",
             "Use --force to overwrite or choose a different output directory.",
         )
-    with connected_rest(output) as rest, download_progress(output) as progress:
-        made = download_checkpoint(rest, checkpoint_path, target, force=force, progress=progress)
+    with connected_rest(output) as rest, _download_progress(output) as progress:
+        downloaded = download_checkpoint(rest, checkpoint_path, target, force=force, progress=progress)
     output.result(
         {
             "checkpoint_path": checkpoint_path,
             "destination": str(target),
-            **({"file_size_bytes": made.size_bytes} if made.size_bytes else {}),
+            **({"file_size_bytes": downloaded.size_bytes} if downloaded.size_bytes else {}),
         },
         f"Checkpoint Download: {checkpoint_path}",
         ("Property", "Value"),
         [
             ("Checkpoint Path", checkpoint_path),
-            ("Archive Size", format_size(made.size_bytes)),
+            ("Archive Size", format_size(downloaded.size_bytes)),
             ("Extracted to", str(target)),
         ],
     )
@@ -269,9 +278,9 @@ A LoRA adapter for `{base_model}`{rank}, saved as `{path}`.
 @checkpoint.command("push-hf")
 @click.argument("checkpoint_path")
 @click.argument("repository", metavar="OWNER/NAME")
-@click.option("--public", is_flag=True, help="A repository that is made is visible to all; default: private.")
-@click.option("--revision", help="Branch to push to; default: main.")
-@click.option("--message", help="Of the commit.")
+@click.option("--public", is_flag=True, help="Create a public repository. Default: private.")
+@click.option("--revision", help="Branch to push to. Default: main.")
+@click.option("--message", help="Commit message. Default: the path of the checkpoint.")
 @pass_output
 def push_hf(
     output: Output,
@@ -281,10 +290,10 @@ def push_hf(
     revision: Optional[str],
     message: Optional[str],
 ) -> None:
-    """Put a checkpoint into a model repository of the Hugging Face hub, which is made if it is not there.
+    """Push a checkpoint to a model repository of the Hugging Face hub. The repository is created if necessary.
 
-    The hub's key is HF_TOKEN, or what "hf auth login" has stored. A model card is written unless the checkpoint has
-    one.
+    The hub's key is HF_TOKEN, or the one that "hf auth login" stored. A model card is written unless the checkpoint
+    contains one.
     """
     try:
         import huggingface_hub
@@ -295,48 +304,61 @@ def push_hf(
         ) from error
     from ..checkpoints.download import download_checkpoint
 
-    split(checkpoint_path)
+    _parse_path(checkpoint_path)
     if repository.count("/") != 1 or not all(repository.split("/")):
         raise CommandError(
             f"Invalid repository: {repository}", "Give it as OWNER/NAME, such as me/my-adapter."
         )
-    hub = huggingface_hub.HfApi()
-    with tempfile.TemporaryDirectory() as folder, connected_rest(output) as rest:
-        target = Path(folder, "checkpoint")
-        with download_progress(output) as progress:
-            download_checkpoint(rest, checkpoint_path, target, progress=progress)
-        card = target / "README.md"
-        if not card.exists():
-            known = rest.get_weights_info_by_tinker_path(checkpoint_path)
-            rank = f" of rank {known.lora_rank}" if known.lora_rank else ""
-            title = repository.partition("/")[2]
-            text = _CARD.format(base_model=known.base_model, title=title, rank=rank, path=checkpoint_path)
-            card.write_text(text, encoding="utf-8")
-        output.note(f"Pushing {sum(path.is_file() for path in target.rglob('*'))} files to {repository}")
-        try:
-            hub.create_repo(repository, private=not public, exist_ok=True)
-            if revision is not None:
-                hub.create_branch(repository, branch=revision, exist_ok=True)
-            done = hub.upload_folder(
-                repo_id=repository,
-                folder_path=str(target),
-                revision=revision,
-                commit_message=message or f"Checkpoint {checkpoint_path}",
-            )
-        except (OSError, ValueError) as error:
-            # All of the hub's own errors are one or the other.
-            raise CommandError(
-                f"The hub refused: {str(error).strip() or type(error).__name__}",
-                "Check that HF_TOKEN may write there: https://huggingface.co/settings/tokens",
-            ) from error
+    with tempfile.TemporaryDirectory() as parent, connected_rest(output) as rest:
+        folder = Path(parent, "checkpoint")
+        with _download_progress(output) as progress:
+            download_checkpoint(rest, checkpoint_path, folder, progress=progress)
+        _write_model_card(rest, folder, checkpoint_path, repository.partition("/")[2])
+        output.note(f"Pushing {sum(path.is_file() for path in folder.rglob('*'))} files to {repository}")
+        message = message or f"Checkpoint {checkpoint_path}"
+        commit = _push_folder(huggingface_hub.HfApi(), folder, repository, public, revision, message)
     output.result(
         {
             "checkpoint_path": checkpoint_path,
             "repository": repository,
-            "commit": done.oid,
-            "url": done.commit_url,
+            "commit": commit.oid,
+            "url": commit.commit_url,
         },
         f"Checkpoint Push: {checkpoint_path}",
         ("Property", "Value"),
-        [("Checkpoint Path", checkpoint_path), ("Repository", repository), ("Commit", done.commit_url)],
+        [("Checkpoint Path", checkpoint_path), ("Repository", repository), ("Commit", commit.commit_url)],
     )
+
+
+def _write_model_card(rest: RestClient, folder: Path, checkpoint_path: str, title: str) -> None:
+    """Write ``README.md`` into the folder of a checkpoint, unless it exists."""
+    card = folder / "README.md"
+    if card.exists():
+        return
+    weights = rest.get_weights_info_by_tinker_path(checkpoint_path)
+    rank = f" of rank {weights.lora_rank}" if weights.lora_rank else ""
+    text = _CARD.format(base_model=weights.base_model, title=title, rank=rank, path=checkpoint_path)
+    card.write_text(text, encoding="utf-8")
+
+
+def _push_folder(
+    hub: Any, folder: Path, repository: str, public: bool, revision: Optional[str], message: str
+) -> Any:
+    """Push a folder in one commit and return the hub's description of the commit.
+
+    Raises:
+        CommandError: The hub returned an error.
+    """
+    try:
+        hub.create_repo(repository, private=not public, exist_ok=True)
+        if revision is not None:
+            hub.create_branch(repository, branch=revision, exist_ok=True)
+        return hub.upload_folder(
+            repo_id=repository, folder_path=str(folder), revision=revision, commit_message=message
+        )
+    except (OSError, ValueError) as error:
+        # Every error class of huggingface_hub is a subclass of one of the two.
+        raise CommandError(
+            f"The hub returned an error: {str(error).strip() or type(error).__name__}",
+            "Check that HF_TOKEN has write permission: https://huggingface.co/settings/tokens",
+        ) from error

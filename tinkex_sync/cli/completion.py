@@ -1,4 +1,4 @@
-"""``tinkex-sync completion``: what makes a shell complete our commands."""
+"""``tinkex-sync completion``: print the script with which a shell completes commands and options."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from .groups import Command
 
 __all__ = ["completion"]
 
-#: click's own scripts ask the program for words through this variable.
+#: The environment variable through which click's scripts request completions from the program.
 _VARIABLE = "_TINKEX_SYNC_COMPLETE"
 
 _SHELLS = ("bash", "zsh", "fish")
@@ -27,7 +27,7 @@ def completion(context: click.Context, shell: str) -> None:
     """
     from click.shell_completion import get_completion_class
 
-    top = context.find_root()
-    found = get_completion_class(shell)
-    assert found is not None, "click knows them all"
-    click.echo(found(top.command, {}, top.info_name or "", _VARIABLE).source())
+    root_context = context.find_root()
+    completion_class = get_completion_class(shell)
+    assert completion_class is not None, "click supports all shells of _SHELLS"
+    click.echo(completion_class(root_context.command, {}, root_context.info_name or "", _VARIABLE).source())

@@ -1,4 +1,4 @@
-"""Clients for the length of one command."""
+"""Clients that exist for the duration of one command."""
 
 from __future__ import annotations
 
@@ -13,13 +13,17 @@ if TYPE_CHECKING:
 
 __all__ = ["connected_rest", "connected_service"]
 
-#: Somebody is sitting there waiting for one answer.
-_IMPATIENT = {"retry_for": 15.0, "max_retries": 3}
+#: Settings for a single lookup: the user waits for it, so an error after 15 s is better than five minutes of retries.
+_SHORT_RETRY = {"retry_for": 15.0, "max_retries": 3}
 
 
 @contextmanager
 def connected_service(output: Output, **settings: Any) -> Iterator[ServiceClient]:
-    """A service client on the server the user named."""
+    """Open a service client for the server of ``--base-url`` or ``TINKER_BASE_URL``, and close it at the end.
+
+    Args:
+        settings: Further arguments of :class:`ServiceClient`.
+    """
     from ..clients import ServiceClient
 
     with ServiceClient(base_url=output.base_url, **settings) as client:
@@ -28,6 +32,6 @@ def connected_service(output: Output, **settings: Any) -> Iterator[ServiceClient
 
 @contextmanager
 def connected_rest(output: Output) -> Iterator[RestClient]:
-    """A REST client that gives up after 15 s rather than five minutes."""
-    with connected_service(output, **_IMPATIENT) as client:
+    """Open a REST client that retries for at most 15 s, and close it at the end."""
+    with connected_service(output, **_SHORT_RETRY) as client:
         yield client.create_rest_client()

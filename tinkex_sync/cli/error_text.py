@@ -1,4 +1,4 @@
-"""Errors in words: a title, and lines that say what to do."""
+"""Describe errors for the user: a title, and lines with the remedy and the details."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import List, Tuple
 
 from .. import errors
 
-__all__ = ["explain"]
+__all__ = ["describe_error"]
 
 _TITLES = {
     400: "Invalid request",
@@ -19,23 +19,19 @@ _TITLES = {
 }
 _REMEDIES = {
     401: "Please check your API key: set TINKER_API_KEY to a valid one.",
-    403: "This API key may not do that.",
+    403: "This API key has no permission for this operation.",
     429: "Please wait a while and try again.",
 }
 
 
-def explain(error: Exception) -> Tuple[str, List[str]]:
-    """The title of an error, and the lines to print below it."""
+def describe_error(error: Exception) -> Tuple[str, List[str]]:
+    """Return the title of an error and the lines to print below it.
+
+    Errors that this package does not know are described with a traceback.
+    """
     text = str(error)
     if isinstance(error, errors.APIStatusError):
-        status = error.status_code
-        title = _TITLES.get(
-            status, f"API error (status {status})" if status < 500 else "Internal server error"
-        )
-        remedy = [_REMEDIES[status]] if status in _REMEDIES else []
-        if status >= 500:
-            remedy = ["The server has a problem; please try again later."]
-        return title, [*remedy, f"Details: {text}"]
+        return _describe_status(error.status_code, text)
     if isinstance(error, (errors.APITimeoutError, errors.DeadlineExceeded)):
         return "Request timeout", [f"Details: {text}"]
     if isinstance(error, errors.APIConnectionError):
@@ -46,3 +42,11 @@ def explain(error: Exception) -> Tuple[str, List[str]]:
         return text or type(error).__name__, []
     frames = traceback.format_exception(type(error), error, error.__traceback__)
     return f"Unexpected error occurred: {type(error).__name__}: {text}", "".join(frames).splitlines()
+
+
+def _describe_status(status: int, text: str) -> Tuple[str, List[str]]:
+    details = f"Details: {text}"
+    if status >= 500:
+        return "Internal server error", ["The server has a problem; please try again later.", details]
+    title = _TITLES.get(status, f"API error (status {status})")
+    return title, [*([_REMEDIES[status]] if status in _REMEDIES else []), details]

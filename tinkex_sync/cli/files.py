@@ -1,37 +1,44 @@
-"""Text files, and training examples cut out of them."""
+"""Check and read the files that a user names."""
 
 from __future__ import annotations
 
-import random
+import errno
+import os
+import stat
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Iterator, List, Sequence
+from typing import Iterator
 
 from .output import CommandError
 
-if TYPE_CHECKING:
-    from ..types import Datum
+__all__ = ["read_bytes", "read_text", "require_readable_file", "require_writable_file"]
 
-__all__ = ["example", "read_text", "windows"]
 
-#: A last window shorter than this teaches next to nothing.
-_SHORTEST = 8
+def read_bytes(path: Path) -> bytes:
+    """Return the content of a file.
+
+    Raises:
+        CommandError: ``path`` is a folder or a device, or cannot be read.
+    """
+    require_readable_file(path)
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise CommandError(f"cannot read {path}: {error.strerror}", "Give the path of a file.") from None
 
 
 def read_text(path: Path) -> str:
-    """A UTF-8 file.
+    """Return the content of a UTF-8 text file without its byte-order mark.
 
     Raises:
-        CommandError: it cannot be read, is empty or is not text.
+        CommandError: The file cannot be read, is empty or is not text.
     """
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise CommandError(f"cannot read {path}: {error.strerror}", "Give the path of a text file.") from None
+    content = read_bytes(path)
     if not content.strip():
-        raise CommandError(f"{path} is empty", "Give a file with some text in it.")
+        raise CommandError(f"{path} is empty", "Give a file that contains text.")
     try:
         if b"\0" in content:
-            raise ValueError(f"a zero byte at position {content.index(0)}")
+            raise ValueError(f"zero byte at position {content.index(0)}")
         return content.decode("utf-8-sig")
     except ValueError as error:
         raise CommandError(
@@ -39,32 +46,51 @@ def read_text(path: Path) -> str:
         ) from None
 
 
-def example(tokens: Sequence[int], trained: Sequence[float]) -> Datum:
-    """A training example that predicts each token from those before it.
+def require_readable_file(path: Path) -> None:
+    """Check that ``path`` is a regular file or a pipe. Reading a device such as ``/dev/zero`` never ends.
+
+    Raises:
+        CommandError: ``path`` does not exist, or is a folder or a device.
+    """
+    try:
+        mode = path.stat().st_mode
+    except OSError as error:
+        raise CommandError(f"cannot read {path}: {error.strerror}", "Give the path of a file.") from None
+    if not stat.S_ISREG(mode) and not stat.S_ISFIFO(mode):
+        raise CommandError(f"cannot read {path}: it is not a plain file", "Give the path of a file.")
+
+
+def require_writable_file(path: Path, remedy: str) -> None:
+    """Check that ``path`` is a regular file that can be written, or that it can be created.
+
+    Nothing is opened or created. Devices and pipes must not be opened: reading ``/dev/full`` never ends, and opening
+    a FIFO blocks.
 
     Args:
-        tokens: At least two.
-        trained: The weight of each token in the loss; the first cannot be predicted, so its is not used.
+        remedy: The second line of the error, which names the option to use.
+
+    Raises:
+        CommandError: ``path`` is a folder, a device, a pipe or one of the standard streams, or cannot be written.
     """
-    from ..types import Datum, ModelInput, TensorData
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        if not path.parent.is_dir():
+            raise CommandError(f"cannot write {path}: there is no folder {path.parent}", remedy) from None
+        if not os.access(path.parent, os.W_OK):
+            raise CommandError(f"cannot write {path}: {os.strerror(errno.EACCES)}", remedy) from None
+        return
+    except OSError as error:
+        raise CommandError(f"cannot write {path}: {error.strerror}", remedy) from None
+    if not stat.S_ISREG(found.st_mode):
+        raise CommandError(f"{path} is not a plain file", remedy)
+    if any(os.path.samestat(found, stream) for stream in _standard_streams()):
+        raise CommandError(f"{path} is a standard stream of this command", remedy)
+    if not os.access(path, os.W_OK):
+        raise CommandError(f"cannot write {path}: {os.strerror(errno.EACCES)}", remedy)
 
-    return Datum(
-        model_input=ModelInput.from_ints(list(tokens[:-1])),
-        loss_fn_inputs={
-            "target_tokens": TensorData(data=list(tokens[1:]), dtype="int64"),
-            "weights": TensorData(data=list(trained[1:]), dtype="float32"),
-        },
-    )
 
-
-def windows(tokens: Sequence[int], size: int, chance: random.Random) -> Iterator[List[int]]:
-    """Windows of ``size`` tokens in random order, for ever; each round is cut elsewhere and covers all tokens."""
-    while True:
-        first = chance.randrange(size) - size
-        starts = list(range(first, len(tokens) - 1, size))
-        chance.shuffle(starts)
-        for start in starts:
-            # One more than its size, as the last is only a target.
-            window = list(tokens[max(start, 0) : start + size + 1])
-            if len(window) > min(_SHORTEST, len(tokens) - 1):
-                yield window
+def _standard_streams() -> Iterator[os.stat_result]:
+    for descriptor in (0, 1, 2):
+        with suppress(OSError):
+            yield os.fstat(descriptor)

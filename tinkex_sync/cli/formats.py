@@ -1,4 +1,4 @@
-"""Sizes and times for people."""
+"""Format sizes and times for tables."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ __all__ = ["format_size", "format_time"]
 
 
 def format_size(size: int) -> str:
-    """Bytes with the largest fitting unit of 1,024, such as ``1.5 KB``; ``N/A`` if negative."""
+    """Format a number of bytes with the largest fitting unit of 1,024, such as ``1.5 KB``.
+
+    A negative number means that the size is unknown and gives ``N/A``.
+    """
     if size < 0:
         return "N/A"
     if size < 1024:
@@ -21,20 +24,23 @@ def format_size(size: int) -> str:
     return f"{scaled:.1f} {units[unit]}"
 
 
-def _count(number: int, unit: str) -> str:
+def _time_ago(number: int, unit: str) -> str:
     return f"{number} {unit}{'' if number == 1 else 's'} ago"
 
 
 def format_time(moment: Union[None, str, datetime], now: Optional[datetime] = None) -> str:
-    """How long ago that was, its date if over 30 days; ``N/A`` for none, a text that is no time as it is.
+    """Format a time as the time since then, such as ``2 hours ago``, or as a date after 30 days.
 
-    A time without a zone is UTC.
+    Args:
+        moment: A time, or its ISO 8601 text. Without a zone it is UTC. None gives ``N/A``; a text that is not a time
+            is returned unchanged.
+        now: The present time. Default: the clock of this machine.
     """
     if not moment:
         return "N/A"
     if isinstance(moment, str):
         try:
-            # Before 3.11 the trailing Z is not understood.
+            # Python before 3.11 does not read the trailing Z.
             moment = datetime.fromisoformat(moment[:-1] + "+00:00" if moment.endswith("Z") else moment)
         except ValueError:
             return str(moment)
@@ -44,12 +50,12 @@ def format_time(moment: Union[None, str, datetime], now: Optional[datetime] = No
     if passed.days > 30:
         return moment.strftime("%Y-%m-%d")
     if passed.days > 7:
-        return _count(passed.days // 7, "week")
+        return _time_ago(passed.days // 7, "week")
     if passed.days > 0:
-        return _count(passed.days, "day")
-    # For a time ahead of our clock this counts from the day before it, as the official client does.
+        return _time_ago(passed.days, "day")
+    # For a time in the future this counts from the day before it, as the official client does.
     if passed.seconds >= 3600:
-        return _count(passed.seconds // 3600, "hour")
+        return _time_ago(passed.seconds // 3600, "hour")
     if passed.seconds > 60:
-        return _count(passed.seconds // 60, "minute")
+        return _time_ago(passed.seconds // 60, "minute")
     return "just now"

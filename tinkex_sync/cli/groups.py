@@ -1,4 +1,4 @@
-"""Commands and groups of ours: ``--format`` anywhere, help when nothing is asked for."""
+"""Base classes of commands and groups: ``--format`` in every position, and help for a group without a command."""
 
 from __future__ import annotations
 
@@ -16,40 +16,37 @@ def _set_format(context: click.Context, _: click.Parameter, value: Optional[str]
         context.ensure_object(Output).format = value
 
 
-def format_option(hidden: bool) -> click.Option:
-    """``-f/--format``; before the command or, unlisted in its help, after it."""
+def _format_option() -> click.Option:
     return click.Option(
         ["-f", "--format", "format"],
         type=click.Choice(["table", "json"]),
         expose_value=False,
         callback=_set_format,
-        hidden=hidden,
-        help="How results are printed (default: table); json is all that reaches stdout.",
+        help="Format of the result (default: table). With json, standard output contains only JSON.",
     )
 
 
 class Command(click.Command):
-    """A command that takes ``--format`` after its name too."""
+    """A command that accepts ``--format`` after its name."""
 
     def __init__(self, *arguments: Any, **settings: Any) -> None:
         super().__init__(*arguments, **settings)
-        self.params.append(format_option(hidden=True))
+        self.params.append(_format_option())
 
 
 class Group(click.Group):
-    """A group that prints its help to stderr, with exit status 2, when nothing is asked of it."""
+    """A group that accepts ``--format``. Without a command it prints its help to standard error, with exit status 2."""
 
     command_class = Command
     group_class = type
-    #: Whether ``--format`` is left out of its help.
-    format_hidden = True
 
     def __init__(self, *arguments: Any, **settings: Any) -> None:
         super().__init__(*arguments, **{**settings, "no_args_is_help": False})
-        self.params.append(format_option(hidden=self.format_hidden))
+        self.params.append(_format_option())
 
     def parse_args(self, ctx: click.Context, args: List[str]) -> List[str]:
-        # click's own way of doing this changed its exit status and its stream between 8.1 and 8.2.
+        """Parse arguments, or print the help if there are none."""
+        # click changed the exit status and the stream of no_args_is_help between 8.1 and 8.2.
         if not args and not ctx.resilient_parsing:
             click.echo(ctx.get_help(), err=True)
             ctx.exit(2)

@@ -1,8 +1,9 @@
-"""What the commands print: results on stdout as a table or as JSON, everything else on stderr."""
+"""Print results on standard output as a table or as JSON, and everything else on standard error."""
 
 from __future__ import annotations
 
 import json
+import re
 import sys
 from typing import TYPE_CHECKING, Any, Iterable, Optional, Sequence
 
@@ -13,52 +14,64 @@ if TYPE_CHECKING:
 
     from ..types.wire import Wire
 
-__all__ = ["CommandError", "Output", "pass_output", "wire_fields"]
+__all__ = ["CommandError", "Output", "pass_output", "visible_text", "wire_fields"]
 
 #: A width that no table reaches, in characters. Files and pipes have no width: COLUMNS is the terminal's.
 _UNLIMITED = 1_000_000
+#: Control characters but line feed and tab, bidirectional overrides, and lone surrogates.
+_INVISIBLE = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+)
 
 
 class CommandError(click.ClickException):
-    """An error to show as ``Error: title`` with further lines below it; exit status 1."""
+    """An error that is printed as ``Error: title`` with further lines below it. The exit status is 1."""
 
     def __init__(self, title: str, *details: str) -> None:
         super().__init__(title)
         self.details = details
 
     def show(self, file: Optional[Any] = None) -> None:
+        """Print the error on standard error. ``file`` has no effect."""
         for line in (f"Error: {self.message}", *self.details):
-            click.echo(line, err=True)
+            click.echo(visible_text(line), err=True)
 
 
 class Output:
-    """How the present command prints."""
+    """The options that all commands share, and the methods that print. It is used by the main thread."""
 
     def __init__(self) -> None:
         #: "table" or "json".
         self.format = "table"
-        #: What ``--base-url`` said.
+        #: The value of ``--base-url``, or None.
         self.base_url: Optional[str] = None
 
     @property
     def json(self) -> bool:
-        """Whether only JSON may reach stdout."""
+        """Whether only JSON may be written to standard output."""
         return self.format == "json"
 
     def stdout(self) -> Console:
-        """A console on stdout."""
+        """Return a console that writes to standard output."""
         return _console()
 
     def stderr(self) -> Console:
-        """A console on stderr."""
+        """Return a console that writes to standard error."""
         return _console(stderr=True)
 
     def note(self, text: str) -> None:
-        """Tell the user something that is not the result."""
-        click.echo(text, err=True)
+        """Print a message that is not part of the result, on standard error."""
+        click.echo(visible_text(text), err=True)
 
     def result(self, data: Any, title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-        """Print a command's result: ``data`` as JSON, or the table."""
+        """Print the result of a command on standard output.
+
+        Args:
+            data: The result as JSON values. It is printed with ``--format json``.
+            title: The title of the table.
+            columns: The names of the columns.
+            rows: The cells of each row. On a terminal they are folded to its width; elsewhere they are complete.
+        """
         if self.json:
             click.echo(json.dumps(data, indent=2, default=str))
             return
@@ -70,12 +83,13 @@ class Output:
         for column in columns:
             table.add_column(column, overflow="fold")
         for row in rows:
-            table.add_row(*row)
+            table.add_row(*map(visible_text, row))
         console = self.stdout()
         if not console.file.isatty():
             natural_width = console.measure(table, options=console.options.update(width=_UNLIMITED)).maximum
             # Both are set, because rich ignores a width alone if TERM is "dumb".
             console.size = (natural_width, console.height)
+        title = visible_text(title)
         if cell_len(title) <= console.width:
             table.title = title
         else:
@@ -93,14 +107,28 @@ def _console(stderr: bool = False) -> Console:
 pass_output = click.make_pass_decorator(Output, ensure=True)
 
 
-def wire_fields(value: Wire) -> Any:
-    """Return every field of a wire object as JSON values; times become text as ``str`` writes them."""
+def visible_text(text: str) -> str:
+    r"""Replace control characters and bidirectional overrides by escapes such as ``\x1b``.
 
-    def plain(inner: Any) -> Any:
+    Names and error texts come from servers, and a terminal would execute control sequences in them. Line feeds and
+    tabs are kept.
+    """
+    return _INVISIBLE.sub(_escape, text)
+
+
+def _escape(match: re.Match[str]) -> str:
+    code = ord(match.group())
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
+
+
+def wire_fields(value: Wire) -> Any:
+    """Return every field of a wire object as JSON values. Times become text in the form of ``str``."""
+
+    def json_value(inner: Any) -> Any:
         if isinstance(inner, (list, tuple)):
-            return [plain(item) for item in inner]
+            return [json_value(item) for item in inner]
         if isinstance(inner, dict):
-            return {key: plain(item) for key, item in inner.items()}
+            return {key: json_value(item) for key, item in inner.items()}
         return inner if inner is None or isinstance(inner, (bool, int, float, str)) else str(inner)
 
-    return plain(value.model_dump())
+    return json_value(value.model_dump())

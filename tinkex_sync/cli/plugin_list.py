@@ -1,4 +1,4 @@
-"""``tinkex-sync plugins``: what was found, and what came of it."""
+"""``tinkex-sync plugins``: list the plugins that were found, with their status."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from .output import Output, pass_output
 if TYPE_CHECKING:
     from ..plugins.registry import Observers, PluginStatus
 
-__all__ = ["observers", "plugins"]
+__all__ = ["load_observers", "plugins"]
 
 
-def observers() -> Observers:
-    """The plugins a service client of this process would load."""
+def load_observers() -> Observers:
+    """Load the plugins that a service client of this process would load."""
     from ..concurrency.clock import Clock
     from ..plugins.queue_log import QueueLog
     from ..plugins.registry import Observers
@@ -25,27 +25,35 @@ def observers() -> Observers:
     return Observers(builtin=(QueueLog(Clock()),))
 
 
-def _row(status: PluginStatus) -> Dict[str, Any]:
+def _json_row(status: PluginStatus) -> Dict[str, Any]:
     row = dataclasses.asdict(dataclasses.replace(status, errors={}))
     return {**row, "errors": dict(status.errors)}
+
+
+def _problems(status: PluginStatus) -> str:
+    unknown = [f"unknown hook {hook}" for hook in status.unknown_hooks]
+    return "; ".join([*([status.error] if status.error else []), *unknown])
 
 
 @click.command(cls=Command)
 @click.option("--json", "as_json", is_flag=True, help="The same as --format json.")
 @pass_output
 def plugins(output: Output, as_json: bool) -> None:
-    """List plugins: where they come from, whether they work, what they observe."""
+    """List plugins with their origin, status and hooks.
+
+    The exit status is 1 if a plugin has the status failed or invalid.
+    """
     if as_json:
         output.format = "json"
-    found = observers()
+    observers = load_observers()
     try:
-        rows = found.report()
+        found = observers.report()
     finally:
-        found.close()
+        observers.close()
     output.result(
-        {"plugins": [_row(status) for status in rows]},
-        f"{len(rows)} plugin{'' if len(rows) == 1 else 's'}",
-        ("Name", "Distribution", "Version", "Origin", "Status", "Hooks", "Trouble"),
+        {"plugins": [_json_row(status) for status in found]},
+        f"{len(found)} plugin{'' if len(found) == 1 else 's'}",
+        ("Name", "Distribution", "Version", "Origin", "Status", "Hooks", "Problems"),
         [
             (
                 status.name,
@@ -54,12 +62,10 @@ def plugins(output: Output, as_json: bool) -> None:
                 status.origin,
                 status.status,
                 ", ".join(status.hooks) or "-",
-                "; ".join(
-                    [status.error] * bool(status.error)
-                    + [f"unknown hook {hook}" for hook in status.unknown_hooks]
-                )
-                or "-",
+                _problems(status) or "-",
             )
-            for status in rows
+            for status in found
         ],
     )
+    if any(status.status in ("failed", "invalid") for status in found):
+        click.get_current_context().exit(1)

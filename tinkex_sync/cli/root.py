@@ -1,4 +1,4 @@
-"""The group of all commands."""
+"""The top group ``tinkex-sync``, which contains all commands."""
 
 from __future__ import annotations
 
@@ -6,24 +6,25 @@ import importlib
 import logging
 import os
 import sys
+import traceback
 from typing import TYPE_CHECKING, Any, Dict, List, NoReturn, Optional, Sequence
 
 import click
 
 from .._version import __version__
-from .groups import Group
-from .output import CommandError, Output
+from .groups import Command, Group
+from .output import CommandError, Output, pass_output, visible_text
 
 if TYPE_CHECKING:
     from ..plugins.registry import Observers
 
 __all__ = ["root"]
 
-PROGRAM = "tinkex-sync"
+_PROGRAM = "tinkex-sync"
 #: Width of help text on a pipe or in a file, and its largest width on a terminal, in characters.
 _HELP_WIDTH = 110
 
-#: Our commands, and the modules that hold them under these names; each is imported when it is asked for.
+#: The built-in commands, and the modules that define them under these names. Each module is imported at first use.
 _MODULES: Dict[str, str] = {
     "checkpoint": "checkpoints",
     "completion": "completion",
@@ -38,48 +39,61 @@ _MODULES: Dict[str, str] = {
 }
 
 
-class _Stderr(logging.Handler):
-    """Log records on whatever stderr is at that moment; a live display may stand in for it."""
+class _StderrHandler(logging.Handler):
+    """Writes log records to the present ``sys.stderr``, which a progress bar may have replaced."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        click.echo(self.format(record), err=True)
+        click.echo(visible_text(self.format(record)), err=True)
+
+
+class _ShortFormatter(logging.Formatter):
+    """Formats a traceback as its last line, unless debug messages are shown."""
+
+    def formatException(self, exc_info: Any) -> str:  # noqa: N802 - the name that logging calls
+        if _log_level() == logging.DEBUG:
+            return super().formatException(exc_info)
+        return "  " + traceback.format_exception_only(exc_info[0], exc_info[1])[-1].strip()
+
+
+def _log_level() -> int:
+    setting = os.environ.get("TINKER_LOG", "").lower()
+    return {"debug": logging.DEBUG, "info": logging.INFO}.get(setting, logging.WARNING)
 
 
 def _log_to_stderr() -> None:
-    wanted = os.environ.get("TINKER_LOG", "").lower()
-    level = {"debug": logging.DEBUG, "info": logging.INFO}.get(wanted, logging.WARNING)
     logger = logging.getLogger("tinkex_sync")
-    if not any(isinstance(handler, _Stderr) for handler in logger.handlers):
-        handler = _Stderr()
-        handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+    if not any(isinstance(handler, _StderrHandler) for handler in logger.handlers):
+        handler = _StderrHandler()
+        handler.setFormatter(_ShortFormatter("%(levelname)s: %(message)s"))
         logger.addHandler(handler)
-    logger.setLevel(level)
+    logger.setLevel(_log_level())
 
 
 class Root(Group):
-    """Our commands, and those of plugins, which are loaded only when a command is not one of ours."""
+    """The built-in commands and those of plugins. Plugins are loaded only for a name that is not built in."""
 
-    format_hidden = False
-    _loaded = False
+    _plugins_loaded = False
 
     def add_command(self, cmd: click.Command, name: Optional[str] = None) -> None:
-        """Add a command; a plugin's may not have the name of one that is there.
+        """Add the command of a plugin.
 
         Raises:
-            ValueError: the name is taken.
+            ValueError: There is a command of this name.
         """
         name = name or cmd.name or ""
         if name in self.commands or name in _MODULES:
-            raise ValueError(f"there is a command {name!r} already; give the plugin's another name")
+            raise ValueError(f"there is already a command {name!r}; rename the command of the plugin")
         super().add_command(cmd, name)
 
     def list_commands(self, ctx: click.Context) -> List[str]:
+        """Return the names of all commands, those of plugins included."""
         self.load_plugins()
         return super().list_commands(ctx)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> Optional[click.Command]:
+        """Return a command by its name, or None."""
         self._import(cmd_name)
-        if cmd_name not in self.commands and not self._loaded:
+        if cmd_name not in self.commands and not self._plugins_loaded:
             self.load_plugins()
         return super().get_command(ctx, cmd_name)
 
@@ -89,18 +103,22 @@ class Root(Group):
             super().add_command(getattr(module, name), name)
 
     def load_plugins(self) -> Optional[Observers]:
-        """Load plugins and let them add their commands, once per process."""
-        if self._loaded:
+        """Load plugins and let them add their commands, once per process.
+
+        Returns:
+            The plugins, or None if they were loaded before.
+        """
+        if self._plugins_loaded:
             return None
-        self._loaded = True
-        # What is wrong with a plugin is said, also where only help is asked for.
+        self._plugins_loaded = True
+        # Help is printed before a command sets up logging, and a broken plugin must be reported there too.
         _log_to_stderr()
-        from .plugin_list import observers as found
+        from .plugin_list import load_observers
 
         for name in _MODULES:
-            # A plugin may add to a group of ours.
+            # A plugin may add commands to a built-in group.
             self._import(name)
-        observers = found()
+        observers = load_observers()
         if observers.register_commands is not None:
             observers.register_commands(cli=self)
         return observers
@@ -113,12 +131,12 @@ class Root(Group):
         standalone_mode: bool = True,
         **extra: Any,
     ) -> NoReturn:
-        """Run one command and exit. This method never returns; ``standalone_mode`` has no effect."""
+        """Run one command and exit. This method never returns, and ``standalone_mode`` has no effect."""
         if not sys.stdout.isatty():
             # click would otherwise wrap help text to COLUMNS, which describes the terminal, not the pipe.
             extra.setdefault("terminal_width", _HELP_WIDTH)
         try:
-            code = super().main(args, prog_name or PROGRAM, complete_var, standalone_mode=False, **extra)
+            code = super().main(args, prog_name or _PROGRAM, complete_var, standalone_mode=False, **extra)
         except click.ClickException as error:
             error.show()
             code = error.exit_code
@@ -127,22 +145,22 @@ class Root(Group):
             click.echo("Interrupted." if interrupted else "Aborted.", err=True)
             code = 130 if interrupted else 1
         except Exception as error:
-            from .error_text import explain
+            from .error_text import describe_error
 
-            title, details = explain(error)
+            title, details = describe_error(error)
             CommandError(title, *details).show()
             code = 1
         sys.exit(code if isinstance(code, int) else 0)
 
 
 @click.command(
-    PROGRAM,
+    _PROGRAM,
     cls=Root,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": _HELP_WIDTH},
-    epilog="The server is the one TINKER_BASE_URL names ('local' is the embedded one); the key is TINKER_API_KEY.",
+    epilog="TINKER_BASE_URL names the server ('local' is the embedded server), and TINKER_API_KEY is the API key.",
 )
-@click.option("--base-url", metavar="URL", help="Server to talk to; 'local' starts the embedded one.")
-@click.version_option(__version__, prog_name=PROGRAM, message="%(prog)s %(version)s")
+@click.option("--base-url", metavar="URL", help="URL of the server. 'local' starts the embedded server.")
+@click.version_option(__version__, prog_name=_PROGRAM, message="%(prog)s %(version)s")
 @click.pass_context
 def root(context: click.Context, base_url: Optional[str]) -> None:
     """Fine-tune and sample over the Tinker API."""
@@ -150,7 +168,13 @@ def root(context: click.Context, base_url: Optional[str]) -> None:
     _log_to_stderr()
 
 
-@root.command()
-def version() -> None:
+@root.command(cls=Command)
+@pass_output
+def version(output: Output) -> None:
     """Print the version."""
-    click.echo(f"{PROGRAM} {__version__}")
+    if output.json:
+        import json
+
+        click.echo(json.dumps({"version": __version__}, indent=2))
+    else:
+        click.echo(f"{_PROGRAM} {__version__}")

@@ -1,4 +1,4 @@
-"""``tinkex-sync run``: training runs."""
+"""``tinkex-sync run``: list and show training runs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .connections import connected_rest
 from .formats import format_time
 from .groups import Group
 from .output import Output, pass_output, wire_fields
-from .paging import collect, counted, not_shown
+from .paging import collect, count_text, hidden_count_text
 
 if TYPE_CHECKING:
     from ..types import Checkpoint, TrainingRun
@@ -22,21 +22,24 @@ _PAGE = 100
 
 @click.group(cls=Group)
 def run() -> None:
-    """Look at training runs."""
+    """List and show training runs."""
 
 
-def _status(found: TrainingRun) -> str:
+def _status_text(found: TrainingRun) -> str:
     return "Failed" if found.corrupted else "Active"
 
 
-def _lora(found: TrainingRun, template: str) -> str:
+def _lora_text(found: TrainingRun, template: str) -> str:
+    """Return the LoRA cell; ``template`` formats the rank."""
     if not found.is_lora:
         return "No"
     return "Yes" if found.lora_rank is None else template.format(found.lora_rank)
 
 
 @run.command("list")
-@click.option("--limit", type=int, default=20, show_default=True, help="Most to show; 0 shows all.")
+@click.option(
+    "--limit", type=int, default=20, show_default=True, help="Largest number of runs to show. 0 shows all."
+)
 @pass_output
 def list_runs(output: Output, limit: int) -> None:
     """List training runs, newest first."""
@@ -44,16 +47,16 @@ def list_runs(output: Output, limit: int) -> None:
         runs, total = collect(rest.list_training_runs, "training_runs", limit, _PAGE)
     output.result(
         {"runs": [wire_fields(found) for found in runs]},
-        counted(len(runs), "training run") + not_shown(len(runs), total),
+        count_text(len(runs), "training run") + hidden_count_text(len(runs), total),
         ("Run ID", "Base Model", "Owner", "LoRA", "Last Update", "Status"),
         [
             (
                 found.training_run_id,
                 found.base_model,
                 found.model_owner,
-                _lora(found, "Rank {}"),
+                _lora_text(found, "Rank {}"),
                 format_time(found.last_request_time),
-                _status(found),
+                _status_text(found),
             )
             for found in runs
         ],
@@ -79,9 +82,9 @@ def info(output: Output, run_id: str) -> None:
         ("Run ID", found.training_run_id),
         ("Base Model", found.base_model),
         ("Owner", found.model_owner),
-        ("LoRA", _lora(found, "Yes (Rank {})")),
+        ("LoRA", _lora_text(found, "Yes (Rank {})")),
         ("Last Update", format_time(found.last_request_time)),
-        ("Status", _status(found)),
+        ("Status", _status_text(found)),
     ]
     if found.last_checkpoint is not None:
         rows += _checkpoint_rows("Last Training Checkpoint", found.last_checkpoint)

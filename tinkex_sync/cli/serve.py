@@ -1,15 +1,17 @@
-"""``tinkex-sync serve``: the embedded server in the foreground."""
+"""``tinkex-sync serve``: run the embedded server in the foreground."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-from typing import Any, Callable, Optional, Tuple, TypeVar
+from pathlib import Path
+from typing import Any, Callable, Dict, Mapping, Optional, TypeVar
 
 import click
 
-from ..local import announced
+from ..local import server_config
 from ..local.faults import Faults
+from ..local.options import ServerOptions
 from .groups import Command
 from .output import CommandError
 
@@ -17,24 +19,28 @@ __all__ = ["serve"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+_FAULT = "fault_"
+
 
 def _fault_options(command: F) -> F:
+    """Add one option for each field of :class:`Faults`."""
     for field in reversed(dataclasses.fields(Faults)):
         option = click.option(
-            f"--fault-{field.name.replace('_', '-')}", f"fault_{field.name}", metavar="VALUE"
+            f"--fault-{field.name.replace('_', '-')}", f"{_FAULT}{field.name}", metavar="VALUE"
         )
         command = option(command)
     return command
 
 
-def _faults(given: Any) -> Faults:
-    values = {}
-    for name, text in given.items():
+def _faults_from_options(options: Mapping[str, Optional[str]]) -> Faults:
+    """Build the faults from the values of the options, which are JSON or plain text."""
+    values: Dict[str, Any] = {}
+    for name, text in options.items():
         if text is not None:
             try:
-                values[name[len("fault_") :]] = json.loads(text)
+                values[name[len(_FAULT) :]] = json.loads(text)
             except ValueError:
-                values[name[len("fault_") :]] = text
+                values[name[len(_FAULT) :]] = text
     try:
         return Faults(**values)
     except (ValueError, TypeError) as error:
@@ -44,80 +50,76 @@ def _faults(given: Any) -> Faults:
 @click.command(cls=Command)
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option(
-    "--port", type=click.IntRange(0, 65535), default=0, help="Port to listen on; 0 takes a free one."
+    "--port", type=click.IntRange(0, 65535), default=0, help="Port to listen on. 0 selects a free port."
 )
 @click.option(
     "--data",
     type=click.Path(file_okay=False),
-    help="Keep checkpoints here; otherwise they end with the server.",
+    help="Folder for checkpoints. Without it, they are deleted when the server ends.",
 )
-@click.option("--api-key", metavar="KEY", help="What clients must send; otherwise anything goes.")
 @click.option(
-    "--model", "models", metavar="NAME", multiple=True, help="Another name for the tiny model; repeatable."
+    "--api-key", metavar="KEY", help="Key that clients must send. Without it, every key is accepted."
+)
+@click.option(
+    "--model", "models", metavar="NAME", multiple=True, help="A further name of the tiny model. Repeatable."
 )
 @click.option(
     "--hold",
     type=click.FloatRange(min=0),
     default=45.0,
     show_default=True,
-    help="Seconds for which a poll for a result is held at most.",
+    help="Longest time for which a long poll is held, in seconds.",
 )
 @click.option(
     "--protocol",
-    type=click.Choice(announced.PROTOCOLS),
+    type=click.Choice(server_config.PROTOCOLS),
     default="0.7",
     show_default=True,
-    help="What is spoken: JSON (0.7), protobuf and what came with it (0.38), or both.",
+    help="Protocol version: JSON (0.7), protobuf and its capabilities (0.38), or both.",
 )
 @click.option(
-    "--announce",
+    "--client-config",
     metavar="NAME=VALUE",
     multiple=True,
-    help="What client/config says otherwise than usual, such as pjwt_auth_enabled=true; repeatable.",
+    help="A changed value of the client/config response, such as pjwt_auth_enabled=true. Repeatable.",
 )
 @_fault_options
-def serve(
-    host: str,
-    port: int,
-    data: Optional[str],
-    api_key: Optional[str],
-    models: Tuple[str, ...],
-    hold: float,
-    protocol: str,
-    announce: Tuple[str, ...],
-    **faults: Optional[str],
-) -> None:
+def serve(host: str, port: int, data: Optional[str], api_key: Optional[str], **options: Any) -> None:
     """Run the embedded server until Ctrl-C.
 
-    A --fault option makes it misbehave; its VALUE is JSON, such as
-    --fault-fail-first '{"asample": [500, 503]}'. What each does stands at tinkex_sync.local.Faults.
+    A --fault option makes the server fail in a chosen way. Its VALUE is JSON, such as
+    --fault-fail-first '{"asample": [500, 503]}'. tinkex_sync.local.Faults describes each of them.
     """
     from ..local.serving import serve as serve_until_interrupted
 
-    def ready(base_url: str) -> None:
-        click.echo(f"The embedded server listens on {base_url} (Ctrl-C ends it). To use it:")
-        click.echo(f"  export TINKER_BASE_URL={base_url} TINKER_API_KEY={'KEY' if api_key else 'local'}")
-        click.echo(
-            f'  ServiceClient(base_url="{base_url}", api_key={"..." if api_key else chr(34) + "local" + chr(34)})'
-        )
-
+    models, hold, protocol = options.pop("models"), options.pop("hold"), options.pop("protocol")
     try:
-        changes = announced.parsed(announce)
-        announced.Announced(protocol, changes)
+        changes = server_config.parse_client_config(options.pop("client_config"))
+        config = server_config.ServerConfig(protocol, changes)
     except ValueError as error:
         raise click.UsageError(f"--{error}") from None
+    faults = _faults_from_options(options)
+    if data is not None:
+        _create_folder(Path(data))
     try:
-        serve_until_interrupted(
-            host=host,
-            port=port,
-            data=data,
-            api_key=api_key,
-            models=models,
-            hold=hold,
-            faults=_faults(faults),
-            protocol=protocol,
-            announce=changes,
-            ready=ready,
-        )
+        server_options = ServerOptions(host, port, data, api_key, models, hold, faults, config)
+        serve_until_interrupted(server_options, lambda base_url: _print_usage(base_url, api_key is not None))
     except OSError as error:
         raise CommandError(f"cannot serve on {host} port {port}: {error}") from None
+
+
+def _create_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CommandError(
+            f"cannot create the folder of --data {folder}: {error.strerror}", "Give --data another folder."
+        ) from None
+
+
+def _print_usage(base_url: str, has_key: bool) -> None:
+    """Print the address of the running server, and how a client connects to it."""
+    click.echo(f"The embedded server listens on {base_url} (Ctrl-C ends it). To use it:")
+    click.echo(f"  export TINKER_BASE_URL={base_url} TINKER_API_KEY={'KEY' if has_key else 'local'}")
+    key = "..." if has_key else '"local"'
+    click.echo(f'  ServiceClient(base_url="{base_url}", api_key={key})')

@@ -1,4 +1,4 @@
-"""``tinkex-sync session``: sessions on the server."""
+"""``tinkex-sync session``: list and show the sessions on the server."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import click
 from .connections import connected_rest
 from .groups import Group
 from .output import Output, pass_output, wire_fields
-from .paging import collect, counted
+from .paging import collect, count_text
 
 __all__ = ["session"]
 
@@ -16,11 +16,17 @@ _PAGE = 100
 
 @click.group(cls=Group)
 def session() -> None:
-    """Look at sessions: what was made in each."""
+    """List sessions and show their training runs and samplers."""
 
 
 @session.command("list")
-@click.option("--limit", type=int, default=20, show_default=True, help="Most to show; 0 shows all.")
+@click.option(
+    "--limit",
+    type=int,
+    default=20,
+    show_default=True,
+    help="Largest number of sessions to show. 0 shows all.",
+)
 @pass_output
 def list_sessions(output: Output, limit: int) -> None:
     """List sessions, newest first."""
@@ -30,11 +36,11 @@ def list_sessions(output: Output, limit: int) -> None:
         if 0 < limit <= _PAGE:
             sessions, _ = collect(rest.list_sessions, "sessions", limit, _PAGE)
         else:
-            # Their listing does not say how many there are.
+            # The listing of sessions contains no total count, so it is read page by page until it ends.
             sessions = list(islice(rest.iter_sessions(_PAGE), limit if limit > 0 else None))
     output.result(
         {"sessions": sessions},
-        counted(len(sessions), "session"),
+        count_text(len(sessions), "session"),
         ("Session ID",),
         [(session_id,) for session_id in sessions],
     )

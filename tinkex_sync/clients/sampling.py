@@ -21,9 +21,17 @@ from ..session import Session
 from ..throttle.semaphores import CountingSemaphore
 from ..tokenizers.loading import choose_tokenizer, load_tokenizer
 from ..validation import check_model_path
-from .base import RebuildingClient, blocking, first_seq_id, request_operation, submitted
+from .base import (
+    CallOperation,
+    Client,
+    RebuildingClient,
+    blocking,
+    first_seq_id,
+    request_operation,
+    submitted,
+)
 
-__all__ = ["SamplingClient", "check_sampling_target", "open_sampling_client"]
+__all__ = ["SamplingClient", "open_sampling_client", "sampling_client_operation"]
 
 T = TypeVar("T")
 
@@ -303,14 +311,6 @@ def _load_tokenizer_of(sampler: types.GetSamplerResponse) -> Any:
     return load_tokenizer(choose_tokenizer(sampler.base_model, None).id)
 
 
-def check_sampling_target(model_path: Optional[str], base_model: Optional[str]) -> None:
-    """Raise ValueError unless a base model or a path that starts with ``tinker://`` is given."""
-    if model_path is None and base_model is None:
-        raise ValueError("Either model_path or base_model must be provided")
-    if model_path is not None:
-        check_model_path(model_path)
-
-
 def open_sampling_client(
     session: Session,
     *,
@@ -334,7 +334,7 @@ def open_sampling_client(
     Raises:
         ValueError: Neither path nor model is given, or the path does not start with ``tinker://``.
     """
-    check_sampling_target(model_path, base_model)
+    _check_target(model_path, base_model)
     body = types.CreateSamplingSessionRequest(
         session_id=session.session_id,
         sampling_session_seq_id=session.next_number("sampling_session_seq_id"),
@@ -348,3 +348,35 @@ def open_sampling_client(
         retry_config=retry_config,
         record_stability_info=record_stability_info,
     )
+
+
+def sampling_client_operation(
+    client: Client,
+    *,
+    model_path: Optional[str],
+    base_model: Optional[str],
+    retry_config: Optional[RetryConfig] = None,
+    record_stability_info: bool = False,
+) -> CallOperation[SamplingClient]:
+    """Return the operation that opens a sampling session and returns its client; see :func:`open_sampling_client`."""
+    _check_target(model_path, base_model)
+    return CallOperation(
+        client,
+        "create_sampling_client",
+        lambda call, deadline: open_sampling_client(
+            client.session,
+            model_path=model_path,
+            base_model=base_model,
+            retry_config=retry_config,
+            record_stability_info=record_stability_info,
+            call=call,
+            deadline=deadline,
+        ),
+    )
+
+
+def _check_target(model_path: Optional[str], base_model: Optional[str]) -> None:
+    if model_path is None and base_model is None:
+        raise ValueError("Either model_path or base_model must be provided")
+    if model_path is not None:
+        check_model_path(model_path)

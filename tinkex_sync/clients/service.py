@@ -25,7 +25,7 @@ from ..validation import check_count, check_text
 from .base import CallOperation, Client, blocking, request_operation, submitted
 from .model_creation import ModelFromCheckpoint, NewModel
 from .rest import RestClient
-from .sampling import SamplingClient, check_sampling_target, open_sampling_client
+from .sampling import SamplingClient, sampling_client_operation
 from .training import TrainingClient
 
 __all__ = ["ServiceClient", "resolve_endpoint"]
@@ -84,30 +84,17 @@ class ServiceClient(Client):
             config = config.replace(**changes) if changes else config
         self.config = resolve_endpoint(config)
         telemetry = Telemetry(self.config) if self.config.telemetry else None
-        builtin: List[object] = [QueueLog(self.config.clock)]
-        if telemetry is not None:
-            builtin.append(telemetry)
-        observers = Observers(
+        queue_log = QueueLog(self.config.clock)
+        #: The session's plugins; ``register`` adds more.
+        self.plugins = Observers(
             plugins,
             autoload=load_plugins,
             strict=strict_plugins,
-            builtin=builtin,
+            builtin=[queue_log] if telemetry is None else [queue_log, telemetry],
             clock=self.config.clock,
         )
-        session = Session(self.config, observers)
-        try:
-            session.open(user_metadata)
-            start_heartbeat(session)
-            # The plugin may be disabled by name.
-            if telemetry is not None and observers.is_active(telemetry):
-                telemetry.restore(session.negotiation.negotiated)
-                session.telemetry = telemetry
-        except BaseException:
-            session.close()
-            raise
+        session = _open_session(self.config, self.plugins, user_metadata, telemetry)
         super().__init__(session, session.source)
-        #: The session's plugins; ``register`` adds more.
-        self.plugins = observers
 
     @property
     def session_id(self) -> str:
@@ -268,19 +255,12 @@ class ServiceClient(Client):
         Raises:
             ValueError: Neither is given, or ``model_path`` does not start with ``tinker://``.
         """
-        check_sampling_target(model_path, base_model)
-        return CallOperation(
+        return sampling_client_operation(
             self,
-            "create_sampling_client",
-            lambda call, deadline: open_sampling_client(
-                self.session,
-                model_path=model_path,
-                base_model=base_model,
-                retry_config=retry_config,
-                record_stability_info=record_stability_info,
-                call=call,
-                deadline=deadline,
-            ),
+            model_path=model_path,
+            base_model=base_model,
+            retry_config=retry_config,
+            record_stability_info=record_stability_info,
         )
 
     submit_create_sampling_client = submitted(create_sampling_client)
@@ -315,7 +295,7 @@ class ServiceClient(Client):
             "heartbeat_age": None if session.last_heartbeat is None else now - session.last_heartbeat,
             "open": [call.status(now) for call in session.open_calls()],
             "protocol": session.negotiation.status(),
-            "billing": session.billing.status(),
+            "billing": session.payment_wait.status(),
             "throttle": session.throttle.status(),
             "transport": session.transport.status(),
             "plugins": session.observers.report(),
@@ -344,6 +324,26 @@ class ServiceClient(Client):
         return CallOperation(self, "resume_future", resume)
 
     submit_resume_future = submitted(resume_future)
+
+
+def _open_session(
+    config: Config,
+    observers: Observers,
+    user_metadata: Optional[Mapping[str, Any]],
+    telemetry: Optional[Telemetry],
+) -> Session:
+    session = Session(config, observers)
+    try:
+        session.open(user_metadata)
+        start_heartbeat(session)
+        # The user may have disabled the plugin by name.
+        if telemetry is not None and observers.is_active(telemetry):
+            telemetry.restore(session.negotiation.negotiated)
+            session.telemetry = telemetry
+    except BaseException:
+        session.close()
+        raise
+    return session
 
 
 def resolve_endpoint(config: Config) -> Config:

@@ -1,59 +1,52 @@
-"""Training: one LoRA adapter, its gradients and optimizer, saved and loaded; in order, blocking or submitted."""
+"""The training client: trains one model, and saves and loads its weights."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Dict, Iterable, List, Literal, Optional, TypeVar
+from typing import Any, Dict, Iterable, Literal, Mapping, Optional, Sequence, Tuple
 
 from .. import types
-from ..concurrency.clock import remaining
-from ..errors import DeadlineExceeded
-from ..futures import Future
+from ..errors import APIResponseValidationError
+from ..futures import Future, Operation
 from ..http.call_state import CallState
 from ..http.request import Request
+from ..http.retry import RetryConfig
+from ..session import Session
 from ..tokenizers.loading import choose_tokenizer, load_tokenizer
-from ..training.custom_loss import LossFunction, chosen, for_forward, weighted, with_metrics
-from ..training.lane import check_optimizer
-from .weights import WeightsClient
+from ..training.batch import BatchOperation, validate_batch
+from ..training.custom_loss import CustomLossOperation, LossFunction
+from ..training.lane import TrainingLane
+from ..training.operations import OptimizerStep, RequestOperation, TrainStep, TrainStepOutput
+from ..validation import check_labels, check_model_path, check_optional_text, check_text, check_ttl
+from .base import CallOperation, Client, blocking, request_operation, submitted
+from .sampling import SamplingClient, open_sampling_client
 
 __all__ = ["TrainStepOutput", "TrainingClient"]
 
-T = TypeVar("T")
 
-
-@dataclass(frozen=True)
-class TrainStepOutput:
-    """Results of one :meth:`TrainingClient.train_step`."""
-
-    forward_backward: types.ForwardBackwardOutput
-    optim_step: types.OptimStepResponse
-
-    @property
-    def metrics(self) -> Dict[str, float]:
-        """Metrics of both; the optimizer's win where names clash."""
-        return {**self.forward_backward.metrics, **(self.optim_step.metrics or {})}
-
-    @property
-    def loss_fn_outputs(self) -> List[Dict[str, types.TensorData]]:
-        """Per datum, in order: its tensors by name, such as "logprobs"."""
-        return self.forward_backward.loss_fn_outputs
-
-
-class TrainingClient(WeightsClient):
+class TrainingClient(Client):
     """Trains one model. Thread-safe; made by :class:`ServiceClient`.
 
-    Operations are sent by one daemon thread in the order they were asked for, whichever thread asks. Blocking
-    forms submit, then wait: an interrupt or a timeout ends the wait, and an operation that was already sent
-    goes on.
+    Operations are sent by one daemon thread in the order of submission. Blocking methods submit the operation and wait
+    for its result: an interrupt or a timeout ends the wait, and an operation that was already sent continues. All
+    methods accept ``timeout``, in seconds; its default is ``Config.timeout`` for blocking methods and no limit for
+    submitted operations.
+
+    Args:
+        first_seq_id: The sequence number of the client's first request.
     """
 
-    _tokenizer: Any = None
+    def __init__(self, session: Session, model_id: str, *, first_seq_id: int = 1) -> None:
+        self._lane = TrainingLane(session, model_id, first_seq_id=first_seq_id)
+        super().__init__(session, self._lane.source)
+        self.model_id = model_id
+        self._tokenizer: Any = None
 
     def __repr__(self) -> str:
         return f"<TrainingClient {self.model_id!r}>"
 
-    # Forward and backward
+    # Passes over batches and optimizer steps
 
+    @blocking
     def forward(
         self,
         data: Iterable[types.Datum],
@@ -61,22 +54,16 @@ class TrainingClient(WeightsClient):
         loss_fn_config: Optional[Dict[str, float]] = None,
         *,
         timeout: Optional[float] = None,
-    ) -> types.ForwardBackwardOutput:
-        """Losses and log probabilities of a batch, without gradients. POST /api/v1/forward.
+    ) -> Operation[types.ForwardBackwardOutput]:
+        """Compute losses and log probabilities of a batch, without gradients. POST /api/v1/forward.
 
-        Arguments and errors as :meth:`forward_backward`.
+        Arguments and errors are those of :meth:`forward_backward`.
         """
-        return self._wait(lambda: self.submit_forward(data, loss_fn, loss_fn_config), timeout)
+        return self._batch("forward", data, loss_fn, loss_fn_config)
 
-    def submit_forward(
-        self,
-        data: Iterable[types.Datum],
-        loss_fn: types.LossFnType,
-        loss_fn_config: Optional[Dict[str, float]] = None,
-    ) -> Future[types.ForwardBackwardOutput]:
-        """:meth:`forward`, without waiting."""
-        return self._submit_batch("forward", data, loss_fn, loss_fn_config)[0].future
+    submit_forward = submitted(forward)
 
+    @blocking
     def forward_backward(
         self,
         data: Iterable[types.Datum],
@@ -84,37 +71,44 @@ class TrainingClient(WeightsClient):
         loss_fn_config: Optional[Dict[str, float]] = None,
         *,
         timeout: Optional[float] = None,
-    ) -> types.ForwardBackwardOutput:
-        """Add a batch's gradients to those the model holds, and wait. POST /api/v1/forward_backward.
+    ) -> Operation[types.ForwardBackwardOutput]:
+        """Add the gradients of a batch to those that the model has accumulated. POST /api/v1/forward_backward.
 
-        A large batch goes out in chunks of at most ``Config.max_chunk_datums`` and ``max_chunk_bytes``; their
-        results come back as one.
+        A large batch is sent in chunks of at most ``Config.max_chunk_datums`` and ``max_chunk_bytes``. Their results
+        are merged.
 
         Args:
-            data: Datums; drawn before this sends anything.
+            data: Datums. The iterable is read to its end before anything is sent.
             loss_fn: "cross_entropy", "importance_sampling", "ppo", "cispo" or "dro".
-            loss_fn_config: The loss's own settings by name, such as clip thresholds.
-            timeout: Seconds to wait; default ``Config.timeout``.
+            loss_fn_config: Settings of the loss function by name, such as clip thresholds.
+            timeout: Seconds.
+
+        Returns:
+            One dict of tensors per datum, in the order of ``data``, and the merged metrics.
 
         Raises:
-            ValueError, TypeError: an argument is wrong; nothing was sent.
-            PartialBatchError: a later chunk was refused; it says which datums are accumulated.
-            OutcomeUnknownError: a reply was lost; the operation may have been applied.
-            RequestFailedError, PromiseExpiredError: it was accepted and has no result.
-            APIError: it was refused, or could not be sent for five minutes.
-            DeadlineExceeded: ``timeout`` ran out; its ``sent`` is "no" if the operation was withdrawn.
+            ValueError, TypeError: An argument is invalid; nothing was sent.
+            PartialBatchError: A chunk after the first was rejected. The error has the ranges of accumulated datums.
+            OutcomeUnknownError: A response was lost; the operation may have been applied.
+            RequestFailedError, PromiseExpiredError: The server accepted the operation and has no result.
+            APIError: The server rejected the operation, or it could not be sent for five minutes.
+            DeadlineExceeded: ``timeout`` passed; ``sent`` of the error is "no" if the operation was withdrawn.
         """
-        return self._wait(lambda: self.submit_forward_backward(data, loss_fn, loss_fn_config), timeout)
+        return self._batch("forward_backward", data, loss_fn, loss_fn_config)
 
-    def submit_forward_backward(
+    submit_forward_backward = submitted(forward_backward)
+
+    def _batch(
         self,
+        name: Literal["forward", "forward_backward"],
         data: Iterable[types.Datum],
         loss_fn: types.LossFnType,
-        loss_fn_config: Optional[Dict[str, float]] = None,
-    ) -> Future[types.ForwardBackwardOutput]:
-        """:meth:`forward_backward`, without waiting."""
-        return self._submit_batch("forward_backward", data, loss_fn, loss_fn_config)[0].future
+        loss_fn_config: Optional[Dict[str, float]],
+    ) -> BatchOperation:
+        batch = validate_batch(self.session, data, loss_fn, loss_fn_config)
+        return BatchOperation(self._lane, name, batch)
 
+    @blocking
     def forward_backward_custom(
         self,
         data: Iterable[types.Datum],
@@ -122,89 +116,54 @@ class TrainingClient(WeightsClient):
         *,
         backend: Literal["auto", "torch", "numpy"] = "auto",
         timeout: Optional[float] = None,
-    ) -> types.ForwardBackwardOutput:
-        """As :meth:`forward_backward`, by a loss of your own.
+    ) -> Operation[types.ForwardBackwardOutput]:
+        """Add the gradients of your own loss function to those that the model has accumulated.
 
-        A forward pass gives the log probabilities of the targets; ``loss_fn`` is called with them in this thread;
-        its gradient goes out as the weights of a second pass, with "cross_entropy". That one's result is returned,
-        with the loss's metrics laid over its own; with a server of protocol 0.38 "loss:sum" is your loss, and the
-        server's own is "surrogate_loss:sum". Of a datum's inputs only ``target_tokens`` takes part in it.
+        A forward pass returns the log probabilities of the targets. ``loss_fn`` is called with them in this thread. Its
+        gradient is sent as the weights of a second pass with "cross_entropy", whose result is returned. The loss
+        function's metrics are merged into the result's metrics and win on conflicts. With a server of protocol 0.38.0,
+        "loss:sum" is your loss, and "surrogate_loss:sum" is the server's. Only ``target_tokens`` of a datum's inputs
+        are sent with the second pass.
+
+        The submitted form also computes the loss in this thread: it waits for the forward pass, for ``timeout`` or
+        ``Config.timeout`` seconds, and raises its errors. Its future is that of the second pass.
 
         Args:
-            data: Datums with ``target_tokens``, and whatever ``loss_fn`` reads from them.
-            loss_fn: Called once, with the list of datums and a list of one-dimensional float32 log probabilities.
-                With torch these are leaf tensors, and it returns ``(loss, metrics)``: one element that depends on
-                every datum's, and a dict of numbers. With numpy they are arrays, and it returns ``(loss, gradients,
+            data: Datums with ``target_tokens`` and all inputs that ``loss_fn`` reads.
+            loss_fn: Called once with the list of datums and a list of one-dimensional float32 log probabilities.
+                With torch, these are leaf tensors, and it returns ``(loss, metrics)``: one element that depends on
+                every tensor, and a dict of numbers. With numpy, they are arrays, and it returns ``(loss, gradients,
                 metrics)``, with one gradient array per datum.
-            backend: "auto" means torch where it can be imported, else numpy.
-            timeout: Seconds for all of it; the loss itself is not cut short.
+            backend: "auto" is torch if it can be imported, otherwise numpy.
+            timeout: Seconds for both passes. The loss function is not interrupted.
 
         Raises:
-            MissingExtraError: neither torch nor numpy is there; nothing was sent.
-            ValueError: no gradient for a datum, or one that is not finite; no gradient was sent.
-            RuntimeError: the loss is not a scalar, or does not depend on the log probabilities; likewise.
-            APIResponseValidationError: not every datum's log probabilities came back; likewise.
-            KeyError: a datum has no ``target_tokens``; likewise.
-            Others: those of :meth:`forward_backward`, and what ``loss_fn`` raises.
+            MissingExtraError: Neither torch nor numpy is installed; nothing was sent.
+            ValueError: A datum has no gradient, or one that is not finite; no gradient was sent.
+            RuntimeError: The loss is not a scalar or does not depend on the log probabilities; no gradient was sent.
+            APIResponseValidationError: A datum's log probabilities are missing; no gradient was sent.
+            KeyError: A datum has no ``target_tokens``; no gradient was sent.
+            Exception: Those of :meth:`forward_backward` and of ``loss_fn``.
         """
-        deadline = self._session.deadline(timeout)
-        return self._wait_until(self._custom(data, loss_fn, backend, deadline), deadline)
+        return CustomLossOperation(self._lane, data, loss_fn, backend)
 
-    def submit_forward_backward_custom(
-        self,
-        data: Iterable[types.Datum],
-        loss_fn: LossFunction,
-        *,
-        backend: Literal["auto", "torch", "numpy"] = "auto",
-    ) -> Future[types.ForwardBackwardOutput]:
-        """:meth:`forward_backward_custom`, without waiting for the second pass.
+    submit_forward_backward_custom = submitted(forward_backward_custom)
 
-        It does wait, for ``Config.timeout`` at most, for the forward pass, and computes the loss: what goes wrong
-        until then is raised here. The future is that of the second pass.
-        """
-        return self._custom(data, loss_fn, backend, self._session.deadline(None))
-
-    def _custom(
-        self,
-        data: Iterable[types.Datum],
-        loss_fn: LossFunction,
-        backend: Literal["auto", "torch", "numpy"],
-        deadline: Optional[float],
-    ) -> Future[types.ForwardBackwardOutput]:
-        if not callable(loss_fn):
-            raise TypeError(f"loss_fn must be a function of (data, logprobs), not {loss_fn!r}")
-        differentiate = chosen(backend)
-        datums = list(data)
-        reports_custom_loss = self._session.capabilities.reports_custom_loss
-        scored = for_forward(datums) if reports_custom_loss else datums
-        forward = self._wait_until(self.submit_forward(scored, "cross_entropy"), deadline)
-        batch, metrics, loss = weighted(datums, forward, loss_fn, differentiate)
-        if remaining(self._session.clock, deadline) == 0:
-            raise DeadlineExceeded(
-                "forward_backward_custom: the timeout ran out while the loss was computed; no gradient was sent",
-                phase="queued",
-                sent="no",
-            )
-        laid = with_metrics(metrics, loss if reports_custom_loss else None)
-        second, send = self._batch("forward_backward", batch, "cross_entropy", None, laid)
-        self._enqueue([second.future], send)
-        return second.future
-
+    @blocking
     def optim_step(
         self, adam_params: types.OptimParams, *, timeout: Optional[float] = None
-    ) -> types.OptimStepResponse:
-        """Update the weights by the accumulated gradients, and clear those. POST /api/v1/optim_step.
+    ) -> Operation[types.OptimStepResponse]:
+        """Update the weights with the accumulated gradients, and clear the gradients. POST /api/v1/optim_step.
 
-        DimuonParams are for a model made with ``optimizer=DimuonOptimizerConfig()``. Errors as
-        :meth:`forward_backward`.
+        Errors are those of :meth:`forward_backward`.
+
+        Args:
+            adam_params: AdamParams; DimuonParams for a model created with ``optimizer=DimuonOptimizerConfig()``.
+            timeout: Seconds.
         """
-        return self._wait(lambda: self.submit_optim_step(adam_params), timeout)
+        return OptimizerStep(self._lane, adam_params)
 
-    def submit_optim_step(self, adam_params: types.OptimParams) -> Future[types.OptimStepResponse]:
-        """:meth:`optim_step`, without waiting."""
-        future, job = self._optim_step(adam_params, None)
-        self._enqueue([future], job)
-        return future
+    submit_optim_step = submitted(optim_step)
 
     def train_step(
         self,
@@ -215,20 +174,12 @@ class TrainingClient(WeightsClient):
         *,
         timeout: Optional[float] = None,
     ) -> TrainStepOutput:
-        """One forward_backward and one optim_step, sent back to back, so that no cycle of the server is lost.
+        """Send a backward pass and the optimizer step after it without waiting in between, and wait for both.
 
-        The optimizer step goes out only once every chunk of the batch was accepted; otherwise it is withdrawn, and
-        the error raised is the batch's. Arguments and errors as :meth:`forward_backward`.
+        The optimizer step is sent only after every chunk of the batch was accepted. Otherwise it is withdrawn, and the
+        error of the batch is raised. Arguments and errors are those of :meth:`forward_backward`.
         """
-        session = self._session
-        deadline = session.deadline(timeout)
-        backward, step = self.submit_train_step(data, loss_fn, adam_params, loss_fn_config)
-        try:
-            output = self._wait_until(backward, deadline)
-        except BaseException:
-            step.abandon()
-            raise
-        return TrainStepOutput(output, self._wait_until(step, deadline))
+        return self._train_step(data, loss_fn, adam_params, loss_fn_config).run(timeout)
 
     def submit_train_step(
         self,
@@ -236,48 +187,278 @@ class TrainingClient(WeightsClient):
         loss_fn: types.LossFnType,
         adam_params: types.OptimParams,
         loss_fn_config: Optional[Dict[str, float]] = None,
-    ) -> tuple[Future[types.ForwardBackwardOutput], Future[types.OptimStepResponse]]:
-        """:meth:`train_step`, without waiting: the futures of the backward pass and of the optimizer step."""
-        check_optimizer(adam_params)
-        batch, send = self._batch("forward_backward", data, loss_fn, loss_fn_config)
-        step, step_job = self._optim_step(adam_params, batch)
-        self._enqueue([batch.future, step], send, step_job)
-        return batch.future, step
+        *,
+        timeout: Optional[float] = None,
+    ) -> Tuple[Future[types.ForwardBackwardOutput], Future[types.OptimStepResponse]]:
+        """Start :meth:`train_step` and return the futures of the backward pass and of the optimizer step."""
+        return self._train_step(data, loss_fn, adam_params, loss_fn_config).submit(timeout)
 
-    # Asking
+    def _train_step(
+        self,
+        data: Iterable[types.Datum],
+        loss_fn: types.LossFnType,
+        adam_params: types.OptimParams,
+        loss_fn_config: Optional[Dict[str, float]],
+    ) -> TrainStep:
+        step = OptimizerStep(self._lane, adam_params)
+        return TrainStep(self._batch("forward_backward", data, loss_fn, loss_fn_config), step)
 
-    def get_info(self, *, timeout: Optional[float] = None) -> types.GetInfoResponse:
-        """The model's base, adapter and tokenizer. POST /api/v1/get_info; takes no turn in the lane."""
-        return self._run("get_info", self._get_info, timeout)
+    # Checkpoints
 
-    def submit_get_info(self) -> Future[types.GetInfoResponse]:
-        """:meth:`get_info`, without waiting."""
-        return self._submit("get_info", self._get_info)
-
-    def _get_info(self, call: CallState, deadline: Optional[float]) -> types.GetInfoResponse:
-        info: types.GetInfoResponse = self._session.call(
-            Request("get_info", {"model_id": self.model_id}, call=call, deadline=deadline)
-        )
-        return info
-
-    def get_tokenizer(self, *, timeout: Optional[float] = None) -> Any:
-        """The model's tokenizer, which the server names; see :mod:`tinkex_sync.tokenizers`. POST /api/v1/get_info.
+    @blocking
+    def save_state(
+        self,
+        name: str,
+        ttl_seconds: Optional[int] = None,
+        overwrite: bool = False,
+        user_metadata: Optional[Mapping[str, str]] = None,
+        *,
+        timeout: Optional[float] = None,
+    ) -> Operation[types.SaveWeightsResponse]:
+        """Save weights and optimizer state under a name. POST /api/v1/save_weights.
 
         Args:
-            timeout: Seconds for the server's answer; loading from the Hugging Face hub has timeouts of its own.
+            name: The checkpoint's name.
+            ttl_seconds: Seconds, 3600 to ten years, until the server deletes the checkpoint; None: never (0.38.0).
+            overwrite: Replace a checkpoint of the same name (0.38.0).
+            user_metadata: Labels stored with the checkpoint (0.38.0).
+            timeout: Seconds.
+        """
+        request = types.SaveWeightsRequest(
+            self.model_id,
+            path=check_text("name", name),
+            ttl_seconds=check_ttl(ttl_seconds),
+            user_metadata=check_labels(user_metadata),
+            overwrite=overwrite or None,
+        )
+        return RequestOperation(self._lane, "save_state", "save_weights", request)
+
+    submit_save_state = submitted(save_state)
+
+    @blocking
+    def load_state(
+        self, path: str, weights_access_token: Optional[str] = None, *, timeout: Optional[float] = None
+    ) -> Operation[types.LoadWeightsResponse]:
+        """Load weights, without optimizer state, from a ``tinker://`` path. POST /api/v1/load_weights.
+
+        Args:
+            path: ``tinker://RUN/weights/NAME``.
+            weights_access_token: Gives access to weights of another account (0.38.0).
+            timeout: Seconds.
+        """
+        return self._load("load_state", path, weights_access_token, optimizer=False)
+
+    submit_load_state = submitted(load_state)
+
+    @blocking
+    def load_state_with_optimizer(
+        self, path: str, weights_access_token: Optional[str] = None, *, timeout: Optional[float] = None
+    ) -> Operation[types.LoadWeightsResponse]:
+        """Load weights and optimizer state from a ``tinker://`` path. POST /api/v1/load_weights.
+
+        Arguments are those of :meth:`load_state`.
+        """
+        return self._load("load_state_with_optimizer", path, weights_access_token, optimizer=True)
+
+    submit_load_state_with_optimizer = submitted(load_state_with_optimizer)
+
+    def _load(
+        self, name: str, path: str, token: Optional[str], *, optimizer: bool
+    ) -> RequestOperation[types.LoadWeightsResponse]:
+        request = types.LoadWeightsRequest(
+            self.model_id,
+            path=check_text("path", path),
+            optimizer=optimizer,
+            weights_access_token=check_optional_text("weights_access_token", token, secret=True),
+        )
+        return RequestOperation(self._lane, name, "load_weights", request)
+
+    @blocking
+    def save_weights_for_sampler(
+        self,
+        name: str,
+        ttl_seconds: Optional[int] = None,
+        user_metadata: Optional[Mapping[str, str]] = None,
+        *,
+        timeout: Optional[float] = None,
+    ) -> Operation[types.SaveWeightsForSamplerResponse]:
+        """Save the weights for sampling, under a name. POST /api/v1/save_weights_for_sampler.
+
+        Arguments are those of :meth:`save_state`.
+        """
+        request = types.SaveWeightsForSamplerRequest(
+            self.model_id,
+            path=check_text("name", name),
+            ttl_seconds=check_ttl(ttl_seconds),
+            user_metadata=check_labels(user_metadata),
+        )
+        endpoint = "save_weights_for_sampler"
+        return RequestOperation(self._lane, endpoint, endpoint, request, _named_save)
+
+    submit_save_weights_for_sampler = submitted(save_weights_for_sampler)
+
+    @blocking
+    def save_weights_external(
+        self,
+        name: str,
+        ttl_seconds: Optional[int] = None,
+        age_encryption_recipients: Optional[Sequence[str]] = None,
+        *,
+        timeout: Optional[float] = None,
+    ) -> Operation[types.SaveWeightsExternalResponse]:
+        """Save the weights for download, under a name. POST /api/v1/save_weights_external (0.38.0).
+
+        Args:
+            name: The name of the saved weights.
+            ttl_seconds: As for :meth:`save_state`.
+            age_encryption_recipients: Public keys of age, for which the files are encrypted.
+            timeout: Seconds.
+        """
+        recipients = None if age_encryption_recipients is None else list(age_encryption_recipients)
+        if recipients is not None and not (recipients and all(isinstance(one, str) for one in recipients)):
+            raise ValueError(
+                f"age_encryption_recipients must be public keys, not {age_encryption_recipients!r}"
+            )
+        request = types.SaveWeightsExternalRequest(
+            self.model_id,
+            path=check_text("name", name),
+            ttl_seconds=check_ttl(ttl_seconds),
+            age_encryption_recipients=recipients,
+        )
+        endpoint = "save_weights_external"
+        return RequestOperation(self._lane, endpoint, endpoint, request)
+
+    submit_save_weights_external = submitted(save_weights_external)
+
+    # Sampling clients
+
+    @blocking
+    def save_weights_and_get_sampling_client(
+        self,
+        name: Optional[str] = None,
+        retry_config: Optional[RetryConfig] = None,
+        kind: Optional[Literal["snapshot", "inflight"]] = None,
+        record_stability_info: bool = False,
+        *,
+        timeout: Optional[float] = None,
+    ) -> Operation[SamplingClient]:
+        """Save the weights and return a client that samples from them. POST /api/v1/save_weights_for_sampler.
+
+        Args:
+            name: Name of the saved weights; None: they exist for one sampling session only.
+            retry_config: How the client's samples are retried.
+            kind: Without a name only (0.38.0). "inflight": samples in progress continue with the new weights.
+                "snapshot": they continue with the old weights. None: the server chooses.
+            record_stability_info: As for :meth:`ServiceClient.create_sampling_client`.
+            timeout: Seconds.
+        """
+        if kind not in (None, "snapshot", "inflight") or (kind is not None and name is not None):
+            raise ValueError(f"kind={kind!r}: give 'snapshot' or 'inflight', and no name; or leave it out")
+        session, is_named = self.session, name is not None
+        number = None if is_named else session.next_number("sampling_session_seq_id")
+        request = types.SaveWeightsForSamplerRequest(
+            self.model_id,
+            path=check_text("name", name) if is_named else None,
+            sampling_session_seq_id=number,
+            kind=kind,
+        )
+
+        def open_client(saved: types.SaveWeightsForSamplerResponseInternal) -> SamplingClient:
+            if is_named or not saved.sampling_session_id:
+                # Without a name, some servers save under a name of their own.
+                return open_sampling_client(
+                    session,
+                    model_path=_named_save(saved).path,
+                    base_model=None,
+                    retry_config=retry_config,
+                    record_stability_info=record_stability_info,
+                )
+            return SamplingClient(
+                session,
+                saved.sampling_session_id,
+                retry_config=retry_config,
+                record_stability_info=record_stability_info,
+            )
+
+        operation = "save_weights_and_get_sampling_client"
+        return RequestOperation(self._lane, operation, "save_weights_for_sampler", request, open_client)
+
+    submit_save_weights_and_get_sampling_client = submitted(save_weights_and_get_sampling_client)
+
+    @blocking
+    def create_sampling_client(
+        self,
+        model_path: str,
+        retry_config: Optional[RetryConfig] = None,
+        record_stability_info: bool = False,
+        *,
+        timeout: Optional[float] = None,
+    ) -> Operation[SamplingClient]:
+        """Return a client that samples from saved weights. POST /api/v1/create_sampling_session.
+
+        Args:
+            model_path: ``tinker://RUN/sampler_weights/NAME``.
+            retry_config: How the client's samples are retried.
+            record_stability_info: As for :meth:`ServiceClient.create_sampling_client`.
+            timeout: Seconds.
+        """
+        check_model_path(model_path)
+        return CallOperation(
+            self,
+            "create_sampling_client",
+            lambda call, deadline: open_sampling_client(
+                self.session,
+                model_path=model_path,
+                base_model=None,
+                retry_config=retry_config,
+                record_stability_info=record_stability_info,
+                call=call,
+                deadline=deadline,
+            ),
+        )
+
+    submit_create_sampling_client = submitted(create_sampling_client)
+
+    # Facts about the model
+
+    @blocking
+    def get_info(self, *, timeout: Optional[float] = None) -> Operation[types.GetInfoResponse]:
+        """Return the model's base, adapter and tokenizer, immediately and not in order. POST /api/v1/get_info."""
+        request = Request("get_info", types.GetInfoRequest(self.model_id))
+        return request_operation(self, "get_info", request)
+
+    submit_get_info = submitted(get_info)
+
+    @blocking
+    def get_tokenizer(self, *, timeout: Optional[float] = None) -> Operation[Any]:
+        """Return the tokenizer that the server names for the model. POST /api/v1/get_info.
+
+        See :mod:`tinkex_sync.tokenizers`. The tokenizer is loaded once.
+
+        Args:
+            timeout: Seconds for the server's response. Loading from the Hugging Face hub has timeouts of its own.
 
         Raises:
-            MissingExtraError: a library is missing: ``pip install "tinkex-sync[tokenizers]"``.
-            TokenizerError: it cannot be found or read; the text says what to do.
+            MissingExtraError: A library is missing: ``pip install "tinkex-sync[tokenizers]"``.
+            TokenizerError: The tokenizer cannot be found or read.
         """
-        return self._run("get_tokenizer", self._named_tokenizer, timeout)
+        return CallOperation(self, "get_tokenizer", self._load_tokenizer)
 
-    def submit_get_tokenizer(self) -> Future[Any]:
-        """:meth:`get_tokenizer`, without waiting."""
-        return self._submit("get_tokenizer", self._named_tokenizer)
+    submit_get_tokenizer = submitted(get_tokenizer)
 
-    def _named_tokenizer(self, call: CallState, deadline: Optional[float]) -> Any:
+    def _load_tokenizer(self, call: CallState, deadline: Optional[float]) -> Any:
         if self._tokenizer is None:
-            model = self._get_info(call, deadline).model_data
+            request = Request("get_info", types.GetInfoRequest(self.model_id), call=call, deadline=deadline)
+            model = self.session.call(request).model_data
             self._tokenizer = load_tokenizer(choose_tokenizer(model.model_name, model.tokenizer_id).id)
         return self._tokenizer
+
+
+def _named_save(
+    saved: types.SaveWeightsForSamplerResponseInternal,
+) -> types.SaveWeightsForSamplerResponse:
+    if not saved.path:
+        raise APIResponseValidationError(
+            "the server saved the weights and returned neither a path nor a sampling session", path="path"
+        )
+    return types.SaveWeightsForSamplerResponse(path=saved.path)

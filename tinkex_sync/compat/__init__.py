@@ -1,46 +1,34 @@
-"""The official SDK's shape over our clients: ``import tinkex_sync.compat as tinker`` runs its scripts unchanged."""
+"""Clients with the shape of the official SDK: its scripts run with ``import tinkex_sync.compat as tinker``."""
+
+from typing import Any
 
 from .. import errors as _errors
-from ..errors import (
-    APIConnectionError,
-    APIError,
-    APIResponseValidationError,
-    APIStatusError,
-    APITimeoutError,
-    AuthenticationError,
-    BadRequestError,
-    BillingError,
-    ConflictError,
-    InternalServerError,
-    NotFoundError,
-    PermissionDeniedError,
-    RateLimitError,
-    RequestFailedError,
-    UnprocessableEntityError,
-)
+from ..errors import *  # noqa: F403
 from . import types
-from .absent import absent as __getattr__
-from .clients import SamplingClient, TrainingClient
+from .absent import raise_absent
 from .futures import APIFuture
-from .names import install, provide
-from .rest import RestClient
+from .names import install as install
+from .names import register_finder
+from .rest import RestClient as RestClient
+from .sampling import SamplingClient
 from .service import ServiceClient
-from .settings import NOT_GIVEN, NotGiven, Omit, RequestOptions, Timeout
+from .settings import NOT_GIVEN as NOT_GIVEN
+from .settings import NotGiven as NotGiven
+from .settings import Omit as Omit
+from .settings import RequestOptions, Timeout
+from .training import TrainingClient
+from .types import AdamOptimizerConfig as AdamOptimizerConfig
 from .types import (
-    AdamOptimizerConfig,
     AdamParams,
     Checkpoint,
     CheckpointType,
     Datum,
-    DimuonOptimizerConfig,
-    DimuonParams,
     EncodedTextChunk,
     ForwardBackwardOutput,
     LoraConfig,
     ModelID,
     ModelInput,
     ModelInputChunk,
-    OptimParams,
     OptimStepRequest,
     OptimStepResponse,
     ParsedCheckpointTinkerPath,
@@ -53,6 +41,9 @@ from .types import (
     TensorDtype,
     TrainingRun,
 )
+from .types import DimuonOptimizerConfig as DimuonOptimizerConfig
+from .types import DimuonParams as DimuonParams
+from .types import OptimParams as OptimParams
 
 TinkerError = _errors.TinkexError
 NoneType = type(None)
@@ -60,21 +51,8 @@ DEFAULT_TIMEOUT = Timeout(60.0, connect=5.0)
 DEFAULT_MAX_RETRIES = 10
 
 __title__ = "tinker"
-#: Of the official SDK whose shape this has; ours is ``tinkex_sync.__version__``.
+#: Version of the official SDK whose shape this package has. The version of this package is ``tinkex_sync.__version__``.
 __version__ = "0.7.0"
-
-#: Reachable under the official package's name too, but not among its public names.
-_BESIDE = (NOT_GIVEN, NotGiven, Omit, install, provide)
-#: Names of the newest official package, for scripts written for that.
-_TODAY = (
-    AdamOptimizerConfig,
-    BillingError,
-    DimuonOptimizerConfig,
-    DimuonParams,
-    OptimParams,
-    RestClient,
-    __getattr__,
-)
 
 __all__ = [
     "TrainingClient",
@@ -105,23 +83,15 @@ __all__ = [
     "Timeout",
     "RequestOptions",
     "TinkerError",
-    "APIError",
-    "APIStatusError",
-    "APITimeoutError",
-    "APIConnectionError",
-    "APIResponseValidationError",
-    "RequestFailedError",
-    "BadRequestError",
-    "AuthenticationError",
-    "PermissionDeniedError",
-    "NotFoundError",
-    "ConflictError",
-    "UnprocessableEntityError",
-    "RateLimitError",
-    "InternalServerError",
     "types",
     "__version__",
     "__title__",
 ]
+__all__ += _errors.__all__
 
-provide()
+
+def __getattr__(name: str) -> Any:
+    raise_absent("module 'tinkex_sync.compat'", name)
+
+
+register_finder()

@@ -1,20 +1,20 @@
-"""Names of the newest official package that are not here, and why."""
+"""Names of the official package of 0.38.0 that compat does not have, with the reasons."""
 
 from __future__ import annotations
 
-from typing import Any, Dict, Tuple
+from typing import Any, Dict, NoReturn, Tuple
 
-__all__ = ["Explained", "absent", "absent_type", "reason"]
+__all__ = ["REASONS", "Explained", "raise_absent", "reason"]
 
-#: Why, and for which names: of the package, of its types, and of its clients' methods.
-_ABSENT: Tuple[Tuple[str, str], ...] = (
+#: Pairs of a reason and its names: of the package, of its types and of its clients' methods.
+_GROUPS: Tuple[Tuple[str, str], ...] = (
     (
-        "custom losses are computed here, by forward_backward_custom, and not traced for the server",
+        "forward_backward_custom computes custom losses in this process and does not trace them for the server",
         "LossHandle PerDatumLossFn create_custom_loss CreateCustomLossRequest CreateCustomLossResponse CustomLossGraph"
         " CustomLossInput CustomLossInputRank CustomLossNode",
     ),
     (
-        "accounts, audits and bills are looked after on the service's own pages",
+        "accounts, audits and bills are managed on the web pages of the service",
         "AdminClient whoami WhoamiResponse get_audit_log get_audit_log_async AuditLogEntry AuditLogResponse"
         " get_billing_usage get_billing_usage_async BillingEventInfo BillingUsageEvent BillingUsageResponse"
         " BillingUsageSession CheckpointBillingEvent GetBillingUsageRequest SamplingPrefillBillingEvent"
@@ -23,7 +23,7 @@ _ABSENT: Tuple[Tuple[str, str], ...] = (
         " CurrentCheckpointStorageUsageResponse GetCurrentCheckpointStorageUsageRequest",
     ),
     (
-        "sessions are listed by list_sessions and get_session; searching them and exporting traces is not built",
+        "list_sessions and get_session return sessions; search and trace export are not implemented",
         "search_sessions export_session_trace export_session_trace_async AccessibleSearchOwner OwnSearchOwner"
         " UserSearchOwner SearchOwner SessionSearchCursor SessionSearchRequest SessionSearchResponse SessionSummary"
         " SessionStatus SessionStatusQuery SessionActive SessionCancelled SessionFailed SessionFailedReason"
@@ -32,59 +32,51 @@ _ABSENT: Tuple[Tuple[str, str], ...] = (
         " ClientSessionFinished FailedSessionStatusQuery",
     ),
     (
-        "provenance spans and dmel chunks have no wire form of level 0.7.0, so no datum can carry them",
+        "provenance spans and dmel chunks cannot be encoded in protocol 0.7.0",
         "DmelChunk PromptProvenanceSpan SampledProvenanceSpan ProvenanceSpans",
     ),
     (
-        "how a session ended is told by ServiceClient.close(status, detail)",
+        "ServiceClient.close(status, detail) reports how a session ended",
         "ClientSessionFinishErrored ClientSessionFinishInterrupted ClientSessionFinishReason"
         " ClientSessionFinishReasonType ClientSessionFinishSuccess",
     ),
     (
-        "the clients send this request by themselves",
+        "the clients send this request themselves",
         "ClientConfigRequest CopyWeightsRequest JoinSamplingSessionRequest SaveWeightsExternalRequest"
         " SaveWeightsExternalResponseInternal FutureCompletion FutureFailed FutureFinished FuturesRetrieveRequest"
         " FuturesRetrieveResponse SamplingSessionFuturesTarget",
     ),
     (
-        "a sampling client can be pickled, and continues in another process as what was unpickled",
+        "a sampling client can be pickled and used in another process",
         "get_sampler_handle from_sampler_handle",
     ),
-    ("the pages of the hosted service are not known here", "get_console_url"),
+    ("this package does not contain the web addresses of the hosted service", "get_console_url"),
     ("raw responses are internal to the official client", "APIResponse AsyncAPIResponse"),
-    ("save_weights_and_get_sampling_client gives the client itself", "BackcompatSamplingClientFuture"),
-    ("create_training_client_from_state gives the client itself", "BackcompatTrainingClientFuture"),
-    ("nothing here warns with it", "ExperimentalWarning"),
+    ("save_weights_and_get_sampling_client returns the client itself", "BackcompatSamplingClientFuture"),
+    ("create_training_client_from_state returns the client itself", "BackcompatTrainingClientFuture"),
+    ("this package does not use it", "ExperimentalWarning"),
     ("keys and credential commands are settings: api_key, TINKER_API_KEY, TINKER_CREDENTIAL_CMD", "auth"),
-    ("its messages are built when they are needed: tinkex_sync.protobuf", "proto"),
-    ("the low-level client is not here", "resources"),
+    ("the messages are internal to this package", "proto"),
+    ("this package has no low-level client", "resources"),
 )
-_REASONS: Dict[str, str] = {name: why for why, names in _ABSENT for name in names.split()}
+#: The reason for each name.
+REASONS: Dict[str, str] = {name: text for text, names in _GROUPS for name in names.split()}
 
 
 def reason(name: str) -> str:
-    """Why there is no such name; "" for one the official package has not either."""
-    return _REASONS.get(name, "")
+    """Return why compat does not have a name; "" if the official package does not have it either."""
+    return REASONS.get(name, "")
 
 
-def _missing(owner: str, name: str) -> AttributeError:
-    why = reason(name)
-    told = f"; the official package has it, and this one has not: {why}" if why else ""
-    return AttributeError(f"{owner} has no attribute {name!r}{told}")
-
-
-def absent(name: str) -> Any:
-    """``__getattr__`` of the package: raises AttributeError, and says why a name of the official one is not here."""
-    raise _missing("module 'tinkex_sync.compat'", name)
-
-
-def absent_type(name: str) -> Any:
-    """:func:`absent`, of the types."""
-    raise _missing("module 'tinkex_sync.compat.types'", name)
+def raise_absent(owner: str, name: str) -> NoReturn:
+    """Raise the AttributeError for a name that ``owner`` does not have, with the reason."""
+    text = reason(name)
+    explanation = f", which the official package has: {text}" if text else ""
+    raise AttributeError(f"{owner} has no attribute {name!r}{explanation}")
 
 
 class Explained:
-    """A client whose missing methods are explained."""
+    """A client whose AttributeError for a missing method contains the reason."""
 
     def __getattr__(self, name: str) -> Any:
-        raise _missing(repr(type(self).__name__), name)
+        raise_absent(repr(type(self).__name__), name)

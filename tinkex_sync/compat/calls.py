@@ -1,4 +1,8 @@
-"""The five kinds of methods the official clients have, each made from a ``submit_*`` of ours."""
+"""The five kinds of methods of the official clients, each derived from a ``submit_*`` method of tinkex_sync.
+
+Each function takes a ``submit_*`` method and returns a method of a compat client, which calls it on the client's
+``native``.
+"""
 
 from __future__ import annotations
 
@@ -9,103 +13,114 @@ import sys
 from typing import TYPE_CHECKING, Any, Callable, Coroutine, Optional, TypeVar
 
 from ..futures import Future
-from .futures import APIFuture, mapped, settled
+from .futures import APIFuture, map_future, result_in_loop
 
 if TYPE_CHECKING:
     from typing_extensions import Concatenate, ParamSpec
 
     P = ParamSpec("P")
 
-__all__ = ["awaited", "awaited_promise", "blocking", "promised", "submitted", "warn_in_loop"]
+__all__ = [
+    "api_future_method",
+    "async_api_future_method",
+    "async_result_method",
+    "future_method",
+    "result_method",
+    "warn_in_loop",
+]
 
 T = TypeVar("T")
-#: Of a client of the official shape and what ours gave it: what it gives.
-Wrap = Callable[[Any, Any], Any]
+#: Makes the method's result of the compat client and the native result.
+Convert = Callable[[Any, Any], Any]
 
 _log = logging.getLogger(__name__)
 
 
 def warn_in_loop(name: str) -> None:
-    """Log a WARNING if this thread runs an event loop, which a blocking method would hold up."""
+    """Log a WARNING if this thread runs an event loop, because the blocking method ``name`` would block the loop."""
     asyncio = sys.modules.get("asyncio")
     if asyncio is None or asyncio._get_running_loop() is None or "ipykernel" in sys.modules:
         return
-    _log.warning("%s() was called inside a running event loop; await %s_async() instead", name, name)
+    _log.warning(
+        "%s() was called in a running event loop and blocks it: await %s_async() instead", name, name
+    )
 
 
-def _dressed(made: Any, submit: Callable[..., Any], suffix: str = "") -> Any:
-    """Name, signature and text of the method it is made from."""
-    functools.update_wrapper(made, submit)
-    made.__name__ = submit.__name__.replace("submit_", "", 1) + suffix
-    made.__qualname__ = made.__name__
-    made.__doc__ = f"As ``{submit.__qualname__}`` of tinkex_sync."
-    return made
-
-
-def promised(
+def api_future_method(
     submit: Callable[Concatenate[Any, P], Future[T]],
 ) -> Callable[Concatenate[Any, P], APIFuture[T]]:
-    """Returns an APIFuture at once."""
+    """Return a method that submits and returns an APIFuture."""
 
     def method(self: Any, *args: P.args, **kwargs: P.kwargs) -> APIFuture[T]:
-        return APIFuture(submit(self._core, *args, **kwargs))
+        return APIFuture(submit(self.native, *args, **kwargs))
 
-    made: Callable[Concatenate[Any, P], APIFuture[T]] = _dressed(method, submit)
-    return made
+    described: Callable[Concatenate[Any, P], APIFuture[T]] = _describe(method, submit)
+    return described
 
 
-def awaited_promise(
+def async_api_future_method(
     submit: Callable[Concatenate[Any, P], Future[T]],
 ) -> Callable[Concatenate[Any, P], Coroutine[Any, Any, APIFuture[T]]]:
-    """A coroutine that gives an APIFuture: two awaits to the result."""
+    """Return a coroutine function whose result is an APIFuture, so that a result needs two awaits."""
 
     async def method(self: Any, *args: P.args, **kwargs: P.kwargs) -> APIFuture[T]:
-        return APIFuture(submit(self._core, *args, **kwargs))
+        return APIFuture(submit(self.native, *args, **kwargs))
 
-    made: Callable[Concatenate[Any, P], Coroutine[Any, Any, APIFuture[T]]] = _dressed(
+    described: Callable[Concatenate[Any, P], Coroutine[Any, Any, APIFuture[T]]] = _describe(
         method, submit, "_async"
     )
-    return made
+    return described
 
 
-def submitted(
+def future_method(
     submit: Callable[Concatenate[Any, P], Future[T]], warn: bool = False
 ) -> Callable[Concatenate[Any, P], Future[T]]:
-    """Returns a concurrent.futures.Future at once."""
+    """Return a method that submits and returns a concurrent.futures.Future; ``warn`` in a running event loop."""
 
     def method(self: Any, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         if warn:
             warn_in_loop(method.__name__)
-        return submit(self._core, *args, **kwargs)
+        return submit(self.native, *args, **kwargs)
 
-    made: Callable[Concatenate[Any, P], Future[T]] = _dressed(method, submit)
-    return made
+    described: Callable[Concatenate[Any, P], Future[T]] = _describe(method, submit)
+    return described
 
 
-def awaited(
-    submit: Callable[Concatenate[Any, P], Future[Any]], wrap: Optional[Wrap] = None
+def async_result_method(
+    submit: Callable[Concatenate[Any, P], Future[Any]], convert: Optional[Convert] = None
 ) -> Callable[Concatenate[Any, P], Coroutine[Any, Any, Any]]:
-    """A coroutine that gives the result; ``wrap(self, result)`` of it, if that is given."""
+    """Return a coroutine function whose result is the operation's result, or ``convert(client, result)``."""
 
     async def method(self: Any, *args: P.args, **kwargs: P.kwargs) -> Any:
-        return await settled(_wrapped(self, submit(self._core, *args, **kwargs), wrap))
+        return await result_in_loop(_converted(self, submit(self.native, *args, **kwargs), convert))
 
-    made: Callable[Concatenate[Any, P], Coroutine[Any, Any, Any]] = _dressed(method, submit, "_async")
-    return made
+    described: Callable[Concatenate[Any, P], Coroutine[Any, Any, Any]] = _describe(method, submit, "_async")
+    return described
 
 
-def blocking(
-    submit: Callable[Concatenate[Any, P], Future[Any]], wrap: Optional[Wrap] = None
+def result_method(
+    submit: Callable[Concatenate[Any, P], Future[Any]], convert: Optional[Convert] = None
 ) -> Callable[Concatenate[Any, P], Any]:
-    """Waits for the result; ``wrap(self, result)`` of it, if that is given."""
+    """Return a method that waits for the operation's result and returns it, or ``convert(client, result)``."""
 
     def method(self: Any, *args: P.args, **kwargs: P.kwargs) -> Any:
         warn_in_loop(method.__name__)
-        return _wrapped(self, submit(self._core, *args, **kwargs), wrap).result()
+        return _converted(self, submit(self.native, *args, **kwargs), convert).result()
 
-    made: Callable[Concatenate[Any, P], Any] = _dressed(method, submit)
-    return made
+    described: Callable[Concatenate[Any, P], Any] = _describe(method, submit)
+    return described
 
 
-def _wrapped(owner: Any, future: Future[Any], wrap: Optional[Wrap]) -> concurrent.futures.Future[Any]:
-    return future if wrap is None else mapped(future, lambda result: wrap(owner, result))
+def _converted(
+    client: Any, future: Future[Any], convert: Optional[Convert]
+) -> concurrent.futures.Future[Any]:
+    return future if convert is None else map_future(future, lambda result: convert(client, result))
+
+
+def _describe(method: Any, submit: Callable[..., Any], suffix: str = "") -> Any:
+    """Give a method the signature of ``submit``, its name without ``submit_``, and a docstring."""
+    functools.update_wrapper(method, submit)
+    method.__name__ = submit.__name__.replace("submit_", "", 1) + suffix
+    method.__qualname__ = method.__name__
+    method.__doc__ = f"Call ``{submit.__qualname__}`` of tinkex_sync, with the same arguments and errors."
+    return method

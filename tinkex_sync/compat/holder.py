@@ -1,4 +1,4 @@
-"""What the clients of one session share, and who is told of its queue states."""
+"""The state that the clients of one session share, and the delivery of queue states to them."""
 
 from __future__ import annotations
 
@@ -12,29 +12,32 @@ from ..plugins.hookspecs import Source, hookimpl
 from ..plugins.queue_log import QueueLog
 from ..session import Session
 from ..types import QueueState
-from .telemetry import Telemetry, found
+from .telemetry import Telemetry, telemetry_of
 
 __all__ = ["Holder", "QueueStateHooks", "QueueStateObserver", "TelemetryProvider"]
 
 
 class QueueStateHooks(QueueLog):
-    """Calls ``on_queue_state_change`` of the client a queue state is about; without one it logs."""
+    """Plugin that calls ``on_queue_state_change`` of the client that a queue state is about.
+
+    A state of a source without a client is logged, as the built-in ``queue_log`` plugin does. Thread-safe.
+    """
 
     def __init__(self, clock: Optional[Clock] = None) -> None:
         super().__init__(clock, logging.getLogger(__name__))
         self._clients_lock = Lock()
         self._clients: Dict[Tuple[str, str], weakref.WeakSet[Any]] = {}  # guarded by _clients_lock
-        # Sources whose last pause was logged here, and not by a client that overrides the method.
+        # Sources whose last pause was logged here. A client that overrides the method logs nothing.
         self._logged_here: Set[Source] = set()  # guarded by _clients_lock
 
     def add(self, client: Any, source: Source) -> None:
-        """Tell ``client`` of the states of ``source`` for as long as it lives."""
+        """Deliver the states of ``source`` to ``client`` while the client exists."""
         with self._clients_lock:
             self._clients = {key: clients for key, clients in self._clients.items() if clients}
             self._clients.setdefault((source.kind, source.id), weakref.WeakSet()).add(client)
 
-    def told(self, source: Source, state: str, reason: Optional[str]) -> None:
-        """Log it, as is done where nobody overrides the hook."""
+    def log_change(self, source: Source, state: str, reason: Optional[str]) -> None:
+        """Log a change of state, as the built-in plugin does."""
         with self._clients_lock:
             (self._logged_here.discard if state == "active" else self._logged_here.add)(source)
         super().tinkex_queue_state_changed(source, state, reason)
@@ -51,68 +54,84 @@ class QueueStateHooks(QueueLog):
     def tinkex_queue_state_changed(  # type: ignore[override]
         self, source: Source, state: str, reason: Optional[str], reason_source: Optional[str]
     ) -> None:
+        """Deliver a change of state to the clients of its source."""
         with self._clients_lock:
             clients = list(self._clients.get((source.kind, source.id), ()))
         if not clients:
-            self.told(source, state, reason)
+            self.log_change(source, state, reason)
         for client in clients:
             client.on_queue_state_change(QueueState(state), reason if reason_source == "server" else None)
 
 
 class Holder:
-    """The session behind the clients; ``close()`` ends it."""
+    """The session behind the clients. :meth:`close` ends it."""
 
-    def __init__(self, session: Session, hooks: Optional[QueueStateHooks] = None) -> None:
-        self._session = session
-        self._hooks = hooks
+    def __init__(self, session: Session, queue_state_hooks: Optional[QueueStateHooks] = None) -> None:
+        #: The session of tinkex_sync.
+        self.session = session
+        #: The plugin that delivers queue states to clients; None if the user disabled it, and after unpickling.
+        self.queue_state_hooks = queue_state_hooks
+
+    @property
+    def _session_id(self) -> str:
+        # Scripts read this private name of the official class.
+        return self.session.session_id
 
     def get_session_id(self) -> str:
-        """The server's id of the session."""
-        return self._session.session_id
+        """Return the server's id of the session."""
+        return self.session.session_id
 
     def get_telemetry(self) -> Optional[Telemetry]:
-        """For events of your own; None unless telemetry was turned on."""
-        return found(self._session)
+        """Return the telemetry, for events of the user's own; None while it is off."""
+        return telemetry_of(self.session)
 
     def close(self) -> None:
-        """End the session and every wait; idempotent."""
-        self._session.close()
+        """End the session and every wait. Idempotent."""
+        self.session.close()
 
 
 class TelemetryProvider:
     """A client of a session."""
 
-    _core: Any
+    #: The client of tinkex_sync that does the work.
+    native: Any
     _holder: Optional[Holder]
 
     @property
     def holder(self) -> Holder:
-        """What it shares with the other clients of its session."""
+        """The state that it shares with the other clients of its session."""
         if self._holder is None:
-            # Unpickled: its own session is made at first use.
-            self._holder = Holder(self._core._session)
+            # This client was unpickled. Its native client joins the session at the first use.
+            self._holder = Holder(self.native.session)
         return self._holder
 
     def get_telemetry(self) -> Optional[Telemetry]:
-        """For events of your own; None unless telemetry was turned on."""
+        """Return the telemetry, for events of the user's own; None while it is off."""
         return None if self._holder is None else self._holder.get_telemetry()
 
 
 class QueueStateObserver(TelemetryProvider):
-    """A client that is told of the queue states it is in. Override :meth:`on_queue_state_change`."""
+    """A client that receives its queue states. Override :meth:`on_queue_state_change`."""
 
     def _observe(self) -> None:
-        if self._holder is not None and self._holder._hooks is not None:
-            self._holder._hooks.add(self, self._core._source)
+        hooks = self._queue_state_hooks
+        if hooks is not None:
+            hooks.add(self, self.native.source)
+
+    @property
+    def _queue_state_hooks(self) -> Optional[QueueStateHooks]:
+        return None if self._holder is None else self._holder.queue_state_hooks
 
     def on_queue_state_change(
         self, queue_state: QueueState, queue_state_reason: Optional[str] = None
     ) -> None:
-        """Called in a thread of ours when the server's state or reason changes; logs a WARNING on a pause.
+        """React to a change of the server's queue state or reason. This implementation logs a WARNING on a pause.
+
+        A worker thread calls it.
 
         Args:
-            queue_state_reason: The server's words, None if it gave none.
+            queue_state_reason: The server's reason; None if it returned none.
         """
-        hooks = self._holder._hooks if self._holder is not None else None
+        hooks = self._queue_state_hooks
         if hooks is not None:
-            hooks.told(self._core._source, queue_state.value, queue_state_reason)
+            hooks.log_change(self.native.source, queue_state.value, queue_state_reason)

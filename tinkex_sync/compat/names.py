@@ -1,4 +1,4 @@
-"""The official package's module paths, for scripts that import from them.
+"""The module paths of the official package, for scripts that import from them.
 
 They work below ``tinkex_sync.compat`` (``from tinkex_sync.compat.types.tensor_data import TensorData``), and below
 ``tinker`` where this package is registered under that name: by :func:`install`, or by hand in ``sys.modules``.
@@ -12,12 +12,15 @@ import importlib.machinery
 import re
 import sys
 from types import ModuleType
-from typing import Any, Dict, Mapping, Optional, Sequence
+from typing import Any, Callable, Dict, Mapping, Optional, Sequence, Tuple
 
-__all__ = ["install", "provide"]
+from .. import errors
+from ..http.retry import RetryConfig
 
-#: Submodules of ``tinker.types`` that hold more, or other, than the type they are named after.
-_TYPES: Dict[str, str] = {
+__all__ = ["install", "register_finder"]
+
+#: Submodules of ``tinker.types`` with other contents than the type of the same name.
+_TYPE_MODULES: Dict[str, str] = {
     "checkpoint": "Checkpoint CheckpointType ParsedCheckpointTinkerPath",
     "get_info_response": "GetInfoResponse ModelData",
     "get_server_capabilities_response": "GetServerCapabilitiesResponse SupportedModel",
@@ -26,91 +29,84 @@ _TYPES: Dict[str, str] = {
     "shared": "UntypedAPIFuture",
     "shared.untyped_api_future": "UntypedAPIFuture",
 }
+_FUTURES = "APIFuture AwaitableConcurrentFuture"
+_TELEMETRY = "Telemetry TelemetryProvider"
+_CLIENT = f"{_FUTURES} {_TELEMETRY} types"
+_OBSERVER = "QueueState QueueStateObserver"
+#: The other modules and their names.
+_MODULES: Dict[str, str] = {
+    "_constants": "DEFAULT_TIMEOUT DEFAULT_MAX_RETRIES",
+    "_exceptions": " ".join(("TinkerError", *errors.__all__)),
+    "_types": "NOT_GIVEN NotGiven Omit RequestOptions Timeout",
+    "_version": "__title__ __version__",
+    "lib": "",
+    "lib.api_future_impl": f"{_OBSERVER} RetryableException APIFuture types",
+    "lib.internal_client_holder": f"InternalClientHolder {_TELEMETRY} types",
+    "lib.public_interfaces": f"{_FUTURES} ServiceClient TrainingClient SamplingClient",
+    "lib.public_interfaces.api_future": _FUTURES,
+    "lib.public_interfaces.rest_client": f"{_CLIENT} RestClient",
+    "lib.public_interfaces.sampling_client": f"{_CLIENT} SamplingClient {_OBSERVER} RetryConfig",
+    "lib.public_interfaces.service_client": (
+        f"{_CLIENT} ServiceClient TrainingClient SamplingClient RestClient InternalClientHolder RetryConfig"
+    ),
+    "lib.public_interfaces.training_client": (
+        f"{_CLIENT} TrainingClient SamplingClient {_OBSERVER} RetryConfig CustomLossFnV1"
+    ),
+    "lib.retry_handler": "RetryConfig RetryableException",
+    "lib.retryable_exception": "RetryableException",
+    "lib.telemetry": _TELEMETRY,
+    "lib.telemetry_provider": "TelemetryProvider",
+}
 
 
 def _snake(name: str) -> str:
     return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()
 
 
-def _module(path: str, content: Mapping[str, Any]) -> ModuleType:
-    module = ModuleType(f"{__package__}.{path}", "A module path of the official package.")
-    module.__path__ = []
-    module.__dict__.update(content, __all__=sorted(content))
-    return module
+def _objects() -> Dict[str, Any]:
+    """Return the objects that the modules contain, by name."""
+    # Imported here, because the package imports this module.
+    from .. import compat
+    from . import futures, holder, telemetry, types
+
+    return {
+        **vars(compat),
+        "AwaitableConcurrentFuture": futures.AwaitableConcurrentFuture,
+        "CustomLossFnV1": Callable[[Any, Any], Tuple[Any, Dict[str, float]]],
+        "InternalClientHolder": holder.Holder,
+        "QueueState": types.QueueState,
+        "QueueStateObserver": holder.QueueStateObserver,
+        "RetryConfig": RetryConfig,
+        "RetryableException": errors.PromiseExpiredError,
+        "Telemetry": telemetry.Telemetry,
+        "TelemetryProvider": holder.TelemetryProvider,
+    }
 
 
 @functools.cache
 def _modules() -> Dict[str, ModuleType]:
-    """The modules by what follows ``tinker.``."""
-    from typing import Callable, Tuple
+    """Return the modules by the part of their names that follows ``tinker.``."""
+    objects = _objects()
+    types = objects["types"]
+    modules: Dict[str, ModuleType] = {"types": types}
+    type_modules = {**{_snake(name): name for name in types.__all__}, **_TYPE_MODULES}
+    for name, names in type_modules.items():
+        modules[f"types.{name}"] = _module(f"types.{name}", names, vars(types))
+    for path, names in _MODULES.items():
+        modules[path] = _module(path, names, objects)
+    return modules
 
-    from .. import compat, errors
-    from ..http.retry import RetryConfig
-    from . import clients, futures, holder, rest, settings, telemetry, types
-    from . import service as official
 
-    made: Dict[str, ModuleType] = {"types": types}
-    known = {_snake(name): name for name in types.__all__}
-    for module, names in {**known, **_TYPES}.items():
-        content = {name: getattr(types, name) for name in names.split()}
-        made[f"types.{module}"] = _module(f"types.{module}", content)
-    exceptions = {
-        name: value
-        for name, value in vars(errors).items()
-        if name in errors.__all__ and isinstance(value, type) and issubclass(value, BaseException)
-    }
-    retryable = {"RetryableException": errors.PromiseExpiredError}
-    retries = {"RetryConfig": RetryConfig}
-    observer = {"QueueState": types.QueueState, "QueueStateObserver": holder.QueueStateObserver}
-    future = {name: getattr(futures, name) for name in ("APIFuture", "AwaitableConcurrentFuture")}
-    shared = {"InternalClientHolder": holder.Holder}
-    told = {"Telemetry": telemetry.Telemetry, "TelemetryProvider": holder.TelemetryProvider}
-    service = {"ServiceClient": official.ServiceClient}
-    training = {"TrainingClient": clients.TrainingClient}
-    sampling = {"SamplingClient": clients.SamplingClient}
-    checkpoints = {"RestClient": rest.RestClient}
-    loss = Callable[[Any, Any], Tuple[Any, Dict[str, float]]]
-    within = {**future, **told, "types": types}
-    for path, content in {
-        "_constants": {name: getattr(compat, name) for name in ("DEFAULT_TIMEOUT", "DEFAULT_MAX_RETRIES")},
-        "_exceptions": {**exceptions, "TinkerError": errors.TinkexError},
-        "_types": {name: getattr(settings, name) for name in settings.__all__ if name != "settings"},
-        "_version": {name: getattr(compat, name) for name in ("__title__", "__version__")},
-        "lib": {},
-        "lib.api_future_impl": {**observer, **retryable, "APIFuture": futures.APIFuture, "types": types},
-        "lib.internal_client_holder": {**shared, **told, "types": types},
-        "lib.public_interfaces": {**future, **service, **training, **sampling},
-        "lib.public_interfaces.api_future": future,
-        "lib.public_interfaces.rest_client": {**within, **checkpoints},
-        "lib.public_interfaces.sampling_client": {**within, **sampling, **observer, **retries},
-        "lib.public_interfaces.service_client": {
-            **within,
-            **service,
-            **training,
-            **sampling,
-            **checkpoints,
-            **shared,
-            **retries,
-        },
-        "lib.public_interfaces.training_client": {
-            **within,
-            **training,
-            **sampling,
-            **observer,
-            **retries,
-            "CustomLossFnV1": loss,
-        },
-        "lib.retry_handler": {**retries, **retryable},
-        "lib.retryable_exception": retryable,
-        "lib.telemetry": told,
-        "lib.telemetry_provider": {"TelemetryProvider": holder.TelemetryProvider},
-    }.items():
-        made[path] = _module(path, content)
-    return made
+def _module(path: str, names: str, objects: Mapping[str, Any]) -> ModuleType:
+    module = ModuleType(f"{__package__}.{path}", "A module path of the official package.")
+    module.__path__ = []
+    content = {name: objects[name] for name in names.split()}
+    module.__dict__.update(content, __all__=sorted(content))
+    return module
 
 
 class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Finds the modules of :func:`_modules`, under each name they have."""
+    """Finds the modules of :func:`_modules` below ``tinkex_sync.compat`` and, where it is registered, ``tinker``."""
 
     def find_spec(
         self, fullname: str, path: Optional[Sequence[str]], target: Optional[ModuleType] = None
@@ -123,7 +119,7 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         return None
 
     def exec_module(self, module: ModuleType) -> None:
-        # One module under several names: the empty one made for this name gives way to it.
+        # One module has several names: it replaces the empty module that the import system made for this name.
         relative = self._relative(module.__name__)
         assert relative is not None
         sys.modules[module.__name__] = _modules()[relative]
@@ -137,8 +133,8 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         return None
 
 
-def provide() -> None:
-    """Have the modules found from now on; for this package alone, once it is complete."""
+def register_finder() -> None:
+    """Make the modules importable. The package calls this at the end of its own import."""
     if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
         sys.meta_path.insert(0, _Finder())
 
@@ -146,15 +142,15 @@ def provide() -> None:
 def install() -> None:
     """Register this package as ``tinker``, with its module paths, for scripts that cannot be changed.
 
-    Call it before anything imports ``tinker``. Calling it again does nothing.
+    Call it before any import of ``tinker``. Further calls have no effect.
 
     Raises:
-        ImportError: the official package is imported already.
+        ImportError: The official package was imported before.
     """
     ours = sys.modules[str(__package__)]
     present = sys.modules.setdefault("tinker", ours)
     if present is not ours:
         raise ImportError(
-            f"the official package is imported already, from {getattr(present, '__file__', None)}: call"
-            " tinkex_sync.compat.install() before anything imports tinker"
+            f"the official package was imported already, from {getattr(present, '__file__', None)}: call"
+            " tinkex_sync.compat.install() before any import of tinker"
         )

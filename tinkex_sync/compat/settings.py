@@ -1,17 +1,17 @@
-"""Arguments of the official ServiceClient, put into settings of ours."""
+"""Conversion of the official ServiceClient's arguments to settings of tinkex_sync."""
 
 from __future__ import annotations
 
 from typing import Any, Dict, Mapping, Optional, TypedDict, Union
 
-__all__ = ["NOT_GIVEN", "NotGiven", "Omit", "RequestOptions", "Timeout", "settings"]
+__all__ = ["NOT_GIVEN", "NotGiven", "Omit", "RequestOptions", "Timeout", "service_arguments"]
 
-#: Stands in for "no limit" where a setting must be a number: a week, in seconds.
+#: A week in seconds, for "no limit" in settings that must be numbers.
 _NO_LIMIT = 7 * 86400.0
 
 
 class NotGiven:
-    """An argument that was not given, where None means something."""
+    """The default of arguments for which None is a value."""
 
     def __bool__(self) -> bool:
         return False
@@ -21,7 +21,7 @@ class NotGiven:
 
 
 class Omit:
-    """In ``default_headers``: leave this header out."""
+    """A value in ``default_headers``: do not send this header."""
 
     def __bool__(self) -> bool:
         return False
@@ -34,7 +34,7 @@ class Timeout:
     """Limits of one HTTP request in seconds; None means no limit.
 
     Args:
-        timeout: For all four, where they are not given.
+        timeout: The limit of each of the four phases that has no argument of its own.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class Timeout:
     ) -> None:
         given = {"connect": connect, "read": read, "write": write, "pool": pool}
         if isinstance(timeout, NotGiven) and any(isinstance(value, NotGiven) for value in given.values()):
-            raise ValueError("Timeout needs a value for all, or all of connect, read, write and pool")
+            raise ValueError("Timeout needs timeout, or all of connect, read, write and pool")
         limits: Dict[str, Optional[float]] = {}
         for name, value in given.items():
             common = getattr(timeout, name) if isinstance(timeout, Timeout) else timeout
@@ -59,7 +59,7 @@ class Timeout:
         self.pool = limits["pool"]
 
     def as_dict(self) -> Dict[str, Optional[float]]:
-        """The four limits by name."""
+        """Return the four limits by name."""
         return dict(vars(self))
 
     def __eq__(self, other: object) -> bool:
@@ -73,7 +73,7 @@ class Timeout:
 
 
 class RequestOptions(TypedDict, total=False):
-    """Options of a single request of the official low-level client; only its name is needed here."""
+    """Options of one request of the official low-level client, for type annotations in scripts."""
 
     headers: Mapping[str, str]
     max_retries: int
@@ -92,8 +92,8 @@ def _timeouts(value: Any) -> Dict[str, float]:
     write = getattr(value, "write", None)
     if write is not None and (value.read is None or write < value.read):
         raise ValueError(
-            f"timeout: a write limit ({write!r}) below the read limit ({value.read!r}) cannot be kept;"
-            " give both the same"
+            f"timeout: a write limit ({write!r}) below the read limit ({value.read!r}) is not supported;"
+            " pass the same value for both"
         )
     return {
         "connect_timeout": _NO_LIMIT if value.connect is None else value.connect,
@@ -101,30 +101,30 @@ def _timeouts(value: Any) -> Dict[str, float]:
     }
 
 
-def settings(given: Mapping[str, Any]) -> Dict[str, Any]:
-    """Arguments for our ServiceClient; what is not known here (``plugins``, settings) passes through.
+def service_arguments(given: Mapping[str, Any]) -> Dict[str, Any]:
+    """Return arguments for ``tinkex_sync.ServiceClient``. Arguments of its own, such as ``plugins``, are kept.
 
     Raises:
-        TypeError, ValueError: an argument that cannot be honoured; the text names it.
+        TypeError, ValueError: An argument is invalid or not supported; the message contains its name.
     """
     left = {name: value for name, value in given.items() if not isinstance(value, NotGiven)}
-    made: Dict[str, Any] = {}
+    arguments: Dict[str, Any] = {}
     if "timeout" in left:
-        made.update(_timeouts(left.pop("timeout")))
+        arguments.update(_timeouts(left.pop("timeout")))
     headers = left.pop("default_headers", None)
     if headers:
         for name, value in headers.items():
             if not isinstance(value, (str, bytes)):
                 raise TypeError(f"default_headers[{name!r}] must be text, not {value!r}")
-        made["headers"] = dict(headers)
+        arguments["headers"] = dict(headers)
     query = left.pop("default_query", None)
     if query:
-        made["default_query"] = dict(query)
+        arguments["default_query"] = dict(query)
     if left.pop("http_client", None) is not None:
         raise TypeError(
-            "http_client cannot be honoured, since requests is used: give session_factory=, a function that makes a"
-            " requests.Session"
+            "http_client is not supported, because this package uses requests: pass session_factory=, a function that"
+            " returns a requests.Session"
         )
     if left.get("base_url") is not None:
         left["base_url"] = str(left["base_url"])
-    return {**made, **left}
+    return {**arguments, **left}

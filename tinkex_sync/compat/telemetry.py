@@ -1,4 +1,4 @@
-"""The official shape of telemetry; there is one only where it was turned on."""
+"""Telemetry in the official shape; only sessions with telemetry enabled have it."""
 
 from __future__ import annotations
 
@@ -6,42 +6,42 @@ import contextlib
 from typing import Any, AsyncIterator, Iterator, Mapping, Optional
 
 from ..session import Session
-from ..telemetry import Telemetry as _Telemetry
+from ..telemetry import Telemetry as NativeTelemetry
 from ..types import Severity
 
-__all__ = ["Telemetry", "found"]
+__all__ = ["Telemetry", "telemetry_of"]
 
 
 class Telemetry:
-    """Events of the caller's own. Nothing here waits for the network, and no error of it is the caller's."""
+    """Sends events of the user's own. No method waits for the network or raises an error of the network."""
 
-    def __init__(self, core: _Telemetry) -> None:
-        self._core = core
+    def __init__(self, native: NativeTelemetry) -> None:
+        self._native = native
 
     def log(
         self, event_name: str, event_data: Optional[Mapping[str, Any]] = None, severity: Severity = "INFO"
     ) -> bool:
-        """Queue an event; False if it has no JSON form and was dropped."""
-        return self._core.log(event_name, event_data, severity)
+        """Queue an event. Return False if it cannot be encoded as JSON, and was dropped."""
+        return self._native.log(event_name, event_data, severity)
 
     def log_exception_sync(self, exception: BaseException, severity: Severity = "ERROR") -> bool:
-        """Queue an exception and have the queue sent soon."""
-        return self._core.log_exception(exception, severity)
+        """Queue an exception and send the queue soon. Return False if the event was dropped."""
+        return self._native.log_exception(exception, severity)
 
-    #: An exception ends nothing here: the end of the session is told when it is closed.
+    #: Closing reports the end of a session. An exception does not end it, so a fatal one is logged like others.
     log_fatal_exception_sync = log_exception_sync
 
     async def log_exception(self, exception: BaseException, severity: Severity = "ERROR") -> bool:
-        """:meth:`log_exception_sync`."""
+        """Queue an exception, as :meth:`log_exception_sync`."""
         return self.log_exception_sync(exception, severity)
 
     async def log_fatal_exception(self, exception: BaseException, severity: Severity = "ERROR") -> bool:
-        """:meth:`log_exception_sync`."""
+        """Queue an exception, as :meth:`log_exception_sync`."""
         return self.log_exception_sync(exception, severity)
 
     @contextlib.contextmanager
     def capture_exceptions(self, fatal: bool = False, severity: Severity = "ERROR") -> Iterator[None]:
-        """A ``with`` block whose exception is told, and goes on."""
+        """Queue an exception that leaves the ``with`` block, and raise it again."""
         try:
             yield
         except Exception as error:
@@ -52,16 +52,16 @@ class Telemetry:
     async def acapture_exceptions(
         self, fatal: bool = False, severity: Severity = "ERROR"
     ) -> AsyncIterator[None]:
-        """:meth:`capture_exceptions`, for ``async with``."""
+        """Queue an exception that leaves the ``async with`` block, and raise it again."""
         with self.capture_exceptions(fatal, severity):
             yield
 
     def stop(self) -> None:
-        """Send what is queued, for half a second at most."""
-        self._core.close()
+        """Send the queued events, for half a second at most."""
+        self._native.close()
 
 
-def found(session: Session) -> Optional[Telemetry]:
-    """That of a session; None where it is off."""
-    core = session.telemetry
-    return Telemetry(core) if isinstance(core, _Telemetry) else None
+def telemetry_of(session: Session) -> Optional[Telemetry]:
+    """Return the telemetry of a session; None while it is off."""
+    native = session.telemetry
+    return Telemetry(native) if isinstance(native, NativeTelemetry) else None

@@ -1,19 +1,22 @@
-"""The types under the name the official package has them."""
+"""The types, under the names that the official package gives them."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from .. import types as _types
 from ..types import *  # noqa: F403
 from ..types import DynamicConfigResponse as ClientDynamicConfigResponse
 from ..types import ServerConfigResponse as ClientConfigResponse
-from .absent import absent_type as __getattr__
+from .absent import raise_absent
 
-__all__: "list[str]" = []
+__all__ = ["ClientConfigResponse", "ClientDynamicConfigResponse", "SamplingClientKind"]
 __all__ += _types.__all__
 
 SamplingClientKind = Literal["snapshot", "inflight"]
-#: Names of the newest official package.
-_TODAY = (ClientConfigResponse, ClientDynamicConfigResponse, __getattr__)
 
-# Modules are found below it: see names.py.
+
+def __getattr__(name: str) -> Any:
+    raise_absent("module 'tinkex_sync.compat.types'", name)
+
+
+# Importing modules such as tinker.types.tensor_data needs a path; names.py finds them.
 __path__: "list[str]" = []

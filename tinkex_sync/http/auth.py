@@ -1,7 +1,7 @@
-"""Tokens exchanged for the API key, where a server asks for that: obtained, renewed in time, replaced when refused.
+"""Credentials of requests: the user's API key, the output of a command, or a token exchanged for either.
 
-A token stands in the place of the key (``X-API-Key``). The exchange itself, ``POST /api/v1/auth/token``, always carries
-the key. Tokens are kept nowhere but here: not in logs, reprs, pickles or hooks.
+A token replaces the key in the header ``X-API-Key``. The exchange itself (``POST /api/v1/auth/token``) always carries
+the key. Tokens are kept in this module only: not in logs, reprs, pickles or hooks.
 """
 
 from __future__ import annotations
@@ -20,84 +20,150 @@ from typing import Any, Callable, Dict, Optional
 from ..concurrency.clock import Clock, remaining
 from ..concurrency.primitives import Event, Lock
 from ..concurrency.timer import Timer
+from ..config import Config
 from ..errors import APIError, AuthenticationError, ClosedError, ConfigError, DeadlineExceeded, TinkexError
+from ..protocol.negotiation import Capabilities
 
-__all__ = ["Tokens", "check_credential", "claims", "printed", "refused_as_invalid"]
+__all__ = ["AuthTokens", "Credentials", "check_credential", "read_claims"]
 
 _log = logging.getLogger(__name__)
 
-#: A token with so many seconds left or fewer is renewed before it is used.
+#: A token that is valid for at most this many seconds is renewed before it is used.
 _NEAR_END = 60.0
-#: Seconds until a renewal in the background that failed, or whose time cannot be read, is tried again.
-_AGAIN = 60.0
-#: A refused renewal in the background is not repeated once so few seconds are left.
+#: Seconds until a background renewal is repeated that failed, or whose time cannot be read from the token.
+_RENEW_AGAIN = 60.0
+#: A refused background renewal is not repeated if the token is valid for fewer seconds than this.
 _LAST_REFUSAL = 120.0
+#: Seconds that a credential command may take; it may prompt the user.
+_COMMAND_TIMEOUT = 120.0
 
-#: Seconds a credential command may take; it may ask a person.
-_COMMAND_WITHIN = 120.0
-
-#: Exchanges the key for a token; its deadline is on the client's clock.
+#: Exchanges the key for a token, until a deadline on the client's clock.
 Exchange = Callable[[Optional[float]], str]
+#: Runs a function in another thread.
+RunInBackground = Callable[[Callable[[], None]], object]
 
 
-def claims(token: str) -> Dict[str, Any]:
-    """The middle part of a JWT, unverified; {} if it cannot be read."""
+def read_claims(token: str) -> Dict[str, Any]:
+    """Return the claims of a JWT, without verification; empty if it is not a readable JWT."""
     parts = token.split(".")
     if len(parts) != 3:
         return {}
     try:
-        found = json.loads(base64.urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4)))
+        claims = json.loads(base64.urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4)))
     except (ValueError, binascii.Error):
         return {}
-    return found if isinstance(found, dict) else {}
+    return claims if isinstance(claims, dict) else {}
 
 
-def _instant(token: str, claim: str) -> Optional[float]:
-    value = claims(token).get(claim)
+def _read_time(token: str, claim: str) -> Optional[float]:
+    value = read_claims(token).get(claim)
     return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
 
 
-def printed(command: str) -> str:
-    """What a credential command prints.
+def check_credential(key: Optional[str]) -> None:
+    """Check, before anything is sent, that the API key is not an expired token.
 
     Raises:
-        ConfigError: it failed, or printed nothing; the text shows the end of what it said, not what it printed.
+        ConfigError: It is.
+    """
+    end = _read_time(key or "", "exp")
+    if end is not None and end <= time.time():
+        raise ConfigError("the API key is an expired token: get a new one (api_key or TINKER_API_KEY)")
+
+
+def _run_command(command: str) -> str:
+    """Return the output of a credential command.
+
+    Raises:
+        ConfigError: It failed or printed nothing. The message contains the end of its standard error only.
     """
     try:
-        done = subprocess.run(  # noqa: S602 - it is the user's own, and meant for a shell
-            command, shell=True, capture_output=True, text=True, timeout=_COMMAND_WITHIN, check=False
+        done = subprocess.run(  # noqa: S602 - the command is the user's own, and meant for a shell
+            command, shell=True, capture_output=True, text=True, timeout=_COMMAND_TIMEOUT, check=False
         )
     except subprocess.TimeoutExpired:
-        raise ConfigError(f"the credential command took longer than {_COMMAND_WITHIN:.0f} s") from None
+        raise ConfigError(f"the credential command took longer than {_COMMAND_TIMEOUT:.0f} s") from None
     if done.returncode or not done.stdout.strip():
-        why = done.stderr.strip()[-200:] or "it printed nothing"
-        raise ConfigError(f"the credential command failed with status {done.returncode}: {why}")
+        reason = done.stderr.strip()[-200:] or "it printed nothing"
+        raise ConfigError(f"the credential command failed with status {done.returncode}: {reason}")
     return done.stdout.strip()
 
 
-def check_credential(key: Optional[str]) -> None:
-    """Refuse a key that is a token whose time is over, before anything is sent.
+class Credentials:
+    """Chooses the credential of each request of one session. Thread-safe.
 
-    Raises:
-        ConfigError: it is.
+    Until a server requires tokens, the user's API key is sent.
     """
-    end = _instant(key or "", "exp")
-    if end is not None and end <= time.time():
-        raise ConfigError(
-            "the API key is a token whose time is over: get a new one (api_key or TINKER_API_KEY)"
-        )
+
+    def __init__(self, config: Config, clock: Clock, timer: Timer) -> None:
+        self._config = config
+        self._clock = clock
+        self._timer = timer
+        #: None while the server does not require tokens.
+        self.tokens: Optional[AuthTokens] = None
+        #: Whether the output of the user's command is exchanged although there may be a key.
+        self._uses_command = False
+
+    def apply(
+        self, capabilities: Capabilities, exchange: Exchange, run_in_background: RunInBackground
+    ) -> None:
+        """Use tokens if the server requires them.
+
+        Raises:
+            ConfigError: The server requires an API key, and there is only a credential command.
+        """
+        key = self._config.api_key
+        if capabilities.exchanges_api_key:
+            # A key that is itself a token identifies its user, even if the server prefers the command.
+            is_token = key is not None and bool(read_claims(key))
+            self._uses_command = capabilities.prefers_credential_command and not is_token
+            self.tokens = AuthTokens(exchange, self._clock, self._timer, run_in_background)
+        elif key is None:
+            raise ConfigError(
+                "this server requires an API key, and a credential command is only used by servers that exchange"
+                " keys for tokens: give api_key= or set TINKER_API_KEY"
+            )
+
+    def key(self, uses_key: bool, deadline: Optional[float]) -> Optional[str]:
+        """Return the value of ``X-API-Key`` of a request; None: the user's key, a default header of the transport.
+
+        Args:
+            uses_key: Whether the endpoint requires the key itself instead of a token.
+            deadline: Time of the clock until which an exchange may take.
+        """
+        if not uses_key:
+            return None if self.tokens is None else self.tokens.current(deadline)
+        if not self._uses_command and self._config.api_key is not None:
+            return None
+        command = self._config.credential_command
+        if command is None:
+            raise ConfigError(
+                "the server requires the output of a credential command: set credential_command= or"
+                " TINKER_CREDENTIAL_CMD"
+            )
+        return _run_command(command)
+
+    def renewed_key(
+        self, refusal: AuthenticationError, key: Optional[str], uses_key: bool, deadline: Optional[float]
+    ) -> Optional[str]:
+        """Return another token after a 401; None if the response is not about the token.
+
+        Args:
+            refusal: The error.
+            key: The token that was sent.
+            uses_key, deadline: As of :meth:`key`.
+        """
+        is_invalid = 'error="invalid_token"' in refusal.headers.get("www-authenticate", "")
+        if uses_key or key is None or self.tokens is None or not is_invalid:
+            return None
+        return self.tokens.replaced(key, deadline)
 
 
-def refused_as_invalid(error: AuthenticationError) -> bool:
-    """Whether a 401 is about the token, so that a fresh one may do better."""
-    return 'error="invalid_token"' in error.headers.get("www-authenticate", "")
-
-
-class Tokens:
+class AuthTokens:
     """The token of one session, shared by its threads.
 
-    Invariants: at most one exchange is running, and whoever needs its outcome waits for it; no lock is held
-    meanwhile. ``_token`` is the newest one.
+    Invariants: at most one exchange is running, and every thread that needs its result waits for it. No lock is held
+    meanwhile. ``_token`` is the newest token.
     """
 
     def __init__(
@@ -105,7 +171,7 @@ class Tokens:
         exchange: Exchange,
         clock: Clock,
         timer: Timer,
-        submit: Callable[[Callable[[], None]], object],
+        run_in_background: RunInBackground,
         *,
         now: Callable[[], float] = time.time,
         draw: Callable[[float, float], float] = random.uniform,
@@ -113,59 +179,56 @@ class Tokens:
         self._exchange = exchange
         self._clock = clock
         self._timer = timer
-        self._submit = submit
-        # Ends of tokens are wall-clock times.
+        self._run_in_background = run_in_background
+        # The times in tokens are wall-clock times.
         self._now = now
         self._draw = draw
         self._lock = Lock()
         self._token: Optional[str] = None  # guarded by _lock
         self._running: Optional[concurrent.futures.Future[str]] = None  # guarded by _lock
-        self._planned = False  # guarded by _lock; a renewal in the background will come
+        self._is_planned = False  # guarded by _lock; whether a background renewal is scheduled
 
     def __repr__(self) -> str:
-        return "<Tokens>"
+        return "<AuthTokens>"
 
     def current(self, deadline: Optional[float] = None) -> str:
-        """A token to send now; exchanges first if there is none, or if it ends within a minute.
+        """Return a token that can be sent now. If there is none, or it expires within a minute, it is renewed first.
 
         Raises:
-            AuthenticationError: the key was refused.
-            APIError: the exchange failed, and the old token has ended.
-            DeadlineExceeded, ClosedError: the wait ended.
+            AuthenticationError: The server refused the key.
+            APIError: The exchange failed, and the old token has expired.
+            DeadlineExceeded, ClosedError: The wait ended.
         """
         with self._lock:
             token = self._token
-        if token is not None and self._left(token) > _NEAR_END:
+        if token is not None and self._valid_for(token) > _NEAR_END:
             return token
         try:
-            return self._renewed(token, deadline)
+            return self.replaced(token, deadline)
         except AuthenticationError:
             raise
         except APIError:
-            if token is not None and self._left(token) > 0:
+            if token is not None and self._valid_for(token) > 0:
                 return token
             raise
 
-    def replaced(self, refused: str, deadline: Optional[float] = None) -> str:
-        """Another token than the one a server has refused; one exchange, however many calls were refused."""
-        return self._renewed(refused, deadline)
-
-    def _left(self, token: str) -> float:
-        end = _instant(token, "exp")
-        return 0.0 if end is None else end - self._now()
-
-    def _renewed(self, stale: Optional[str], deadline: Optional[float]) -> str:
+    def replaced(self, stale: Optional[str], deadline: Optional[float] = None) -> str:
+        """Return another token than ``stale``; one exchange serves all threads that need it."""
         with self._lock:
             if self._token is not None and self._token != stale:
                 return self._token
-            running, mine = self._running, self._running is None
+            running, is_owner = self._running, self._running is None
             if running is None:
                 running = self._running = concurrent.futures.Future()
-        if mine:
+        if is_owner:
             self._obtain(running, deadline)
         else:
             self._await(running, deadline)
         return running.result()
+
+    def _valid_for(self, token: str) -> float:
+        end = _read_time(token, "exp")
+        return 0.0 if end is None else end - self._now()
 
     def _obtain(self, running: concurrent.futures.Future[str], deadline: Optional[float]) -> None:
         try:
@@ -177,15 +240,15 @@ class Tokens:
             return
         with self._lock:
             self._token, self._running = token, None
-            plan, self._planned = not self._planned, True
+            needs_plan, self._is_planned = not self._is_planned, True
         running.set_result(token)
-        if plan:
-            self._plan(self._pause(token))
+        if needs_plan:
+            self._plan(self._renewal_delay(token))
 
     def _await(self, running: concurrent.futures.Future[str], deadline: Optional[float]) -> None:
         done = Event()
         running.add_done_callback(lambda _: done.set())
-        # The one who exchanges ends with the client; that wakes us too.
+        # Closing the client ends the exchange, and that wakes this thread too.
         if not self._clock.wait(done, remaining(self._clock, deadline)):
             raise DeadlineExceeded(
                 "the timeout ran out while the API key was exchanged for a token", phase="sending", sent="no"
@@ -193,38 +256,37 @@ class Tokens:
 
     # Renewal in the background, so that no call has to wait for it
 
-    def _pause(self, token: str) -> float:
-        end, start = _instant(token, "exp"), _instant(token, "iat")
+    def _renewal_delay(self, token: str) -> float:
+        end, start = _read_time(token, "exp"), _read_time(token, "iat")
         if end is None or start is None or end <= start:
-            return _AGAIN
+            return _RENEW_AGAIN
         return (end - start) * self._draw(0.45, 0.55)
 
-    def _plan(self, pause: float) -> None:
-        # Weakly: a timer must not keep a client that nobody uses.
-        own, submit = weakref.WeakMethod(self._renew), self._submit
+    def _plan(self, delay: float) -> None:
+        # The timer must not keep a client that is no longer used.
+        ref, run_in_background = weakref.WeakMethod(self._renew), self._run_in_background
 
-        def due() -> None:
-            renew = own()
+        def submit() -> None:
+            renew = ref()
             if renew is not None:
-                submit(renew)
+                run_in_background(renew)
 
-        self._timer.at(self._clock.time() + pause, due)
+        self._timer.at(self._clock.time() + delay, submit)
 
     def _renew(self) -> None:
         with self._lock:
             token = self._token
         try:
-            fresh = self._renewed(token, None)
+            renewed = self.replaced(token, None)
         except ClosedError:
             return
         except (TinkexError, OSError) as error:
-            left = self._left(token or "")
-            if isinstance(error, AuthenticationError) and left < _LAST_REFUSAL:
-                # The next call that needs a token says so to its caller.
+            if isinstance(error, AuthenticationError) and self._valid_for(token or "") < _LAST_REFUSAL:
+                # The next call that needs a token raises this error.
                 with self._lock:
-                    self._planned = False
+                    self._is_planned = False
                 return
-            _log.debug("The token could not be renewed: %s", type(error).__name__)
-            self._plan(_AGAIN)
+            _log.debug("Renewing the token failed: error=%s", type(error).__name__)
+            self._plan(_RENEW_AGAIN)
         else:
-            self._plan(self._pause(fresh))
+            self._plan(self._renewal_delay(renewed))

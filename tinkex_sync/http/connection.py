@@ -1,7 +1,8 @@
 """Calls to the server: one linear path from a :class:`Request` to the transport, with one retry loop around it.
 
-The steps, from the outside: retries (:meth:`Connection.call`), payment waits, the reconnect after a reset
-(:meth:`Connection.send_once`), authentication, and one observed HTTP attempt.
+:meth:`Connection.call` runs the retry loop and decodes the response. Each attempt waits while the server requires
+payment (402). :meth:`Connection.send_once` adds credentials, sends the request again after a reset of a kept-alive
+connection, and reports to observers. :meth:`Transport.send` makes the HTTP request.
 """
 
 from __future__ import annotations
@@ -9,11 +10,12 @@ from __future__ import annotations
 import math
 import os
 import weakref
-from typing import Any, Callable, Optional
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Callable, Iterator, Optional
 
 import tenacity
 
-from .. import types
 from ..concurrency.clock import remaining
 from ..concurrency.close_signal import CloseSignal
 from ..concurrency.primitives import Event, Lock
@@ -34,12 +36,13 @@ from ..errors import (
 from ..plugins.events import Source
 from ..plugins.registry import Observers
 from ..protocol.negotiation import Capabilities, Negotiation
+from ..types import AuthTokenRequest
+from .auth import Credentials
 from .call_state import CallState
-from .credentials import Credentials
 from .error_advice import advise
-from .payment_wait import Billing
+from .payment_wait import PaymentWait
 from .request import Request
-from .retry import Attempts, log_long_retry, make_policies
+from .retry import Attempts, log_long_retry, make_policies, may_have_arrived
 from .transport import Reply, Transport
 
 __all__ = ["Connection"]
@@ -64,7 +67,7 @@ class Connection:
         self.timer = Timer(self.clock)
         self.transport = Transport(config, self.timer)
         self.negotiation = Negotiation(config, self.transport.base_url, self.clock)
-        self.billing = Billing(lambda: self.capabilities.payment_wait_limit, self.clock, observers)
+        self.payment_wait = PaymentWait(lambda: self.capabilities.payment_wait_limit, self.clock, observers)
         self.credentials = Credentials(config, self.clock, self.timer)
         #: The source of requests that belong to no client in particular.
         self.source = Source("service", "", "")
@@ -82,6 +85,7 @@ class Connection:
         """Send a request, retry it by the policy of its endpoint, and decode the response.
 
         Args:
+            request: The request. An endpoint without a policy is sent once.
             attempts: From :meth:`attempts`, for callers that read it afterwards.
 
         Returns:
@@ -89,7 +93,7 @@ class Connection:
             None if the server has no such endpoint and the row allows that.
 
         Raises:
-            APIError: as the transport, after the policy has given up.
+            APIError: The last attempt's, after the policy has given up.
             DeadlineExceeded, ClosedError, ForkedClientError: as named.
         """
         row = request.row
@@ -100,15 +104,15 @@ class Connection:
                 made = attempts or self.attempts(row.policy)
                 if request.first_contact:
                     made.unreachable_after = self.config.first_contact_timeout
-                reply = made.policy.run(
-                    self._attempt,
-                    request,
-                    made,
+                retrying = made.policy.retrying(
                     sleep=lambda delay: self.sleep(delay, request.deadline, request.call),
                     before_sleep=self._report_retry,
                 )
+                reply = retrying(self._attempt, request, made)
             return reply if row.reply is None else row.reply.from_wire(reply.json())
         except APIError as error:
+            if row.policy is not None and isinstance(error, (APIStatusError, APIConnectionError)):
+                made.describe(error)
             if getattr(error, "status_code", None) in row.absent:
                 return None
             advise(error, self.config, request.first_contact)
@@ -122,33 +126,27 @@ class Connection:
 
     def _attempt(self, request: Request, attempts: Attempts) -> Reply:
         """Make one attempt of :meth:`call`; while the server requires payment (402), wait and send again."""
-        attempts.start()
-        while True:
-            try:
-                return self.send_once(request, attempts)
-            except BillingError as error:
-                if request.first_contact:
-                    raise  # A person waits for the first contact; the error tells what to do.
-                paused = self.clock.time()
-                call = request.call
-                pause = self.billing.pause(
-                    error, self._source(request), call.call_id if call is not None else ""
-                )
-                self.sleep(pause, request.deadline, call)
+        with attempts.running():
+            while True:
+                try:
+                    return self.send_once(request, attempts)
+                except BillingError as error:
+                    if request.first_contact:
+                        raise  # A user waits for the first contact, and the error states what to do.
+                    paused = self.clock.time()
+                    call_id = "" if request.call is None else request.call.call_id
+                    pause = self.payment_wait.pause(error, self._source(request), call_id)
+                self.sleep(pause, request.deadline, request.call)
                 attempts.exclude(self.clock.time() - paused)
-            except Exception as error:
-                attempts.fail(error)
-                raise
 
     def _report_retry(self, state: tenacity.RetryCallState) -> None:
         request, attempts = state.args
         assert state.outcome is not None
         error = state.outcome.exception()
         assert error is not None
-        delay = state.upcoming_sleep
         if request.row.observed:
-            self.report_retry(request, attempts, delay, error)
-        log_long_retry(attempts, delay, error, request.row.name)
+            self.report_retry(request, attempts, state.upcoming_sleep, error)
+        log_long_retry(attempts, state.upcoming_sleep, error, request.row.name)
 
     def report_retry(self, request: Request, attempts: Attempts, delay: float, error: BaseException) -> None:
         """Report to observers that a request is sent again in ``delay`` seconds."""
@@ -164,30 +162,42 @@ class Connection:
             )
 
     def send_once(self, request: Request, attempts: Optional[Attempts] = None) -> Reply:
-        """Send a request once; again immediately if the server had closed the kept-alive connection.
+        """Send a request once. It is sent again immediately in two cases, each at most once.
+
+        These are: the server had closed the kept-alive connection, and the server requires a new token (401).
 
         Args:
-            attempts: The record this attempt belongs to; it is cut where the record's policy ends.
+            request: The request.
+            attempts: The record this attempt belongs to. The attempt is cut where the record's policy ends.
 
         Raises:
-            APIStatusError, APIConnectionError: it failed.
+            APIStatusError, APIConnectionError: It failed.
             DeadlineExceeded, ClosedError, ForkedClientError: as named.
         """
         limit = None if attempts is None else attempts.ends_at()
         is_cut = limit is not None and limit < (math.inf if request.deadline is None else request.deadline)
         ends = limit if is_cut else request.deadline
+        uses_key, may_reconnect, may_renew = request.row.uses_key, True, True
         try:
-            try:
-                return self._send_authorized(request, attempts, ends)
-            except APIConnectionError as error:
-                if not error.reused or isinstance(error, TimeoutError):
-                    raise
-            # The server has most likely not read the request; if it has, number and idempotency key are the same.
-            if attempts is not None:
-                attempts.in_doubt = True
-            if request.call is not None:
-                request.call.reconnects += 1
-            return self._send_authorized(request, attempts, ends)
+            key = self.credentials.key(uses_key, ends)
+            while True:
+                try:
+                    with self._observed(request, attempts) as outcome:
+                        headers = (
+                            request.all_headers if key is None else {**request.all_headers, "X-API-Key": key}
+                        )
+                        outcome.reply = self.transport.send(request, headers, ends)
+                    return outcome.reply
+                except AuthenticationError as error:
+                    renewed = self.credentials.renewed_key(error, key, uses_key, ends) if may_renew else None
+                    if renewed is None:
+                        raise
+                    key, may_renew = renewed, False
+                except APIConnectionError as error:
+                    if not (may_reconnect and error.reused) or isinstance(error, TimeoutError):
+                        raise
+                    may_reconnect = False
+                    _note_reconnect(request, attempts)
         except DeadlineExceeded as error:
             if not is_cut:
                 raise
@@ -196,77 +206,52 @@ class Connection:
                 f"Request timed out. No response within {attempts.policy.limit:g} s in all."
             ) from error
 
-    def _send_authorized(
-        self, request: Request, attempts: Optional[Attempts], ends: Optional[float]
-    ) -> Reply:
-        """Send with the current key or token; after a 401, once more with a new token."""
-        uses_key = request.row.uses_key
-        key = self.credentials.key(uses_key, ends)
-        try:
-            return self._send_observed(request, key, attempts, ends)
-        except AuthenticationError as error:
-            key = self.credentials.another(error, key, uses_key, ends)
-            if key is None:
-                raise
-        return self._send_observed(request, key, attempts, ends)
-
-    def _send_observed(
-        self, request: Request, key: Optional[str], attempts: Optional[Attempts], ends: Optional[float]
-    ) -> Reply:
-        """Make one HTTP request, keep the call's state, and report to observers."""
+    @contextmanager
+    def _observed(self, request: Request, attempts: Optional[Attempts]) -> Iterator[_Outcome]:
+        """Keep the state of the call during one HTTP request, and report the request to observers."""
         self.check_usable()
         call = request.call
         if call is not None:
             call.phase = "polling" if request.polled is not None else "sending"
         if attempts is not None:
             attempts.requests += 1
-        started = self.clock.time()
-        reply: Optional[Reply] = None
-        failure: Optional[BaseException] = None
+        outcome = _Outcome(self.clock.time(), request.attempt if attempts is None else attempts.requests)
         try:
-            headers = request.all_headers if key is None else {**request.all_headers, "X-API-Key": key}
-            reply = self.transport.send(request, headers, ends)
+            yield outcome
         except DeadlineExceeded as error:
-            failure = error
+            outcome.failure = error
             if call is None:
                 raise
             if call.sent == "no":
                 call.sent = error.sent
             raise call.deadline_exceeded() from error
         except BaseException as error:
-            failure = error
+            outcome.failure = error
             raise
         else:
             if call is not None:
                 call.sent = "yes"
                 self.sends_changed.set()
-            return reply
         finally:
-            if failure is not None:
-                _note_failure(request, failure)
+            if outcome.failure is not None:
+                _note_failure(request, outcome.failure)
             if request.row.observed:
-                self._report_request(request, attempts, started, reply, failure)
+                self._report_request(request, outcome)
 
-    def _report_request(
-        self,
-        request: Request,
-        attempts: Optional[Attempts],
-        started: float,
-        reply: Optional[Reply],
-        failure: Optional[BaseException],
-    ) -> None:
+    def _report_request(self, request: Request, outcome: _Outcome) -> None:
         hook = self.observers.request_finished
         if hook is None:
             return
+        reply, failure = outcome.reply, outcome.failure
         status = reply.status if reply is not None else getattr(failure, "status_code", None)
         hook(
             source=self._source(request),
             call_id=request.call.call_id if request.call is not None else "",
             method=request.row.method,
             path=request.path.partition("?")[0],
-            attempt=1 if attempts is None else attempts.requests,
+            attempt=outcome.attempt,
             status=status,
-            elapsed=self.clock.time() - started,
+            elapsed=self.clock.time() - outcome.started,
             sent_bytes=len(request.content or b""),
             received_bytes=0 if reply is None else len(reply.content),
             error=None if status in request.row.absent else failure,
@@ -287,11 +272,9 @@ class Connection:
             connection = own()
             if connection is None:
                 raise ClosedError("the client no longer exists")
-            return str(
-                connection.call(Request("auth_token", types.AuthTokenRequest(), deadline=deadline)).jwt
-            )
+            return str(connection.call(Request("auth_token", AuthTokenRequest(), deadline=deadline)).jwt)
 
-        self.credentials.adopt(self.capabilities, exchange, run_in_background)
+        self.credentials.apply(self.capabilities, exchange, run_in_background)
 
     def sleep(
         self,
@@ -369,15 +352,27 @@ class Connection:
         return os.getpid() != self._pid
 
 
+@dataclass
+class _Outcome:
+    """What is reported of one HTTP request."""
+
+    started: float
+    attempt: int
+    reply: Optional[Reply] = None
+    failure: Optional[BaseException] = None
+
+
+def _note_reconnect(request: Request, attempts: Optional[Attempts]) -> None:
+    # The server has most likely not read the request. If it has, seq_id and idempotency key are the same.
+    if attempts is not None:
+        attempts.in_doubt = True
+    if request.call is not None:
+        request.call.reconnects += 1
+
+
 def _note_failure(request: Request, failure: BaseException) -> None:
     call = request.call
-    if call is not None and call.sent == "no" and _may_have_arrived(failure):
+    if call is not None and call.sent == "no" and may_have_arrived(failure):
         call.sent = "unknown"
     if request.polled is not None and isinstance(failure, TinkexError):
         failure.polled = request.polled
-
-
-def _may_have_arrived(failure: BaseException) -> bool:
-    if isinstance(failure, APIStatusError):
-        return failure.status_code >= 500
-    return not getattr(failure, "unsent", False) and getattr(failure, "sent", "unknown") != "no"

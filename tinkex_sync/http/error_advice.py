@@ -1,44 +1,58 @@
-"""What a user can do about an error, added to its text."""
+"""Advice for the user, added to the messages of errors."""
 
 from __future__ import annotations
 
 from ..config import Config
-from ..errors import APIError, APIStatusError, AuthenticationError, PermissionDeniedError
+from ..errors import (
+    APIError,
+    APIResponseValidationError,
+    APIStatusError,
+    AuthenticationError,
+    PermissionDeniedError,
+)
 
-__all__ = ["advise", "names_no_thing"]
+__all__ = ["advise", "is_unknown_endpoint"]
 
 
 def advise(error: APIError, config: Config, first_contact: bool) -> None:
-    """Add to the text what the user can do about it."""
-    advice = ""
-    where = f"base_url is {config.base_url}"
-    detail = str(error.body).lower()
-    # Later errors keep the texts callers know; the key and the address were right when the client was made.
-    if first_contact and isinstance(error, (AuthenticationError, PermissionDeniedError)):
-        what = "the API key was refused" if config.api_key else "the server wants an API key"
-        advice = f"{what}: give api_key= or set TINKER_API_KEY; {where}"
-    elif first_contact and getattr(error, "unsent", False):
-        advice = f"the server cannot be reached: check that it runs, the network and proxies; {where}"
-    elif first_contact and isinstance(error, APIStatusError):
-        if error.status_code in (404, 405) or 300 <= error.status_code < 400:
-            advice = f"there is no Tinker API at this address: check base_url= or TINKER_BASE_URL; {where}"
-        elif "version" in detail:
-            advice = (
-                f"the server refuses this protocol version: set sdk_version= (now {config.sdk_version!r})"
-            )
-    elif isinstance(error, APIStatusError) and error.status_code == 415 and config.protocol != "auto":
-        advice = f'the server does not take protocol {config.protocol}: set protocol="auto"'
-    elif names_no_thing(error) and error.request is not None:
-        what = f"{error.request.method} {error.request.url}"
-        advice = f"this server seems to have no such endpoint: {what}"
-    elif first_contact and not isinstance(error, APIStatusError) and hasattr(error, "path"):
-        advice = f"that is not what a Tinker server answers: check base_url= or TINKER_BASE_URL; {where}"
+    """Add to the message of an error what the user can do about it.
+
+    Args:
+        error: The final error of a call.
+        config: The settings that may be wrong.
+        first_contact: Whether it failed at the first contact. Later, key and address are known to be right.
+    """
+    advice = _first_contact_advice(error, config) if first_contact else ""
+    if not advice and isinstance(error, APIStatusError):
+        if error.status_code == 415 and config.protocol != "auto":
+            advice = f'the server does not accept protocol {config.protocol}: set protocol="auto"'
+        elif is_unknown_endpoint(error) and error.request is not None:
+            endpoint = f"{error.request.method} {error.request.url}"
+            advice = f"this server seems to have no such endpoint: {endpoint}"
     if advice and error.args:
         error.args = (f"{error.args[0]} [{advice}]", *error.args[1:])
 
 
-def names_no_thing(error: APIError) -> bool:
-    """What frameworks and gateways answer for a path they do not know, as against a thing that is not there."""
+def _first_contact_advice(error: APIError, config: Config) -> str:
+    where = f"base_url is {config.base_url}"
+    if isinstance(error, (AuthenticationError, PermissionDeniedError)):
+        problem = "the API key was refused" if config.api_key else "the server requires an API key"
+        return f"{problem}: give api_key= or set TINKER_API_KEY; {where}"
+    if getattr(error, "unsent", False):
+        return f"the server cannot be reached: check that it runs, the network and proxies; {where}"
+    if isinstance(error, APIResponseValidationError):
+        return f"that is not the response of a Tinker server: check base_url= or TINKER_BASE_URL; {where}"
+    if not isinstance(error, APIStatusError):
+        return ""
+    if error.status_code in (404, 405) or 300 <= error.status_code < 400:
+        return f"there is no Tinker API at this address: check base_url= or TINKER_BASE_URL; {where}"
+    if "version" in str(error.body).lower():
+        return f"the server refuses this protocol version: set sdk_version= (now {config.sdk_version!r})"
+    return ""
+
+
+def is_unknown_endpoint(error: APIError) -> bool:
+    """Return whether a response is that of a framework or gateway to an unknown path, not to a missing resource."""
     if not isinstance(error, APIStatusError) or error.status_code not in (404, 405):
         return False
     body = error.body

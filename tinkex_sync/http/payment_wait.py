@@ -1,4 +1,4 @@
-"""402: the account has to be topped up. Calls wait for that instead of failing, for so long and no longer."""
+"""Waiting while the server requires payment (402), for at most ``Config.billing_pause`` seconds."""
 
 from __future__ import annotations
 
@@ -11,21 +11,24 @@ from ..errors import BillingError
 from ..plugins.events import Source
 from ..plugins.registry import Observers
 
-__all__ = ["PAUSE", "Billing"]
+__all__ = ["PAUSE", "PaymentWait"]
 
 _log = logging.getLogger(__name__)
 
-#: Seconds until a refused call asks again.
+#: Seconds until a refused call is sent again.
 PAUSE = 5.0
 _LOG_EVERY = 60.0
-#: An incident is over when none of its calls was refused for this long.
+#: An incident ends when no call was refused for this many seconds.
 _QUIET = 300.0
 
 
-class Billing:
-    """The incident in which the server refuses calls as unpaid; shared by the calls of one session.
+class PaymentWait:
+    """The incident during which a server refuses calls with 402; shared by the calls of one session. Thread-safe.
 
-    Invariant: ``_since`` is the time of the incident's first refusal, None outside of one.
+    Invariant: ``_since`` is the time of the incident's first refusal; None if there was none.
+
+    Args:
+        limit: Returns the seconds after which calls fail instead of waiting.
     """
 
     def __init__(self, limit: Callable[[], float], clock: Clock, observers: Observers) -> None:
@@ -34,38 +37,37 @@ class Billing:
         self._observers = observers
         self._lock = Lock()
         self._since: Optional[float] = None  # guarded by _lock
-        self._refused = 0.0  # guarded by _lock; when the last call was
-        self._logged: Optional[float] = None  # guarded by _lock
-        self._text = ""  # guarded by _lock
+        self._last_refusal = 0.0  # guarded by _lock
+        self._last_report: Optional[float] = None  # guarded by _lock
+        self._reason = ""  # guarded by _lock
 
     def pause(self, error: BillingError, source: Source, call_id: str) -> float:
-        """A call was refused: seconds after which to ask again.
+        """Return the seconds after which a refused call is sent again.
+
+        Args:
+            error: The refusal.
+            source, call_id: The call, for observers.
 
         Raises:
-            BillingError: ``error``, when the incident is older than the limit.
+            BillingError: ``error``, if the incident is older than the limit.
         """
         now, limit = self._clock.time(), self._limit()
         with self._lock:
-            if self._since is None or now - self._refused > _QUIET:
-                self._since, self._logged = now, None
-            self._refused, self._text = now, str(error)
+            if self._since is None or now - self._last_refusal > _QUIET:
+                self._since, self._last_report = now, None
+            self._last_refusal, self._reason = now, str(error)
             waited = now - self._since
-            over = waited >= limit
-            tells = self._logged is None or now - self._logged >= _LOG_EVERY
-            if tells:
-                self._logged = now
-        if over:
-            note = (
-                f" (waited {waited:.0f} s for the account to be topped up; Config.billing_pause limits that)"
-            )
+            is_due = self._last_report is None or now - self._last_report >= _LOG_EVERY
+            if is_due:
+                self._last_report = now
+        if waited >= limit:
+            note = f" (waited {waited:.0f} s for payment; Config.billing_pause is the limit)"
             if error.args and "Config.billing_pause" not in str(error.args[0]):
                 error.args = (f"{error.args[0]}{note}", *error.args[1:])
             raise error
-        if tells:
+        if is_due:
             _log.warning(
-                "Paused: the server wants payment (%s). Calls wait for up to %.0f s more and then fail.",
-                error,
-                limit - waited,
+                "The server requires payment, and calls wait: error=%s remaining=%.0fs", error, limit - waited
             )
             hook = self._observers.billing_paused
             if hook is not None:
@@ -73,10 +75,10 @@ class Billing:
         return min(PAUSE, limit - waited)
 
     def status(self) -> Optional[Dict[str, Any]]:
-        """Since when (seconds ago) and why; None if nothing is held up."""
+        """Return the wait's age in seconds, its limit and its reason; None while no call waits."""
         now = self._clock.time()
         with self._lock:
-            # Whoever still waits has asked again within the pause.
-            if self._since is None or now - self._refused > 2 * PAUSE:
+            # A waiting call sends its request again, and is refused again, at each pause.
+            if self._since is None or now - self._last_refusal > 2 * PAUSE:
                 return None
-            return {"paused_for": now - self._since, "limit": self._limit(), "reason": self._text}
+            return {"paused_for": now - self._since, "limit": self._limit(), "reason": self._reason}

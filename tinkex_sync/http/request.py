@@ -45,6 +45,8 @@ class Request:
     first_contact: bool = False
     #: The server future that it polls, for errors.
     polled: Optional[Polled] = None
+    #: Number of the attempt, for observers, where no record of attempts is kept.
+    attempt: int = 1
     idempotency_key: str = field(default_factory=new_idempotency_key)
 
     @cached_property

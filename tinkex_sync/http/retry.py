@@ -13,8 +13,9 @@ import email.utils
 import logging
 import random
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, Callable, Dict, FrozenSet, Mapping, Optional, Tuple, Type, TypeVar
+from typing import Callable, Dict, Iterator, Mapping, Optional, Tuple, Type
 
 import tenacity
 from tenacity.retry import retry_base
@@ -30,16 +31,17 @@ from ..errors import (
     ClosedError,
     DeadlineExceeded,
     PromiseExpiredError,
-    TinkexError,
 )
 
 __all__ = [
-    "TRANSIENT_STATUSES",
+    "MOST_BAD_POLLS",
     "Attempts",
     "RetryConfig",
     "RetryPolicy",
+    "is_transient",
     "log_long_retry",
     "make_policies",
+    "may_have_arrived",
     "retry_after",
     "retry_if_status",
     "stop_at_limit",
@@ -49,12 +51,12 @@ __all__ = [
     "with_jitter",
 ]
 
-T = TypeVar("T")
-
 _log = logging.getLogger(__name__)
 
 #: Error statuses below 500 that are retried.
-TRANSIENT_STATUSES: FrozenSet[int] = frozenset({408, 409, 429})
+_TRANSIENT = frozenset({408, 409, 429})
+#: A valid poll that fails with 400 is sent again at most this often (protocol 0.38).
+MOST_BAD_POLLS = 3
 #: Seconds of retrying after which a WARNING is logged.
 _WARN_AFTER = 10.0
 #: A retry with less time left than this is not started if the previous attempt took as long.
@@ -63,8 +65,20 @@ _LONG_ATTEMPT = 30.0
 _SHORTEST_ATTEMPT = 5.0
 #: Seconds a server may request as a wait; longer and non-positive values are ignored, as in the 0.7.0 client.
 _LONGEST_RETRY_AFTER = 60.0
-#: Statuses that are permanent on the servers we know: final after this many attempts.
+#: Attempts after which a status is final, because known servers return it permanently.
 _PERMANENT = {409: 3, 501: 3}
+
+
+def is_transient(status: int, last: int = 599) -> bool:
+    """Return whether a request that failed with this status may succeed later: 408, 409, 429, or 500 to ``last``."""
+    return status in _TRANSIENT or 500 <= status <= last
+
+
+def may_have_arrived(error: BaseException) -> bool:
+    """Return whether the server may have carried out a request that failed with ``error``."""
+    if isinstance(error, APIStatusError):
+        return error.status_code >= 500 and error.status_code != 501
+    return not getattr(error, "unsent", False) and getattr(error, "sent", "unknown") != "no"
 
 
 def retry_after(headers: Mapping[str, str]) -> Optional[float]:
@@ -124,9 +138,15 @@ class Attempts:
         self.number += 1
         self.attempt_started = self.clock.time()
 
-    def fail(self, error: BaseException) -> None:
-        """Note that the running attempt failed with ``error``."""
-        self.in_doubt = self.in_doubt or _may_have_arrived(error)
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Count one more attempt, which a ``with`` block makes, and keep ``in_doubt`` up to date."""
+        self.start()
+        try:
+            yield
+        except Exception as error:
+            self.in_doubt = self.in_doubt or may_have_arrived(error)
+            raise
 
     def remaining(self) -> Optional[float]:
         """Return the seconds until the policy's limit, or None if it has none."""
@@ -137,6 +157,13 @@ class Attempts:
         if self.policy.limit is None:
             return None
         return max(self.started + self.policy.limit, self.attempt_started + _SHORTEST_ATTEMPT)
+
+    def describe(self, error: APIError, subject: str = "") -> None:
+        """Add the number of attempts and their time to the final error and its message, after a ``subject``."""
+        error.attempts, error.elapsed = self.number, self.elapsed
+        if self.number > 1 and error.args and isinstance(error.args[0], str):
+            note = f" ({subject}gave up after {error.attempts} attempts in {error.elapsed:.1f} s)"
+            error.args = (error.args[0].removesuffix(note) + note, *error.args[1:])
 
     def exclude(self, seconds: float) -> None:
         """Exclude ``seconds`` of the running attempt from its time: it waited for a permit or a payment."""
@@ -178,7 +205,7 @@ class retry_if_status(retry_base):  # noqa: N801 - tenacity's own strategies hav
         if override in ("true", "false"):
             return override == "true"
         status = error.status_code
-        if not (status in TRANSIENT_STATUSES or 500 <= status <= self._last):
+        if not is_transient(status, self._last):
             return False
         limit = self._limited.get(status)
         has_detail = isinstance(error.body, dict) and "detail" in error.body
@@ -191,13 +218,20 @@ def _is_connection_failure(error: BaseException) -> bool:
 
 
 class stop_at_limit(stop_base):  # noqa: N801
-    """Stop when the policy's limit is reached, or when an attempt as long as the last one cannot end before it."""
+    """Stop when the policy's limit is reached, or when an attempt as long as the last one cannot end before it.
+
+    Args:
+        long_attempt: Longer attempts count as this long, in seconds; 0: the last attempt starts at the limit.
+    """
+
+    def __init__(self, long_attempt: float = _LONG_ATTEMPT) -> None:
+        self._long_attempt = long_attempt
 
     def __call__(self, retry_state: tenacity.RetryCallState) -> bool:
         attempts = _attempts(retry_state)
         left = attempts.remaining()
         took = attempts.clock.time() - attempts.attempt_started
-        return left is not None and (left <= 0 or left < min(took, _LONG_ATTEMPT))
+        return left is not None and (left <= 0 or left < min(took, self._long_attempt))
 
 
 class stop_when_unreachable(stop_base):  # noqa: N801
@@ -289,24 +323,18 @@ class RetryPolicy:
     #: Seconds after the first attempt at which the running attempt is cut; None: no limit.
     limit: Optional[float] = None
 
-    def run(
-        self,
-        function: Callable[..., T],
-        *arguments: Any,
-        sleep: Callable[[float], None],
-        before_sleep: Callable[[tenacity.RetryCallState], None],
-    ) -> T:
-        """Call ``function(*arguments)`` until it succeeds, fails for good, or the policy gives up.
+    def retrying(
+        self, sleep: Callable[[float], None], before_sleep: Callable[[tenacity.RetryCallState], None]
+    ) -> tenacity.Retrying:
+        """Return tenacity's loop for one call, ``retrying(function, *arguments)``.
+
+        The last argument is the :class:`Attempts` of the call; ``function`` runs each attempt in its ``running()``.
 
         Args:
-            arguments: The last one is the :class:`Attempts` of the call.
             sleep: Waits; raises to end the call (closed, deadline).
             before_sleep: Called before each wait with tenacity's state.
-
-        Raises:
-            Exception: that of the last attempt; ``attempts`` and ``elapsed`` of an APIError are filled in.
         """
-        retrying = tenacity.Retrying(
+        return tenacity.Retrying(
             retry=self.retry,
             wait=self.wait,
             stop=self.stop,
@@ -314,32 +342,30 @@ class RetryPolicy:
             before_sleep=before_sleep,
             reraise=True,
         )
-        try:
-            return retrying(function, *arguments)
-        except (APIStatusError, APIConnectionError) as error:
-            _describe_attempts(error, arguments[-1])
-            raise
 
-    def next_delay(self, attempts: Attempts, error: BaseException) -> float:
+    def next_delay(self, attempts: Attempts, error: BaseException, is_transient: bool = False) -> float:
         """Return the seconds to wait after a failed attempt, for operations that must not hold a thread meanwhile.
+
+        Args:
+            attempts: The attempts so far, the failed one included.
+            error: The error of the last one.
+            is_transient: Whether it is known that a retry may succeed, so that ``retry`` is not applied.
 
         Raises:
             BaseException: ``error``, if it is final or the policy gives up.
         """
-        state = _failed_state(attempts, attempts.number, error)
-        if not self.retry(state) or self.stop(state):
-            if isinstance(error, (APIStatusError, APIConnectionError)):
-                _describe_attempts(error, attempts)
+        state = _failed_state(attempts, error)
+        if not (is_transient or self.retry(state)) or self.stop(state):
             raise error
         return self.wait(state)
 
-    def backoff(self, failures: int, attempts: Attempts) -> float:
-        """Return the seconds to wait after failure number ``failures`` (from 1), whatever failed."""
-        return self.wait(_failed_state(attempts, failures, TinkexError()))
+    def backoff(self, attempts: Attempts, error: BaseException) -> float:
+        """Return the seconds to wait after an attempt that failed with ``error``, without asking whether to retry."""
+        return self.wait(_failed_state(attempts, error))
 
     def is_retryable(self, attempts: Attempts, error: BaseException) -> bool:
         """Return whether the policy retries an attempt that failed with ``error``, limits aside."""
-        return self.retry(_failed_state(attempts, attempts.number, error))
+        return self.retry(_failed_state(attempts, error))
 
     def with_strategies(self, strategies: RetryStrategies) -> RetryPolicy:
         """Return this policy with a user's strategies in place of ours where they are given."""
@@ -349,10 +375,10 @@ class RetryPolicy:
         return replace(self, **given) if given else self
 
 
-def _failed_state(attempts: Attempts, number: int, error: BaseException) -> tenacity.RetryCallState:
-    """Return tenacity's state of a call whose attempt ``number`` failed with ``error``."""
+def _failed_state(attempts: Attempts, error: BaseException) -> tenacity.RetryCallState:
+    """Return tenacity's state of a call whose last attempt failed with ``error``."""
     state = tenacity.RetryCallState(retry_object=None, fn=None, args=(attempts,), kwargs={})  # type: ignore[arg-type]
-    state.attempt_number = number
+    state.attempt_number = attempts.number
     state.set_exception((type(error), error, error.__traceback__))
     return state
 
@@ -365,50 +391,43 @@ _CONNECTION_FAILURE = tenacity.retry_if_exception(_is_connection_failure)
 
 
 def make_policies(config: Config) -> Dict[str, RetryPolicy]:
-    """Compose the policies from the settings, by name: short, submit, poll, sampling, telemetry."""
+    """Compose the policies from the settings, by name. docs/retries.md describes them."""
+    transient = retry_if_status() | _CONNECTION_FAILURE
+    # Endpoints that some servers lack: a 409 or 501 means that this server does.
+    once = {409: 1, 501: 1}
     attempts = tenacity.stop_after_attempt(config.max_retries + 1)
     short_wait = with_jitter(_exponential(0.5, 10.0), below=0.25)
     submit_wait = with_jitter(_exponential(1.0, 30.0), crowded=0.25)
-    transient = retry_if_status() | _CONNECTION_FAILURE
-    rows = (
-        # Sessions and models: every status from 500 on is transient, as in the 0.7.0 client.
-        ("short", retry_if_status(last=999) | _CONNECTION_FAILURE, short_wait, attempts, None),
-        # Endpoints that some servers lack: a 409 or 501 means that this one does.
-        (
-            "optional",
-            retry_if_status(last=999, limited={409: 1, 501: 1}) | _CONNECTION_FAILURE,
-            short_wait,
-            attempts,
-            None,
-        ),
-        ("submit", transient, submit_wait, tenacity.stop_never, config.retry_for),
-        (
+    poll_wait = with_jitter(_exponential(0.5, 30.0), below=0.25)
+    telemetry_wait = with_jitter(_exponential(1.0, 10.0), below=0.25)
+    made = (
+        # Every status from 500 on is transient, as in the 0.7.0 client.
+        _policy("short", retry_if_status(last=999) | _CONNECTION_FAILURE, short_wait, attempts),
+        _policy("optional", retry_if_status(999, once) | _CONNECTION_FAILURE, short_wait, attempts),
+        _policy("submit", transient, submit_wait, stop_at_limit(), config.retry_for),
+        _policy("sampling", transient, submit_wait, stop_at_limit(), config.retry_for),
+        # A long poll that fails after a minute is no reason to give up a minute before the limit.
+        _policy(
             "poll",
-            transient,
-            with_jitter(_exponential(0.5, 30.0), below=0.25),
-            tenacity.stop_never,
+            retry_if_status(limited=once) | _CONNECTION_FAILURE,
+            poll_wait,
+            stop_at_limit(0.0),
             config.poll_retry_for,
         ),
-        ("sampling", transient, submit_wait, tenacity.stop_never, config.retry_for),
-        (
-            "telemetry",
-            transient,
-            with_jitter(_exponential(1.0, 10.0), below=0.25),
-            tenacity.stop_after_attempt(4),
-            30.0,
+        _policy(
+            "telemetry", transient, telemetry_wait, stop_at_limit() | tenacity.stop_after_attempt(4), 30.0
         ),
     )
-    policies = {}
-    for name, retry, wait, stop, limit in rows:
-        policy = RetryPolicy(
-            name,
-            retry,
-            wait_within_limit(wait_requested(wait)),
-            stop | stop_at_limit() | stop_when_unreachable(),
-            limit,
-        )
-        policies[name] = policy.with_strategies(config.retry_strategies.get(name, RetryStrategies()))
-    return policies
+    given = config.retry_strategies
+    return {policy.name: policy.with_strategies(given.get(policy.name, RetryStrategies())) for policy in made}
+
+
+def _policy(
+    name: str, retry: retry_base, wait: wait_base, stop: stop_base, limit: Optional[float] = None
+) -> RetryPolicy:
+    return RetryPolicy(
+        name, retry, wait_within_limit(wait_requested(wait)), stop | stop_when_unreachable(), limit
+    )
 
 
 @dataclass(frozen=True)
@@ -442,7 +461,7 @@ class RetryConfig:
     def is_retryable(self, error: BaseException) -> bool:
         """Return whether a sample that failed with ``error`` may succeed when it is repeated."""
         if isinstance(error, APIStatusError):
-            return error.status_code in TRANSIENT_STATUSES or 500 <= error.status_code <= 599
+            return is_transient(error.status_code)
         return isinstance(error, self.retryable_exceptions) and not isinstance(error, DeadlineExceeded)
 
     def should_resubmit(self, error: BaseException) -> bool:
@@ -474,21 +493,3 @@ def log_long_retry(attempts: Attempts, delay: float, error: BaseException, subje
         type(error).__name__,
         error,
     )
-
-
-def _may_have_arrived(error: BaseException) -> bool:
-    if isinstance(error, APIStatusError):
-        return error.status_code >= 500 and error.status_code != 501
-    if isinstance(error, APIConnectionError):
-        return not error.unsent
-    return isinstance(error, (TimeoutError, TinkexError))
-
-
-def _describe_attempts(error: APIError, attempts: Attempts) -> None:
-    """Add the number of attempts and their time to the error and its text."""
-    error.attempts, error.elapsed = attempts.number, attempts.elapsed
-    if attempts.number <= 1:
-        return
-    note = f" (gave up after {error.attempts} attempts in {error.elapsed:.1f} s)"
-    if error.args and isinstance(error.args[0], str) and note not in error.args[0]:
-        error.args = (error.args[0] + note, *error.args[1:])

@@ -1,13 +1,14 @@
-"""One HTTP attempt at a time, over requests: status to error, timeouts, cutting. No retries here."""
+"""Single HTTP requests over the library requests: status codes to errors, timeouts, cutting. No retries."""
 
 from __future__ import annotations
 
+import logging
 import os
 import ssl
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, Iterator, Mapping, Optional, Tuple, Union
+from typing import Any, Dict, Iterator, Mapping, Optional, Set, Tuple, Union
 from urllib.parse import urlencode, urljoin, urlsplit
 
 import requests
@@ -28,7 +29,6 @@ from ..errors import (
     status_error,
 )
 from ..protocol import json_wire as codec
-from .deprecations import Deprecations
 from .endpoints import Endpoint
 from .request import Request
 from .retry import retry_after
@@ -36,28 +36,38 @@ from .sockets import Adapter, Exchange, SocketRegistry
 
 __all__ = ["Reply", "Transport"]
 
+_log = logging.getLogger(__name__)
+
 _MOST_REDIRECTS = 5
-#: Only these keep method and body.
+#: The redirects that keep method and body.
 _FOLLOWED = frozenset({307, 308})
+_LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
+#: A server that varies its deprecation notes must not fill the memory.
+_MOST_NOTES = 1000
 
 
 @dataclass(frozen=True)
 class Reply:
-    """A 2xx answer (or a 3xx one where asked for)."""
+    """A 2xx response, or a 3xx response of an endpoint that accepts redirects."""
 
     status: int
     #: Names in lower case.
     headers: Mapping[str, str]
     content: bytes
-    #: Seconds from send to last byte.
+    #: Seconds from the start of sending to the last byte.
     elapsed: float
 
     def json(self) -> Any:
-        """The decoded body; APIResponseValidationError if it is not JSON."""
+        """Return the decoded body.
+
+        Raises:
+            APIResponseValidationError: It is not JSON.
+        """
         return codec.decode(self.content, self.headers.get("content-type", ""), self.status)
 
 
-def _verify(setting: Union[bool, str]) -> Union[bool, str]:
+def _find_certificates(setting: Union[bool, str]) -> Union[bool, str]:
+    """Return what ``requests`` accepts as ``verify`` for ``Config.verify`` and the environment."""
     if setting == "system":
         paths = ssl.get_default_verify_paths()
         found = paths.cafile or paths.capath
@@ -76,13 +86,11 @@ def _verify(setting: Union[bool, str]) -> Union[bool, str]:
     return setting
 
 
-_LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
-
-
 class Transport:
-    """Sends requests to one server; shared by all threads of a client.
+    """Sends requests to one server. Thread-safe; shared by all threads of a client.
 
-    Proxies and certificates are looked up once: doing it per request costs a fifth of the throughput.
+    Proxies and certificates are looked up once, because a lookup per request costs a fifth of the throughput.
+    Invariant: after :meth:`close` no request starts, and those in flight are cut.
     """
 
     def __init__(self, config: Config, timer: Timer) -> None:
@@ -90,26 +98,27 @@ class Transport:
         self._config = config
         self.base_url = config.base_url.rstrip("/") + "/"
         self.registry = SocketRegistry()
-        self._deprecations = Deprecations()
         self._timer = timer
         self._lock = Lock()
+        self._notes: Set[str] = set()  # guarded by _lock; deprecation notes that are logged
         self._exchanges: set[Exchange] = set()  # guarded by _lock
         self._closed = False  # guarded by _lock
-        self._own = config.session_factory is None
-        self._session: requests.Session = requests.Session() if self._own else config.session_factory()  # type: ignore[misc]
+        #: Whether the ``requests.Session`` is ours, so that its authentication and hooks need not run.
+        self._is_own = config.session_factory is None
+        self._session: requests.Session = (config.session_factory or requests.Session)()
         for prefix in ("https://", "http://"):
-            # A user's own adapters stay; calls through them cannot be cut below their timeouts.
+            # A user's own adapters stay. Requests through them can only end by their timeouts.
             if type(self._session.adapters.get(prefix)) is requests.adapters.HTTPAdapter:
                 self._session.mount(prefix, Adapter(self.registry, config.pool_size))
         if config.proxies is not None:
             self.proxies = dict(config.proxies)
         else:
-            # No proxy leads to this machine, whatever NO_PROXY forgets.
+            # A proxy does not lead to this machine, even if NO_PROXY does not name it.
             loopback = urlsplit(self.base_url).hostname in _LOOPBACK
             found = {} if loopback else requests.utils.get_environ_proxies(self.base_url, no_proxy=None)
             self.proxies = dict(found)
-        #: What ``requests`` takes as ``verify``.
-        self.verify = _verify(config.verify)
+        #: ``verify`` of ``requests``.
+        self.verify = _find_certificates(config.verify)
         self._options: Dict[str, Any] = {
             "allow_redirects": False,
             "proxies": self.proxies,
@@ -117,27 +126,8 @@ class Transport:
             "cert": config.client_certificate,
             "stream": False,
         }
-        self._headers = self._standing_headers(config)
+        self._headers = _default_headers(config)
         self._query = urlencode({name: _query_text(value) for name, value in config.default_query.items()})
-
-    @staticmethod
-    def _standing_headers(config: Config) -> Dict[str, str]:
-        headers = {
-            "Accept": "application/json",
-            "Accept-Encoding": "gzip, deflate",
-            "Connection": "keep-alive",
-            "User-Agent": f"tinkex-sync/{__version__}",
-        }
-        if config.api_key is not None:
-            headers["X-API-Key"] = config.api_key
-        if config.cloudflare_access_client_id:
-            headers["CF-Access-Client-Id"] = config.cloudflare_access_client_id
-        if config.cloudflare_access_client_secret:
-            headers["CF-Access-Client-Secret"] = config.cloudflare_access_client_secret
-        given = {name.lower() for name in config.headers}
-        headers = {name: value for name, value in headers.items() if name.lower() not in given}
-        headers.update(config.headers)
-        return headers
 
     def send(self, request: Request, headers: Mapping[str, str], deadline: Optional[float]) -> Reply:
         """Make one HTTP request and read the whole response.
@@ -174,14 +164,14 @@ class Transport:
                     break
                 target = urljoin(url, target)
                 if urlsplit(target)[:2] != urlsplit(url)[:2]:
-                    break  # The API key is sent to no other host.
+                    break  # The API key must not be sent to another host.
                 url = target
         return self._checked(response, request, url, started)
 
     def _checked(self, response: requests.Response, request: Request, url: str, started: float) -> Reply:
         """Return the response as a Reply, or raise the error that its status stands for."""
         lowered = {name.lower(): value for name, value in response.headers.items()}
-        self._deprecations.read(lowered)
+        self._log_deprecation(lowered)
         status = response.status_code
         if 200 <= status < 300 or (request.row.redirect_ok and 300 <= status < 400):
             return Reply(status, lowered, response.content, self._clock.time() - started)
@@ -201,6 +191,18 @@ class Transport:
         if isinstance(read, str):
             read = getattr(self._config, read)
         return self._clock.real(self._config.connect_timeout), self._clock.real(read)
+
+    def _log_deprecation(self, headers: Mapping[str, str]) -> None:
+        """Log the ``x-deprecation-note`` of a response once: as an ERROR if its level says so, else as a WARNING."""
+        note = headers.get("x-deprecation-note")
+        if not note:
+            return
+        with self._lock:
+            if note in self._notes or len(self._notes) >= _MOST_NOTES:
+                return
+            self._notes.add(note)
+        is_error = headers.get("x-deprecation-level", "").strip().lower() == "error"
+        _log.log(logging.ERROR if is_error else logging.WARNING, "Deprecated by the server: note=%s", note)
 
     @contextmanager
     def _cut_at(self, deadline: Optional[float], exchange: Exchange) -> Iterator[None]:
@@ -227,7 +229,7 @@ class Transport:
     def _prepare(
         self, method: str, url: str, body: Optional[bytes], headers: Mapping[str, str]
     ) -> requests.PreparedRequest:
-        if not self._own:
+        if not self._is_own:
             return self._session.prepare_request(
                 requests.Request(method, url, headers=dict(headers), data=body)
             )
@@ -258,30 +260,50 @@ class Transport:
         timed_out = isinstance(error, requests.Timeout)
         cls = APITimeoutError if timed_out else APIConnectionError
         host = urlsplit(self.base_url).netloc.rpartition("@")[2]
-        what = "Request timed out." if timed_out else "Connection error."
-        made = cls(f"{what} {_why(error)} (server {host})")
-        # Through a proxy the connection may stand although the server was never reached.
+        summary = "Request timed out." if timed_out else "Connection error."
+        made = cls(f"{summary} {_root_cause(error)} (server {host})")
+        # Through a proxy a connection may exist although the server was not reached.
         made.unsent = not exchange.connected
         made.reused = exchange.reused
         made.request = _sent_request(method, url)
         return made
 
     def close(self) -> None:
-        """Cut every call in flight and refuse later ones. Idempotent, never blocks, silent in a forked child."""
+        """Cut the requests in flight and refuse further ones. Idempotent; never blocks; no effect after a fork."""
         with self._lock:
             self._closed = True
             exchanges = list(self._exchanges)
         for exchange in exchanges:
             exchange.cut("closed")
         if self.registry.shut_down():
-            # Gives up the descriptors of idle connections; those in use are closed by their threads.
+            # Closes the descriptors of idle connections. Those in use are closed by their threads.
             self._session.close()
 
     def status(self) -> Dict[str, int]:
-        """Calls in flight, and connections opened so far."""
+        """Return the number of requests in flight and of connections opened so far."""
         with self._lock:
             in_flight = len(self._exchanges)
         return {"in_flight": in_flight, "connections_opened": self.registry.opened}
+
+
+def _default_headers(config: Config) -> Dict[str, str]:
+    """Return the headers of every request; those of ``Config.headers`` replace ours of the same name."""
+    headers = {
+        "Accept": "application/json",
+        "Accept-Encoding": "gzip, deflate",
+        "Connection": "keep-alive",
+        "User-Agent": f"tinkex-sync/{__version__}",
+    }
+    if config.api_key is not None:
+        headers["X-API-Key"] = config.api_key
+    if config.cloudflare_access_client_id:
+        headers["CF-Access-Client-Id"] = config.cloudflare_access_client_id
+    if config.cloudflare_access_client_secret:
+        headers["CF-Access-Client-Secret"] = config.cloudflare_access_client_secret
+    given = {name.lower() for name in config.headers}
+    headers = {name: value for name, value in headers.items() if name.lower() not in given}
+    headers.update(config.headers)
+    return headers
 
 
 def _query_text(value: Any) -> str:
@@ -292,7 +314,7 @@ def _query_text(value: Any) -> str:
 
 def _sent_request(method: str, url: str) -> SentRequest:
     parts = urlsplit(url)
-    # Without a password that stands in the URL.
+    # Without the password that a URL may contain.
     return SentRequest(method, parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl())
 
 
@@ -303,8 +325,8 @@ def _error_body(content: bytes) -> Any:
         return content.decode("utf-8", "replace").strip()
 
 
-def _why(error: BaseException) -> str:
-    """The innermost cause in one line; requests wraps it in three layers of names and addresses."""
+def _root_cause(error: BaseException) -> str:
+    """Return the innermost cause in one line, because requests wraps it in three errors with names and addresses."""
     seen: Tuple[BaseException, ...] = ()
     reason: Any = error
     while isinstance(reason, BaseException) and reason not in seen:

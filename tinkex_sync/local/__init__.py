@@ -1,4 +1,4 @@
-"""The embedded server: the Tinker protocol on loopback, with a small model that really learns.
+"""The embedded server: the Tinker API on loopback, with a small model that is really trained and sampled.
 
 ::
 
@@ -7,9 +7,9 @@
     with LocalServer() as server:
         print(server.base_url)
 
-It speaks level 0.7.0; ``LocalServer(protocol="0.38")`` speaks today's protocol, and "both" takes either's requests.
+The server supports protocol 0.7.0. ``LocalServer(protocol="0.38")`` supports protocol 0.38.0, and "both" supports both.
 
-Importing this package loads neither numpy nor flask; they live in the server's own process. They come with
+Importing this package imports neither numpy nor flask. The process of the server imports them. They are installed by
 ``pip install "tinkex-sync[local]"``.
 """
 

@@ -14,59 +14,57 @@ import threading
 from typing import Any, Dict, List, Optional
 
 from ..errors import MissingExtraError
-from . import announced
 from .faults import Faults
+from .options import ServerOptions
+from .server_config import PROTOCOLS, ServerConfig, parse_client_config
 from .serving import serve
 
-#: Seconds between two looks at whether the parent is still there.
-PARENT_CHECK = 1.0
+#: Seconds between two checks whether the parent process is alive.
+PARENT_CHECK_INTERVAL = 1.0
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tinkex_sync.local", description=__doc__)
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
-    parser.add_argument("--port", type=int, default=0, help="port to listen on (default: any free one)")
-    parser.add_argument(
-        "--data", metavar="DIR", help="keep checkpoints here (default: a temporary directory)"
-    )
-    parser.add_argument("--api-key", metavar="KEY", help="what clients must send (default: anything goes)")
-    parser.add_argument(
+    add = parser.add_argument
+    add("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
+    add("--port", type=int, default=0, help="port to listen on (default: any free one)")
+    add("--data", metavar="DIR", help="directory of checkpoints (default: a temporary directory)")
+    add("--api-key", metavar="KEY", help="key that clients must send (default: none is required)")
+    add(
         "--model",
         metavar="NAME",
         action="append",
         default=[],
         help="another name for the tiny model; repeatable",
     )
-    parser.add_argument(
+    add(
         "--hold",
         type=float,
         default=45.0,
         metavar="SECONDS",
         help="longest hold of a poll (default: %(default)s)",
     )
-    parser.add_argument(
-        "--protocol", choices=announced.PROTOCOLS, default="0.7", help="what is spoken (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--announce",
+    add("--protocol", choices=PROTOCOLS, default="0.7", help="supported protocol (default: %(default)s)")
+    add(
+        "--client-config",
         metavar="NAME=VALUE",
         action="append",
         default=[],
-        help="what client/config says otherwise than usual, VALUE in JSON; repeatable",
+        help="value in the response of client/config that replaces the default, VALUE in JSON; repeatable",
     )
-    parser.add_argument("--supervised", action="store_true", help=argparse.SUPPRESS)
+    add("--supervised", action="store_true", help=argparse.SUPPRESS)
     group = parser.add_argument_group(
-        "faults", "What to do wrong; values are JSON, such as --fault-fail-first '{\"asample\": [500, 503]}'."
+        "faults", "Faults to inject; values are JSON, such as --fault-fail-first '{\"asample\": [500, 503]}'."
     )
     for field in dataclasses.fields(Faults):
         group.add_argument(f"--fault-{field.name.replace('_', '-')}", metavar="VALUE")
     return parser
 
 
-def _faults(given: argparse.Namespace) -> Faults:
+def _parse_faults(arguments: argparse.Namespace) -> Faults:
     values = {}
     for field in dataclasses.fields(Faults):
-        text = getattr(given, f"fault_{field.name}")
+        text = getattr(arguments, f"fault_{field.name}")
         if text is not None:
             try:
                 values[field.name] = json.loads(text)
@@ -75,28 +73,37 @@ def _faults(given: argparse.Namespace) -> Faults:
     return Faults(**values)
 
 
+def _parse_options(arguments: argparse.Namespace) -> ServerOptions:
+    return ServerOptions(
+        host=arguments.host,
+        port=arguments.port,
+        data=arguments.data,
+        api_key=arguments.api_key,
+        models=tuple(arguments.model),
+        hold=arguments.hold,
+        faults=_parse_faults(arguments),
+        config=ServerConfig(arguments.protocol, parse_client_config(arguments.client_config)),
+    )
+
+
 def main(arguments: Optional[List[str]] = None) -> int:
-    """Serve until Ctrl-C; the exit status."""
+    """Serve until Ctrl-C.
+
+    Args:
+        arguments: The arguments of the command line. Default: those of this process.
+
+    Returns:
+        The exit status.
+    """
     parser = _parser()
-    given = parser.parse_args(arguments)
+    parsed = parser.parse_args(arguments)
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
     try:
-        if given.supervised:
-            return _supervised()
-        faults = _faults(given)
+        if parsed.supervised:
+            return _serve_supervised()
         serve(
-            host=given.host,
-            port=given.port,
-            data=given.data,
-            api_key=given.api_key,
-            models=given.model,
-            hold=given.hold,
-            faults=faults,
-            protocol=given.protocol,
-            announce=announced.parsed(given.announce),
-            ready=lambda base_url: print(
-                f"tinkex_sync embedded server on {base_url} (Ctrl-C ends it)", flush=True
-            ),
+            _parse_options(parsed),
+            lambda base_url: print(f"tinkex_sync embedded server on {base_url} (Ctrl-C ends it)", flush=True),
         )
     except ValueError as error:
         parser.error(str(error))
@@ -106,37 +113,33 @@ def main(arguments: Optional[List[str]] = None) -> int:
     return 0
 
 
-def _supervised() -> int:
-    """Serve for the process at the other end of stdin, which sends the settings, until it is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which may still need us.
+def _serve_supervised() -> int:
+    """Serve as a child process until the parent closes the pipe at stdin or ends. The pipe starts with the options."""
+    # The terminal sends Ctrl-C to the child too, but the parent may still need the server.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     settings: Dict[str, Any] = json.loads(sys.stdin.readline())
-    parent, faults, temporary = (settings.pop(name) for name in ("parent", "faults", "temporary"))
+    options = ServerOptions.from_dict(settings["options"])
     stop = threading.Event()
 
     def watch_pipe() -> None:
-        # Not through sys.stdin: a daemon thread inside it at exit would bring the interpreter down.
+        # os.read instead of sys.stdin: a daemon thread inside sys.stdin would abort the interpreter at exit.
         while os.read(0, 1):
             pass
         stop.set()
 
     def watch_parent() -> None:
-        # A child forked from the parent holds the pipe open after the parent has died.
-        while not stop.wait(PARENT_CHECK):
-            if os.getppid() != parent:
+        # A process that was forked from the parent holds the pipe open after the parent has ended.
+        while not stop.wait(PARENT_CHECK_INTERVAL):
+            if os.getppid() != settings["parent"]:
                 stop.set()
 
     for watch in (watch_pipe, watch_parent):
         threading.Thread(target=watch, name=watch.__name__, daemon=True).start()
     try:
-        serve(
-            **settings,
-            faults=None if faults is None else Faults.from_dict(faults),
-            ready=lambda base_url: print(json.dumps({"base_url": base_url}), flush=True),
-            stop=stop,
-        )
+        serve(options, lambda base_url: print(json.dumps({"base_url": base_url}), flush=True), stop)
     finally:
-        if temporary:
-            shutil.rmtree(settings["data"], ignore_errors=True)
+        if settings["temporary"] and options.data is not None:
+            shutil.rmtree(options.data, ignore_errors=True)
     return 0
 
 

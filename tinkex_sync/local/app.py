@@ -1,255 +1,286 @@
-"""The Flask application: operations, the API key, faults, and errors as ``{"detail": ...}``."""
+"""The Flask application: authentication, injected faults, operations, and errors as ``{"detail": ...}``."""
 
 from __future__ import annotations
 
 import hmac
 import logging
-from typing import Any, Callable, Optional
+from typing import Callable, Dict, Optional
 
 from flask import Flask, Response, g, request
 from werkzeug.exceptions import HTTPException
 
-from ..concurrency.clock import Clock
-from . import packed
-from .announced import Announced
-from .api import REPLAYED, Api
-from .bodies import Body, Refusal, decode
-from .faults import FaultGate, Faults
-from .models import Models
-from .modern import Modern
-from .operations import Replays, Result, digest
-from .rest import Rest
-from .routes import ASKED_WITH_KEY, add_modern, add_reading, json_answer
-from .stats import Stats
-from .tokens import Tokens
+from . import protobuf_bodies
+from .checkpoint_operations import CheckpointOperations
+from .faults import Faults
+from .idempotency import IDEMPOTENT_OPERATIONS, RecordedResponses, digest
+from .json_bodies import Body, ErrorResponse, decode_body
+from .model_operations import ModelOperations
+from .resource_routes import KEY_ENDPOINTS, add_client_routes, add_resource_routes, json_response
+from .sampling_operations import SamplingOperations
+from .server_futures import OperationResult
+from .session_operations import SessionOperations
+from .state import Handler, ServerState
+from .token_issuer import TokenIssuer
 
 __all__ = ["OUTCOME", "Outcome", "create_app"]
 
 _log = logging.getLogger(__name__)
 
-#: Key in the WSGI environment of an :class:`Outcome`.
+#: The key of an :class:`Outcome` in the WSGI environment.
 OUTCOME = "tinkex_sync.outcome"
 
 
 class Outcome:
-    """What the HTTP server is to do with the answer other than send it."""
+    """The fault that the HTTP server must inject when it sends a response."""
 
     def __init__(self) -> None:
-        #: Close the connection without a word.
+        #: Close the connection without a response.
         self.drop = False
-        #: Send half the body and close the connection.
+        #: Send half of the body and close the connection.
         self.truncate = False
 
 
-def _injected(status: int, faults: Faults) -> Response:
-    headers = {} if faults.retry_after is None else {"Retry-After": f"{faults.retry_after:g}"}
-    if faults.error_detail is None:
-        return Response(f"injected fault {status}\n", status, headers, mimetype="text/plain")
-    return json_answer({"detail": faults.error_detail}, status, headers)
+def create_app(state: ServerState) -> Flask:
+    """Create the application.
+
+    Args:
+        state: The parts of the server.
+
+    Returns:
+        A WSGI application. The environment of each request must contain an :class:`Outcome` under OUTCOME.
+    """
+    app = Flask("tinkex_sync.local", static_folder=None)
+    app.url_map.strict_slashes = False
+    tokens = TokenIssuer(state.config.token_lifetime)
+    faults, errors = _FaultInjection(state), _ErrorHandlers()
+    app.before_request(_Authentication(state, tokens).check)
+    app.before_request(faults.before_request)
+    app.after_request(faults.after_request)
+    app.register_error_handler(ErrorResponse, errors.error_response)
+    app.register_error_handler(HTTPException, errors.http_exception)
+    app.register_error_handler(Exception, errors.unexpected_exception)
+    sampling = SamplingOperations(state)
+    operations = _OperationRoutes(state)
+    for group in (SessionOperations(state), ModelOperations(state), CheckpointOperations(state), sampling):
+        operations.add(app, group.handlers())
+    _add_poll_route(app, state, sampling)
+    _add_information_routes(app, state)
+    add_resource_routes(app, state)
+    if state.config.supports_0_38:
+        add_client_routes(app, state, tokens)
+    _add_control_routes(app, state)
+    return app
 
 
-def _endpoint() -> str:
-    """The name by which faults know what was asked for; "" for what they do not touch."""
+class _Authentication:
+    """Checks the API key or the token of each request."""
+
+    def __init__(self, state: ServerState, tokens: TokenIssuer) -> None:
+        self._api_key = state.options.api_key
+        self._requires_token = state.config.requires_token
+        self._gate = state.gate
+        self._tokens = tokens
+
+    def check(self) -> Optional[Response]:
+        """Return an error response (401), or None if the request is allowed."""
+        # A link to an archive contains a secret of its own, so its requests carry no key.
+        if request.path == "/api/v1/healthz" or request.path.startswith("/archives/"):
+            return None
+        bearer = request.headers.get("Authorization", "").partition("Bearer ")[2]
+        credential = request.headers.get("X-API-Key") or bearer
+        if self._requires_token and request.path.startswith("/api/") and request.path not in KEY_ENDPOINTS:
+            return self._check_token(credential)
+        if self._api_key is None:
+            return None
+        if not credential:
+            return json_response({"detail": "no API key: send it as X-API-Key"}, 401)
+        if not hmac.compare_digest(credential.encode(), self._api_key.encode()):
+            detail = "this API key is not the one with which this server was started"
+            return json_response({"detail": detail}, 401)
+        return None
+
+    def _check_token(self, token: str) -> Optional[Response]:
+        if token.count(".") != 2:
+            detail = "no token: exchange the API key for one at /api/v1/auth/token, and send it as X-API-Key"
+            return json_response({"detail": detail}, 401)
+        problem = self._tokens.find_problem(token)
+        if problem is None and self._gate.rejects_token():
+            problem = "this token is rejected (an injected fault)"
+        if problem is None:
+            return None
+        return json_response({"detail": problem}, 401, {"WWW-Authenticate": 'Bearer error="invalid_token"'})
+
+
+class _FaultInjection:
+    """Injects faults before and after requests are handled, and counts requests."""
+
+    def __init__(self, state: ServerState) -> None:
+        self._state = state
+
+    def before_request(self) -> Optional[Response]:
+        """Delay the request. Return a response if the request must not be handled."""
+        endpoint = _fault_endpoint()
+        if not endpoint:
+            return None
+        g.fault = decision = self._state.gate.decide(endpoint)
+        if decision.delay:
+            self._state.clock.wait(self._state.closing, decision.delay)
+        if decision.status is not None:
+            return _injected_error(decision.status, self._state.gate.faults)
+        if decision.drop_before:
+            request.environ[OUTCOME].drop = True
+            return json_response({})
+        return None
+
+    def after_request(self, response: Response) -> Response:
+        """Mark the response to be dropped or truncated, and count the request."""
+        outcome, decision, status = request.environ[OUTCOME], g.get("fault"), str(response.status_code)
+        if decision is not None and (decision.drop_before or decision.drop_after):
+            outcome.drop, status = True, "dropped before" if decision.drop_before else "dropped after"
+        elif decision is not None and decision.truncate:
+            outcome.truncate, status = True, "truncated"
+        # The rule of the URL instead of the path, so that paths with ids are counted together.
+        path = str(request.url_rule) if request.url_rule is not None else "(no such endpoint)"
+        self._state.stats.count_request(path, status)
+        return response
+
+
+def _fault_endpoint() -> str:
+    """Return the name of the requested endpoint in :class:`Faults`. "": faults do not apply to it."""
     parts = request.path.split("/")
     if parts[1] == "archives":
         return parts[1]
     return parts[3] if parts[1:3] == ["api", "v1"] and len(parts) > 3 else ""
 
 
-def _shown_path() -> str:
-    """The path with placeholders for ids, under which requests are counted."""
-    return str(request.url_rule) if request.url_rule is not None else "(no such endpoint)"
+def _injected_error(status: int, faults: Faults) -> Response:
+    headers = {} if faults.retry_after is None else {"Retry-After": f"{faults.retry_after:g}"}
+    if faults.error_detail is None:
+        return Response(f"injected fault {status}\n", status, headers, mimetype="text/plain")
+    return json_response({"detail": faults.error_detail}, status, headers)
 
 
-def create_app(
-    *,
-    api: Api,
-    modern: Modern,
-    rest: Rest,
-    models: Models,
-    gate: FaultGate,
-    stats: Stats,
-    announced: Announced,
-    api_key: Optional[str],
-    hold: float,
-    clock: Clock,
-    closing: Any,
-) -> Flask:
-    """The application.
+class _ErrorHandlers:
+    """Makes the error responses, all of them JSON with ``detail``."""
 
-    Args:
-        modern: What today's protocol has beside; served only where that is spoken.
-        announced: The protocol spoken, and what is said of it.
-        api_key: What ``X-API-Key`` (or a bearer token) must be; None: anything goes.
-        hold: Seconds for which a poll is held at most.
-        closing: Event that ends injected delays when the server closes.
-    """
-    app = Flask("tinkex_sync.local", static_folder=None)
-    app.url_map.strict_slashes = False
-    replays, tokens = Replays(), Tokens(announced.token_life)
-    operations = {**api.operations, **(modern.operations if announced.modern else {})}
+    def error_response(self, error: ErrorResponse) -> Response:
+        return json_response({"detail": error.detail, **error.extra}, error.status, error.headers)
 
-    @app.before_request
-    def authorize() -> Optional[Response]:
-        # A link to an archive is its own permission: whoever follows it does not send a key.
-        if request.path == "/api/v1/healthz" or request.path.startswith("/archives/"):
-            return None
-        given = (
-            request.headers.get("X-API-Key")
-            or request.headers.get("Authorization", "").partition("Bearer ")[2]
-        )
-        if announced.tokens and request.path.startswith("/api/") and request.path not in ASKED_WITH_KEY:
-            return authorize_token(given)
-        if api_key is None:
-            return None
-        if not given:
-            return json_answer({"detail": "no API key: send it as X-API-Key"}, 401)
-        if not hmac.compare_digest(given.encode(), api_key.encode()):
-            return json_answer({"detail": "this API key is not the one this server was started with"}, 401)
-        return None
-
-    def authorize_token(given: str) -> Optional[Response]:
-        if given.count(".") != 2:
-            detail = "no token: exchange the API key for one at /api/v1/auth/token, and send it as X-API-Key"
-            return json_answer({"detail": detail}, 401)
-        complaint = tokens.complaint(given)
-        if complaint is None and gate.reject_token():
-            complaint = "this token is rejected (an injected fault)"
-        if complaint is None:
-            return None
-        return json_answer({"detail": complaint}, 401, {"WWW-Authenticate": 'Bearer error="invalid_token"'})
-
-    @app.before_request
-    def misbehave() -> Optional[Response]:
-        endpoint = _endpoint()
-        if not endpoint:
-            return None
-        g.verdict = verdict = gate.judge(endpoint)
-        if verdict.delay:
-            clock.wait(closing, verdict.delay)
-        if verdict.status is not None:
-            return _injected(verdict.status, gate.faults)
-        if verdict.drop_before:
-            request.environ[OUTCOME].drop = True
-            return json_answer({})
-        return None
-
-    @app.after_request
-    def count(response: Response) -> Response:
-        outcome, verdict, status = request.environ[OUTCOME], g.get("verdict"), str(response.status_code)
-        if verdict is not None and (verdict.drop_before or verdict.drop_after):
-            outcome.drop, status = True, "dropped before" if verdict.drop_before else "dropped after"
-        elif verdict is not None and verdict.truncate:
-            outcome.truncate, status = True, "truncated"
-        stats.request(_shown_path(), status)
-        return response
-
-    @app.errorhandler(Refusal)
-    def refuse(refusal: Refusal) -> Response:
-        return json_answer({"detail": refusal.detail, **refusal.extra}, refusal.status, refusal.headers)
-
-    @app.errorhandler(HTTPException)
-    def http_error(error: HTTPException) -> Response:
+    def http_exception(self, error: HTTPException) -> Response:
         if error.code == 404:
-            return json_answer({"detail": f"no such endpoint: {request.method} {request.path}"}, 404)
+            return json_response({"detail": f"no such endpoint: {request.method} {request.path}"}, 404)
         headers = {name: value for name, value in error.get_headers() if name != "Content-Type"}
-        return json_answer({"detail": error.description or error.name}, error.code or 500, headers)
+        return json_response({"detail": error.description or error.name}, error.code or 500, headers)
 
-    @app.errorhandler(Exception)
-    def crash(error: Exception) -> Response:
-        _log.exception("%s %s failed", request.method, request.path)
-        return json_answer({"detail": f"{type(error).__name__}: {error}"}, 500)
+    def unexpected_exception(self, error: Exception) -> Response:
+        _log.exception("request failed: method=%s path=%s", request.method, request.path)
+        return json_response({"detail": f"{type(error).__name__}: {error}"}, 500)
 
-    def read(name: str, data: bytes) -> Body:
-        if name != "forward_backward":
-            return decode(data)
-        is_packed = request.mimetype == packed.PROTOBUF
-        if not (announced.modern if is_packed else announced.old):
-            wanted = packed.PROTOBUF if announced.modern else "application/json"
-            raise Refusal(415, f"forward_backward takes {wanted} on this server, not {request.mimetype}")
-        if not is_packed:
-            return decode(data)
-        stats.add("protobuf_requests")
-        plain = packed.inflate(data, request.headers.get("Content-Encoding", ""))
-        if plain is not data:
-            stats.add("compressed_requests")
-        return Body(packed.forward_backward(plain))
 
-    def operation(name: str) -> Callable[[], Response]:
-        handle = operations[name]
+class _OperationRoutes:
+    """Decodes the bodies of operations, and replays the responses to repeated requests."""
 
+    def __init__(self, state: ServerState) -> None:
+        self._config = state.config
+        self._stats = state.stats
+        self._responses = RecordedResponses()
+
+    def add(self, app: Flask, handlers: Dict[str, Handler]) -> None:
+        """Add a route POST /api/v1/NAME for each handler."""
+        for name, handle in handlers.items():
+            app.add_url_rule(f"/api/v1/{name}", name, self._view(name, handle), methods=["POST"])
+
+    def _view(self, name: str, handle: Handler) -> Callable[[], Response]:
         def view() -> Response:
-            if name == "forward" and not announced.old:
-                raise Refusal(404, "Not Found")  # what gateways say of paths they do not know
+            if name == "forward" and not self._config.supports_0_7:
+                raise ErrorResponse(404, "Not Found")  # as gateways respond to unknown paths
             data = request.get_data(cache=False)
             key = request.headers.get("X-Idempotency-Key")
-            if key is None or name not in REPLAYED:
-                return json_answer(handle(read(name, data), data))
-            answer, replayed = replays.answer(name, key, digest(data), lambda: handle(read(name, data), data))
+            if key is None or name not in IDEMPOTENT_OPERATIONS:
+                return json_response(handle(self._decode(name, data), data))
+            response, replayed = self._responses.replay_or_handle(
+                name, key, digest(data), lambda: handle(self._decode(name, data), data)
+            )
             if replayed:
-                stats.add("idempotency_hits")
-            return json_answer(answer)
+                self._stats.add("idempotency_hits")
+            return json_response(response)
 
         return view
 
-    for name in operations:
-        app.add_url_rule(f"/api/v1/{name}", name, operation(name), methods=["POST"])
+    def _decode(self, name: str, data: bytes) -> Body:
+        if name != "forward_backward":
+            return decode_body(data)
+        is_protobuf = request.mimetype == protobuf_bodies.PROTOBUF_TYPE
+        if not (self._config.supports_0_38 if is_protobuf else self._config.supports_0_7):
+            accepted = protobuf_bodies.PROTOBUF_TYPE if self._config.supports_0_38 else "application/json"
+            raise ErrorResponse(
+                415, f"forward_backward needs {accepted} on this server, got {request.mimetype}"
+            )
+        if not is_protobuf:
+            return decode_body(data)
+        self._stats.add("protobuf_requests")
+        decompressed = protobuf_bodies.decompress(data, request.headers.get("Content-Encoding", ""))
+        if decompressed is not data:
+            self._stats.add("compressed_requests")
+        return Body(protobuf_bodies.decode_forward_backward(decompressed))
+
+
+def _add_poll_route(app: Flask, state: ServerState, sampling: SamplingOperations) -> None:
+    config, stats = state.config, state.stats
 
     @app.post("/api/v1/retrieve_future")
     def retrieve_future() -> Response:
-        body = decode(request.get_data(cache=False))
-        wants_packed = announced.modern and packed.PROTOBUF in request.headers.get("Accept", "")
-        peeks = announced.modern and body.flag("allow_metadata_only", False)
+        body = decode_body(request.get_data(cache=False))
+        accept = request.headers.get("Accept", "")
+        accepts_protobuf = config.supports_0_38 and protobuf_bodies.PROTOBUF_TYPE in accept
+        allows_metadata = config.supports_0_38 and body.flag("allow_metadata_only", False)
 
-        def peek(result: Result) -> bool:
-            return peeks and len(result.as_wanted(wants_packed)) > announced.metadata_above
+        def returns_size_only(result: OperationResult) -> bool:
+            return allows_metadata and len(result.body_for(accepts_protobuf)) > config.metadata_threshold
 
-        status, result, answer = api.poll(body.text("request_id"), _hold(hold), peek)
+        hold = _poll_hold(state.options.hold)
+        status, result, response = sampling.poll(body.text("request_id"), hold, returns_size_only)
         if result is None:
-            return json_answer(answer, status)
-        content = result.as_wanted(wants_packed)
-        if peek(result):
+            return json_response(response, status)
+        content = result.body_for(accepts_protobuf)
+        if returns_size_only(result):
             stats.add("metadata_answers")
-            return json_answer({"status": "complete_metadata", "response_payload_size": len(content)})
-        if content is result.packed:
+            return json_response({"status": "complete_metadata", "response_payload_size": len(content)})
+        if content is result.protobuf:
             stats.add("protobuf_results")
-            return Response(content, mimetype=packed.PROTOBUF)
-        return json_answer(content)
+            return Response(content, mimetype=protobuf_bodies.PROTOBUF_TYPE)
+        return json_response(content)
 
+
+def _poll_hold(hold: float) -> float:
+    """Return the seconds to hold this poll, less than the read timeout that the client sends."""
+    try:
+        read_timeout = float(request.headers.get("x-stainless-read-timeout", "inf"))
+    except ValueError:
+        return hold
+    return max(0.0, min(hold, 0.9 * read_timeout))
+
+
+def _add_information_routes(app: Flask, state: ServerState) -> None:
     @app.get("/api/v1/get_server_capabilities")
     def get_server_capabilities() -> Response:
-        return json_answer({"supported_models": [{"model_name": name} for name in models.names]})
+        return json_response({"supported_models": [{"model_name": name} for name in state.models.names]})
 
     @app.get("/api/v1/healthz")
     def healthz() -> Response:
-        return json_answer({"status": "ok"})
-
-    add_reading(app, rest)
-    if announced.modern:
-        add_modern(app, modern, rest, announced, tokens)
-    _add_control(app, gate, stats)
-    return app
+        return json_response({"status": "ok"})
 
 
-def _hold(hold: float) -> float:
-    """How long to hold this poll: a client that says how long it reads is answered before it gives up."""
-    try:
-        patience = float(request.headers.get("x-stainless-read-timeout", "inf"))
-    except ValueError:
-        return hold
-    return max(0.0, min(hold, 0.9 * patience))
-
-
-def _add_control(app: Flask, gate: FaultGate, stats: Stats) -> None:
+def _add_control_routes(app: Flask, state: ServerState) -> None:
     @app.get("/__stats")
     def read_stats() -> Response:
-        return json_answer(stats.snapshot())
+        return json_response(state.stats.snapshot())
 
     @app.route("/__faults", methods=["GET", "POST"])
     def faults() -> Response:
         if request.method == "POST":
             try:
-                gate.replace(Faults.from_dict(decode(request.get_data(cache=False)).raw))
+                state.gate.replace(Faults.from_dict(decode_body(request.get_data(cache=False)).raw))
             except (TypeError, ValueError) as error:
-                raise Refusal(422, str(error)) from None
-        return json_answer(gate.faults.to_dict())
+                raise ErrorResponse(422, str(error)) from None
+        return json_response(state.gate.faults.to_dict())

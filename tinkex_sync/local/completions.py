@@ -1,4 +1,4 @@
-"""Samples that are done, told to one poller per sampling session."""
+"""Finished samples, which clients poll once per sampling session instead of once per sample."""
 
 from __future__ import annotations
 
@@ -7,68 +7,71 @@ from collections import defaultdict
 from typing import Any, DefaultDict, Dict, List, Set, Tuple
 
 from ..concurrency.clock import Clock
-from .operations import Result
+from .server_futures import OperationResult
 
-__all__ = ["Completions", "Group"]
+__all__ = ["Completions", "SamplerCopy"]
 
-#: Sampling session and number of the copy of its sampler.
-Group = Tuple[str, int]
+#: The id of a sampling session, and the number of a copy of its sampler (0: the original).
+SamplerCopy = Tuple[str, int]
 
 
 class Completions:
-    """What was completed, per group and in that order.
+    """The finished samples of each copy of a sampler, in the order in which they finished. Thread-safe.
 
-    Invariant: a completion stays at its place in its group's list, so that a place (a cursor) means the same for
-    ever; every event in ``_waiting`` belongs to a poll that has not returned.
+    Invariant: a completion keeps its index in the list of its sampler copy, so a cursor keeps its meaning. Every event
+    in ``_waiting`` belongs to a poll that has not returned.
+
+    Args:
+        clock: The clock of polls.
     """
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._lock = threading.Lock()
-        self._done: DefaultDict[Group, List[Dict[str, Any]]] = defaultdict(list)  # guarded by _lock
-        self._waiting: DefaultDict[Group, Set[threading.Event]] = defaultdict(set)  # guarded by _lock
+        self._finished: DefaultDict[SamplerCopy, List[Dict[str, Any]]] = defaultdict(list)  # guarded by _lock
+        self._waiting: DefaultDict[SamplerCopy, Set[threading.Event]] = defaultdict(set)  # guarded by _lock
         self._closed = False  # guarded by _lock
 
-    def add(self, group: Group, request_id: str, result: Result) -> None:
-        """A sample is done."""
-        if result.failed:
-            told: Dict[str, Any] = {"state": "failed", "request_id": request_id}
-        else:
-            size = len(result.as_wanted(packed=True))
-            told = {
-                "state": "finished",
-                "request_id": request_id,
-                "response_payload_uncompressed_size": size,
-            }
+    def add(self, copy: SamplerCopy, request_id: str, result: OperationResult) -> None:
+        """Add a finished sample, and wake the polls that wait for it."""
+        completion: Dict[str, Any] = {"state": "failed", "request_id": request_id}
+        if not result.failed:
+            completion["state"] = "finished"
+            completion["response_payload_uncompressed_size"] = len(result.body_for(accepts_protobuf=True))
         with self._lock:
-            self._done[group].append(told)
-            waiting = list(self._waiting[group])
+            self._finished[copy].append(completion)
+            waiting = list(self._waiting[copy])
         for event in waiting:
             event.set()
 
     def close(self) -> None:
-        """Answer every poll."""
+        """Make every waiting poll return."""
         with self._lock:
             self._closed = True
             waiting = [event for events in self._waiting.values() for event in events]
         for event in waiting:
             event.set()
 
-    def since(self, group: Group, cursor: int, hold: float) -> Tuple[List[Dict[str, Any]], int]:
-        """What was completed after ``cursor``, and the cursor to ask with next.
+    def wait_since(self, copy: SamplerCopy, cursor: int, hold: float) -> Tuple[List[Dict[str, Any]], int]:
+        """Wait until there are completions behind a cursor.
 
         Args:
-            hold: Seconds to wait for something to tell.
+            copy: The copy of the sampler.
+            cursor: The cursor that the previous poll returned, or 0.
+            hold: Seconds to wait at most.
+
+        Returns:
+            The completions, and the next cursor.
         """
-        ends = self._clock.time() + hold
+        deadline = self._clock.time() + hold
         while True:
-            told = threading.Event()
+            woken = threading.Event()
             with self._lock:
-                done = self._done[group]
-                left = ends - self._clock.time()
-                if len(done) > cursor or self._closed or left <= 0:
-                    return done[cursor:], max(cursor, len(done))
-                self._waiting[group].add(told)
-            self._clock.wait(told, left)
+                finished = self._finished[copy]
+                remaining = deadline - self._clock.time()
+                if len(finished) > cursor or self._closed or remaining <= 0:
+                    return finished[cursor:], max(cursor, len(finished))
+                self._waiting[copy].add(woken)
+            self._clock.wait(woken, remaining)
             with self._lock:
-                self._waiting[group].discard(told)
+                self._waiting[copy].discard(woken)

@@ -1,4 +1,4 @@
-"""Training models and samplers: what the operations of the protocol do to the engine and the store."""
+"""Training models and samplers: the effects of operations on the engine and on the store."""
 
 from __future__ import annotations
 
@@ -7,15 +7,13 @@ import uuid
 from collections import OrderedDict
 from typing import Any, Dict, List, Mapping, Optional, Sequence
 
-from .bodies import Body, Refusal
 from .engine import BASE_MODELS, DEFAULT_MODEL, EngineError, SamplingModel, TrainingModel
-from .operations import Lane
+from .json_bodies import Body, ErrorResponse, JsonObject
+from .runner import ModelQueue
 from .stats import Stats
-from .store import Record, Store, now, parse_path, tinker_path
+from .store import Record, Store, parse_path, timestamp, tinker_path
 
-__all__ = ["LOSSES", "Models", "TrainedModel"]
-
-LOSSES = ("cross_entropy", "importance_sampling", "ppo", "cispo", "dro")
+__all__ = ["Models", "TrainedModel"]
 
 #: The operation that saves into a folder.
 _SAVED_BY = {
@@ -23,108 +21,125 @@ _SAVED_BY = {
     "sampler_weights": "save_weights_for_sampler",
     "external_weights": "save_weights_external",
 }
-_NOTHING_MORE: Mapping[str, Any] = {}
+_NO_FIELDS: Mapping[str, Any] = {}
 
-#: Sampling models kept in memory; further ones are read from disk again when they are used.
-KEPT_SAMPLERS = 16
+#: The number of sampling models in memory. Others are read from disk when they are used.
+MAX_CACHED_SAMPLERS = 16
 
 
 class TrainedModel:
-    """A model that is being trained, with the lane that keeps its operations in order.
+    """A training model with the queue that keeps its operations in order.
 
-    Invariant: ``engine`` is touched only by jobs of ``lane``; it is None before the model was made, if that
-    failed, and after it was unloaded.
+    Invariant: only jobs of ``queue`` use ``engine``. It is None until the model is created, if the creation failed, and
+    after the model was unloaded.
     """
 
-    def __init__(self, record: Record, ordered: bool) -> None:
+    def __init__(self, record: Record, *, ordered: bool) -> None:
         self.record = record
-        self.lane = Lane(record["id"], ordered=ordered)
+        self.queue = ModelQueue(record["id"], ordered=ordered)
         self.engine: Optional[TrainingModel] = None
-        #: It can do nothing any more, and the run says so.
+        #: All operations of the run fail from now on.
         self.corrupted = False
 
 
 class Models:
-    """All live models of the server. The record of a run is in the store once its model was made."""
+    """The loaded models of the server. Thread-safe, except that the jobs of one model must run one at a time.
+
+    Invariant: the record of a run is in the store if its model has been created.
+
+    Args:
+        store: Persists runs, checkpoints and samplers.
+        stats: Counts computed datums, optimizer steps and samples.
+        extra_names: Further names of base models. The smallest model replaces each of them.
+        ordered: Run the operations of a model in the order of their numbers.
+    """
 
     def __init__(self, store: Store, stats: Stats, extra_names: Sequence[str], *, ordered: bool) -> None:
         self._store = store
         self._ordered = ordered
         self._stats = stats
-        #: Name on the wire to name in the engine; names beyond the engine's own get the smallest model.
+        #: The name in requests, and the name of the base model in the engine.
         self.names: Dict[str, str] = {
             **{name: name for name in BASE_MODELS},
             **{name: DEFAULT_MODEL for name in extra_names if name not in BASE_MODELS},
         }
         self._lock = threading.Lock()
-        self._live: Dict[str, TrainedModel] = {}  # guarded by _lock
-        self._samplers: OrderedDict[str, SamplingModel] = OrderedDict()  # guarded by _lock; last used last
+        self._loaded: Dict[str, TrainedModel] = {}  # guarded by _lock
+        #: The sampling models in memory. The last one was used last.
+        self._samplers: OrderedDict[str, SamplingModel] = OrderedDict()  # guarded by _lock
 
-    def engine_name(self, body: Body, name: str) -> str:
-        """The engine's name of the base model ``name``, which ``body`` has as ``base_model``."""
+    def _check_base_model(self, name: str) -> None:
         if name not in self.names:
-            raise Refusal(400, f"base_model: unknown model {name!r}; this server has {', '.join(self.names)}")
-        return self.names[name]
+            known = ", ".join(self.names)
+            raise ErrorResponse(400, f"base_model: unknown model {name!r}; this server has {known}")
 
-    # Training.
+    # Creation of training models.
 
     def plan(self, session_id: str, body: Body) -> TrainedModel:
-        """A model to be made as a create_model body says; :meth:`make` makes it."""
+        """Make the record of a model from the body of a create_model. :meth:`create` creates the model."""
         lora = body.optional_inner("lora_config")
         base_model = body.text("base_model")
-        self.engine_name(body, base_model)
-        metadata = body.optional_inner("user_metadata").raw
+        self._check_base_model(base_model)
         rank = lora.optional_integer("rank", 1)
-        record: Record = {
-            "id": uuid.uuid4().hex,
-            "session_id": session_id,
+        fields = {
             "base_model": base_model,
             "lora_rank": 32 if rank is None else rank,
             "seed": lora.optional_integer("seed", None),
             "train": {
                 f"train_{part}": lora.flag(f"train_{part}", True) for part in ("attn", "mlp", "unembed")
             },
-            "user_metadata": {str(key): str(value) for key, value in metadata.items()} or None,
-            "time": now(),
-            "last_request_time": now(),
         }
-        return TrainedModel(record, self._ordered)
+        return self._planned(uuid.uuid4().hex, session_id, body, fields)
 
-    def plan_from(self, id: str, session_id: str, body: Body) -> TrainedModel:
-        """A model to be made of the training checkpoint ``path`` of ``body``; :meth:`make` makes it.
+    def plan_from_checkpoint(self, id: str, session_id: str, body: Body) -> TrainedModel:
+        """Make the record of a model from the training checkpoint ``path`` of ``body``.
 
         Raises:
-            Refusal: there is no such checkpoint, or it is of another base model than ``body`` has.
+            ErrorResponse: There is no such checkpoint, or its base model is not the one in ``body``.
         """
         checkpoint = self.checkpoint(body.text("path"))
         base_model = body.optional_text("base_model")
         if base_model not in (None, checkpoint["base_model"]):
-            raise Refusal(
-                400, f"base_model: the checkpoint is of {checkpoint['base_model']}, not {base_model}"
+            raise ErrorResponse(
+                400, f"base_model: the checkpoint has base model {checkpoint['base_model']}, not {base_model}"
             )
-        metadata, meta = body.optional_inner("user_metadata").raw, checkpoint["meta"]
-        record: Record = {
-            "id": id,
-            "session_id": session_id,
+        meta = checkpoint["meta"]
+        fields = {
             "base_model": checkpoint["base_model"],
             "lora_rank": checkpoint["lora_rank"],
             "seed": meta["seed"],
             "train": {part: meta[part] for part in ("train_attn", "train_mlp", "train_unembed")},
-            "user_metadata": {str(key): str(value) for key, value in metadata.items()} or None,
-            "time": now(),
-            "last_request_time": now(),
         }
-        return TrainedModel(record, self._ordered)
+        return self._planned(id, session_id, body, fields)
+
+    def _planned(self, id: str, session_id: str, body: Body, fields: JsonObject) -> TrainedModel:
+        metadata = body.optional_inner("user_metadata").raw
+        record: Record = {
+            "id": id,
+            "session_id": session_id,
+            **fields,
+            "user_metadata": {str(key): str(value) for key, value in metadata.items()} or None,
+            "time": timestamp(),
+            "last_request_time": timestamp(),
+        }
+        return TrainedModel(record, ordered=self._ordered)
 
     def add(self, model: TrainedModel) -> None:
-        """From now on there is such a model."""
+        """Make a planned model known, so that requests can name it."""
         with self._lock:
-            self._live[model.record["id"]] = model
+            self._loaded[model.record["id"]] = model
 
-    def make(
-        self, model: TrainedModel, path: Optional[str] = None, optimizer: bool = False
-    ) -> Dict[str, Any]:
-        """Make a planned model, with the weights of a training checkpoint if ``path`` names one."""
+    def create(self, model: TrainedModel, path: Optional[str] = None, optimizer: bool = False) -> JsonObject:
+        """Create a planned model.
+
+        Args:
+            model: The planned model.
+            path: A training checkpoint whose weights are loaded. None: fresh weights.
+            optimizer: Load the optimizer state of the checkpoint too.
+
+        Returns:
+            The result of create_model or load_weights.
+        """
         record = model.record
         engine = TrainingModel(
             self.names[record["base_model"]], rank=record["lora_rank"], seed=record["seed"], **record["train"]
@@ -137,101 +152,123 @@ class Models:
             return {"model_id": record["id"], "type": "create_model"}
         return {"path": path, "model_id": record["id"], "type": "load_weights"}
 
-    def live(self, model_id: str) -> TrainedModel:
-        """Raises: Refusal: 404, there is no such model, or not any more."""
+    # Access to training models.
+
+    def loaded(self, model_id: str) -> TrainedModel:
+        """Return a loaded model, and record the time of the request.
+
+        Raises:
+            ErrorResponse: 404, the model does not exist or is not loaded.
+        """
         with self._lock:
-            model = self._live.get(model_id)
+            model = self._loaded.get(model_id)
         if model is not None:
-            model.record = {**model.record, "last_request_time": now()}
+            model.record = {**model.record, "last_request_time": timestamp()}
             return model
         self._store.get("runs", model_id)
-        raise Refusal(
+        raise ErrorResponse(
             404,
-            f"model {model_id!r} is not loaded any more (it was unloaded, or the server was restarted); "
-            "start a new one from one of its checkpoints",
+            f"model {model_id!r} is not loaded (it was unloaded, or the server was restarted); "
+            "create a new one from one of its checkpoints",
         )
 
     def record(self, model_id: str) -> Record:
-        """What is known of a training run, live or not."""
+        """Return the record of a training run, whether its model is loaded or not."""
         with self._lock:
-            model = self._live.get(model_id)
+            model = self._loaded.get(model_id)
         return self._store.get("runs", model_id) if model is None or model.engine is None else model.record
 
-    def corrupted(self, model_id: str) -> bool:
-        """Whether a run can only be gone on with from a checkpoint."""
+    def is_corrupted(self, model_id: str) -> bool:
+        """Return whether a run can be continued only from a checkpoint."""
         with self._lock:
-            model = self._live.get(model_id)
+            model = self._loaded.get(model_id)
         return model is not None and model.corrupted
 
-    def keep(self) -> None:
-        """Write down what changed in the records of the live models since they were made."""
+    def save_records(self) -> None:
+        """Save the records of the loaded models, whose request times changed since they were created."""
         with self._lock:
-            live = list(self._live.values())
-        for model in live:
+            loaded = list(self._loaded.values())
+        for model in loaded:
             if model.engine is not None:
                 self._store.put("runs", model.record)
 
-    def unload(self, model: TrainedModel) -> Dict[str, Any]:
+    def unload(self, model: TrainedModel) -> JsonObject:
+        """Unload a model. Return the result of unload_model."""
         model.engine = None
         with self._lock:
-            self._live.pop(model.record["id"], None)
+            self._loaded.pop(model.record["id"], None)
         return {"model_id": model.record["id"], "type": "unload_model"}
 
     @staticmethod
     def _engine(model: TrainedModel) -> TrainingModel:
         if model.corrupted:
-            raise RuntimeError(f"run {model.record['id']} is corrupted: go on from its last checkpoint")
+            raise RuntimeError(f"run {model.record['id']} is corrupted: continue from its last checkpoint")
         if model.engine is None:
             raise EngineError(
-                f"model {model.record['id']} is not loaded: making it failed, or it was unloaded"
+                f"model {model.record['id']} is not loaded: its creation failed, or it was unloaded"
             )
         return model.engine
+
+    # Training.
 
     def train(
         self,
         model: TrainedModel,
-        backward: bool,
         data: List[Any],
         loss_fn: str,
-        config: Optional[Dict[str, Any]],
+        config: Optional[JsonObject],
+        *,
+        backward: bool,
     ) -> Mapping[str, Any]:
-        """forward or forward_backward."""
+        """Run a forward pass, or with ``backward`` a forward and backward pass. Return its result."""
         engine = self._engine(model)
-        output: Mapping[str, Any] = (engine.forward_backward if backward else engine.forward)(
-            data, loss_fn, config
-        )
+        run = engine.forward_backward if backward else engine.forward
+        output: Mapping[str, Any] = run(data, loss_fn, config)
         self._stats.add("datums_done", len(data))
         return output
 
-    def step(self, model: TrainedModel, adam: Dict[str, Any], *, corrupt: bool = False) -> Dict[str, Any]:
+    def optim_step(self, model: TrainedModel, adam: JsonObject, *, corrupt: bool = False) -> JsonObject:
+        """Make an optimizer step. Return the result of optim_step. With ``corrupt``, corrupt the run instead."""
         if corrupt:
             model.corrupted = True
         metrics = self._engine(model).optim_step(adam)
         self._stats.add("optim_steps")
         return {"metrics": metrics}
 
+    # Checkpoints.
+
     def save(
         self,
         model: TrainedModel,
         folder: str,
         name: str,
-        about: Mapping[str, Any] = _NOTHING_MORE,
+        fields: Mapping[str, Any] = _NO_FIELDS,
+        *,
         overwrite: bool = True,
-    ) -> Dict[str, Any]:
-        """A checkpoint under a name: "weights" with optimizer state, or one of the other folders without.
+    ) -> JsonObject:
+        """Save a checkpoint. Checkpoints in the folder "weights" contain the optimizer state.
 
         Args:
-            about: What else its record is to have.
-            overwrite: Whether it may take the place of another.
+            model: The model.
+            folder: "weights", "sampler_weights" or "external_weights".
+            name: The name of the checkpoint.
+            fields: Further fields of its record.
+            overwrite: Whether it may replace a checkpoint of the same name.
+
+        Returns:
+            The result of the operation that saves into the folder.
+
+        Raises:
+            EngineError: The model is not loaded, or there is a checkpoint of this name.
         """
         engine = self._engine(model)
         if not overwrite and self._store.has(model.record["id"], folder, name):
             raise EngineError(
-                f"there is a checkpoint {folder}/{name} of this model already: choose another name, or overwrite it"
+                f"checkpoint {folder}/{name} of this model already exists: use another name, or overwrite it"
             )
         record = self._store.save(
             {
-                **about,
+                **fields,
                 "run_id": model.record["id"],
                 "folder": folder,
                 "name": name,
@@ -242,11 +279,11 @@ class Models:
             engine.arrays(optimizer=folder == "weights"),
         )
         self._store.put("runs", model.record)
-        answer = {"path": tinker_path(record), "type": _SAVED_BY[folder]}
-        return {**answer, "size_bytes": record["size_bytes"]} if folder == "external_weights" else answer
+        result = {"path": tinker_path(record), "type": _SAVED_BY[folder]}
+        return {**result, "size_bytes": record["size_bytes"]} if folder == "external_weights" else result
 
-    def save_sampler(self, model: TrainedModel, sampler: Record) -> Dict[str, Any]:
-        """The weights as they are now, behind a sampling session and nothing else."""
+    def save_sampler(self, model: TrainedModel, sampler: Record) -> JsonObject:
+        """Save the current weights for one sampling session. Return the result of save_weights_for_sampler."""
         engine = self._engine(model)
         if any(known["id"] == sampler["id"] for known in self._store.all("samplers")):
             raise EngineError(
@@ -254,48 +291,63 @@ class Models:
             )
         record = {**sampler, "base_model": model.record["base_model"], "meta": engine.meta()}
         self._store.put("samplers", record, engine.arrays(optimizer=False))
-        self._remember(record["id"], engine.snapshot())
+        self._cache_sampler(record["id"], engine.snapshot())
         return {"path": None, "sampling_session_id": record["id"], "type": "save_weights_for_sampler"}
 
-    def load(self, model: TrainedModel, path: str, optimizer: bool) -> Dict[str, Any]:
-        """Weights, and with ``optimizer`` its state too, from a training checkpoint."""
+    def load(self, model: TrainedModel, path: str, *, optimizer: bool) -> JsonObject:
+        """Load the weights of a training checkpoint, and with ``optimizer`` its optimizer state.
+
+        Returns:
+            The result of load_weights.
+        """
         self._load(self._engine(model), path, optimizer)
         return {"path": path, "type": "load_weights"}
 
     def _load(self, engine: TrainingModel, path: str, optimizer: bool) -> None:
-        try:
-            record = self.checkpoint(path)
-        except Refusal as refusal:
-            # The path may be that of a save still in the queue, so it can be looked up only now.
-            raise EngineError(refusal.detail) from None
+        record = self._checkpoint_when_run(path)
         if record["folder"] != "weights":
             raise EngineError(
-                f"{path} holds weights for sampling only; load a path of save_state, like tinker://RUN/weights/NAME"
+                f"{path} contains weights for sampling only; use a path of save_state, like tinker://RUN/weights/NAME"
             )
         engine.load(record["meta"], self._store.arrays(record), optimizer)
 
-    # Checkpoints and samplers.
+    def _checkpoint_when_run(self, path: str) -> Record:
+        """Return the record of a checkpoint, when the operation runs.
+
+        The path may name a checkpoint whose save was still in the queue when the request arrived, so the error is
+        that of an operation.
+        """
+        try:
+            return self.checkpoint(path)
+        except ErrorResponse as error:
+            raise EngineError(error.detail) from None
 
     def checkpoint(self, path: str) -> Record:
-        """Raises: Refusal: 422, not a path, or 404, nothing there."""
+        """Return the record of a checkpoint.
+
+        Raises:
+            ErrorResponse: 422 if ``path`` is not a checkpoint path, 404 if there is no checkpoint.
+        """
         return self._store.checkpoint(*parse_path(path))
 
+    # Sampling.
+
     def sampler(self, id: str, session_id: Optional[str], body: Body) -> Record:
-        """The record of a sampling session on the ``model_path`` or ``base_model`` of ``body``."""
+        """Make the record of a sampling session from the ``model_path`` or ``base_model`` of ``body``."""
         path, base_model = body.optional_text("model_path"), body.optional_text("base_model")
         if path is not None:
             base_model = self.checkpoint(path)["base_model"]
         elif base_model is not None:
-            self.engine_name(body, base_model)
+            self._check_base_model(base_model)
         else:
-            raise body.bad("base_model", "is missing; give it or model_path")
+            raise body.field_error("base_model", "is missing; pass base_model or model_path")
         return {
             "id": id,
             "session_id": session_id,
             "base_model": base_model,
             "model_path": path,
             "run_id": None,
-            "time": now(),
+            "time": timestamp(),
         }
 
     def sample(
@@ -303,23 +355,28 @@ class Models:
         sampler: Record,
         prompt: List[Any],
         num_samples: int,
-        params: Dict[str, Any],
-        asked: Mapping[str, Any],
+        params: JsonObject,
+        score_options: Mapping[str, Any],
     ) -> Mapping[str, Any]:
-        """num_samples completions, with what was ``asked`` for beside; the answer of asample."""
-        output: Mapping[str, Any] = self._sampling_model(sampler).sample(prompt, num_samples, params, **asked)
+        """Sample completions. Return the result of asample.
+
+        Args:
+            sampler: The record of the sampling session.
+            prompt: The chunks of the prompt.
+            num_samples: The number of completions.
+            params: The ``sampling_params`` of the request.
+            score_options: The fields of the request that request scores.
+        """
+        model = self._sampling_model(sampler)
+        output: Mapping[str, Any] = model.sample(prompt, num_samples, params, **score_options)
         self._stats.add("samples_done")
         return output
 
     def _sampling_model(self, sampler: Record) -> SamplingModel:
-        checkpoint: Optional[Record] = None
-        if sampler["model_path"] is not None:
-            try:
-                checkpoint = self.checkpoint(sampler["model_path"])
-            except Refusal as refusal:
-                raise EngineError(refusal.detail) from None
+        path: Optional[str] = sampler["model_path"]
         base_model: str = sampler["base_model"]
-        key = checkpoint["id"] if checkpoint else sampler["id"] if "meta" in sampler else base_model
+        checkpoint = None if path is None else self._checkpoint_when_run(path)
+        key: str = checkpoint["id"] if checkpoint else sampler["id"] if "meta" in sampler else base_model
         with self._lock:
             if key in self._samplers:
                 self._samplers.move_to_end(key)
@@ -330,12 +387,12 @@ class Models:
             model = SamplingModel.from_checkpoint(sampler["meta"], self._store.sampler_arrays(sampler["id"]))
         else:
             model = SamplingModel.base(self.names.get(base_model, base_model))
-        return self._remember(key, model)
+        self._cache_sampler(key, model)
+        return model
 
-    def _remember(self, key: str, model: SamplingModel) -> SamplingModel:
+    def _cache_sampler(self, key: str, model: SamplingModel) -> None:
         with self._lock:
             self._samplers[key] = model
             self._samplers.move_to_end(key)
-            while len(self._samplers) > KEPT_SAMPLERS:
+            while len(self._samplers) > MAX_CACHED_SAMPLERS:
                 self._samplers.popitem(last=False)
-        return model

@@ -1,4 +1,4 @@
-"""What the server received and did, as one JSON object (``GET /__stats``)."""
+"""Counters of requests and operations. ``GET /__stats`` returns them as one JSON object."""
 
 from __future__ import annotations
 
@@ -8,32 +8,32 @@ from typing import Any, DefaultDict, Dict, List
 
 __all__ = ["COUNTERS", "Stats"]
 
-#: Counters that are always present, so that a reader need not ask whether one exists.
+#: The names of all counters. Each is present in a snapshot even if it is 0.
 COUNTERS = (
-    "connections",  # TCP connections accepted
+    "connections",  # accepted TCP connections
     "datums_received",  # datums of accepted forward and forward_backward requests
-    "datums_done",  # of those, computed
-    "dedupe_hits",  # requests answered with the promise of an earlier one (same number, same body)
-    "idempotency_hits",  # requests answered with the recorded answer of an earlier one (same key)
-    "optim_steps",  # optimizer steps done
-    "samples_accepted",  # asample requests given a promise
-    "samples_refused",  # asample requests answered 429
-    "samples_done",  # samples computed
-    "samples_delivered",  # results of samples handed to a poll for the first time
+    "datums_done",  # computed datums
+    "dedupe_hits",  # repetitions of an earlier request: the same number and the same body
+    "idempotency_hits",  # repetitions of an earlier request: the same idempotency key
+    "optim_steps",  # completed optimizer steps
+    "samples_accepted",  # accepted asample requests
+    "samples_refused",  # asample requests that got 429
+    "samples_done",  # computed samples
+    "samples_delivered",  # results of samples that a poll returned, each counted once
     "telemetry_events",
-    "protobuf_requests",  # forward_backward bodies that came as protobuf
-    "compressed_requests",  # of those, by zstd
-    "protobuf_results",  # results that polls got as protobuf
-    "samples_cancelled",  # samples taken back before they were done
-    "samples_acknowledged",  # results forgotten as retrieve_futures said they were read
+    "protobuf_requests",  # forward_backward bodies in protobuf
+    "compressed_requests",  # forward_backward bodies in protobuf with zstd compression
+    "protobuf_results",  # results returned in protobuf
+    "samples_cancelled",  # samples cancelled before they were computed
+    "samples_acknowledged",  # results discarded because retrieve_futures acknowledged them
     "sessions_finished",
     "tokens_issued",
-    "metadata_answers",  # polls answered with the size of the result only
+    "metadata_answers",  # polls that returned only the size of a result
 )
 
 
 class Stats:
-    """Counters behind one lock; every method may be called from any thread."""
+    """Counters of requests and operations. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -45,37 +45,44 @@ class Stats:
         self._max_polls = 0  # guarded by _lock
 
     def add(self, counter: str, amount: int = 1) -> None:
+        """Increase one of the counters in COUNTERS."""
         with self._lock:
             self._counters[counter] += amount
 
-    def request(self, path: str, status: str) -> None:
-        """One request was answered; ``status`` is its HTTP status, or what was done to the connection."""
+    def count_request(self, path: str, status: str) -> None:
+        """Count a request. ``status`` is its status code, or the fault that was injected into its connection."""
         with self._lock:
             self._requests[path][status] += 1
 
-    def chunk(self, model_id: str, datums: int) -> None:
-        """A forward_backward request with so many datums was accepted."""
+    def count_chunk(self, model_id: str, datums: int) -> None:
+        """Record the number of datums of an accepted forward_backward request."""
         with self._lock:
             self._chunks[model_id].append(datums)
 
-    def heartbeat(self, session_id: str) -> None:
+    def count_heartbeat(self, session_id: str) -> None:
+        """Count a heartbeat of a session."""
         with self._lock:
             self._heartbeats[session_id] += 1
 
     def poll_started(self) -> None:
+        """Count a poll as held."""
         with self._lock:
             self._polls += 1
             self._max_polls = max(self._max_polls, self._polls)
 
     def poll_ended(self) -> None:
+        """Count a held poll as ended."""
         with self._lock:
             self._polls -= 1
 
     def snapshot(self) -> Dict[str, Any]:
-        """Everything counted so far.
+        """Return all counts.
 
-        ``requests`` maps path to status to number; ``chunks`` maps model id to the datum counts of its
-        forward_backward requests in order of arrival; ``heartbeats`` maps session id to number.
+        Returns:
+            The counters in COUNTERS, and these: ``requests`` maps a path to a map from status to number. ``chunks``
+            maps a model id to the numbers of datums of its forward_backward requests, in order of arrival.
+            ``heartbeats`` maps a session id to a number. ``polls`` is the number of held polls, ``max_polls`` its
+            maximum.
         """
         with self._lock:
             return {

@@ -1,4 +1,4 @@
-"""What outlives the process: sessions, runs, samplers and checkpoints as files under one directory.
+"""Persistent records: sessions, runs, samplers and checkpoints as files in one directory.
 
 ::
 
@@ -7,10 +7,10 @@
     runs/RUN/run.json
     runs/RUN/weights/SAVE.json  SAVE.npz          (training checkpoints, with optimizer state)
     runs/RUN/sampler_weights/SAVE.json  SAVE.npz  (external_weights as well)
-    archives/SAVE.tar.gz                          (made when first asked for)
+    archives/SAVE.tar.gz                          (created by the first download)
 
-Every file is written under another name and then renamed, data before the record that names it, so a record
-on disk is always whole. Names of saves on disk are ours; the name a user gave is in the record.
+Every file is written under a temporary name and then renamed. Arrays are written before their record, so a record on
+disk is always complete. SAVE is a random id; the record contains the name that the user chose.
 """
 
 from __future__ import annotations
@@ -31,59 +31,62 @@ from urllib.parse import quote
 import numpy as np
 import orjson
 
-from .bodies import Refusal
+from .json_bodies import ErrorResponse
 
-__all__ = ["FOLDERS", "Record", "Store", "check_name", "now", "parse_path", "tinker_path"]
+__all__ = ["FOLDERS", "Record", "Store", "check_name", "timestamp", "parse_path", "tinker_path"]
 
 Record = Dict[str, Any]
 Arrays = Mapping[str, "np.ndarray[Any, Any]"]
 
-#: Middle part of a ``tinker://`` path, and the checkpoint type it stands for.
+#: The middle part of a ``tinker://`` path, and the type of its checkpoints.
 FOLDERS = {"weights": "training", "sampler_weights": "sampler", "external_weights": "external"}
 
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}")
 
 
-def now(later: float = 0.0) -> str:
-    """The current time, or ``later`` seconds after it, UTC, in ISO 8601. Such texts sort by time."""
-    moment = datetime.now(timezone.utc) + timedelta(seconds=later)
+def timestamp(offset: float = 0.0) -> str:
+    """Return the current UTC time plus ``offset`` seconds in ISO 8601. The texts sort by time."""
+    moment = datetime.now(timezone.utc) + timedelta(seconds=offset)
     return moment.isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
 def check_name(name: str) -> str:
-    """Raises: Refusal: 422, not a name a checkpoint can have."""
+    """Check the name of a checkpoint, and return it.
+
+    Raises:
+        ErrorResponse: 422, the name is not allowed.
+    """
     if not _NAME.fullmatch(name):
-        raise Refusal(
+        raise ErrorResponse(
             422,
-            f"path: {name!r} cannot be the name of a checkpoint; use letters, digits, '.', '_' and '-', "
-            "at most 128 of them, not starting with '.'",
+            f"path: {name!r} cannot be the name of a checkpoint; use at most 128 letters, digits, '.', '_' and '-', "
+            "not starting with '.'",
         )
     return name
 
 
 def tinker_path(record: Record) -> str:
-    """``tinker://RUN/weights/NAME`` or ``tinker://RUN/sampler_weights/NAME``."""
+    """Return the path of a checkpoint, such as ``tinker://RUN/weights/NAME``."""
     return f"tinker://{record['run_id']}/{record['folder']}/{record['name']}"
 
 
 def parse_path(path: str) -> Tuple[str, str, str]:
-    """Run, folder and name of a ``tinker://`` path.
+    """Return the run, the folder and the name of a ``tinker://`` path.
 
     Raises:
-        Refusal: 422, it is none.
+        ErrorResponse: 422, ``path`` is not a checkpoint path.
     """
     parts = path[len("tinker://") :].split("/") if path.startswith("tinker://") else []
     if len(parts) != 3 or parts[1] not in FOLDERS or not all(parts):
-        raise Refusal(
+        raise ErrorResponse(
             422,
-            f"{path!r} is no checkpoint path; one looks like tinker://RUN/weights/NAME or "
-            "tinker://RUN/sampler_weights/NAME",
+            f"{path!r} is not a checkpoint path; use tinker://RUN/weights/NAME or tinker://RUN/sampler_weights/NAME",
         )
     return parts[0], parts[1], parts[2]
 
 
 def _write(path: Path, fill: Callable[[IO[bytes]], object]) -> None:
-    """Write a file so that it is there whole or not at all."""
+    """Write a file atomically: after a crash it is complete or absent."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
@@ -106,10 +109,13 @@ def _read_records(paths: Iterable[Path]) -> List[Record]:
 
 
 class Store:
-    """Records in memory, backed by files.
+    """Records in memory, backed by files. Thread-safe.
 
-    Invariant: a record in memory is on disk. No file is touched with ``_lock`` held. Records are never
-    changed in place: they are replaced.
+    Invariant: a record in memory is on disk. No file is read or written with ``_lock`` held. Records are replaced and
+    never modified.
+
+    Args:
+        root: The directory of the files.
     """
 
     def __init__(self, root: Path) -> None:
@@ -124,7 +130,7 @@ class Store:
         }  # guarded by _lock
         self._checkpoints: Dict[Tuple[str, str, str], Record] = {}  # guarded by _lock
         for record in self._load("runs", "*/*weights/*.json").values():
-            # Two of one name: the process ended between writing the newer and removing the older.
+            # Two records of one name: the process ended after it wrote the newer and before it removed the older.
             older = self._checkpoints.pop(_key(record), None)
             if older is not None:
                 self._remove_files(older)
@@ -143,7 +149,13 @@ class Store:
         )
 
     def put(self, table: str, record: Record, arrays: Optional[Arrays] = None) -> None:
-        """Keep a record of "sessions", "runs" or "samplers" under its ``id``, and the arrays of it."""
+        """Save a record under its ``id``.
+
+        Args:
+            table: "sessions", "runs" or "samplers".
+            record: The record.
+            arrays: Weights to save with the record.
+        """
         path = self._path(table, record["id"])
         if arrays is not None:
             _write(path.with_suffix(".npz"), lambda file: np.savez(file, **arrays))  # type: ignore[arg-type]
@@ -152,31 +164,39 @@ class Store:
             self._tables[table][record["id"]] = record
 
     def get(self, table: str, id: str) -> Record:
-        """Raises: Refusal: 404, there is none of this id."""
+        """Return a record.
+
+        Raises:
+            ErrorResponse: 404, there is no record of this id.
+        """
         with self._lock:
             record = self._tables[table].get(id)
         if record is None:
-            raise Refusal(404, f"no {table[:-1].replace('run', 'training run')} {id!r} on this server")
+            raise ErrorResponse(404, f"no {table[:-1].replace('run', 'training run')} {id!r} on this server")
         return record
 
     def all(self, table: str) -> List[Record]:
-        """Oldest first."""
+        """Return all records of a table, oldest first."""
         with self._lock:
             return list(self._tables[table].values())
 
     def sampler_arrays(self, id: str) -> Dict[str, np.ndarray[Any, Any]]:
-        """The weights kept with a sampler."""
+        """Read the weights that were saved with a sampler."""
         return _read_arrays(self._path("samplers", id).with_suffix(".npz"))
 
     # Checkpoints.
 
     def save(self, record: Record, arrays: Arrays) -> Record:
-        """Keep a checkpoint, in place of one of the same name.
+        """Save a checkpoint. It replaces one of the same name.
 
         Args:
-            record: With ``run_id``, ``folder``, ``name`` and ``meta``; the rest is filled in.
+            record: A record with ``run_id``, ``folder``, ``name`` and ``meta``.
+            arrays: The weights.
+
+        Returns:
+            The record with id, time and size.
         """
-        record = {**record, "id": uuid.uuid4().hex, "time": now(), "public": False}
+        record = {**record, "id": uuid.uuid4().hex, "time": timestamp(), "public": False}
         path = self._files(record)
         _write(path.with_suffix(".npz"), lambda file: np.savez(file, **arrays))  # type: ignore[arg-type]
         record["size_bytes"] = path.with_suffix(".npz").stat().st_size
@@ -189,56 +209,63 @@ class Store:
         return record
 
     def checkpoint(self, run_id: str, folder: str, name: str) -> Record:
-        """Raises: Refusal: 404, there is none."""
+        """Return the record of a checkpoint. An expired one is deleted.
+
+        Raises:
+            ErrorResponse: 404, there is no checkpoint of this name.
+        """
         with self._lock:
             record = self._checkpoints.get((run_id, folder, name))
-        if record is not None and _is_over(record):
+        if record is not None and _is_expired(record):
             self.delete(record)
             record = None
         if record is None:
-            raise Refusal(404, f"no checkpoint tinker://{run_id}/{folder}/{name} on this server")
+            raise ErrorResponse(404, f"no checkpoint tinker://{run_id}/{folder}/{name} on this server")
         return record
 
     def has(self, run_id: str, folder: str, name: str) -> bool:
-        """Whether there is such a checkpoint."""
+        """Return whether there is a checkpoint of this name."""
         with self._lock:
             record = self._checkpoints.get((run_id, folder, name))
-        return record is not None and not _is_over(record)
+        return record is not None and not _is_expired(record)
 
     def checkpoints(self, run_id: Optional[str] = None) -> List[Record]:
-        """Those of a run, or all; oldest first."""
+        """Return the records of the checkpoints of a run, or of all runs, oldest first."""
         with self._lock:
             found = [record for record in self._checkpoints.values() if run_id in (None, record["run_id"])]
-        return [record for record in found if not _is_over(record)]
+        return [record for record in found if not _is_expired(record)]
 
     def arrays(self, record: Record) -> Dict[str, np.ndarray[Any, Any]]:
-        """The weights of a checkpoint."""
+        """Read the weights of a checkpoint."""
         return _read_arrays(self._files(record).with_suffix(".npz"))
 
     def change(self, record: Record, **fields: Any) -> None:
-        """Give fields of a checkpoint's record other values."""
+        """Replace fields in the record of a checkpoint."""
         record = {**record, **fields}
         _write_record(self._files(record), record)
         with self._lock:
             current = self._checkpoints.get(_key(record))
-            kept = current is not None and current["id"] == record["id"]
-            if kept:
+            is_current = current is not None and current["id"] == record["id"]
+            if is_current:
                 self._checkpoints[_key(record)] = record
-        if not kept:
-            # It was deleted or saved anew while the record was being written: leave no record behind.
+        if not is_current:
+            # Another request deleted or replaced the checkpoint while the record was being written.
             self._remove_files(record)
 
     def delete(self, record: Record) -> None:
-        """Forget a checkpoint and remove its files."""
+        """Delete a checkpoint and its files."""
         with self._lock:
             self._checkpoints.pop(_key(record), None)
         self._remove_files(record)
 
     def archive(self, record: Record) -> Path:
-        """A tar.gz of a checkpoint: ``checkpoint.json`` and ``arrays.npz``. The same bytes each time."""
+        """Return the tar.gz archive of a checkpoint, which contains ``checkpoint.json`` and ``arrays.npz``.
+
+        The bytes are the same each time, so an interrupted download can be resumed.
+        """
         path = self.root / "archives" / f"{record['id']}.tar.gz"
         if not path.exists():
-            about = {
+            description = {
                 key: record[key] for key in ("base_model", "lora_rank", "meta", "name", "run_id", "time")
             }
             data = self._files(record).with_suffix(".npz").read_bytes()
@@ -246,7 +273,10 @@ class Store:
             def fill(file: IO[bytes]) -> None:
                 packed = gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=0, compresslevel=1)
                 with packed, tarfile.open(fileobj=packed, mode="w") as tar:
-                    for name, content in (("checkpoint.json", orjson.dumps(about)), ("arrays.npz", data)):
+                    for name, content in (
+                        ("checkpoint.json", orjson.dumps(description)),
+                        ("arrays.npz", data),
+                    ):
                         entry = tarfile.TarInfo(name)
                         entry.size = len(content)
                         tar.addfile(entry, io.BytesIO(content))
@@ -259,21 +289,21 @@ class Store:
         return self.root / "runs" / quote(run, safe="") / folder / f"{save}.json"
 
     def _remove_files(self, record: Record) -> None:
-        # The record first: a save without a record is only lost space, the reverse would be a lie.
+        # The record first: arrays without a record only use space, but a record without arrays cannot be loaded.
         path = self._files(record)
         path.unlink(missing_ok=True)
         path.with_suffix(".npz").unlink(missing_ok=True)
         (self.root / "archives" / f"{record['id']}.tar.gz").unlink(missing_ok=True)
 
     def remove(self) -> None:
-        """Delete everything (the directory was a temporary one)."""
+        """Delete the whole directory."""
         shutil.rmtree(self.root, ignore_errors=True)
 
 
-def _is_over(record: Record) -> bool:
-    """Whether the time for which a checkpoint was to be kept is over."""
+def _is_expired(record: Record) -> bool:
+    """Return whether the lifetime of a checkpoint is over."""
     ends: Optional[str] = record.get("expires_at")
-    return ends is not None and ends <= now()
+    return ends is not None and ends <= timestamp()
 
 
 def _key(record: Record) -> Tuple[str, str, str]:

@@ -188,7 +188,7 @@ def tinkex_retry_scheduled(
     Args:
         source: The client that sends the request.
         call_id: The call that the request belongs to; "" for requests of the session.
-        policy: Name of the retry policy: "short", "ask", "submit" or "poll".
+        policy: Name of the retry policy: "short", "optional", "submit", "poll" or "sampling".
         attempt: Number of the failed attempt, from 1.
         delay: Seconds until the next attempt.
         cause: Error of the failed attempt.

@@ -23,6 +23,7 @@ from ..errors import (
 )
 from ..http.call_state import CallState
 from ..http.request import Request
+from ..http.retry import MOST_BAD_POLLS, is_transient
 from ..plugins.hookspecs import Source
 from ..session import Session
 from ..types import FuturesRetrieveRequest, FuturesTarget
@@ -32,9 +33,6 @@ __all__ = ["BulkPoller"]
 _log = logging.getLogger(__name__)
 
 _PAUSE = 1.0
-_MOST_400 = 3
-#: Besides those from 500 on.
-_PASSING = frozenset({408, 409, 429})
 #: Seconds: an acknowledgement is not worth a long wait.
 _ACK_WITHIN = 5.0
 
@@ -65,7 +63,7 @@ class BulkPoller:
         self._said = 0  # guarded by _lock; the cursor of the last poll that succeeded
         self._running = False  # guarded by _lock
         self._fatal: Optional[TinkexError] = None  # guarded by _lock
-        self._tries_400 = 0
+        self._bad_polls = 0
         own = weakref.ref(self)
 
         def close() -> None:
@@ -165,7 +163,7 @@ class BulkPoller:
         completions, latest = _parsed(answer)
         told: List[_Waiter] = []
         with self._lock:
-            self._tries_400 = 0
+            self._bad_polls = 0
             self._said = cursor
             self._cursor = latest
             self._read.difference_update(read)
@@ -183,17 +181,17 @@ class BulkPoller:
         """Seconds until the next poll; None: all who wait were told that there will be none."""
         if isinstance(error, BillingError):
             try:
-                return self._session.billing.pause(error, self._source, "")
+                return self._session.payment_wait.pause(error, self._source, "")
             except BillingError as over:
                 error = over
         elif isinstance(error, DeadlineExceeded):
             return _PAUSE  # an acknowledgement that took too long
         elif isinstance(error, APIStatusError):
-            if error.status_code in _PASSING or error.status_code >= 500:
+            if is_transient(error.status_code, 999):
                 return _PAUSE
             if error.status_code == 400:
-                self._tries_400 += 1
-                if self._tries_400 <= _MOST_400:
+                self._bad_polls += 1
+                if self._bad_polls <= MOST_BAD_POLLS:
                     return _PAUSE
         elif isinstance(error, APIConnectionError):
             return _PAUSE

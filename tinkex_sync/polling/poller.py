@@ -6,7 +6,6 @@ The table of answers is that of SERVERS rule 2; ``POST /api/v1/retrieve_future``
 from __future__ import annotations
 
 import logging
-import math
 from dataclasses import dataclass
 from typing import Any, Callable, Dict, Optional
 
@@ -17,7 +16,6 @@ from ..errors import (
     APIStatusError,
     APITimeoutError,
     BillingError,
-    ConflictError,
     DeadlineExceeded,
     NotFoundError,
     Polled,
@@ -29,7 +27,7 @@ from ..errors import (
 from ..http.call_state import CallState
 from ..http.endpoints import PROMISES
 from ..http.request import Request
-from ..http.retry import Attempts
+from ..http.retry import MOST_BAD_POLLS, Attempts, log_long_retry
 from ..protocol import json_wire
 from ..session import Session
 from ..types import FutureRetrieveRequest, QueueState, RequestErrorCategory
@@ -45,10 +43,7 @@ _BREATH = 0.1
 _UNKNOWN_FOR = 60.0
 #: A 500 that says why is tried this often, these many seconds apart.
 _SAID_WHY_WAITS = (3.0, 7.0)
-#: Servers of protocol 0.38 return 400 now and then to a valid poll.
-_MOST_400 = 3
 _STATES = frozenset(state.value for state in QueueState)
-_FINAL = frozenset({400, 401, 403, 422, 501})
 
 
 @dataclass(frozen=True)
@@ -96,7 +91,7 @@ class _Poll:
         self.unknown_since: Optional[float] = None
         self.said_why = 0
         self.tries_425 = 0
-        self.tries_400 = 0
+        self.bad_polls = 0
 
     def run(self) -> Any:
         self.call.phase, self.call.sent = "polling", "yes"
@@ -113,6 +108,7 @@ class _Poll:
                         call=self.call,
                         deadline=self.deadline,
                         polled=self.polled(),
+                        attempt=1 if self.failing is None else self.failing.number + 1,
                     )
                 )
             except DeadlineExceeded:
@@ -204,7 +200,7 @@ class _Poll:
 
     def _broken(self, error: APIConnectionError) -> float:
         self.abandoned = self.abandoned or not error.unsent
-        return self._back_off(error)
+        return self._retry(error)
 
     def _refused(self, error: APIStatusError) -> float:
         status = error.status_code
@@ -224,19 +220,18 @@ class _Poll:
             # A checkpoint is being written; only the caller's timeout limits that.
             self.known = True
             self.tries_425 += 1
-            return self.policy.backoff(self.tries_425, self.session.attempts("poll"))
+            attempts = self.session.attempts("poll")
+            attempts.number = self.tries_425
+            return self.policy.backoff(attempts, error)
         if isinstance(error, BillingError):
-            return self.session.billing.pause(error, self.call.source, self.call.call_id)
+            return self.session.payment_wait.pause(error, self.call.source, self.call.call_id)
         if status == 400 and self.session.capabilities.retries_bad_polls:
             if not error.body:
-                return self._back_off(error)  # A proxy on the way, which knows nothing of promises.
-            self.tries_400 += 1
-            if self.tries_400 <= _MOST_400:
+                return self._retry(error, True)  # From a proxy on the way, which does not know the future.
+            self.bad_polls += 1
+            if self.bad_polls <= MOST_BAD_POLLS:
                 return 0.0
-        says_why = isinstance(error.body, dict) and "detail" in error.body
-        if status in _FINAL or (isinstance(error, ConflictError) and says_why):
-            raise error
-        if status == 500 and says_why:
+        if status == 500 and isinstance(error.body, dict) and "detail" in error.body:
             if self.said_why >= len(_SAID_WHY_WAITS):
                 raise RequestFailedError(
                     f"Request failed: {error.body['detail']} (request {self.promise.request_id})",
@@ -246,9 +241,7 @@ class _Poll:
                 ) from error
             self.said_why += 1
             return _SAID_WHY_WAITS[self.said_why - 1]
-        if status >= 500 or status in (409, 429):
-            return self._back_off(error)
-        raise error
+        return self._retry(error)
 
     def _not_found(self, error: APIStatusError) -> float:
         if self.abandoned or self.call.reconnects:
@@ -263,44 +256,26 @@ class _Poll:
         if self.known or now - self.unknown_since >= _UNKNOWN_FOR:
             assert isinstance(error, NotFoundError)
             raise error
-        return min(self._back_off(error), max(0.01, _UNKNOWN_FOR - (now - self.unknown_since)))
+        return min(self._retry(error, True), max(0.01, _UNKNOWN_FOR - (now - self.unknown_since)))
 
-    def _back_off(self, error: APIError) -> float:
-        if self.failing is None:
-            self.failing = self.session.attempts("poll")
-        attempts = self.failing
+    def _retry(self, error: APIError, is_transient: bool = False) -> float:
+        """Return the seconds to wait if the policy retries the error; otherwise raise it.
+
+        Args:
+            error: The error of the poll. A poll that is answered ends the series of failed polls.
+            is_transient: Whether the error is retried although the policy does not know it.
+        """
+        attempts = self.failing = self.failing or self.session.attempts("poll")
         attempts.number += 1
-        left = attempts.remaining()
-        if left is not None and left <= 0:
-            error.attempts, error.elapsed = attempts.number, attempts.elapsed
-            error.args = (
-                f"{error} (polling request {self.promise.request_id}: gave up after {attempts.number} attempts in"
-                f" {attempts.elapsed:.1f} s without one good answer)",
-            )
-            raise error
-        asked = getattr(error, "retry_after", None)
-        delay = asked if asked is not None else self.policy.backoff(attempts.number, attempts)
-        hook = self.session.observers.retry_scheduled
-        if hook is not None:
-            hook(
-                source=self.call.source,
-                call_id=self.call.call_id,
-                policy="poll",
-                attempt=attempts.number,
-                delay=delay,
-                cause=error,
-            )
-        if attempts.elapsed + delay >= 10.0 and not attempts.warned:
-            attempts.warned = True
-            _log.warning(
-                "Polling request %s has failed for %.0f s (%d attempts): %s: %s",
-                self.promise.request_id,
-                attempts.elapsed,
-                attempts.number,
-                type(error).__name__,
-                error,
-            )
-        return min(delay, math.inf if left is None else max(left, 0.01))
+        try:
+            delay = self.policy.next_delay(attempts, error, is_transient)
+        except APIError:
+            attempts.describe(error, f"polling request {self.promise.request_id}: ")
+            raise
+        request = Request("retrieve_future", call=self.call)
+        self.session.report_retry(request, attempts, delay, error)
+        log_long_retry(attempts, delay, error, f"polling of request {self.promise.request_id}")
+        return delay
 
     def _decoded(self, reply: Any) -> Any:
         try:

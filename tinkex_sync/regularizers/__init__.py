@@ -1,11 +1,13 @@
-"""Regularizers: small torch terms that add up to one loss for ``TrainingClient.forward_backward_custom``.
+"""Penalties in torch that are added to a loss function for ``TrainingClient.forward_backward_custom``.
 
-Formulas and defaults are those of the Elixir client (tinkex); where that reads the first datum's field, each datum's
-own is read here. What a term sees is what the server gives: for each datum the natural-log probabilities of its target
-tokens, one-dimensional. Where a formula asks for a distribution, its sum runs over a datum's tokens; a tensor with a
-last axis over the vocabulary gives the textbook value.
+The formulas and defaults are those of the Elixir client (tinkex), with one difference: this package reads the fields of
+each datum, where the Elixir client reads those of the first datum.
 
-Torch is imported when a term is made, not before.
+A regularizer receives the natural-log probabilities of the target tokens, one vector per datum, as the server returns
+them. If a formula is defined for a distribution, its sum runs over the tokens of a datum. A tensor with a last axis
+over the vocabulary gives the value of the definition.
+
+Torch is imported when a regularizer is created, not before.
 """
 
 from .penalties import (

@@ -1,4 +1,7 @@
-"""The eight penalties. ``lp`` is a datum's logprobs, ``p`` their exponentials, ``ref`` those of a reference."""
+"""The eight regularizers.
+
+In the formulas, ``lp`` are the logprobs of a datum, ``p`` their exponentials and ``ref`` the logprobs of a reference.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Callable, ClassVar, Dict, List, Literal, Optional, Union
 
 from ..types import Datum
-from .terms import PerDatum, Reduction, Regularizer, one_of, reduced, references, torch_library
+from .terms import PerDatum, Reduction, Regularizer, check_choice, reduce_values, references, torch_library
 
 __all__ = [
     "L1",
@@ -24,11 +27,11 @@ __all__ = [
 
 @dataclass(frozen=True, eq=False)
 class _Elementwise(Regularizer):
-    """A penalty on each number of a target.
+    """Base class of penalties on single numbers.
 
     Args:
-        target: "logprobs", "probs" (their exponentials), or a function of (data, logprobs) that gives a list of
-            tensors made from them.
+        target: The penalized numbers: "logprobs", "probs" (their exponentials), or a function of (data, logprobs)
+            that returns a list of tensors.
         reduction: "sum" over all tokens of all datums (the default), or "mean".
     """
 
@@ -38,39 +41,39 @@ class _Elementwise(Regularizer):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not callable(self.target):
-            one_of("target", self.target, "logprobs", "probs")
-        one_of("reduction", self.reduction, "sum", "mean")
+            check_choice("target", self.target, "logprobs", "probs")
+        check_choice("reduction", self.reduction, "sum", "mean")
 
     def value(self, data: List[Datum], logprobs: List[Any]) -> Any:
         if callable(self.target):
             tensors = list(self.target(data, logprobs))
         else:
             tensors = logprobs if self.target == "logprobs" else [tensor.exp() for tensor in logprobs]
-        flat = torch_library().cat([tensor.reshape(-1) for tensor in self.kept(data, tensors)])
-        return reduced([self._each(flat)], self.reduction)
+        flat = torch_library().cat([tensor.reshape(-1) for tensor in self.unmasked(data, tensors)])
+        return reduce_values([self._elementwise(flat)], self.reduction)
 
     @abc.abstractmethod
-    def _each(self, x: Any) -> Any:
-        """The penalty of each number."""
+    def _elementwise(self, x: Any) -> Any:
+        """Compute the penalty of each number."""
 
 
 @dataclass(frozen=True, eq=False)
 class L1(_Elementwise):
-    """Sum of ``|x|``. Source: Tibshirani, "Regression Shrinkage and Selection via the Lasso", 1996."""
+    """The sum of ``|x|``. Source: Tibshirani, "Regression Shrinkage and Selection via the Lasso", 1996."""
 
     kind: ClassVar[str] = "l1"
 
-    def _each(self, x: Any) -> Any:
+    def _elementwise(self, x: Any) -> Any:
         return x.abs()
 
 
 @dataclass(frozen=True, eq=False)
 class L2(_Elementwise):
-    """Sum of ``(x - center)**2``. Source: Hoerl and Kennard, "Ridge Regression", 1970.
+    """The sum of ``(x - center)**2``. Source: Hoerl and Kennard, "Ridge Regression", 1970.
 
     Args:
-        center: A number, or "mean" for the mean of all; default 0.
-        clip: Differences beyond this count as this, and give no gradient; default: none do.
+        center: A number, or "mean" for the mean of all numbers. Default: 0.
+        clip: The bound of ``|x - center|``. Larger differences are clipped and give no gradient. Default: no bound.
     """
 
     kind: ClassVar[str] = "l2"
@@ -81,23 +84,23 @@ class L2(_Elementwise):
     def __post_init__(self) -> None:
         super().__post_init__()
         if isinstance(self.center, str):
-            one_of("center", self.center, "mean")
+            check_choice("center", self.center, "mean")
         if self.clip is not None and not self.clip > 0:
-            raise ValueError(f"clip must be above 0, not {self.clip!r}")
+            raise ValueError(f"clip must be > 0, got {self.clip!r}")
 
-    def _each(self, x: Any) -> Any:
-        x = x - (reduced([x], "mean") if self.center == "mean" else self.center)
+    def _elementwise(self, x: Any) -> Any:
+        x = x - (reduce_values([x], "mean") if self.center == "mean" else self.center)
         return (x if self.clip is None else x.clamp(-self.clip, self.clip)).square()
 
 
 @dataclass(frozen=True, eq=False)
 class ElasticNet(_Elementwise):
-    """Sum of ``a * |x| + (1 - a) * x**2``.
+    """The sum of ``a * |x| + (1 - a) * x**2``.
 
     Source: Zou and Hastie, "Regularization and Variable Selection via the Elastic Net", 2005.
 
     Args:
-        l1_ratio: The ``a``, from 0 (L2 alone) to 1 (L1 alone).
+        l1_ratio: The factor ``a``, from 0 (L2 only) to 1 (L1 only).
     """
 
     kind: ClassVar[str] = "elastic_net"
@@ -107,9 +110,9 @@ class ElasticNet(_Elementwise):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 <= self.l1_ratio <= 1:
-            raise ValueError(f"l1_ratio must be from 0 to 1, not {self.l1_ratio!r}")
+            raise ValueError(f"l1_ratio must be from 0 to 1, got {self.l1_ratio!r}")
 
-    def _each(self, x: Any) -> Any:
+    def _elementwise(self, x: Any) -> Any:
         return self.l1_ratio * x.abs() + (1 - self.l1_ratio) * x.square()
 
 
@@ -117,15 +120,16 @@ class ElasticNet(_Elementwise):
 class Entropy(Regularizer):
     """The entropy ``-sum(p * lp)`` of each datum.
 
-    Sources: Shannon, "A Mathematical Theory of Communication", 1948; as a regularizer Grandvalet and Bengio,
-    "Semi-supervised Learning by Entropy Minimization", 2005 (less of it), and Pereyra et al., "Regularizing Neural
-    Networks by Penalizing Confident Output Distributions", 2017 (more of it).
+    Sources: Shannon, "A Mathematical Theory of Communication", 1948. As a regularizer: Grandvalet and Bengio,
+    "Semi-supervised Learning by Entropy Minimization", 2005 ("minimize"), and Pereyra et al., "Regularizing Neural
+    Networks by Penalizing Confident Output Distributions", 2017 ("maximize").
 
     Args:
-        mode: "minimize" adds the entropy, which makes the model surer; "maximize" subtracts it (exploration).
+        mode: "minimize" adds the entropy, so training makes the model more certain. "maximize" subtracts it, so
+            training makes the model explore.
         reduction: "mean" over the datums (the default), or "sum".
-        normalize: Divide by its maximum, the log of the number of entries (of at least 2).
-        temperature: Above 0; other than 1, ``lp`` becomes the log softmax of ``lp / temperature``.
+        normalize: Divide the entropy by its maximum, the log of the number of entries (at least 2).
+        temperature: Finite and > 0. If it is not 1, ``lp`` is replaced by the log softmax of ``lp / temperature``.
     """
 
     kind: ClassVar[str] = "entropy"
@@ -137,16 +141,16 @@ class Entropy(Regularizer):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        one_of("mode", self.mode, "minimize", "maximize")
-        one_of("reduction", self.reduction, "sum", "mean")
+        check_choice("mode", self.mode, "minimize", "maximize")
+        check_choice("reduction", self.reduction, "sum", "mean")
         if not 0 < self.temperature < math.inf:
-            raise ValueError(f"temperature must be finite and above 0, not {self.temperature!r}")
+            raise ValueError(f"temperature must be finite and > 0, got {self.temperature!r}")
 
     def value(self, data: List[Datum], logprobs: List[Any]) -> Any:
-        entropies = [self._of(lp) for lp in self.kept(data, logprobs)]
-        return reduced(entropies, self.reduction) * (1 if self.mode == "minimize" else -1)
+        entropies = [self._of_datum(lp) for lp in self.unmasked(data, logprobs)]
+        return reduce_values(entropies, self.reduction) * (1 if self.mode == "minimize" else -1)
 
-    def _of(self, lp: Any) -> Any:
+    def _of_datum(self, lp: Any) -> Any:
         if self.temperature != 1:
             lp = (lp / self.temperature).log_softmax(-1)
         entropy = -(lp.exp() * lp).sum(-1)
@@ -155,18 +159,20 @@ class Entropy(Regularizer):
 
 @dataclass(frozen=True, eq=False)
 class KLDivergence(Regularizer):
-    """How far the model is from a reference. Source: Kullback and Leibler, "On Information and Sufficiency", 1951.
+    """The divergence of the model from a reference.
+
+    Source: Kullback and Leibler, "On Information and Sufficiency", 1951.
 
     Args:
-        reference: The logprobs of the same tokens under the reference, such as the untrained model's; see
+        reference: The logprobs of the same tokens under the reference, for example the untrained model. See
             :data:`PerDatum`.
-        direction: "forward", ``sum(p * (lp - ref))`` over a datum, or "reverse", with the two exchanged.
-        symmetric: The mean of both directions.
-        estimator: None, the formula above, reads a datum as a distribution. For tokens sampled from the model there
-            are, token by token, "k2", ``(lp - ref)**2 / 2``, and "k3", ``exp(ref - lp) - 1 - (ref - lp)``, which
-            are never negative. Sources: Schulman, "Approximating KL Divergence", 2020; Shao et al.,
+        direction: "forward" is ``sum(p * (lp - ref))`` over a datum. "reverse" exchanges the two.
+        symmetric: Use the mean of both directions.
+        estimator: None uses the formula above, which treats a datum as a distribution. For tokens that were sampled
+            from the model, "k2" is ``(lp - ref)**2 / 2`` and "k3" is ``exp(ref - lp) - 1 - (ref - lp)`` per token.
+            Both are never negative. Sources: Schulman, "Approximating KL Divergence", 2020; Shao et al.,
             "DeepSeekMath", 2024, equation 4.
-        reduction: "mean" over datums (with an estimator, over tokens; the default), or "sum".
+        reduction: "mean" over datums, or over tokens if there is an estimator (the default), or "sum".
     """
 
     kind: ClassVar[str] = "kl_divergence"
@@ -179,20 +185,20 @@ class KLDivergence(Regularizer):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        one_of("direction", self.direction, "forward", "reverse")
-        one_of("estimator", self.estimator, None, "k2", "k3")
-        one_of("reduction", self.reduction, "sum", "mean")
+        check_choice("direction", self.direction, "forward", "reverse")
+        check_choice("estimator", self.estimator, None, "k2", "k3")
+        check_choice("reduction", self.reduction, "sum", "mean")
         if self.estimator and (self.symmetric or self.direction != "forward"):
             raise ValueError(
-                f"estimator {self.estimator!r} is of the forward direction: leave the others out"
+                f"estimator {self.estimator!r} supports the forward direction only: omit direction and symmetric"
             )
 
     def value(self, data: List[Datum], logprobs: List[Any]) -> Any:
         others = references(self.reference, "reference", data, logprobs)
-        pairs = zip(self.kept(data, logprobs), self.kept(data, others))
-        return reduced([self._of(lp, ref) for lp, ref in pairs], self.reduction)
+        pairs = zip(self.unmasked(data, logprobs), self.unmasked(data, others))
+        return reduce_values([self._of_datum(lp, ref) for lp, ref in pairs], self.reduction)
 
-    def _of(self, lp: Any, ref: Any) -> Any:
+    def _of_datum(self, lp: Any, ref: Any) -> Any:
         if self.estimator == "k2":
             return (lp - ref).square() / 2
         if self.estimator == "k3":
@@ -212,16 +218,16 @@ def _jeffreys(lp: Any, lq: Any) -> Any:
 
 @dataclass(frozen=True, eq=False)
 class Consistency(Regularizer):
-    """How far a datum's logprobs are from those of its pair, such as of the same text before it was augmented.
+    """The distance of a datum's logprobs from those of a paired datum, for example the text before augmentation.
 
     Sources: Laine and Aila, "Temporal Ensembling for Semi-Supervised Learning", 2017 ("mse"); Liang et al., "R-Drop:
     Regularized Dropout for Neural Networks", 2021 ("kl").
 
     Args:
-        pair: The pair's logprobs; see :data:`PerDatum`.
-        metric: "mse", squared difference; "l1", absolute difference; "cosine", 1 minus the cosine of a datum's
-            angle; "kl", the mean of both directions of :class:`KLDivergence`.
-        reduction: "mean" over tokens ("cosine" and "kl": datums; the default), or "sum".
+        pair: The logprobs of the paired datums. See :data:`PerDatum`.
+        metric: "mse" is the squared difference, "l1" the absolute difference, "cosine" 1 minus the cosine of the
+            angle between the vectors, "kl" the mean of both directions of :class:`KLDivergence`.
+        reduction: "mean" over tokens (over datums for "cosine" and "kl"; the default), or "sum".
     """
 
     kind: ClassVar[str] = "consistency"
@@ -232,13 +238,13 @@ class Consistency(Regularizer):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        one_of("metric", self.metric, *_DISTANCES)
-        one_of("reduction", self.reduction, "sum", "mean")
+        check_choice("metric", self.metric, *_DISTANCES)
+        check_choice("reduction", self.reduction, "sum", "mean")
 
     def value(self, data: List[Datum], logprobs: List[Any]) -> Any:
         others = references(self.pair, "pair", data, logprobs)
-        pairs = zip(self.kept(data, logprobs), self.kept(data, others))
-        return reduced([_DISTANCES[self.metric](lp, other) for lp, other in pairs], self.reduction)
+        pairs = zip(self.unmasked(data, logprobs), self.unmasked(data, others))
+        return reduce_values([_DISTANCES[self.metric](lp, other) for lp, other in pairs], self.reduction)
 
 
 def _cosine_distance(x: Any, y: Any) -> Any:
@@ -258,17 +264,17 @@ _DISTANCES: Dict[str, Callable[[Any, Any], Any]] = {
 
 @dataclass(frozen=True, eq=False)
 class Orthogonality(Regularizer):
-    """How much the rows of a matrix have in common, by their Gram matrix ``G``.
+    """The deviation of the rows of a matrix from orthogonality, measured by their Gram matrix ``G``.
 
-    A datum's logprobs are a row; where it is shorter than the longest it goes on with zeros. Sources: Brock et al.,
-    "Neural Photo Editing with Introspective Adversarial Networks", 2017; Bansal et al., "Can We Gain More from
-    Orthogonality Regularizations in Training Deep CNNs?", 2018.
+    The logprobs of a datum are one row, padded with zeros to the longest. Sources: Brock et al., "Neural Photo Editing
+    with Introspective Adversarial Networks", 2017; Bansal et al., "Can We Gain More from Orthogonality Regularizations
+    in Training Deep CNNs?", 2018.
 
     Args:
-        mode: "soft", the sum of the squares of ``G`` off the diagonal; "hard", of ``G - I``; "spectral", "soft" plus
-            ``(trace(G) - rows)**2``.
-        normalize: Scale each row to length 1 first (with it, "soft" and "hard" differ only by rows of zeros).
-        axis: "datums", each row a datum, or "positions", each row a position.
+        mode: "soft" is the sum of the squares of ``G`` off the diagonal, "hard" the sum of the squares of ``G - I``,
+            "spectral" is "soft" plus ``(trace(G) - rows)**2``.
+        normalize: Scale each row to length 1 first. "soft" and "hard" then differ only by rows of zeros.
+        axis: "datums": each row is a datum. "positions": each row is a position.
     """
 
     kind: ClassVar[str] = "orthogonality"
@@ -279,12 +285,12 @@ class Orthogonality(Regularizer):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        one_of("mode", self.mode, "soft", "hard", "spectral")
-        one_of("axis", self.axis, "datums", "positions")
+        check_choice("mode", self.mode, "soft", "hard", "spectral")
+        check_choice("axis", self.axis, "datums", "positions")
 
     def value(self, data: List[Datum], logprobs: List[Any]) -> Any:
         torch = torch_library()
-        rows = torch.nn.utils.rnn.pad_sequence(self.kept(data, logprobs), batch_first=True)
+        rows = torch.nn.utils.rnn.pad_sequence(self.unmasked(data, logprobs), batch_first=True)
         rows = rows if self.axis == "datums" else rows.T
         if self.normalize:
             rows = torch.nn.functional.normalize(rows, dim=1)
@@ -298,18 +304,19 @@ class Orthogonality(Regularizer):
 
 @dataclass(frozen=True, eq=False)
 class GradientPenalty(Regularizer):
-    """``(norm - target_norm)**2``, of the L2 norm of a loss's gradient by each datum's logprobs; mean over the datums.
+    """The mean over datums of ``(norm - target_norm)**2``, where norm is the L2 norm of a loss's gradient.
 
-    It differentiates twice, so it says something only about a loss that is not linear in the logprobs. Source:
-    Gulrajani et al., "Improved Training of Wasserstein GANs", 2017.
+    The gradient is taken with respect to the logprobs of a datum. The penalty is differentiated again, so it has an
+    effect only if the loss is not linear in the logprobs. Source: Gulrajani et al., "Improved Training of Wasserstein
+    GANs", 2017.
 
     Args:
-        loss_fn: The loss: of (data, logprobs), giving a scalar, or (scalar, metrics). It has no default.
-        mode: Where the gradient is taken: "output", at the logprobs; "interpolated", at a point between them and
-            ``reference``, drawn for each datum.
-        target_norm: What the norm should be; not negative.
-        reference: For "interpolated"; see :data:`PerDatum`.
-        seed: Of the points that are drawn; default: by torch's own generator.
+        loss_fn: A function of (data, logprobs) that returns a scalar or (scalar, metrics). Required.
+        mode: The point at which the gradient is taken. "output": the logprobs. "interpolated": a random point between
+            the logprobs and ``reference``, one per datum.
+        target_norm: The norm at which the penalty is 0; >= 0.
+        reference: The other end of the interpolation. See :data:`PerDatum`.
+        seed: The seed of the random points. Default: torch's global generator.
     """
 
     kind: ClassVar[str] = "gradient_penalty"
@@ -323,28 +330,28 @@ class GradientPenalty(Regularizer):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not callable(self.loss_fn):
-            raise TypeError(f"loss_fn must be the loss whose gradient counts, not {self.loss_fn!r}")
-        one_of("mode", self.mode, "output", "interpolated")
+            raise TypeError(f"loss_fn must be a function of (data, logprobs), got {self.loss_fn!r}")
+        check_choice("mode", self.mode, "output", "interpolated")
         if not 0 <= self.target_norm < math.inf:
-            raise ValueError(f"target_norm must be finite and not negative, not {self.target_norm!r}")
+            raise ValueError(f"target_norm must be finite and >= 0, got {self.target_norm!r}")
 
     def value(self, data: List[Datum], logprobs: List[Any]) -> Any:
         torch = torch_library()
         points = [lp if lp.requires_grad else lp.detach().requires_grad_() for lp in logprobs]
         if self.mode == "interpolated":
-            points = self._between(data, points)
+            points = self._interpolate(data, points)
         loss: Any = self.loss_fn(data, points)
         loss = loss[0] if isinstance(loss, tuple) else loss
         if not getattr(loss, "requires_grad", False):
             raise ValueError(
-                "the loss_fn of GradientPenalty does not depend on the logprobs: it has no gradient"
+                "the result of GradientPenalty's loss_fn has no gradient: compute it from the logprobs"
             )
         gradients = torch.autograd.grad(loss, points, create_graph=True, allow_unused=True)
         full = [torch.zeros_like(point) if one is None else one for one, point in zip(gradients, points)]
-        norms = [torch.linalg.vector_norm(one) for one in self.kept(data, full)]
-        return reduced([(norm - self.target_norm).square() for norm in norms], "mean")
+        norms = [torch.linalg.vector_norm(one) for one in self.unmasked(data, full)]
+        return reduce_values([(norm - self.target_norm).square() for norm in norms], "mean")
 
-    def _between(self, data: List[Datum], logprobs: List[Any]) -> List[Any]:
+    def _interpolate(self, data: List[Datum], logprobs: List[Any]) -> List[Any]:
         torch = torch_library()
         others = references(self.reference, "reference", data, logprobs)
         generator = None if self.seed is None else torch.Generator().manual_seed(self.seed)

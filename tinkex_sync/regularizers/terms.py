@@ -1,4 +1,4 @@
-"""What a regularizer is, and how several add up to one loss."""
+"""The base class of regularizers, and the function that adds several of them to one loss function."""
 
 from __future__ import annotations
 
@@ -11,34 +11,38 @@ from ..errors import MissingExtraError
 from ..types import Datum, TensorData
 
 __all__ = [
-    "Loss",
+    "LossFunction",
     "PerDatum",
     "Reduction",
     "Regularizer",
     "cross_entropy",
-    "one_of",
+    "check_choice",
     "per_datum",
-    "reduced",
+    "reduce_values",
     "references",
     "regularized",
     "torch_library",
 ]
 
-#: ``loss(data, logprobs)`` gives the loss, one torch scalar, and a dict of metrics.
-Loss = Callable[[List[Datum], List[Any]], Tuple[Any, Dict[str, Any]]]
+#: ``loss(data, logprobs)`` returns the loss, a torch scalar, and a dict of metrics.
+LossFunction = Callable[[List[Datum], List[Any]], Tuple[Any, Dict[str, Any]]]
 
-#: One tensor per datum, shaped as its logprobs: the key of a datum's ``loss_fn_inputs`` (sent with the forward pass,
-#: so the server has to take it), a sequence in the order of the data, or a function of the data that gives one.
+#: The source of one tensor per datum, of the shape of the datum's logprobs. A string is a key of ``loss_fn_inputs``. It
+#: is sent with the forward pass, so the server must accept it. A sequence has the order of the data. A function
+#: receives the data and returns a sequence.
 PerDatum = Union[str, Sequence[Any], Callable[[List[Datum]], Sequence[Any]]]
 
 Reduction = Literal["sum", "mean"]
 
 
 def torch_library() -> Any:
-    """The torch module.
+    """Import torch.
+
+    Returns:
+        The module.
 
     Raises:
-        MissingExtraError: it is not installed; the text says which extra brings it.
+        MissingExtraError: Torch is not installed. The message names the extra that installs it.
     """
     try:
         import torch
@@ -49,18 +53,18 @@ def torch_library() -> Any:
 
 @dataclass(frozen=True, eq=False)
 class Regularizer(abc.ABC):
-    """A penalty, and how much it counts.
+    """A weighted penalty. It is a loss function itself, and :func:`regularized` adds several to another one.
 
-    A term is a loss function itself; :func:`regularized` adds several to another loss.
+    Instances are immutable, so threads may share them.
 
     Args:
-        weight: What the penalty is multiplied by; finite, not negative.
-        name: In the metrics, ``regularizer/<name>``; default: the term's own, such as "l1".
-        mask: A key of ``loss_fn_inputs``, such as "weights": tokens where it is 0 do not count. Default: all count.
+        weight: The factor of the penalty, finite and >= 0.
+        name: The name in the metrics, ``regularizer/<name>``. Default: the name of the class, such as "l1".
+        mask: A key of ``loss_fn_inputs``, such as "weights". Tokens at which it is 0 are excluded. Default: none are.
 
     Raises:
-        MissingExtraError: torch is not installed.
-        ValueError: an argument is outside what it may be; the text names it.
+        MissingExtraError: Torch is not installed.
+        ValueError: An argument is out of range. The message names it.
     """
 
     kind: ClassVar[str]
@@ -72,9 +76,9 @@ class Regularizer(abc.ABC):
     def __post_init__(self) -> None:
         torch_library()
         if isinstance(self.weight, bool) or not isinstance(self.weight, (int, float)):
-            raise ValueError(f"weight must be a number, not {self.weight!r}")
+            raise ValueError(f"weight must be a number, got {self.weight!r}")
         if not 0 <= self.weight < math.inf:
-            raise ValueError(f"weight must be finite and not negative, not {self.weight!r}")
+            raise ValueError(f"weight must be finite and >= 0, got {self.weight!r}")
 
     @property
     def label(self) -> str:
@@ -83,14 +87,34 @@ class Regularizer(abc.ABC):
 
     @abc.abstractmethod
     def value(self, data: List[Datum], logprobs: List[Any]) -> Any:
-        """The penalty before it is weighted, a torch scalar; larger is worse."""
+        """Compute the penalty before weighting.
+
+        Args:
+            data: The datums of the batch.
+            logprobs: One tensor per datum.
+
+        Returns:
+            A torch scalar. Training makes it smaller.
+        """
 
     def __call__(self, data: List[Datum], logprobs: List[Any]) -> Tuple[Any, Dict[str, float]]:
-        """(weight times value, metrics): ``regularizer/<name>`` is the value, ``.../weighted`` what is added."""
+        """Compute the weighted penalty.
+
+        Args:
+            data: The datums of the batch.
+            logprobs: One torch tensor per datum.
+
+        Returns:
+            The weighted penalty, and its metrics: ``regularizer/<name>`` is the penalty before weighting,
+            ``regularizer/<name>/weighted`` the penalty after weighting.
+
+        Raises:
+            TypeError: ``logprobs`` are not torch tensors.
+        """
         for tensor in logprobs:
             if not isinstance(tensor, torch_library().Tensor):
                 raise TypeError(
-                    f"{type(self).__name__} works on torch tensors, not on {type(tensor).__name__}: call"
+                    f"{type(self).__name__} needs torch tensors, got {type(tensor).__name__}: call"
                     ' forward_backward_custom with backend="torch"'
                 )
         value = self.value(data, logprobs)
@@ -98,24 +122,44 @@ class Regularizer(abc.ABC):
         metrics = {"": value, "/weighted": weighted}
         return weighted, {f"regularizer/{self.label}{end}": _float(number) for end, number in metrics.items()}
 
-    def kept(self, data: List[Datum], tensors: List[Any]) -> List[Any]:
-        """``tensors`` without the rows that ``mask`` leaves out."""
+    def unmasked(self, data: List[Datum], tensors: List[Any]) -> List[Any]:
+        """Remove the rows that ``mask`` excludes.
+
+        Args:
+            data: The datums of the batch.
+            tensors: One tensor per datum, whose first axis runs over tokens.
+
+        Returns:
+            The tensors without the excluded rows.
+
+        Raises:
+            KeyError: A datum does not have the key ``mask``.
+            ValueError: A mask does not have one number per token.
+        """
         if self.mask is None:
             return tensors
         masks = per_datum(self.mask, "mask", data)
-        kept = []
+        selected = []
         for index, (mask, tensor) in enumerate(zip(masks, tensors)):
             if mask.shape != tensor.shape[:1]:
                 raise ValueError(
-                    f"mask {self.mask!r} of data[{index}] has shape {list(mask.shape)}, what it masks"
-                    f" {list(tensor.shape)}: one number per token is needed"
+                    f"mask {self.mask!r} of data[{index}] has shape {list(mask.shape)}, the masked tensor"
+                    f" {list(tensor.shape)}: pass one number per token"
                 )
-            kept.append(tensor[mask.to(tensor.device) != 0])
-        return kept
+            selected.append(tensor[mask.to(tensor.device) != 0])
+        return selected
 
 
 def cross_entropy(data: List[Datum], logprobs: List[Any]) -> Tuple[Any, Dict[str, float]]:
-    """The server's own "cross_entropy": minus the sum of weights times logprobs; no weights means 1 for each."""
+    """Compute the same loss as the server's "cross_entropy".
+
+    Args:
+        data: The datums of the batch. A datum without ``weights`` counts every token with weight 1.
+        logprobs: One torch tensor per datum.
+
+    Returns:
+        Minus the sum of weights times logprobs, and no metrics.
+    """
     total = 0.0
     for datum, tensor in zip(data, logprobs):
         weights = datum.loss_fn_inputs.get("weights")
@@ -123,48 +167,55 @@ def cross_entropy(data: List[Datum], logprobs: List[Any]) -> Tuple[Any, Dict[str
     return total, {}
 
 
-def regularized(loss_fn: Loss, terms: Iterable[Loss], *, gradient_norms: bool = False) -> Loss:
-    """``loss_fn`` plus ``terms``, as one loss function for ``forward_backward_custom``.
-
-    To the metrics of ``loss_fn`` come ``loss/base``, ``regularizer/total`` and their sum ``loss/total``, and each
-    term's ``regularizer/<name>`` and ``regularizer/<name>/weighted``.
+def regularized(
+    loss_fn: LossFunction, terms: Iterable[LossFunction], *, gradient_norms: bool = False
+) -> LossFunction:
+    """Add regularizers to a loss function.
 
     Args:
-        loss_fn: Gives (loss, metrics); for example :func:`cross_entropy`.
-        terms: Regularizers, or functions of your own that give (weighted penalty, metrics).
-        gradient_norms: Also measure the L2 norms of the gradients by the logprobs, weighted:
-            ``loss/base/gradient_norm``, ``loss/total/gradient_norm``, ``regularizer/<name>/gradient_norm``. Costs
-            one backward pass for each.
+        loss_fn: The loss function, for example :func:`cross_entropy`.
+        terms: Regularizers, or functions that return (weighted penalty, metrics).
+        gradient_norms: Add the L2 norms of the weighted gradients with respect to the logprobs to the metrics, as
+            ``loss/base/gradient_norm``, ``loss/total/gradient_norm`` and ``regularizer/<name>/gradient_norm``. Each
+            norm costs one backward pass.
+
+    Returns:
+        A loss function for ``forward_backward_custom``. Its metrics are those of ``loss_fn`` and of the terms, and
+        ``loss/base``, ``regularizer/total`` and their sum ``loss/total``. It raises ValueError if two of its parts
+        return the same metric.
 
     Raises:
-        TypeError: something cannot be called.
-        ValueError: two terms have one name; or, when called, two of them report the same metric.
+        TypeError: ``loss_fn`` or a term is not callable.
+        ValueError: Two terms have the same name.
     """
     parts = list(terms)
     for part in (loss_fn, *parts):
         if not callable(part):
-            raise TypeError(f"loss and terms must be functions of (data, logprobs), not {part!r}")
+            raise TypeError(f"loss_fn and terms must be functions of (data, logprobs), got {part!r}")
     labels = [getattr(part, "label", getattr(part, "__name__", type(part).__name__)) for part in parts]
     for label in labels:
         if labels.count(label) > 1:
-            raise ValueError(f"two terms are named {label!r}: name one otherwise, with name= or by its def")
+            raise ValueError(f"two terms are named {label!r}: pass name= to one, or rename its function")
 
     def total(data: List[Datum], logprobs: List[Any]) -> Tuple[Any, Dict[str, Any]]:
         base, metrics = loss_fn(data, logprobs)
         metrics = dict(metrics)
         penalty: Any = 0.0
-        norms = {"loss/base": base}
+        losses = {"loss/base": base}
         for label, part in zip(labels, parts):
             weighted, own = part(data, logprobs)
             penalty = penalty + weighted
-            _add(metrics, own)
-            norms[f"regularizer/{label}"] = weighted
-        whole = norms["loss/total"] = base + penalty
-        sums = {"loss/base": base, "regularizer/total": penalty, "loss/total": whole}
-        _add(metrics, {name: _float(value) for name, value in sums.items()})
+            _merge_metrics(metrics, own)
+            losses[f"regularizer/{label}"] = weighted
+        total_loss = losses["loss/total"] = base + penalty
+        sums = {"loss/base": base, "regularizer/total": penalty, "loss/total": total_loss}
+        _merge_metrics(metrics, {name: _float(value) for name, value in sums.items()})
         if gradient_norms:
-            _add(metrics, {f"{name}/gradient_norm": _norm(loss, logprobs) for name, loss in norms.items()})
-        return whole, metrics
+            _merge_metrics(
+                metrics,
+                {f"{name}/gradient_norm": _gradient_norm(loss, logprobs) for name, loss in losses.items()},
+            )
+        return total_loss, metrics
 
     return total
 
@@ -173,16 +224,16 @@ def _float(value: Any) -> float:
     return float(value.detach()) if hasattr(value, "detach") else float(value)
 
 
-def _add(metrics: Dict[str, Any], more: Dict[str, Any]) -> None:
-    twice = sorted(metrics.keys() & more.keys())
-    if twice:
+def _merge_metrics(metrics: Dict[str, Any], added: Dict[str, Any]) -> None:
+    duplicates = sorted(metrics.keys() & added.keys())
+    if duplicates:
         raise ValueError(
-            f"the metric {twice[0]!r} is reported twice: give all terms in one call, each its name"
+            f"two parts return the metric {duplicates[0]!r}: pass all terms in one call, with different names"
         )
-    metrics.update(more)
+    metrics.update(added)
 
 
-def _norm(loss: Any, logprobs: List[Any]) -> float:
+def _gradient_norm(loss: Any, logprobs: List[Any]) -> float:
     if not getattr(loss, "requires_grad", False):
         return 0.0
     gradients = torch_library().autograd.grad(loss, logprobs, retain_graph=True, allow_unused=True)
@@ -190,44 +241,88 @@ def _norm(loss: Any, logprobs: List[Any]) -> float:
 
 
 def per_datum(source: PerDatum, what: str, data: List[Datum]) -> List[Any]:
-    """One tensor per datum."""
+    """Resolve a source to one tensor per datum.
+
+    Args:
+        source: See :data:`PerDatum`.
+        what: The name of the argument, for messages.
+        data: The datums of the batch.
+
+    Returns:
+        One detached tensor per datum.
+
+    Raises:
+        KeyError: A datum does not have the key.
+        ValueError: The number of tensors is not the number of datums.
+    """
     if isinstance(source, str):
         values: List[Any] = []
         for index, datum in enumerate(data):
             if source not in datum.loss_fn_inputs:
                 raise KeyError(
                     f"{what} {source!r} is missing in data[{index}].loss_fn_inputs, which has"
-                    f" {sorted(datum.loss_fn_inputs)}: put it there, or give {what}= tensors or a function of the data"
+                    f" {sorted(datum.loss_fn_inputs)}: add it, or pass {what}= as tensors or as a function of the data"
                 )
             values.append(datum.loss_fn_inputs[source])
     else:
         values = list(source(data) if callable(source) else source)
     if len(values) != len(data):
-        raise ValueError(f"{what} must have one tensor per datum: {len(data)}, not {len(values)}")
+        raise ValueError(f"{what} must have one tensor per datum: expected {len(data)}, got {len(values)}")
     torch = torch_library()
     tensors = [one.to_torch() if isinstance(one, TensorData) else torch.as_tensor(one) for one in values]
     return [one.detach() for one in tensors]
 
 
 def references(source: PerDatum, what: str, data: List[Datum], logprobs: List[Any]) -> List[Any]:
-    """Like the logprobs in shape, dtype and device."""
-    references = per_datum(source, what, data)
-    for index, (reference, tensor) in enumerate(zip(references, logprobs)):
+    """Resolve a source to tensors with the shapes, dtypes and devices of the logprobs.
+
+    Args:
+        source: See :data:`PerDatum`.
+        what: The name of the argument, for messages.
+        data: The datums of the batch.
+        logprobs: One tensor per datum.
+
+    Returns:
+        One tensor per datum.
+
+    Raises:
+        KeyError: A datum does not have the key.
+        ValueError: A shape or the number of tensors does not match.
+    """
+    resolved = per_datum(source, what, data)
+    for index, (reference, tensor) in enumerate(zip(resolved, logprobs)):
         if reference.shape != tensor.shape:
             raise ValueError(
                 f"{what} of data[{index}] has shape {list(reference.shape)}, its logprobs {list(tensor.shape)}:"
-                " they must agree"
+                " use equal shapes"
             )
-    return [reference.to(tensor) for reference, tensor in zip(references, logprobs)]
+    return [reference.to(tensor) for reference, tensor in zip(resolved, logprobs)]
 
 
-def reduced(values: List[Any], reduction: Reduction) -> Any:
-    """One number of many; the mean of none is 0."""
+def reduce_values(values: List[Any], reduction: Reduction) -> Any:
+    """Reduce tensors to one scalar.
+
+    Args:
+        values: Tensors of any shapes.
+        reduction: "sum", or "mean" over all elements. The mean of no elements is 0.
+
+    Returns:
+        A torch scalar.
+    """
     flat = torch_library().cat([value.reshape(-1) for value in values])
     return flat.sum() if reduction == "sum" else flat.sum() / max(flat.numel(), 1)
 
 
-def one_of(what: str, value: Any, *allowed: Any) -> None:
-    """Refuse a value that is not allowed, with ValueError."""
+def check_choice(what: str, value: Any, *allowed: Any) -> None:
+    """Check that a value is one of the allowed values.
+
+    Args:
+        what: The name of the argument, for the message.
+        value: The value.
+        allowed: The allowed values.
+
+    Raises:
+        ValueError: The value is not allowed.
+    """
     if value not in allowed:
-        raise ValueError(f"{what} must be one of {', '.join(map(repr, allowed))}, not {value!r}")
+        raise ValueError(f"{what} must be one of {', '.join(map(repr, allowed))}, got {value!r}")

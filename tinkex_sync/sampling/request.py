@@ -20,6 +20,7 @@ from ..concurrency.primitives import Event, Lock
 from ..concurrency.timer import TimerHandle
 from ..errors import (
     APIConnectionError,
+    APIStatusError,
     BillingError,
     ClosedError,
     DeadlineExceeded,
@@ -28,6 +29,7 @@ from ..errors import (
 )
 from ..futures import Future, resolve_in_worker
 from ..http.call_state import CallState
+from ..http.error_advice import advise
 from ..http.request import Request, new_idempotency_key
 from ..http.retry import Attempts, RetryConfig, log_long_retry
 from ..plugins.events import Source
@@ -330,7 +332,7 @@ class _Sample:
         self.context.states.read(call, error.body)
         if isinstance(error, BillingError):
             try:
-                session.billing.pause(error, call.source, call.call_id)
+                session.payment_wait.pause(error, call.source, call.call_id)
             except BillingError as final:
                 return self._failed(final)
         elif session.clock.time() >= self.context.progress.gives_up_at():
@@ -345,9 +347,13 @@ class _Sample:
     def _failed(self, error: Exception) -> Next:
         """Give the permit back and retry by the policy; raises the error if the policy does not retry it."""
         attempts = self._attempts
-        attempts.fail(error)
         self._release_permit()
-        delay = attempts.policy.next_delay(attempts, error)
+        try:
+            delay = attempts.policy.next_delay(attempts, error)
+        except (APIStatusError, APIConnectionError) as final:
+            attempts.describe(final)
+            advise(final, self.session.config, False)
+            raise
         request = Request("asample", source=self.call.source, call=self.call)
         self.session.report_retry(request, attempts, delay, error)
         log_long_retry(attempts, delay, error, "asample")

@@ -1,36 +1,108 @@
-"""A loss of the caller's own: from the log probabilities of a batch to the weights that stand for its gradient.
+"""Backward passes with a loss function of the caller.
 
-The server only knows losses by name. Its "cross_entropy" is minus the sum of weights times log probabilities,
-whose gradient by the log probabilities is minus the weights; so weights that are minus the gradient of any
-other loss train the model by that loss.
+The server has a fixed set of loss functions. Its "cross_entropy" is minus the sum of weights times log probabilities,
+and its gradient with respect to the log probabilities is minus the weights. Weights that are minus the gradient of
+another loss function therefore train the model by that loss function.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any, Callable, Dict, List, Literal, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterable, List, Literal, Optional, Sequence, Tuple
 
 from .. import types
-from ..errors import APIResponseValidationError, MissingExtraError
+from ..concurrency.clock import remaining
+from ..errors import APIResponseValidationError, DeadlineExceeded, MissingExtraError
+from ..futures import Future, wait_until
+from .batch import BatchOperation, validate_batch
+from .lane import TrainingLane
 
-__all__ = ["LossFunction", "MissingTargetsError", "chosen", "for_forward", "weighted", "with_metrics"]
+__all__ = ["CustomLossOperation", "LossFunction", "MissingTargetsError"]
 
 #: ``loss(data, logprobs)``, where ``logprobs`` has one tensor or array per datum. With torch it returns
 #: (loss, metrics), with numpy (loss, gradients, metrics).
 LossFunction = Callable[[List[types.Datum], List[Any]], Any]
 
-#: Given the loss function, the data and their log probabilities: the gradient for each datum, the metrics,
-#: and the loss.
+#: Returns the gradient for each datum, the metrics and the loss, given the loss function, the data and their log
+#: probabilities.
 _Differentiate = Callable[
     [LossFunction, List[types.Datum], List[Sequence[float]]], Tuple[List[Any], Any, float]
 ]
 
 
-def chosen(backend: Literal["auto", "torch", "numpy"]) -> _Differentiate:
-    """How the loss is differentiated; "auto" is torch where torch can be imported, else numpy.
+class CustomLossOperation:
+    """A backward pass with a loss function of the caller; see :class:`~tinkex_sync.futures.Operation`.
+
+    Both forms wait for a forward pass and call the loss function in the caller's thread.
 
     Raises:
-        MissingExtraError: what it takes is not installed.
+        TypeError: ``loss_fn`` is not callable.
+        ValueError: ``backend`` is unknown.
+        MissingExtraError: The backend is not installed.
+    """
+
+    def __init__(
+        self,
+        lane: TrainingLane,
+        data: Iterable[types.Datum],
+        loss_fn: LossFunction,
+        backend: Literal["auto", "torch", "numpy"],
+    ) -> None:
+        if not callable(loss_fn):
+            raise TypeError(f"loss_fn must be a function of (data, logprobs), not {loss_fn!r}")
+        self._differentiate = _choose_backend(backend)
+        self._lane = lane
+        self._session = lane.session
+        self._data = list(data)
+        self._loss_fn = loss_fn
+
+    def run(self, timeout: Optional[float] = None) -> types.ForwardBackwardOutput:
+        """Execute both passes and return the result of the second one.
+
+        Args:
+            timeout: Seconds for both; None: ``Config.timeout``. The loss function is not interrupted.
+        """
+        deadline = self._session.deadline(timeout)
+        return wait_until(self._session, self._backward(deadline).submit(), deadline)
+
+    def submit(self, timeout: Optional[float] = None) -> Future[types.ForwardBackwardOutput]:
+        """Execute the first pass, submit the second one and return its future.
+
+        Args:
+            timeout: Seconds for both; None: ``Config.timeout`` for the first and no limit for the second.
+        """
+        deadline = self._session.deadline(timeout)
+        backward = self._backward(deadline)
+        left = None if timeout is None else remaining(self._session.clock, deadline)
+        return backward.submit(left)
+
+    def _backward(self, deadline: Optional[float]) -> BatchOperation:
+        """Execute the forward pass, call the loss function, and return the second pass."""
+        session, data = self._session, self._data
+        is_reported = session.capabilities.reports_custom_loss
+        batch = validate_batch(session, _as_forward_batch(data) if is_reported else data, "cross_entropy")
+        forward = BatchOperation(self._lane, "forward", batch)
+        logprobs = _logprobs(data, wait_until(session, forward.submit(), deadline))
+        weighted, metrics, loss = _as_weighted_batch(data, logprobs, self._loss_fn, self._differentiate)
+        if remaining(session.clock, deadline) == 0:
+            raise DeadlineExceeded(
+                "forward_backward_custom: the timeout ran out while the loss was computed; no gradient was sent",
+                phase="queued",
+                sent="no",
+            )
+        return BatchOperation(
+            self._lane,
+            "forward_backward",
+            validate_batch(session, weighted, "cross_entropy"),
+            lambda output: _merge_metrics(output, metrics, loss if is_reported else None),
+        )
+
+
+def _choose_backend(backend: Literal["auto", "torch", "numpy"]) -> _Differentiate:
+    """Return the function that differentiates the loss; "auto" is torch if it can be imported, otherwise numpy.
+
+    Raises:
+        MissingExtraError: The backend is not installed.
     """
     if backend not in ("auto", "torch", "numpy"):
         raise ValueError(f'backend must be "auto", "torch" or "numpy", not {backend!r}')
@@ -44,7 +116,7 @@ def chosen(backend: Literal["auto", "torch", "numpy"]) -> _Differentiate:
                     ' with backend="numpy"'
                 ) from None
         else:
-            return _by_torch
+            return _differentiate_by_torch
     try:
         import numpy  # noqa: F401
     except ImportError:
@@ -52,21 +124,20 @@ def chosen(backend: Literal["auto", "torch", "numpy"]) -> _Differentiate:
             'a custom loss needs torch or numpy: pip install "tinkex-sync[torch]", or pip install numpy for a loss'
             " that returns its own gradients"
         ) from None
-    return _by_numpy
+    return _differentiate_by_numpy
 
 
-def weighted(
+def _as_weighted_batch(
     data: List[types.Datum],
-    forward: types.ForwardBackwardOutput,
+    logprobs: List[Sequence[float]],
     loss_fn: LossFunction,
     differentiate: _Differentiate,
 ) -> Tuple[List[types.Datum], Dict[str, float], float]:
-    """The batch for the second half, the loss's metrics, and the loss itself.
+    """Return the batch of the second pass, the loss function's metrics, and the loss.
 
-    Each datum keeps its model input and its ``target_tokens``; its ``weights`` are minus the gradient. What else
-    it has was for ``loss_fn`` to use, and is not sent again.
+    Each datum keeps its model input and its ``target_tokens``. Its ``weights`` are minus the gradient. Other inputs are
+    for ``loss_fn`` only and are not sent again.
     """
-    logprobs = _logprobs(data, forward)
     targets = [_targets(index, datum) for index, datum in enumerate(data)]
     gradients, metrics, loss = differentiate(loss_fn, data, logprobs)
     if not isinstance(metrics, dict):
@@ -79,11 +150,11 @@ def weighted(
     return batch, {name: _number(value) for name, value in metrics.items()}, loss
 
 
-def for_forward(data: List[types.Datum]) -> List[types.Datum]:
-    """Return what the forward pass needs in protocol 0.38: targets and weights of each datum, 0 if it has none.
+def _as_forward_batch(data: List[types.Datum]) -> List[types.Datum]:
+    """Return the batch of the first pass for a server of protocol 0.38.0: targets, and their weights or zeros.
 
     Raises:
-        MissingTargetsError: a datum has no ``target_tokens``.
+        MissingTargetsError: A datum has no ``target_tokens``.
     """
     batch = []
     for index, datum in enumerate(data):
@@ -99,25 +170,21 @@ def for_forward(data: List[types.Datum]) -> List[types.Datum]:
     return batch
 
 
-def with_metrics(
-    metrics: Dict[str, float], loss: Optional[float] = None
-) -> Callable[[types.ForwardBackwardOutput], types.ForwardBackwardOutput]:
-    """What lays the loss's metrics over the server's, where names clash too.
+def _merge_metrics(
+    output: types.ForwardBackwardOutput, metrics: Dict[str, float], loss: Optional[float]
+) -> None:
+    """Merge the loss function's metrics into the result's metrics; the loss function's win on conflicts.
 
-    With ``loss``, "loss:sum" is that, and what the server said of its own is "surrogate_loss:sum".
+    Args:
+        loss: The loss, which becomes "loss:sum"; the server's becomes "surrogate_loss:sum". None: neither is changed.
     """
-
-    def lay(output: types.ForwardBackwardOutput) -> types.ForwardBackwardOutput:
-        surrogate = output.metrics.get("loss:sum")
-        # As given, not converted: nothing may go wrong here, where the gradient is already on the server.
-        output.metrics.update(metrics)
-        if loss is not None:
-            output.metrics["loss:sum"] = loss
-            if surrogate is not None:
-                output.metrics["surrogate_loss:sum"] = surrogate
-        return output
-
-    return lay
+    surrogate = output.metrics.get("loss:sum")
+    # Not converted: an error here would hide that the gradient is already on the server.
+    output.metrics.update(metrics)
+    if loss is not None:
+        output.metrics["loss:sum"] = loss
+        if surrogate is not None:
+            output.metrics["surrogate_loss:sum"] = surrogate
 
 
 def _logprobs(data: List[types.Datum], forward: types.ForwardBackwardOutput) -> List[Sequence[float]]:
@@ -148,15 +215,15 @@ def _targets(index: int, datum: types.Datum) -> types.TensorData:
 
 
 class MissingTargetsError(KeyError, ValueError):
-    """A datum has no ``target_tokens``: a KeyError in protocol 0.7, a ValueError in 0.38."""
+    """A datum has no ``target_tokens``. The SDK raises KeyError up to 0.7.0, and ValueError in 0.38.0."""
 
 
-def _by_torch(
+def _differentiate_by_torch(
     loss_fn: LossFunction, data: List[types.Datum], logprobs: List[Sequence[float]]
 ) -> Tuple[List[Any], Any, float]:
     import torch
 
-    # Whatever mode the caller has torch in, the loss needs a graph.
+    # The caller may have disabled gradients, and the loss needs a graph.
     with torch.inference_mode(False), torch.enable_grad():
         leaves = [torch.tensor(values) for values in logprobs]
         for index, leaf in enumerate(leaves):
@@ -187,7 +254,7 @@ def _by_torch(
     return gradients, metrics, float(loss.detach())
 
 
-def _by_numpy(
+def _differentiate_by_numpy(
     loss_fn: LossFunction, data: List[types.Datum], logprobs: List[Sequence[float]]
 ) -> Tuple[List[Any], Any, float]:
     import numpy
@@ -241,5 +308,5 @@ def _check_finite(index: int, gradient: Any) -> None:
 
 
 def _number(value: Any) -> Any:
-    """A tensor or an array of one element as a number, without the graph it may hang on."""
+    """Return a tensor or an array of one element as a number, without its graph; other values unchanged."""
     return value.item() if hasattr(value, "item") and hasattr(value, "shape") else value

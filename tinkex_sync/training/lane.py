@@ -1,13 +1,14 @@
-"""How a training client's operations go out: one lane, in order, and their results come back in any order."""
+"""The lane of a model: one daemon thread that dispatches its operations in the order of submission.
+
+The lane only sends. The results are polled in worker threads and arrive in any order.
+"""
 
 from __future__ import annotations
 
-import types as python_types
 import weakref
-from typing import Any, Callable, Dict, Iterable, List, Optional, TypeVar, Union
+from abc import ABC, abstractmethod
+from typing import Any, Generic, Optional, TypeVar
 
-from .. import types
-from ..clients.base import Client
 from ..concurrency.workers import Lane
 from ..errors import (
     APIError,
@@ -17,273 +18,174 @@ from ..errors import (
     PromiseExpiredError,
     RequestFailedError,
     ResultLostError,
-    WithdrawnError,
 )
-from ..futures import Future, resolve_in_worker, wait_until
+from ..futures import Future, fail_at_deadline, resolve_in_worker, wait_until
 from ..http.call_state import CallState
-from ..plugins.hookspecs import Source
+from ..plugins.events import Source
 from ..polling.poller import poll
 from ..polling.queue_states import QueueStates
-from ..protocol import json_wire as codec
-from ..protocol.wire import Body
 from ..session import Session
-from .batch import Batch
-from .late_conflicts import conflict
-from .sequence_numbers import Sent, Sequence, unknown
+from .sequence_numbers import NumberedRequest, SequenceNumbers, expects_lower_number
 
-__all__ = ["LaneClient", "check_optimizer"]
+__all__ = ["LaneOperation", "TrainingLane"]
 
 T = TypeVar("T")
 
-#: How often an operation is sent again under the number its server waits for.
+#: How often an operation is sent again under the number that its server expects.
 _MOST_RESENDS = 5
 
 
-class LaneClient(Client):
-    """A client whose operations are dispatched by one daemon thread, in the order they were asked for."""
+class TrainingLane:
+    """Dispatches the operations of one model and fetches their results. Thread-safe.
+
+    Invariants: at most one thread dispatches, and it dispatches in the order of submission. Operations that are
+    submitted together are dispatched next to each other.
+
+    Args:
+        first_seq_id: The sequence number of the first request.
+    """
 
     def __init__(self, session: Session, model_id: str, *, first_seq_id: int = 1) -> None:
-        super().__init__(session, Source("training", model_id, session.session_id))
+        self.session = session
         self.model_id = model_id
-        self._states = QueueStates(session.observers, session.clock)
-        self._sequence = Sequence(first_seq_id)
-        self._lane = Lane(f"lane-{model_id}")
-        lane = weakref.ref(self._lane)
+        self.source = Source("training", model_id, session.session_id)
+        self.numbers = SequenceNumbers(session, first_seq_id)
+        self._queue_states = QueueStates(session.observers, session.clock)
+        self._worker = Lane(f"lane-{model_id}")
+        # Weak, because the session outlives the clients of its models.
+        worker = weakref.ref(self._worker)
 
-        def close_lane() -> None:
-            alive = lane()
+        def close() -> None:
+            alive = worker()
             if alive is not None:
                 alive.close()
 
-        session.on_close(close_lane)
+        session.on_close(close)
 
-    def _submit_batch(
-        self,
-        operation: str,
-        data: Iterable[types.Datum],
-        loss_fn: types.LossFnType,
-        loss_fn_config: Optional[Dict[str, float]],
-    ) -> tuple[Batch, None]:
-        batch, send = self._batch(operation, data, loss_fn, loss_fn_config)
-        self._enqueue([batch.future], send)
-        return batch, None
+    def enqueue(self, *operations: LaneOperation[Any]) -> None:
+        """Queue operations next to each other. Never blocks. Their futures fail if the lane is closed."""
+        if self._worker.submit(*(operation.dispatch for operation in operations)):
+            return
+        for operation in operations:
+            self.session.end(operation.future.call)
+            operation.future.set_exception(ClosedError("the client is closed"))
 
-    def _batch(
-        self,
-        operation: str,
-        data: Iterable[types.Datum],
-        loss_fn: types.LossFnType,
-        loss_fn_config: Optional[Dict[str, float]],
-        finish: Optional[Callable[[types.ForwardBackwardOutput], types.ForwardBackwardOutput]] = None,
-    ) -> tuple[Batch, Callable[[], None]]:
-        session = self._session
-        datums = _checked(data, loss_fn, loss_fn_config, session.capabilities.losses)
-        call = session.begin(self._source, operation, len(datums))
-        future: Future[types.ForwardBackwardOutput] = Future(call)
-        batch = Batch(
-            session, operation, self.model_id, datums, loss_fn, loss_fn_config, future, self._fetch, finish
-        )
-        return batch, lambda: batch.send(self._sequence)
+    def fetch_result(self, request: NumberedRequest, call: CallState) -> Any:
+        """Wait for the result of an accepted request and return it.
 
-    def _optim_step(
-        self, adam_params: Union[types.AdamParams, types.DimuonParams], after: Optional[Batch]
-    ) -> tuple[Future[types.OptimStepResponse], Callable[[], None]]:
-        check_optimizer(adam_params)
-        payload = adam_params.to_wire()
+        If the server reports only now that it expects another number, the request is sent again under that number.
 
-        def before(call: CallState) -> None:
-            if after is not None and not after.accepted:
-                raise WithdrawnError(
-                    "the optimizer step was withdrawn, because its backward pass was not accepted as a whole"
-                ) from after.error
-            hook = self._session.observers.adam_params_serialized
-            if hook is not None and isinstance(adam_params, types.AdamParams):
-                hook(
-                    source=self._source,
-                    call_id=call.call_id,
-                    params=adam_params,
-                    payload=python_types.MappingProxyType(payload),
-                )
-
-        name = "adam_params" if isinstance(adam_params, types.AdamParams) else "optimizer_params"
-        return self._one("optim_step", "optim_step", {name: payload}, None, before)
-
-    def _submit_one(
-        self,
-        operation: str,
-        endpoint: str,
-        fields: Dict[str, Any],
-        finish: Optional[Callable[[Any], Any]] = None,
-    ) -> Future[Any]:
-        future, job = self._one(operation, endpoint, fields, finish)
-        self._enqueue([future], job)
-        return future
-
-    def _one(
-        self,
-        operation: str,
-        endpoint: str,
-        fields: Dict[str, Any],
-        finish: Optional[Callable[[Any], Any]] = None,
-        before: Optional[Callable[[CallState], None]] = None,
-    ) -> tuple[Future[Any], Callable[[], None]]:
-        """An operation of a single request: its future, and the job that sends it."""
-        session = self._session
-        call = session.begin(self._source, operation)
-        future: Future[Any] = Future(call)
-
-        def encode(number: int) -> Body:
-            # Order on the wire: parameters, model, (path, flags,) number.
-            first = {"adam_params": fields["adam_params"]} if "adam_params" in fields else {}
-            rest = {name: value for name, value in fields.items() if name not in first}
-            body = {**first, "model_id": self.model_id, **rest, "seq_id": number}
-            return Body(endpoint, codec.encode(body))
-
-        def send() -> None:
-            if not future.begin():
-                session.end(call)
-                return
-            try:
-                if before is not None:
-                    before(call)
-                sent = self._sequence.dispatch(session, endpoint, encode, call)
-            except BaseException as error:
-                resolve_in_worker(session, future, error=error)
-                return
-            call.request_id = sent.promise.request_id
-            session.helpers.submit(lambda: fetch(sent))
-
-        def fetch(sent: Sent) -> None:
-            try:
-                result = self._fetch(sent, call)
-                if finish is not None:
-                    result = finish(result)
-            except BaseException as error:
-                session.end(call)
-                future.set_exception(error)
-            else:
-                session.end(call)
-                future.set_result(result)
-
-        return future, send
-
-    def _fetch(self, sent: Sent, call: CallState) -> Any:
-        """The result of an accepted operation, whose number the server may judge only now."""
-        verdicts = self._sequence.verdicts
-        failed = True
+        Raises:
+            OutcomeUnknownError: An attempt is in doubt, and the server has counted the number before.
+            TinkexError: As :func:`~tinkex_sync.polling.poller.poll`.
+        """
+        outcomes = self.numbers.outcomes
+        has_failed = True
         try:
-            for resends in range(_MOST_RESENDS + 1):
-                try:
-                    result = self._result(sent, call)
-                    break
-                except (APIStatusError, RequestFailedError) as error:
-                    lower = conflict(error, sent.number)
-                    if lower is False and sent.in_doubt:
-                        raise unknown(sent, error) from error
-                    if not lower:
-                        raise
-                    waited = self._await_earlier(sent, call)
-                    number = verdicts.number_without_failed(sent.place)
-                    if resends == _MOST_RESENDS or (number == sent.number and not waited):
-                        raise
-                sent.send_as(number)
-            failed = False
-            if sent.number != sent.place:
-                verdicts.skips_failed()
+            result = self._result_after_conflicts(request, call)
+            has_failed = False
+            if request.number != request.position:
+                outcomes.skip_failed()
             return result
         except (OutcomeUnknownError, ClosedError, PromiseExpiredError, ResultLostError):
-            failed = False
+            has_failed = False
             raise
         finally:
-            verdicts.settled(sent.place, failed=failed)
+            outcomes.record_outcome(request.position, failed=has_failed)
 
-    def _await_earlier(self, sent: Sent, call: CallState) -> bool:
-        """Wait until the server's verdict on every earlier operation is known; whether any was not."""
-        waited = False
-        while True:
-            # Before the check, so that no verdict after it is missed.
-            decided = self._sequence.verdicts.next_verdict()
-            if self._sequence.verdicts.none_open_before(sent.place):
-                return waited
-            waited = True
-            call.phase = "retrying"
-            self._session.wait(decided)
+    def _result_after_conflicts(self, request: NumberedRequest, call: CallState) -> Any:
+        outcomes = self.numbers.outcomes
+        for resends in range(_MOST_RESENDS + 1):
+            try:
+                return self._result(request, call)
+            except (APIStatusError, RequestFailedError) as error:
+                is_lower = expects_lower_number(error, request.number)
+                if is_lower is False and request.in_doubt:
+                    raise request.unknown_outcome(error) from error
+                if not is_lower:
+                    raise
+                call.phase = "retrying"
+                has_waited = outcomes.wait_for_earlier(request.position)
+                number = outcomes.number_without_failed(request.position)
+                if resends == _MOST_RESENDS or (number == request.number and not has_waited):
+                    raise
+            request.assign(number)
+            request.send_attempts()
+        raise AssertionError("the last resend returns or raises")
 
-    def _result(self, sent: Sent, call: CallState) -> Any:
-        """Poll an accepted operation; if the server has lost the promise, send the very same once more."""
+    def _result(self, request: NumberedRequest, call: CallState) -> Any:
+        """Poll an accepted request; if the server has lost the result, send the same request once more."""
         try:
-            return poll(self._session, sent.promise, call, states=self._states)
-        except PromiseExpiredError as expired:
-            self._send_again(sent, call, expired)
-        try:
-            return poll(self._session, sent.promise, call, states=self._states)
+            return poll(self.session, request.promise, call, states=self._queue_states)
         except PromiseExpiredError as error:
-            raise PromiseExpiredError(
-                f"{call.operation} (number {sent.number}) was accepted, but the server has lost its result twice;"
-                " whatever it changed in the model stays",
-                request_id=sent.promise.request_id,
-            ) from error
-
-    def _send_again(self, sent: Sent, call: CallState, expired: PromiseExpiredError) -> None:
+            expired = error
         try:
-            sent.send()
+            request.send_attempts()
         except APIError as error:
             raise PromiseExpiredError(
-                f"{call.operation} (number {sent.number}) was accepted, but the server has lost its result and"
+                f"{call.operation} (number {request.number}) was accepted, but the server has lost its result and"
                 f" does not take it a second time ({error}); whatever it changed in the model stays",
                 request_id=expired.request_id,
             ) from error
-
-    def _enqueue(self, futures: List[Future[Any]], *jobs: Callable[[], None]) -> None:
-        if self._lane.submit(*jobs):
-            return
-        for future in futures:
-            self._session.end(future.call)
-            future.set_exception(ClosedError("the client is closed"))
-
-    def _wait(self, submit: Callable[[], Future[T]], timeout: Optional[float]) -> T:
-        # First, so that a wrong timeout is refused before anything is sent.
-        deadline = self._session.deadline(timeout)
-        return self._wait_until(submit(), deadline)
-
-    def _wait_until(self, future: Future[T], deadline: Optional[float]) -> T:
-        return wait_until(self._session, future, deadline)
+        try:
+            return poll(self.session, request.promise, call, states=self._queue_states)
+        except PromiseExpiredError as error:
+            raise PromiseExpiredError(
+                f"{call.operation} (number {request.number}) was accepted, but the server has lost its result twice;"
+                " whatever it changed in the model stays",
+                request_id=request.promise.request_id,
+            ) from error
 
 
-def check_optimizer(params: Any) -> None:
-    """Raises TypeError where these are no optimizer's parameters."""
-    if not isinstance(params, (types.AdamParams, types.DimuonParams)):
-        raise TypeError(f"adam_params must be AdamParams or DimuonParams, not {type(params).__name__}")
+class LaneOperation(ABC, Generic[T]):
+    """An operation that its model's lane dispatches; see :class:`~tinkex_sync.futures.Operation`.
 
+    Args:
+        name: The operation's name for observers, errors and ``ServiceClient.status()``.
+        items: Number of datums, for observers.
+    """
 
-def _checked(
-    data: Iterable[types.Datum],
-    loss_fn: types.LossFnType,
-    loss_fn_config: Optional[Dict[str, float]],
-    losses: tuple[str, ...],
-) -> List[types.Datum]:
-    datums = list(data)
-    if not datums:
-        raise ValueError("data is empty: give at least one Datum")
-    for index, datum in enumerate(datums):
-        if not isinstance(datum, types.Datum):
-            raise TypeError(f"data[{index}] must be a Datum, not {type(datum).__name__}")
-        _check_lengths(index, datum)
-    if loss_fn not in losses:
-        raise ValueError(f"loss_fn {loss_fn!r} is none of {', '.join(losses)}")
-    codec.check_finite(datums)
-    if loss_fn_config is not None and not isinstance(loss_fn_config, dict):
-        raise TypeError(f"loss_fn_config must be a dict of numbers or None, not {loss_fn_config!r}")
-    return datums
+    #: Set by :meth:`begin`.
+    future: Future[T]
 
+    def __init__(self, lane: TrainingLane, name: str, items: int = 1) -> None:
+        self.lane = lane
+        self.session = lane.session
+        self.name = name
+        self._items = items
 
-def _check_lengths(index: int, datum: types.Datum) -> None:
-    """What every server would refuse: targets and their weights differ in number."""
-    targets, weights = datum.loss_fn_inputs.get("target_tokens"), datum.loss_fn_inputs.get("weights")
-    if targets is None or weights is None or not targets.shape or not weights.shape:
-        return
-    if targets.shape[0] != weights.shape[0]:
-        raise ValueError(
-            f"data[{index}]: target_tokens has {targets.shape[0]} entries and weights has {weights.shape[0]};"
-            " give one weight per target (0.0 for a target that is not to be learned)"
-        )
+    def run(self, timeout: Optional[float] = None) -> T:
+        """Submit the operation and wait for its result.
+
+        An interrupt or a timeout ends the wait. An operation that was already sent continues.
+
+        Args:
+            timeout: Seconds to wait; None: ``Config.timeout``.
+        """
+        # First, so that a wrong timeout is rejected before anything is sent.
+        deadline = self.session.deadline(timeout)
+        return wait_until(self.session, self.submit(), deadline)
+
+    def submit(self, timeout: Optional[float] = None) -> Future[T]:
+        """Queue the operation and return its future.
+
+        Args:
+            timeout: Seconds until the future fails with DeadlineExceeded; None: no limit.
+        """
+        deadline = None if timeout is None else self.session.deadline(timeout)
+        self.begin()
+        fail_at_deadline(self.session, self.future, deadline)
+        self.lane.enqueue(self)
+        return self.future
+
+    def begin(self) -> None:
+        """Start the call and make its future. Called once, before the operation is queued."""
+        self.future = Future(self.session.begin(self.lane.source, self.name, self._items))
+
+    @abstractmethod
+    def dispatch(self) -> None:
+        """Send the operation. Called once, in the lane's thread. Raises nothing; errors fail the future."""
+
+    def resolve(self, result: Optional[T] = None, error: Optional[BaseException] = None) -> None:
+        """End the call and resolve the future, in a worker."""
+        resolve_in_worker(self.session, self.future, result, error)

@@ -1,15 +1,22 @@
-"""Numbers of training operations: dense, in order, and honest about what may have been applied.
+"""Sequence numbers of one model's training operations, and the outcomes of those operations.
 
-Rule 4 of SERVERS: a number is taken at dispatch and kept through all retries of the same body. An operation that is
-refused for good without doubt gives its number to the next. Where an earlier attempt may have arrived, the next
-operation takes the following number, and falls back once if the server says that leaves a gap.
+The rules (rule 4 of SERVERS):
+
+- Numbers are dense. A request gets its number when it is dispatched and keeps it through all retries of the same body.
+- If the server rejects a request and no earlier attempt is in doubt, the next request uses the same number.
+- An attempt is in doubt if it may have reached the server although its response was lost. If a request with such an
+  attempt fails, the next request uses the following number. If the server then returns a conflict (409), the next
+  request is sent once more under the doubtful number.
+- Some servers compare numbers when they execute an operation, not when they accept it. They report the conflict in the
+  result, and an operation that failed does not use up its number there. See :class:`OperationOutcomes`.
 """
 
 from __future__ import annotations
 
-import uuid
-from typing import Callable, List, Optional
+import re
+from typing import Any, Callable, List, Optional, Set
 
+from ..concurrency.primitives import Event, Lock
 from ..errors import (
     APIConnectionError,
     APIError,
@@ -20,186 +27,273 @@ from ..errors import (
     OutcomeUnknownError,
 )
 from ..http.call_state import CallState
-from ..http.request import Request
+from ..http.request import Request, new_idempotency_key
 from ..polling.poller import Promise
 from ..protocol.wire import Body
 from ..session import Session
-from .late_conflicts import Verdicts
 
-__all__ = ["Sent", "Sequence", "new_key", "unknown"]
+__all__ = ["NumberedRequest", "OperationOutcomes", "SequenceNumbers", "expects_lower_number"]
 
-#: Writes an operation under its number, on the wire the server takes now.
-Encode = Callable[[int], Body]
+_NUMBERS = re.compile(r"\bexpected\D{0,20}(\d+)\D{1,20}(\d+)")
 
 
-def new_key() -> str:
-    """An idempotency key: one per body and number, the same through all retries."""
-    return f"tinkex-sync-{uuid.uuid4()}"
+class NumberedRequest:
+    """One request of a training operation. Its number and its idempotency key are the same in every attempt.
 
+    Used by one thread at a time.
 
-class Sent:
-    """An accepted operation: its promise, and how to send the very same once more."""
+    Args:
+        endpoint: Row of the endpoint table that names the result; the body may be sent to another endpoint.
+        encode: Returns the body for a number, in the encoding that the server currently accepts.
+        call: The call that the request belongs to.
+    """
 
     def __init__(
-        self, session: Session, endpoint: str, encode: Encode, number: int, key: str, call: CallState
+        self, session: Session, endpoint: str, encode: Callable[[int], Body], call: CallState
     ) -> None:
         self._session = session
-        self.endpoint = endpoint
         self._encode = encode
-        self._key = key
         self._call = call
-        self.number = number
-        #: Of the operation among the model's; see :mod:`verdicts`.
-        self.place = number
-        #: An earlier attempt may have been taken too.
+        self._key = ""
+        self.endpoint = endpoint
+        #: The ``seq_id`` that is sent.
+        self.number = 0
+        #: The place of the request among all requests of its model, from 1; see :class:`OperationOutcomes`.
+        self.position = 0
+        #: Whether an attempt may have reached the server although its response was lost.
         self.in_doubt = False
         self.body_bytes = 0
-        self.began = session.clock.time()
+        self.started = session.clock.time()
+        #: The server future, once the request was accepted.
         self.promise = Promise("", endpoint)
 
-    def send(self, attempts_made: Optional[Callable[[bool], None]] = None) -> None:
-        """POST it under its number; fills in the promise. ``attempts_made`` is told whether any attempt is in doubt."""
+    def assign(self, number: int) -> None:
+        """Set the number of a request that was not sent, or that the server did not count under its former number."""
+        self.number, self._key, self.in_doubt = number, new_idempotency_key(), False
+
+    def send(self) -> None:
+        """Send the request, retries included, and keep the server future.
+
+        Raises:
+            OutcomeUnknownError: The request failed, and an attempt is in doubt.
+            APIStatusError, APIConnectionError, ClosedError: It failed; for the first two, it was not accepted.
+        """
+        try:
+            self.send_attempts()
+        except (APIError, ClosedError) as error:
+            self.in_doubt = self.in_doubt or _may_be_accepted(error)
+            if not self.in_doubt or isinstance(error, ClosedError):
+                raise
+            raise self.unknown_outcome(error) from error
+
+    def send_attempts(self) -> None:
+        """Send the request as :meth:`send` does, but raise the error of the last attempt even if one is in doubt."""
         session = self._session
         while True:
             body = self._encode(self.number)
             self.body_bytes = len(body.content)
-            attempts = session.attempts("submit")
             try:
-                answer = session.call(
-                    Request(
-                        body.endpoint,
-                        body.content,
-                        headers=body.headers,
-                        call=self._call,
-                        idempotency_key=self._key,
-                    ),
-                    attempts,
-                )
+                response = self._send_body(body)
                 break
             except APIStatusError as error:
                 if not session.negotiation.switch(error, body):
                     raise
-                # The number is still free, since the body was not even read; the key belongs to that body.
-                self._key = new_key()
-            finally:
-                self.in_doubt = self.in_doubt or attempts.in_doubt
-                if attempts_made is not None:
-                    attempts_made(attempts.in_doubt)
-        self.promise = Promise(answer.request_id, self.endpoint, session.clock.time() - self.began)
+                # The server rejected the encoding without reading the body, so the number is unused. The key
+                # identifies the body, so the other encoding needs another key.
+                self.assign(self.number)
+        self.promise = Promise(response.request_id, self.endpoint, session.clock.time() - self.started)
 
-    def send_as(self, number: int) -> None:
-        """POST it again under another number, after the server said it had not counted this one."""
-        self.number, self._key, self.in_doubt = number, new_key(), False
-        self.send()
+    def _send_body(self, body: Body) -> Any:
+        attempts = self._session.attempts("submit")
+        request = Request(
+            body.endpoint,
+            body.content,
+            headers=body.headers,
+            call=self._call,
+            idempotency_key=self._key,
+        )
+        try:
+            return self._session.call(request, attempts)
+        finally:
+            self.in_doubt = self.in_doubt or attempts.in_doubt
+
+    def unknown_outcome(self, error: Exception) -> OutcomeUnknownError:
+        """Return the error for a request whose response was lost and that then failed with ``error``."""
+        return OutcomeUnknownError(
+            f"{self.endpoint} (number {self.number}) may or may not have been applied: a reply was lost, and then:"
+            f" {error}. Check the model before repeating it.",
+            seq_id=self.number,
+        )
 
 
-class Sequence:
-    """The numbers of one model. Used by the thread of the model's lane only.
+def _may_be_accepted(error: Exception) -> bool:
+    """Return whether the server may have accepted a request although the only attempt failed."""
+    if isinstance(error, APIResponseValidationError):
+        return True  # A 2xx without a request id.
+    return (
+        isinstance(error, APIConnectionError) and not error.unsent and not isinstance(error, APIStatusError)
+    )
 
-    Invariant: every number below ``_next`` was accepted, or may have been; the latter are in ``_doubtful``,
-    ascending, and end at ``_next - 1``. Numbers are places here; ``verdicts`` knows what goes over the wire for them.
+
+class SequenceNumbers:
+    """Assigns the numbers of one model's requests. Used by the thread of the model's lane only.
+
+    Invariant: every position below ``_next`` was accepted or may have been accepted. The latter are in ``_doubtful``,
+    in ascending order, and the last of them is ``_next - 1``.
+
+    Args:
+        first: The first number.
     """
 
-    def __init__(self, first: int = 1) -> None:
+    def __init__(self, session: Session, first: int = 1) -> None:
         self._next = first
         self._doubtful: List[int] = []
-        self.verdicts = Verdicts()
+        self.outcomes = OperationOutcomes(session)
 
-    def dispatch(self, session: Session, endpoint: str, encode: Encode, call: CallState) -> Sent:
-        """Send the next operation and wait for its promise, retries included.
+    def dispatch(self, request: NumberedRequest) -> None:
+        """Send the next request, retries included, and wait until the server has accepted it.
 
         Raises:
-            OutcomeUnknownError: a reply was lost and it cannot be found out whether the operation was applied.
-            APIStatusError, APIConnectionError, ClosedError: it was not applied.
+            OutcomeUnknownError: A response was lost, and it is unknown whether the operation was applied.
+            APIStatusError, APIConnectionError, ClosedError: The operation was not applied.
         """
         try:
-            return self._dispatch(session, endpoint, encode, call, self._next)
+            self._dispatch_at(self._next, request)
+            return
         except ConflictError as error:
             conflict = error
-        for number in list(self._doubtful):
-            # If it did not arrive, this server sees a gap before ours, and wants its number first.
+        for position in list(self._doubtful):
+            # If the doubtful request did not arrive, the server still expects its number.
             try:
-                return self._dispatch(session, endpoint, encode, call, number)
+                self._dispatch_at(position, request)
+                return
             except ConflictError as error:
                 conflict = error
         raise conflict
 
+    def _dispatch_at(self, position: int, request: NumberedRequest) -> None:
+        self._assign(position, request)
+        try:
+            request.send()
+        except (APIError, ClosedError, OutcomeUnknownError):
+            if request.in_doubt and position not in self._doubtful:
+                self._next = position + 1
+                self._doubtful.append(position)
+            raise
+        self._next, self._doubtful = position + 1, []
+        self.outcomes.record_accepted(position)
+
     @property
-    def certain(self) -> bool:
-        """Whether every number below the next is known to have been accepted."""
+    def are_certain(self) -> bool:
+        """Whether no position is doubtful. A doubtful number can only be resolved by one request at a time."""
         return not self._doubtful
 
     def reserve(self, count: int) -> int:
-        """Take ``count`` numbers at once, for requests sent side by side; returns the first. See ``certain``."""
+        """Reserve positions for requests that are sent in parallel, and return the first. Requires ``are_certain``."""
         first = self._next
         self._next += count
         return first
 
-    def give_back(self, number: int) -> None:
-        """The last number taken was not used."""
-        assert number == self._next - 1, f"{number} is not the last number, {self._next - 1}"
-        self._next = number
+    def release_last(self, position: int) -> None:
+        """Make the last reserved position available again, because the server rejected its request."""
+        assert position == self._next - 1, f"{position} is not the last position, {self._next - 1}"
+        self._next = position
 
-    @staticmethod
-    def transmit(sent: Sent) -> Sent:
-        """Send a request whose number was reserved. Any thread.
+    def send_reserved(self, position: int, request: NumberedRequest) -> None:
+        """Send a request at a reserved position. Any thread may call this.
 
         Raises:
-            OutcomeUnknownError: as :meth:`dispatch`; the number counts as used.
-            APIStatusError, APIConnectionError, ClosedError: it was not applied.
+            Exception: As :meth:`dispatch`. After an OutcomeUnknownError the position counts as used.
         """
-        doubt = [False]
+        self._assign(position, request)
+        request.send()
 
-        def note(in_doubt: bool) -> None:
-            doubt[0] = in_doubt
-
-        try:
-            sent.send(note)
-        except (APIError, ClosedError) as error:
-            if isinstance(error, ClosedError) or not (doubt[0] or _accepted_unreadably(error)):
-                raise
-            raise unknown(sent, error) from error
-        return sent
-
-    def _dispatch(
-        self, session: Session, endpoint: str, encode: Encode, call: CallState, number: int
-    ) -> Sent:
-        sent = Sent(session, endpoint, encode, self.verdicts.number(number), new_key(), call)
-        sent.place = number
-        doubt = [False]
-
-        def note(in_doubt: bool) -> None:
-            doubt[0] = in_doubt
-
-        try:
-            sent.send(note)
-        except (APIError, ClosedError) as error:
-            if not (doubt[0] or _accepted_unreadably(error)):
-                raise
-            if number not in self._doubtful:
-                self._next = number + 1
-                self._doubtful.append(number)
-            if isinstance(error, ClosedError):
-                raise
-            raise unknown(sent, error) from error
-        self._next, self._doubtful = number + 1, []
-        self.verdicts.accepted(number)
-        return sent
+    def _assign(self, position: int, request: NumberedRequest) -> None:
+        request.position = position
+        request.assign(self.outcomes.number_at(position))
 
 
-def unknown(sent: Sent, error: Exception) -> OutcomeUnknownError:
-    """The error for an operation whose reply was lost, and of which ``error`` says no more."""
-    return OutcomeUnknownError(
-        f"{sent.endpoint} (number {sent.number}) may or may not have been applied: a reply was lost, and then:"
-        f" {error}. Check the model before repeating it.",
-        seq_id=sent.number,
-    )
+class OperationOutcomes:
+    """The outcomes of a model's operations, by position, and the numbers that follow from them.
+
+    Positions are dense: they count the requests of the model in the order of dispatch. A number is what is sent to the
+    server. Both are equal until a server has shown that an operation that failed uses up no number. From then on, a
+    number is its position minus the number of failures before it.
+
+    Invariants: ``_open`` contains the positions that were accepted and have no outcome; ``_failed`` contains those of
+    operations that failed. Thread-safe.
+    """
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._lock = Lock()
+        self._open: Set[int] = set()  # guarded by _lock
+        self._failed: Set[int] = set()  # guarded by _lock
+        self._skips_failed = False  # guarded by _lock
+        # Set and replaced when an outcome becomes known.
+        self._change = Event()  # guarded by _lock
+
+    def number_at(self, position: int) -> int:
+        """Return the number to send for a position, as far as is known now."""
+        with self._lock:
+            return self._number_without_failed(position) if self._skips_failed else position
+
+    def number_without_failed(self, position: int) -> int:
+        """Return the number for a position on a server where failed operations use up no number."""
+        with self._lock:
+            return self._number_without_failed(position)
+
+    def _number_without_failed(self, position: int) -> int:
+        """Call with ``_lock`` held."""
+        return position - sum(failed < position for failed in self._failed)
+
+    def skip_failed(self) -> None:
+        """Record that the server has shown that a failed operation uses up no number."""
+        with self._lock:
+            self._skips_failed = True
+
+    def record_accepted(self, position: int) -> None:
+        """Record that the server has accepted the request at a position."""
+        with self._lock:
+            self._open.add(position)
+
+    def record_outcome(self, position: int, *, failed: bool = False) -> None:
+        """Record that the outcome of an operation is known, or that no thread waits for it any more."""
+        with self._lock:
+            self._open.discard(position)
+            if failed:
+                self._failed.add(position)
+            change, self._change = self._change, Event()
+        change.set()
+
+    def wait_for_earlier(self, position: int) -> bool:
+        """Wait until the outcome of every operation before a position is known.
+
+        Returns:
+            Whether an outcome was unknown when this was called.
+
+        Raises:
+            ClosedError: The client was closed.
+        """
+        has_waited = False
+        while True:
+            with self._lock:
+                if not any(earlier < position for earlier in self._open):
+                    return has_waited
+                change = self._change
+            has_waited = True
+            self._session.wait(change)
 
 
-def _accepted_unreadably(error: Exception) -> bool:
-    """A 2xx without a promise in it, or no answer: the server may have begun."""
-    if isinstance(error, APIResponseValidationError):
-        return True
-    return (
-        isinstance(error, APIConnectionError) and not error.unsent and not isinstance(error, APIStatusError)
-    )
+def expects_lower_number(error: Exception, number: int) -> Optional[bool]:
+    """Return whether the error of an operation says that the server expects a lower number than ``number``.
+
+    Returns:
+        None: The error is no conflict of numbers. True: The server expects a lower number, so it has not counted the
+        operation. False: It is a conflict, and the server expects a higher number or names none, so it has counted
+        the operation before.
+    """
+    found = _NUMBERS.search(str(error))
+    if found is not None and int(found.group(2)) == number:
+        return int(found.group(1)) < number
+    return False if isinstance(error, ConflictError) else None

@@ -72,7 +72,7 @@ class SampleRequest(FastWire):
     prompt_alt_tokens_k: Optional[int] = field(default=None, metadata=since("0.38.0"))
     #: Return log probabilities for this many tokens at the end of the prompt only.
     prompt_logprobs_last_n: Optional[int] = field(default=None, metadata=since("0.38.0"))
-    #: Ask the server to record information about numerical stability.
+    #: True if the server shall record data about numerical stability.
     record_stability_info: Optional[bool] = field(default=None, metadata=since("0.38.0"))
     type: str = field(default="sample", metadata=NOT_SENT)
 

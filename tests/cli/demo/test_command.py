@@ -1,4 +1,4 @@
-"""``tinkex-sync demo``: it trains, it samples, and what it tells is what happened."""
+"""``tinkex-sync demo``: it trains and samples, and its figures are those of the run."""
 
 import json
 
@@ -14,39 +14,39 @@ def text(tmp_path_factory):
     return path
 
 
-def test_it_learns_a_text(command, server, text):
+def test_a_text_is_learned_and_continued(command, server, text):
     before = server.stats()["requests"].get("/api/v1/create_session")
     done = command("demo", text, "--format", "json")
     assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout)
-    assert told["last_loss"] < told["first_loss"] / 5
-    assert told["samples"] == 200
-    assert 0 < told["steps"] <= 100, "fewer where that takes 45 s"
-    assert told["samples_like_the_text"] > 100
-    assert LINE[-4:] + LINE[:12] in told["prompt"] + told["sample_after"]
-    assert told["sample_after"] != told["sample_before"]
-    for words in (
+    result = json.loads(done.stdout)
+    assert result["last_loss"] < result["first_loss"] / 5
+    assert result["samples"] == 200
+    assert 0 < result["steps"] <= 100, "a slow machine takes fewer steps in 45 s"
+    assert result["samples_like_the_text"] > 100
+    assert LINE[-4:] + LINE[:12] in result["prompt"] + result["sample_after"]
+    assert result["sample_after"] != result["sample_before"]
+    for line in (
         "Starting the embedded server",
-        "Before training it goes on like this:",
+        "Before training it continues like this:",
         "  step    1  loss per token ",
-        f"First loss per token: {told['first_loss']:.3f}",
-        f"Last loss per token:  {told['last_loss']:.3f} (",
-        "Now it goes on like this:",
-        f"{told['samples_like_the_text']} of 200 samples go on exactly as the text does.",
+        f"First loss per token: {result['first_loss']:.3f}",
+        f"Last loss per token:  {result['last_loss']:.3f} (",
+        "Now it continues like this:",
+        f"{result['samples_like_the_text']} of 200 samples continue exactly as the text does.",
     ):
-        assert words in done.stderr
-    assert server.stats()["requests"].get("/api/v1/create_session") == before, "it has a server of its own"
+        assert line in done.stderr
+    assert server.stats()["requests"].get("/api/v1/create_session") == before, "the demo has its own server"
 
 
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
         (b"too short", "has only 9 bytes of text\nGive at least 96."),
-        (b"", "is empty\nGive a file with some text in it."),
+        (b"", "is empty\nGive a file that contains text."),
         (b"\xff" * 200, "is not a text file: "),
     ],
 )
-def test_what_it_cannot_learn_from(command, tmp_path, content, reason):
+def test_a_file_that_cannot_be_learned_is_refused(command, tmp_path, content, reason):
     path = tmp_path / "file.txt"
     path.write_bytes(content)
     done = command("demo", path)

@@ -1,4 +1,4 @@
-"""The doctor before real sockets that are ill in known ways: it must name the illness, and the cure."""
+"""``tinkex-sync doctor`` against servers with known faults: it names the fault and the remedy."""
 
 import base64
 import contextlib
@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from command_runs import KEY, Commands, in_process, variables
 from imitations import TUFT, TUFT_TODAY, Imitation
-from scripted_server import Answer, ScriptedServer
+from scripted_server import Answer
 
 from tinkex_sync.local import LocalServer
 
@@ -31,53 +31,53 @@ CHECKS = [
 ]
 
 
-def examine(base_url, *arguments, key=SECRET, **environment):
-    """Exit status, stdout, stderr, and the checks by name."""
+def run_doctor(base_url, *arguments, key=SECRET, **environment):
+    """Run the doctor and return its exit status, standard error, and the checks by name."""
     settings = {**variables(base_url, key), **environment}
     for name in list(settings):
         if name.lower().endswith(("_proxy", "_ca_bundle", "ssl_cert_file")) and name not in environment:
             del settings[name]
     done = in_process(settings, "-f", "json", "doctor", "--timeout", "5", *arguments)
-    status, said, errors = done.returncode, done.stdout, done.stderr
-    assert SECRET not in said + errors
-    told = json.loads(said)
-    assert [row["check"] for row in told["checks"]] == CHECKS
-    assert (status == 0) == told["ok"] == all(row["verdict"] != "failed" for row in told["checks"])
-    return status, errors, {row["check"]: row for row in told["checks"]}
+    status, errors = done.returncode, done.stderr
+    assert SECRET not in done.stdout + errors
+    result = json.loads(done.stdout)
+    assert [row["check"] for row in result["checks"]] == CHECKS
+    assert (status == 0) == result["ok"] == all(row["verdict"] != "failed" for row in result["checks"])
+    return status, errors, {row["check"]: row for row in result["checks"]}
 
 
-def failed(base_url, check, fault, *arguments, **environment):
-    """The text of the one check that fails; those before it are well, those after it are not run."""
-    status, errors, checks = examine(base_url, *arguments, **environment)
+def failing_check(base_url, check, fault, *arguments, **environment):
+    """Require that one check fails, those before it succeed and those after it are skipped. Return its text."""
+    status, errors, checks = run_doctor(base_url, *arguments, **environment)
     assert status == 1
     row = checks[check]
     assert (row["verdict"], row["fault"]) == ("failed", fault), checks
     assert row["remedy"]
     assert f"{fault}: {row['finding']}" in errors
     assert row["remedy"] in errors
-    place = CHECKS.index(check)
-    assert [checks[name]["verdict"] for name in CHECKS[:place]] == ["ok"] * place
-    assert {checks[name]["verdict"] for name in CHECKS[place + 1 :]} <= {"skipped"}
+    position = CHECKS.index(check)
+    assert [checks[name]["verdict"] for name in CHECKS[:position]] == ["ok"] * position
+    assert {checks[name]["verdict"] for name in CHECKS[position + 1 :]} <= {"skipped"}
     return row["finding"] + " / " + row["remedy"]
 
 
-def test_a_server_in_good_health(server):
-    status, _, checks = examine(server.base_url, "--model", "tinkex/tiny", key=KEY)
+def test_all_checks_of_a_healthy_server_succeed(server):
+    status, _, checks = run_doctor(server.base_url, "--model", "tinkex/tiny", key=KEY)
     assert status == 0, checks
     assert {row["verdict"] for row in checks.values()} == {"ok"}
     assert checks["key and version"]["data"]["wire"] == "json"
     assert "one token from tinkex/tiny" in checks["queue"]["finding"]
-    assert examine(server.base_url, key=KEY)[2]["queue"]["verdict"] == "skipped"
+    assert run_doctor(server.base_url, key=KEY)[2]["queue"]["verdict"] == "skipped"
 
 
-def test_a_table_for_people(command):
+def test_the_table_contains_no_key(command):
     done = command("doctor")
     assert done.returncode == 0
-    assert "All is well" in done.stdout
+    assert "No problem found" in done.stdout
     assert KEY not in done.stdout + done.stderr
 
 
-def test_no_key():
+def test_a_missing_key_names_its_variable():
     settings = {
         name: value for name, value in variables("http://localhost:9").items() if "API_KEY" not in name
     }
@@ -88,22 +88,22 @@ def test_no_key():
     assert "TINKER_API_KEY" in first["finding"]
 
 
-def test_settings_that_are_none():
-    assert "ftp://x" in failed("ftp://x", "configuration", "configuration")
-    assert "/no/such" in failed(
+def test_wrong_settings_fail_the_configuration():
+    assert "ftp://x" in failing_check("ftp://x", "configuration", "configuration")
+    assert "/no/such" in failing_check(
         "https://localhost", "configuration", "configuration", REQUESTS_CA_BUNDLE="/no/such"
     )
 
 
-def test_a_name_that_nobody_knows():
-    text = failed("http://no-such-host.invalid", "DNS", "DNS")
+def test_an_unknown_host_name_fails_dns():
+    text = failing_check("http://no-such-host.invalid", "DNS", "DNS")
     assert "no-such-host.invalid" in text
     assert "TINKER_BASE_URL" in text
 
 
 @contextlib.contextmanager
 def listening(serve=None):
-    """A port; ``serve(connection)`` runs for each that connects, without it nobody answers."""
+    """Listen on a port. ``serve(connection)`` is called for each connection; without it there is no response."""
     with socket.create_server(("localhost", 0)) as listener:
         stopping = threading.Event()
         kept = []
@@ -131,22 +131,22 @@ def listening(serve=None):
                 connection.close()
 
 
-def test_a_port_where_nobody_listens():
+def test_a_refused_connection_fails_tcp():
     with socket.create_server(("localhost", 0)) as taken:
         port = taken.getsockname()[1]
-    text = failed(f"http://localhost:{port}", "TCP", "TCP")
+    text = failing_check(f"http://localhost:{port}", "TCP", "TCP")
     assert "refused" in text
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
-def test_a_server_that_listens_and_says_nothing(scheme):
+def test_a_server_without_a_response_fails_http(scheme):
     with listening() as port:
-        text = failed(f"{scheme}://localhost:{port}", "TLS and HTTP", "HTTP", "--timeout", "0.5")
-    assert "says nothing for 0.5 s" in text
+        text = failing_check(f"{scheme}://localhost:{port}", "TLS and HTTP", "HTTP", "--timeout", "0.5")
+    assert "did not respond for 0.5 s" in text
 
 
 class Api(BaseHTTPRequestHandler):
-    """A server of something else: 200 and a page for everything."""
+    """A server of another kind, which returns a page with status 200 for every request."""
 
     def do_GET(self):
         content = b"<html>hello</html>"
@@ -165,7 +165,7 @@ class Api(BaseHTTPRequestHandler):
 @contextlib.contextmanager
 def running(handler, certificate=None, kind=ThreadingHTTPServer):
     with kind(("localhost", 0), handler) as http:
-        http.handle_error = lambda *_: None  # clients that do not trust us hang up
+        http.handle_error = lambda *_: None  # clients that do not trust the certificate close the connection
         if certificate is not None:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             context.load_cert_chain(CERTIFICATES / certificate)
@@ -180,40 +180,42 @@ def running(handler, certificate=None, kind=ThreadingHTTPServer):
 
 
 @pytest.mark.parametrize(
-    ("certificate", "trusted", "said", "cure"),
+    ("certificate", "is_trusted", "problem", "remedy"),
     [
         ("good.pem", False, "self-signed", "SSL_CERT_FILE"),
         ("expired.pem", True, "has expired", "renew"),
         ("elsewhere.pem", True, "is for another host", "TINKER_BASE_URL"),
     ],
 )
-def test_certificates(certificate, trusted, said, cure):
+def test_a_wrong_certificate_fails_tls(certificate, is_trusted, problem, remedy):
     with running(Api, certificate, HTTPServer) as port:
-        bundle = {"REQUESTS_CA_BUNDLE": str(CERTIFICATES / certificate)} if trusted else {}
-        text = failed(f"https://localhost:{port}", "TLS and HTTP", "TLS", **bundle)
-    assert said in text
-    assert cure in text
+        bundle = {"REQUESTS_CA_BUNDLE": str(CERTIFICATES / certificate)} if is_trusted else {}
+        text = failing_check(f"https://localhost:{port}", "TLS and HTTP", "TLS", **bundle)
+    assert problem in text
+    assert remedy in text
 
 
-def test_a_certificate_that_is_trusted_lets_through_to_what_is_no_tinker_server():
+def test_a_server_with_a_trusted_certificate_and_no_tinker_api_has_a_wrong_address():
     with running(Api, "good.pem", HTTPServer) as port:
         bundle = str(CERTIFICATES / "good.pem")
-        text = failed(f"https://localhost:{port}", "key and version", "address", REQUESTS_CA_BUNDLE=bundle)
+        text = failing_check(
+            f"https://localhost:{port}", "key and version", "address", REQUESTS_CA_BUNDLE=bundle
+        )
     assert "no Tinker API" in text
 
 
-def test_plain_http_on_a_port_for_tls_and_the_reverse():
+def test_plain_http_on_a_tls_port_and_the_reverse_fail():
     with running(Api) as port:
-        text = failed(f"https://localhost:{port}", "TLS and HTTP", "TLS")
+        text = failing_check(f"https://localhost:{port}", "TLS and HTTP", "TLS")
         assert "does not speak TLS" in text
         assert "http://" in text
     with running(Api, "good.pem", HTTPServer) as port:
-        text = failed(f"http://localhost:{port}", "TLS and HTTP", "HTTP")
+        text = failing_check(f"http://localhost:{port}", "TLS and HTTP", "HTTP")
         assert "http:// or https://" in text
 
 
 class Proxy(BaseHTTPRequestHandler):
-    """Lets nobody through without a password."""
+    """A proxy that requires a password."""
 
     def refuse(self):
         right = "Basic " + base64.b64encode(b"me:pass").decode()
@@ -227,55 +229,47 @@ class Proxy(BaseHTTPRequestHandler):
         pass
 
 
-def test_a_proxy_that_wants_a_password():
+def test_a_proxy_that_requires_a_password_fails():
     with running(Proxy) as port:
         for scheme in ("http", "https"):
             proxy = {f"{scheme.upper()}_PROXY": f"http://localhost:{port}"}
-            text = failed(f"{scheme}://far.invalid", "TLS and HTTP", "proxy", **proxy)
+            text = failing_check(f"{scheme}://far.invalid", "TLS and HTTP", "proxy", **proxy)
             assert "407" in text
             assert f"{scheme.upper()}_PROXY" in text
         right = {"HTTP_PROXY": f"http://me:pass@localhost:{port}"}
-        text = failed("http://far.invalid", "TLS and HTTP", "HTTP", **right)
+        text = failing_check("http://far.invalid", "TLS and HTTP", "HTTP", **right)
         assert "503" in text
         assert "me:pass" not in text
 
 
-def test_a_proxy_that_is_not_there():
-    text = failed("http://far.invalid", "DNS", "DNS", HTTP_PROXY="http://no-proxy.invalid:3128")
+def test_a_missing_proxy_fails_dns_or_tcp():
+    text = failing_check("http://far.invalid", "DNS", "DNS", HTTP_PROXY="http://no-proxy.invalid:3128")
     assert "the name of the proxy" in text
     assert "NO_PROXY" in text
     with socket.create_server(("localhost", 0)) as taken:
         port = taken.getsockname()[1]
-    text = failed("https://far.invalid", "TCP", "TCP", HTTPS_PROXY=f"http://me:pass@localhost:{port}")
+    text = failing_check("https://far.invalid", "TCP", "TCP", HTTPS_PROXY=f"http://me:pass@localhost:{port}")
     assert "the proxy runs" in text
     assert "pass@" not in text
 
 
-def test_a_wrong_key(server):
-    text = failed(server.base_url, "key and version", "key")
+def test_a_wrong_key_fails_the_key(server):
+    text = failing_check(server.base_url, "key and version", "key")
     assert "TINKER_API_KEY" in text
 
 
-@pytest.fixture
-def scripted():
-    with ScriptedServer() as server:
-        server.defaults["healthz"] = Answer(body={"status": "ok"})
-        server.defaults["create_session"] = Answer(body={"session_id": "s-1"})
-        yield server
-
-
-def test_a_version_that_is_refused(scripted):
+def test_a_refused_version_fails_the_version(scripted):
     gate = {"detail": f"SDK version no longer supported, key {SECRET}"}
     scripted.script("create_session", Answer(400, gate))
-    text = failed(scripted.base_url, "key and version", "version")
+    text = failing_check(scripted.base_url, "key and version", "version")
     assert "0.7.0" in text
     assert "sdk_version" in text
 
 
 @pytest.mark.parametrize(
-    ("answer", "check", "fault", "said"),
+    ("answer", "check", "fault", "reason"),
     [
-        (Answer(503, text="away"), "TLS and HTTP", "HTTP", "behind it is away"),
+        (Answer(503, text="away"), "TLS and HTTP", "HTTP", "behind it is unavailable"),
         (Answer(500, {"detail": "broken"}), "TLS and HTTP", "HTTP", "has a problem"),
         (
             Answer(302, text="", headers={"Location": "http://other.invalid/"}),
@@ -285,9 +279,9 @@ def test_a_version_that_is_refused(scripted):
         ),
     ],
 )
-def test_first_answers_that_are_bad_news(scripted, answer, check, fault, said):
+def test_an_error_of_the_first_request_fails_http(scripted, answer, check, fault, reason):
     scripted.script("healthz", answer)
-    assert said in failed(scripted.base_url, check, fault)
+    assert reason in failing_check(scripted.base_url, check, fault)
 
 
 @pytest.mark.parametrize(
@@ -298,93 +292,94 @@ def test_first_answers_that_are_bad_news(scripted, answer, check, fault, said):
         (Answer(429, {"detail": "enough"}), "limit"),
         (Answer(500, {"detail": "no"}), "session"),
         (Answer(200, text="hello"), "address"),
+        (Answer(501, text="<!DOCTYPE HTML>\n<html><body>Unsupported method</body></html>"), "address"),
     ],
 )
-def test_sessions_that_cannot_be_opened(scripted, answer, fault):
+def test_a_session_that_cannot_be_created_names_the_fault(scripted, answer, fault):
     scripted.script("create_session", answer)
-    failed(scripted.base_url, "key and version", fault)
+    assert "<" not in failing_check(scripted.base_url, "key and version", fault)
 
 
-def test_a_heartbeat_that_is_refused_and_endpoints_that_are_missing(scripted):
+def test_a_refused_heartbeat_and_missing_endpoints_are_reported_together(scripted):
     scripted.defaults["session_heartbeat"] = Answer(404, {"detail": "no such session"})
     there = Answer(422, {"detail": "empty body"})
     for operation in ("create_model", "forward_backward", "asample", "retrieve_future", "training_runs"):
         scripted.defaults[operation] = there
     for operation in ("get_server_capabilities", "sessions"):
         scripted.defaults[operation] = Answer(404, {"detail": "Not Found"})
-    _, errors, checks = examine(scripted.base_url)
+    _, errors, checks = run_doctor(scripted.base_url)
     assert checks["heartbeat"]["verdict"] == checks["endpoints"]["verdict"] == "failed"
     lost = checks["endpoints"]["data"]
     assert lost == {
-        "/api/v1/get_server_capabilities": "listing of the models",
+        "/api/v1/get_server_capabilities": "the list of models",
         "/api/v1/sessions": "session list",
     }
-    assert "no session list" in errors
+    assert "(for session list)" in errors
     assert not [request for request in scripted.requests if request.method == "DELETE"]
 
 
-def test_a_server_that_answers_405_tells_all_by_a_method_that_nothing_has(server):
+def test_endpoints_are_found_without_an_effect_on_the_server(server):
     before = server.stats()["requests"]
-    checks = examine(server.base_url, key=KEY)[2]
+    checks = run_doctor(server.base_url, key=KEY)[2]
     after = server.stats()["requests"]
-    assert checks["endpoints"]["finding"] == "all 23 are there"
+    assert checks["endpoints"]["finding"] == "all 23 exist"
     for operation in ("create_model", "asample", "forward_backward"):
-        assert after.get(operation, 0) == before.get(operation, 0), "it does nothing but look"
+        assert after.get(operation, 0) == before.get(operation, 0), "the operation was requested"
 
 
-def test_what_is_not_installed_here_is_told_before_it_is_missed(scripted, monkeypatch):
+def test_missing_protobuf_is_reported(scripted, monkeypatch):
     monkeypatch.setattr("tinkex_sync.protocol.json_wire.reads_protobuf", lambda: False)
     scripted.script("client/config", Answer(body={"parallel_fwdbwd_chunks": False}))
     scripted.script("create_session", Answer(body={"session_id": "s-1"}))
-    found = examine(scripted.base_url)[2]["key and version"]
+    found = run_doctor(scripted.base_url)[2]["key and version"]
     assert found["verdict"] == "ok"
     assert "pip install 'tinkex-sync[proto]'" in found["finding"]
 
 
-class HangsUp(dict):
-    """No request has an answer."""
+class ClosingServer(dict):
+    """Responses of a server that closes every connection."""
 
     def get(self, operation, default=None):
         return Answer(drop=True)
 
 
-def test_a_server_that_goes_away_in_between(scripted):
+def test_a_server_that_stops_during_the_checks_is_reported(scripted):
     scripted.script("healthz", Answer(body={"status": "ok"}))
     scripted.script("client/config", Answer(404, {"detail": "Not Found"}))
     scripted.script("create_session", Answer(body={"session_id": "s-1"}))
-    scripted.defaults = HangsUp()
-    _, _, checks = examine(scripted.base_url)
+    scripted.defaults = ClosingServer()
+    _, _, checks = run_doctor(scripted.base_url)
     assert checks["endpoints"]["verdict"] == "failed"
     assert checks["endpoints"]["remedy"]
 
 
-def test_a_server_that_hangs_up_on_what_it_did_not_expect_lacks_nothing_for_that(scripted):
+def test_an_endpoint_without_a_response_is_not_missing(scripted):
     scripted.script("create_session", Answer(body={"session_id": "s-1"}))
     scripted.defaults["forward"] = Answer(drop=True)
     for operation in ("create_model", "asample"):
         scripted.defaults[operation] = Answer(422, {"detail": "empty body"})
-    checks = examine(scripted.base_url)[2]
+    checks = run_doctor(scripted.base_url)[2]
     assert checks["endpoints"]["verdict"] == "ok", checks
-    assert checks["endpoints"]["finding"].startswith("20 of 21 are there")
+    assert checks["endpoints"]["finding"].startswith("20 of 21 exist")
 
 
 @pytest.mark.parametrize("column", [TUFT_TODAY, TUFT], ids=lambda column: column.name)
-def test_servers_that_lack_what_they_need_not_have(column):
+def test_an_endpoint_that_is_not_used_is_not_missing(column):
     with LocalServer() as engine, Imitation(column, engine=engine.base_url) as running:
-        status, _, checks = examine(running.base_url, "--model", "tinkex/tiny", key=running.key)
+        status, _, checks = run_doctor(running.base_url, "--model", "tinkex/tiny", key=running.key)
     assert status == 0, checks
     found = checks["key and version"]
     assert found["data"]["wire"] == ("protobuf" if column is TUFT_TODAY else "json")
-    announced = "samples sent at once of at most 10,485,760 bytes, 2,000 in progress"
-    assert found["finding"].endswith(announced) == (column is TUFT_TODAY)
+    limits = "10,485,760 bytes of samples in dispatch, 2,000 samples in progress"
+    assert found["finding"].endswith(limits) == (column is TUFT_TODAY)
 
 
-def test_a_queue_that_does_not_move(scripted):
+def test_a_paused_queue_is_reported_with_its_state(scripted):
     scripted.defaults["create_sampling_session"] = Answer(body={"sampling_session_id": "x"})
     scripted.defaults["asample"] = Answer(body={"request_id": "r"})
     scripted.defaults["retrieve_future"] = Answer(
         body={"type": "try_again", "request_id": "r", "queue_state": "paused_capacity"}
     )
-    checks = examine(scripted.base_url, "--model", "m", "--timeout", "1")[2]
+    checks = run_doctor(scripted.base_url, "--model", "m", "--timeout", "1")[2]
     assert checks["queue"]["verdict"] == "failed"
     assert "paused_capacity" in checks["queue"]["finding"]

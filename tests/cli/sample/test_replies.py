@@ -1,8 +1,9 @@
-"""kill -9 at any moment: after going on, every prompt has one reply, and no line is broken."""
+"""The file of replies: kill -9 at any moment, incomplete lines, write errors, and the standard-output form."""
 
 import json
 import os
 import random
+import resource
 import signal
 import threading
 
@@ -10,48 +11,52 @@ import pytest
 from command_runs import Commands, in_process, variables
 from scripted_server import Answer, ScriptedServer
 
+from tinkex_sync.cli.output import CommandError
+from tinkex_sync.cli.sample.replies import ReplyFile
+from tinkex_sync.concurrency.clock import Clock
+
 PROMPTS = 400
 MODEL = ["--model", "tinkex/tiny", "--max-tokens", "4", "--concurrency", "8"]
 
 
 @pytest.fixture
 def scripted():
-    """A reply holds the tokens of its prompt, so that a mix-up shows."""
+    """A server that returns the tokens of the prompt, so that swapped replies are noticed."""
     with ScriptedServer() as server:
         prompts = {}
 
-        def take(request):
-            made = f"r{len(prompts)}-{request.body['seq_id']}"
-            prompts[made] = request.body["prompt"]["chunks"][0]["tokens"]
-            return Answer(body={"request_id": made})
+        def accept(request):
+            request_id = f"r{len(prompts)}-{request.body['seq_id']}"
+            prompts[request_id] = request.body["prompt"]["chunks"][0]["tokens"]
+            return Answer(body={"request_id": request_id})
 
-        def give(request):
+        def respond(request):
             tokens = prompts[request.body["request_id"]]
             return Answer(body={"sequences": [{"tokens": tokens, "stop_reason": "length"}]})
 
         server.defaults["create_session"] = Answer(body={"session_id": "s-1"})
         server.defaults["create_sampling_session"] = Answer(body={"sampling_session_id": "x"})
-        server.defaults["asample"], server.defaults["retrieve_future"] = take, give
+        server.defaults["asample"], server.defaults["retrieve_future"] = accept, respond
         yield server
 
 
-def whole_lines(path):
+def count_lines(path):
     content = path.read_bytes() if path.exists() else b""
     return content.count(b"\n")
 
 
-def test_kill_9_and_go_on(scripted, tmp_path):
+def test_after_kill_9_every_prompt_has_one_reply(scripted, tmp_path):
     asked, out = tmp_path / "prompts.jsonl", tmp_path / "replies.jsonl"
     asked.write_text("".join(json.dumps({"prompt": f"prompt {place}"}) + "\n" for place in range(PROMPTS)))
     command = Commands(variables(scripted.base_url))
-    chance, nap = random.Random(4), threading.Event()
+    generator, pause = random.Random(4), threading.Event()
     kept = set()
     for _ in range(4):
-        before = whole_lines(out)
-        target = before + chance.randrange(0, 90)
+        before = count_lines(out)
+        target = before + generator.randrange(0, 90)
         running = command.start("sample", asked, "-o", out, *MODEL)
-        while whole_lines(out) < target and running.poll() is None:
-            nap.wait(0.002)
+        while count_lines(out) < target and running.poll() is None:
+            pause.wait(0.002)
         os.kill(running.pid, signal.SIGKILL)
         running.communicate(timeout=20)
         assert running.returncode == -signal.SIGKILL
@@ -60,11 +65,11 @@ def test_kill_9_and_go_on(scripted, tmp_path):
         ]
         now = {line["index"] for line in found}
         assert len(now) == len(found) >= target
-        assert kept <= now, "what was answered stays answered"
+        assert kept <= now, "a reply was lost"
         kept = now
-        # What a system that went down with us may leave of the last line.
+        # A power failure may leave a part of the last line.
         with out.open("ab") as file:
-            file.write(b'{"index":3,"sequ'[: chance.randrange(0, 16)])
+            file.write(b'{"index":3,"sequ'[: generator.randrange(0, 16)])
     assert 0 < len(kept) < PROMPTS
     sent = len(scripted.sent("asample"))
     done = in_process(command.environment, "sample", asked, "-o", out, *MODEL, "-f", "json")
@@ -76,8 +81,7 @@ def test_kill_9_and_go_on(scripted, tmp_path):
         assert reply["sequences"][0]["text"] == f"prompt {reply['index']}"
 
 
-def test_killed_while_failed_prompts_are_taken_out(scripted, tmp_path):
-    """The leftover of a rewriting that was cut off harms nothing."""
+def test_an_interrupted_removal_of_failed_prompts_is_repeated(scripted, tmp_path):
     asked, out = tmp_path / "prompts.jsonl", tmp_path / "replies.jsonl"
     asked.write_text('{"prompt": "a"}\n{"prompt": "b"}\n')
     scripted.script("retrieve_future", Answer(body={"error": "no", "category": "user"}))
@@ -91,3 +95,60 @@ def test_killed_while_failed_prompts_are_taken_out(scripted, tmp_path):
         "replies.jsonl",
         "replies.jsonl.run",
     ]
+
+
+SETTINGS = {"prompts_sha256": "abc", "prompts": 3, "seed": 1}
+
+
+def reply_to(index):
+    return {"index": index, "sequences": [{"tokens": [1] * 50}]}
+
+
+def test_a_file_is_continued_where_an_incomplete_line_was_written(tmp_path):
+    path = tmp_path / "replies.jsonl"
+    replies = ReplyFile(path, SETTINGS, Clock())
+    replies.write(reply_to(2))
+    replies.close()
+    with path.open("ab") as file:
+        file.write(b'{"index":1,"seq')
+    replies = ReplyFile(path, SETTINGS, Clock())
+    assert [replies.has(index) for index in range(3)] == [False, False, True]
+    replies.write(reply_to(0))
+    replies.close()
+    assert [json.loads(line)["index"] for line in path.read_text().splitlines()] == [2, 0]
+
+
+def test_a_second_reply_to_a_prompt_is_refused(tmp_path):
+    replies = ReplyFile(tmp_path / "replies.jsonl", SETTINGS, Clock())
+    replies.write(reply_to(0))
+    with pytest.raises(CommandError, match="prompt 0 already has a reply"):
+        replies.write(reply_to(0))
+    replies.close()
+    assert not replies.is_writable
+
+
+def test_changed_settings_are_named(tmp_path):
+    replies = ReplyFile(tmp_path / "replies.jsonl", SETTINGS, Clock())
+    replies.write(reply_to(0))
+    replies.close()
+    with pytest.raises(CommandError, match="seed was 1, is 2"):
+        ReplyFile(tmp_path / "replies.jsonl", {**SETTINGS, "seed": 2}, Clock())
+
+
+def test_a_write_error_ends_the_run_and_the_next_run_continues(scripted, tmp_path):
+    asked, out = tmp_path / "prompts.jsonl", tmp_path / "replies.jsonl"
+    asked.write_text("".join(json.dumps({"prompt": f"prompt {index}"}) + "\n" for index in range(PROMPTS)))
+    command = Commands({**variables(scripted.base_url), "PYTHONDONTWRITEBYTECODE": "1"})
+    limit = 10_000
+
+    def limit_file_size():
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
+    done = command("sample", asked, "-o", out, *MODEL, preexec_fn=limit_file_size)
+    assert done.returncode == 1
+    assert f"cannot write {out}: File too large" in done.stderr
+    assert len(scripted.sent("asample")) < PROMPTS
+    assert command("sample", asked, "-o", out, *MODEL).returncode == 0
+    replies = [json.loads(line) for line in out.read_text().splitlines()]
+    assert sorted(reply["index"] for reply in replies) == list(range(PROMPTS))

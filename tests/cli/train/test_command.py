@@ -1,4 +1,4 @@
-"""``tinkex-sync train`` as a real process: every kind of file, Ctrl-C, kill -9, and going on after them."""
+"""``tinkex-sync train`` as a process: every format of data, Ctrl-C, kill -9, and continuation."""
 
 import json
 import os
@@ -26,23 +26,23 @@ def story(tmp_path):
     return path
 
 
-def sent(server):
-    """Requests so far, but for those that ask this."""
+def count_requests(server):
+    """Return the number of requests so far, without those for the statistics."""
     return {path: counts for path, counts in server.stats()["requests"].items() if path != "/__stats"}
 
 
 def read_until(process, text):
-    """Lines of a process's stderr up to one with ``text``."""
-    told = []
+    """Read the standard error of a process up to a line that contains ``text``."""
+    lines = []
     for line in process.stderr:
-        told.append(line)
+        lines.append(line)
         if text in line:
-            return "".join(told)
-    raise AssertionError(f"{text!r} was never told: {told}")
+            return "".join(lines)
+    raise AssertionError(f"{text!r} was not printed: {lines}")
 
 
-def result(process):
-    """Exit status, the JSON on stdout, the rest of stderr."""
+def result_of(process):
+    """Return the exit status, the JSON of standard output, and the rest of standard error."""
     out, err = process.communicate(timeout=60)
     return process.returncode, json.loads(out), err
 
@@ -61,24 +61,24 @@ ROWS = {
 
 
 @pytest.mark.parametrize("name", ["story.txt", "prompts.jsonl", "chats.jsonl"])
-def test_the_loss_falls(name, command, story, tmp_path):
+def test_the_loss_falls_on_every_format(name, command, story, tmp_path):
     if name in ROWS:
         (tmp_path / name).write_text("".join(json.dumps(row) + "\r\n" for row in ROWS[name]))
     done = command("train", name, *FAST, "--epochs", 6, "--lr-decay", "cosine", "--weight-decay", 0.01,
                    "--clip-norm", 1, "--format", "json", cwd=tmp_path)  # fmt: skip
     assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout)
+    result = json.loads(done.stdout)
     examples = -(-(len(STORY) - 1) // 64) if name == "story.txt" else 4
-    assert told["steps"] == told["step"] == len(told["losses"]) == 6 * -(-examples // 3)
-    assert told["losses"][-1] < 0.8 * told["losses"][0]
-    assert told["checkpoint"] == f"tinker://{told['run_id']}/weights/step-{told['step']:06d}"
-    assert command("checkpoint", "info", told["sampler_checkpoint"], cwd=tmp_path).returncode == 0
-    assert f"step {told['steps']} of {told['steps']}  loss per token" in done.stderr
+    assert result["steps"] == result["step"] == len(result["losses"]) == 6 * -(-examples // 3)
+    assert result["losses"][-1] < 0.8 * result["losses"][0]
+    assert result["checkpoint"] == f"tinker://{result['run_id']}/weights/step-{result['step']:06d}"
+    assert command("checkpoint", "info", result["sampler_checkpoint"], cwd=tmp_path).returncode == 0
+    assert f"step {result['steps']} of {result['steps']}  loss per token" in done.stderr
     assert "tokens/s  queue active" in done.stderr
-    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")], "nothing temporary stays"
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")], "no temporary file is left"
 
 
-def test_a_table_and_a_loss_on_sampled_tokens(command, tmp_path):
+def test_the_table_shows_a_run_with_a_loss_of_sampled_tokens(command, tmp_path):
     (tmp_path / "sampled.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS["sampled.jsonl"]))
     done = command("train", "sampled.jsonl", *FAST, "--loss", "ppo", "--steps", 2, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -86,11 +86,11 @@ def test_a_table_and_a_loss_on_sampled_tokens(command, tmp_path):
     assert "/sampler_weights/step-000002-sampler" in done.stdout
 
 
-def test_a_wrong_line_sends_nothing(command, server, tmp_path):
+def test_a_wrong_line_is_refused_before_anything_is_sent(command, server, tmp_path):
     (tmp_path / "bad.jsonl").write_text('{"prompt": "a", "completion": "b"}\n{"prompt": "a"\n{}\n')
-    before = sent(server)
+    before = count_requests(server)
     done = command("train", "bad.jsonl", *FAST, cwd=tmp_path)
-    assert sent(server) == before
+    assert count_requests(server) == before
     assert (done.returncode, done.stdout) == (1, "")
     first, second, last = done.stderr.splitlines()
     assert first.startswith("Error: bad.jsonl:2: not JSON: ")
@@ -99,11 +99,11 @@ def test_a_wrong_line_sends_nothing(command, server, tmp_path):
     (tmp_path / "long.jsonl").write_text(json.dumps({"prompt": "a" * 99, "completion": "b"}))
     done = command("train", "long.jsonl", *FAST, "--tokenizer", "tinkex/tiny", cwd=tmp_path)
     assert done.stderr.startswith("Error: long.jsonl:1: 100 tokens are more than --context 64")
-    assert sent(server) == before
+    assert count_requests(server) == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bad.jsonl", "long.jsonl"]
 
 
-def test_ctrl_c_saves_and_the_run_goes_on_as_if_nothing_had_happened(command, story, tmp_path):
+def test_a_run_continues_after_ctrl_c_with_the_same_losses(command, story, tmp_path):
     (tmp_path / "whole").mkdir()
     shutil.copy(story, tmp_path / "whole")
     arguments = ["train", "story.txt", *FAST, "--steps", 16, "--lr-decay", "linear", "-f", "json"]
@@ -111,10 +111,12 @@ def test_ctrl_c_saves_and_the_run_goes_on_as_if_nothing_had_happened(command, st
     with command.start(*arguments, "--log-every", 1, cwd=tmp_path) as process:
         read_until(process, "step  3 of 16")
         process.send_signal(signal.SIGINT)
-        code, first, err = result(process)
+        code, first, err = result_of(process)
     assert code == 130
-    assert "Ctrl-C again leaves at once" in err
-    assert f"Saved after step {first['step']}. To go on: tinkex-sync train --resume story.txt.run.json" in err
+    assert "Ctrl-C again exits immediately" in err
+    assert (
+        f"Saved after step {first['step']}. To continue: tinkex-sync train --resume story.txt.run.json" in err
+    )
     assert 3 <= first["step"] < 16
     assert first["interrupted"] is True
     assert first["losses"] == whole["losses"][: first["step"]]
@@ -126,42 +128,46 @@ def test_ctrl_c_saves_and_the_run_goes_on_as_if_nothing_had_happened(command, st
     by_file = command("train", "--resume", "story.txt.run.json", "-f", "json", cwd=tmp_path)
     for done in (by_path, by_file):
         assert done.returncode == 0, done.stderr
-        rest = json.loads(done.stdout)
-        assert (rest["first_step"], rest["step"], rest["interrupted"]) == (first["step"], 16, False)
-        assert first["losses"] + rest["losses"] == whole["losses"]
-        assert rest["run_ids"] == [first["run_id"], rest["run_id"]]
+        remainder = json.loads(done.stdout)
+        assert (remainder["first_step"], remainder["step"], remainder["interrupted"]) == (
+            first["step"],
+            16,
+            False,
+        )
+        assert first["losses"] + remainder["losses"] == whole["losses"]
+        assert remainder["run_ids"] == [first["run_id"], remainder["run_id"]]
     again = command("train", "--resume", "story.txt.run.json", "-f", "json", cwd=tmp_path)
     assert "This run is complete" in again.stderr
-    assert json.loads(again.stdout)["checkpoint"] == rest["checkpoint"]
+    assert json.loads(again.stdout)["checkpoint"] == remainder["checkpoint"]
 
 
-def test_a_killed_run_goes_on_from_its_last_save(command, story, tmp_path):
+def test_a_killed_run_continues_from_its_last_save(command, story, tmp_path):
     arguments = ["train", "story.txt", *FAST, "--steps", 12, "-f", "json", "--log-every", 1]
     with command.start(*arguments, "--save-every", 2, cwd=tmp_path) as process:
         read_until(process, "step  4 of 12")
         process.kill()
         assert process.wait(30) == -signal.SIGKILL
-        early = process.stderr.read()
+        earlier = process.stderr.read()
     written = json.loads((tmp_path / "story.txt.run.json").read_text())
     assert written["step"] >= 2
     assert written["checkpoint"].endswith(f"step-{written['step']:06d}")
     assert written["complete"] is False
-    assert "12 of 12" not in early
+    assert "12 of 12" not in earlier
     longer = command("train", "--resume", "story.txt.run.json", "--steps", 14, "-f", "json", cwd=tmp_path)
     assert longer.returncode == 0, longer.stderr
-    rest = json.loads(longer.stdout)
+    remainder = json.loads(longer.stdout)
     whole = command(
         "train", "story.txt", *FAST, "--steps", 14, "-f", "json", "--run-file", "other.json", cwd=tmp_path
     )
-    assert rest["losses"] == json.loads(whole.stdout)["losses"][written["step"] :]
+    assert remainder["losses"] == json.loads(whole.stdout)["losses"][written["step"] :]
     (written["checkpoint"], written["checkpoints"], written["step"]) = (None, [], 0)
     (tmp_path / "story.txt.run.json").write_text(json.dumps(written))
-    anew = command("train", "--resume", "story.txt.run.json", "--steps", 3, "-f", "json", cwd=tmp_path)
-    assert "nothing was saved before, so it begins anew" in anew.stderr
-    assert json.loads(anew.stdout)["losses"] == json.loads(whole.stdout)["losses"][:3]
+    restarted = command("train", "--resume", "story.txt.run.json", "--steps", 3, "-f", "json", cwd=tmp_path)
+    assert "nothing was saved before, so it starts again" in restarted.stderr
+    assert json.loads(restarted.stdout)["losses"] == json.loads(whole.stdout)["losses"][:3]
 
 
-def test_a_pause_shows_its_reason_and_the_second_ctrl_c_leaves_at_once(command, server, story, tmp_path):
+def test_a_pause_shows_its_reason_and_a_second_ctrl_c_exits_immediately(command, server, story, tmp_path):
     arguments = ["train", "story.txt", *FAST, "--steps", 1000, "--log-every", 1, "--save-every", 2]
     try:
         with command.start(*arguments, cwd=tmp_path) as process:
@@ -170,18 +176,18 @@ def test_a_pause_shows_its_reason_and_the_second_ctrl_c_leaves_at_once(command, 
             server.set_faults(faults)
             read_until(process, "Queue paused_capacity: nightly works")
             process.send_signal(signal.SIGINT)
-            read_until(process, "Ctrl-C again leaves at once")
+            read_until(process, "Ctrl-C again exits immediately")
             process.send_signal(signal.SIGINT)
             out, err = process.communicate(timeout=10)
     finally:
         server.set_faults(Faults())
     assert (process.returncode, out) == (130, "")
-    assert "To go on: tinkex-sync train --resume story.txt.run.json" in err
+    assert "To continue: tinkex-sync train --resume story.txt.run.json" in err
     assert "Interrupted." in err
     assert "Traceback" not in err
 
 
-def test_a_pause_that_ends(command, server, story, tmp_path):
+def test_the_end_of_a_pause_is_shown(command, server, story, tmp_path):
     faults = Faults(pause=60, pause_kind="training", pause_reason="nightly works", pause_hold=0.1)
     server.set_faults(faults)
     try:
@@ -195,7 +201,7 @@ def test_a_pause_that_ends(command, server, story, tmp_path):
     assert "Queue active again after" in err
 
 
-def test_a_failure_says_how_to_go_on(command, server, story, tmp_path):
+def test_a_failure_prints_the_command_that_continues(command, server, story, tmp_path):
     arguments = ["train", "story.txt", *FAST, "--steps", 1000, "--log-every", 1, "--save-every", 2]
     try:
         with command.start(*arguments, cwd=tmp_path) as process:
@@ -205,13 +211,13 @@ def test_a_failure_says_how_to_go_on(command, server, story, tmp_path):
     finally:
         server.set_faults(Faults())
     assert (process.returncode, out) == (1, "")
-    assert "To go on: tinkex-sync train --resume story.txt.run.json" in err
+    assert "To continue: tinkex-sync train --resume story.txt.run.json" in err
     assert "Error: Invalid request" in err
     assert "never retrieved" not in err
     assert "Traceback" not in err
 
 
-def test_on_the_embedded_server_and_on_a_terminal(command, story, tmp_path):
+def test_ctrl_c_on_a_terminal_saves_on_the_embedded_server(command, story, tmp_path):
     ours, theirs = pty.openpty()
     shown = bytearray()
     seen = threading.Event()
@@ -220,7 +226,7 @@ def test_on_the_embedded_server_and_on_a_terminal(command, story, tmp_path):
         while True:
             try:
                 part = os.read(ours, 4096)
-            except OSError:  # nobody has it open any more
+            except OSError:  # no process has the other end open
                 part = b""
             if not part:
                 seen.set()
@@ -236,7 +242,7 @@ def test_on_the_embedded_server_and_on_a_terminal(command, story, tmp_path):
         os.close(theirs)
         watcher.start()
         assert seen.wait(60)
-        # As a terminal does it: to the server too, which must stay for the save.
+        # A terminal signals all processes of the group, so the server must survive it for the save.
         os.killpg(process.pid, signal.SIGINT)
         out, _ = process.communicate(timeout=60)
     watcher.join()
@@ -249,7 +255,7 @@ def test_on_the_embedded_server_and_on_a_terminal(command, story, tmp_path):
     assert "--base-url local train --resume" in text
 
 
-def refused(*arguments):
+def refusal(*arguments):
     done = CliRunner().invoke(root, ["--base-url", "http://127.0.0.1:9", "train", *map(str, arguments)])
     assert done.exit_code in (1, 2)
     return done.output
@@ -270,26 +276,26 @@ def refused(*arguments):
         ([*FAST, "story.txt", "--loss", "dro"], "--loss"),
         ([*FAST, "story.txt", "--loss", "ppo"], "--loss ppo cannot be computed on text"),
         ([*FAST, "none.txt"], "cannot read none.txt"),
-        (["--resume", "none.json"], "cannot read the run file none.json"),
+        (["--resume", "none.json"], "cannot read none.json"),
         (["--resume", "story.txt"], "story.txt is not a run file"),
     ],
 )
-def test_wrong_options(arguments, reason, story, monkeypatch):
+def test_wrong_options_are_named(arguments, reason, story, monkeypatch):
     monkeypatch.chdir(story.parent)
-    assert reason in refused(*arguments)
+    assert reason in refusal(*arguments)
 
 
-def test_what_would_not_be_the_same_run_is_refused_by_name(command, story, tmp_path, monkeypatch):
+def test_changed_options_and_data_are_named(command, story, tmp_path, monkeypatch):
     done = command("train", "story.txt", *FAST, "--steps", 2, "--lr-decay", "linear", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     monkeypatch.chdir(tmp_path)
-    assert "story.txt.run.json is there already" in refused("story.txt", *FAST)
+    assert "story.txt.run.json already exists" in refusal("story.txt", *FAST)
     resume = ["--resume", "story.txt.run.json"]
-    text = refused(*resume, "--batch", 4, "--rank", 8, "--seed", 7, "--steps", 5)
+    text = refusal(*resume, "--batch", 4, "--rank", 8, "--seed", 7, "--steps", 5)
     assert "--batch: 4 is given, the run has 3" in text
     assert "--seed: 7 is given, the run has 0" in text
     assert "--rank" not in text
     assert "the run has --steps 2, over which its learning rate falls (linear)" in text
     story.write_text(STORY + "!")
-    assert "DATA: " in refused(*resume)
-    assert "has changed (SHA-256 " in refused(*resume)
+    assert "DATA: " in refusal(*resume)
+    assert "has changed (SHA-256 " in refusal(*resume)

@@ -1,4 +1,4 @@
-"""The command ``demo``."""
+"""The command ``demo``: fine-tune and sample a tiny model on the embedded server."""
 
 from .command import demo
 

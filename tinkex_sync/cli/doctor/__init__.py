@@ -1,4 +1,4 @@
-"""The command ``doctor``."""
+"""The command ``doctor``: check the connection to the server step by step."""
 
 from .command import doctor
 

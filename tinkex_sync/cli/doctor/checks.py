@@ -1,69 +1,71 @@
-"""The checks of ``tinkex-sync doctor``, from the settings up to the queue: a list, each with a verdict."""
+"""The checks of ``tinkex-sync doctor``, in order: from the configuration to the queue."""
 
 from __future__ import annotations
 
 import socket
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Tuple
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Any, Callable, List, Optional, Tuple
+from urllib.parse import urlsplit, urlunsplit
 
-from ...http.request import Request
-from .findings import Finding, from_connecting, from_session
+from .findings import Finding, diagnose_connection, diagnose_session
 
 if TYPE_CHECKING:
     from ...config import Config
     from ...http.transport import Transport
     from ...session import Session
 
-__all__ = ["CHECKS", "Check", "Patient"]
+__all__ = ["CHECKS", "Check", "CheckContext"]
 
 
 @dataclass
-class Patient:
-    """What the checks look at, and what they found out for those after them."""
+class CheckContext:
+    """The input of the checks, and the results that later checks use. Used by one thread."""
 
     base_url: Optional[str]
-    #: Draw one token from it, to see the queue; None: that is not checked.
+    #: A model to sample one token from. None: the queue is not checked.
     model: Optional[str]
-    #: Seconds for each request.
-    patience: float
+    #: Longest time for each response, in seconds.
+    timeout: float
     config: Optional[Config] = None
     transport: Optional[Transport] = None
     session: Optional[Session] = None
-    #: Host and port to connect to: the server's, or the proxy's.
+    #: Host and port to connect to: those of the server, or of the proxy.
     address: Tuple[str, int] = ("", 0)
     proxy: Optional[str] = None
+    #: The results of ``socket.getaddrinfo``.
     addresses: List[Any] = field(default_factory=list)
-    to_close: List[Callable[[], Any]] = field(default_factory=list)
+    #: Functions that release what the checks opened.
+    cleanups: List[Callable[[], Any]] = field(default_factory=list)
 
     def close(self) -> None:
-        """End what the checks began."""
-        for close in reversed(self.to_close):
-            close()
+        """Release what the checks opened, in reverse order."""
+        for cleanup in reversed(self.cleanups):
+            cleanup()
 
     @property
     def target(self) -> str:
-        """The server, without a password that stands in its URL."""
+        """The URL of the server without a user name and password."""
         assert self.config is not None
-        return _bare(self.config.base_url)
+        return _without_credentials(self.config.base_url)
 
 
 @dataclass(frozen=True)
 class Check:
-    """One stage."""
+    """One check."""
 
     name: str
-    run: Callable[[Patient], Finding]
-    #: Whether those after it mean nothing once it failed.
-    needed: bool = True
+    run: Callable[[CheckContext], Finding]
+    #: Whether the later checks depend on it.
+    is_required: bool = True
 
 
-def _bare(url: str) -> str:
-    parts = urlsplit(url)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+def _without_credentials(url: str) -> str:
+    scheme, netloc, *rest = urlsplit(url)
+    return urlunsplit((scheme, netloc.rpartition("@")[2], *rest))
 
 
-def configuration(patient: Patient) -> Finding:
+def check_configuration(context: CheckContext) -> Finding:
+    """Read the settings and create a transport from them."""
     from ...clients.service import resolve_endpoint
     from ...concurrency.timer import Timer
     from ...config import Config
@@ -71,37 +73,38 @@ def configuration(patient: Patient) -> Finding:
     from ...http.transport import Transport
 
     try:
-        config = resolve_endpoint(Config.from_env(base_url=patient.base_url))
+        config = resolve_endpoint(Config.from_env(base_url=context.base_url))
         timer = Timer(config.clock)
-        patient.to_close.append(timer.close)
-        # One try each: a person is waiting, and wants to know of the first failure.
-        patient.config = config.replace(
+        context.cleanups.append(timer.close)
+        # No retries: the user waits, and the first error is the one to report.
+        context.config = config.replace(
             max_retries=0,
-            retry_for=patient.patience,
-            connect_timeout=min(config.connect_timeout, patient.patience),
-            read_timeout=patient.patience,
-            first_contact_timeout=patient.patience,
-            heartbeat_timeout=patient.patience,
+            retry_for=context.timeout,
+            connect_timeout=min(config.connect_timeout, context.timeout),
+            read_timeout=context.timeout,
+            first_contact_timeout=context.timeout,
+            heartbeat_timeout=context.timeout,
         )
-        patient.transport = Transport(patient.config, timer)
-        patient.to_close.append(patient.transport.close)
+        context.transport = Transport(context.config, timer)
+        context.cleanups.append(context.transport.close)
     except (ConfigError, MissingExtraError, OSError) as error:
-        return Finding("failed", str(error), "Set it right, as an argument or in the environment.")
-    return Finding("ok", f"server {patient.target}, API key given, announced version {config.sdk_version}")
+        return Finding("failed", str(error), "Correct the argument or the environment variable.")
+    return Finding("ok", f"server {context.target}, API key given, protocol version {config.sdk_version}")
 
 
-def proxy(patient: Patient) -> Finding:
+def check_proxy(context: CheckContext) -> Finding:
+    """Find out whether a proxy is used, and set the address to connect to."""
     from requests.utils import select_proxy
 
-    assert patient.config is not None
-    assert patient.transport is not None
-    url = urlsplit(patient.config.base_url)
-    patient.address = (url.hostname or "", url.port or (443 if url.scheme == "https" else 80))
-    chosen = select_proxy(patient.config.base_url, patient.transport.proxies)
-    if not chosen:
-        return Finding("ok", "none is used for this server")
-    patient.proxy = _bare(chosen if "://" in chosen else f"http://{chosen}")
-    parts = urlsplit(patient.proxy)
+    assert context.config is not None
+    assert context.transport is not None
+    url = urlsplit(context.config.base_url)
+    context.address = (url.hostname or "", url.port or (443 if url.scheme == "https" else 80))
+    selected = select_proxy(context.config.base_url, context.transport.proxies)
+    if not selected:
+        return Finding("ok", "no proxy is used for this server")
+    context.proxy = _without_credentials(selected if "://" in selected else f"http://{selected}")
+    parts = urlsplit(context.proxy)
     try:
         port = parts.port or {"https": 443, "socks5": 1080, "socks5h": 1080}.get(parts.scheme, 80)
     except ValueError:
@@ -109,187 +112,195 @@ def proxy(patient: Patient) -> Finding:
     if not parts.hostname or not port:
         return Finding(
             "failed",
-            f"{patient.proxy!r} is not the address of a proxy",
+            f"{context.proxy!r} is not the address of a proxy",
             "Set HTTPS_PROXY or HTTP_PROXY to a URL such as http://proxy:3128, or unset it.",
         )
-    patient.address = (parts.hostname, port)
-    return Finding("ok", f"{patient.proxy} leads to {url.hostname}")
+    context.address = (parts.hostname, port)
+    return Finding("ok", f"{context.proxy} is used for {url.hostname}")
 
 
-def dns(patient: Patient) -> Finding:
-    host, port = patient.address
-    whose = "the proxy" if patient.proxy else "the server"
+def _peer(context: CheckContext) -> str:
+    return "the proxy" if context.proxy else "the server"
+
+
+def check_dns(context: CheckContext) -> Finding:
+    """Resolve the name of the server or of the proxy."""
+    host, port = context.address
     try:
-        patient.addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        context.addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
-        remedy = "Check its spelling in TINKER_BASE_URL, and that this machine's name resolution works."
-        if patient.proxy:
+        remedy = "Check its spelling in TINKER_BASE_URL, and the name resolution of this machine."
+        if context.proxy:
             remedy = (
-                "Check HTTPS_PROXY or HTTP_PROXY; unset it, or list the server in NO_PROXY, to go without."
+                "Check HTTPS_PROXY or HTTP_PROXY. To use no proxy, unset it or list the server in NO_PROXY."
             )
-        return Finding("failed", f"{host!r}, the name of {whose}, cannot be resolved: {error}", remedy)
-    found = ", ".join(dict.fromkeys(str(entry[4][0]) for entry in patient.addresses))
-    return Finding("ok", f"{host} is {found}" if host not in found else f"{host} is an address")
+        return Finding(
+            "failed", f"{host!r}, the name of {_peer(context)}, cannot be resolved: {error}", remedy
+        )
+    found = ", ".join(dict.fromkeys(str(entry[4][0]) for entry in context.addresses))
+    return Finding("ok", f"{host} is an address" if host in found else f"{host} is {found}")
 
 
-def tcp(patient: Patient) -> Finding:
-    assert patient.config is not None
-    host, port = patient.address
-    whose = "the proxy" if patient.proxy else "the server"
+def check_tcp(context: CheckContext) -> Finding:
+    """Connect to the server or to the proxy."""
+    assert context.config is not None
+    host, port = context.address
+    peer = _peer(context)
     failure: Optional[OSError] = None
-    for family, kind, protocol, _, address in patient.addresses:
+    for family, kind, protocol, _, address in context.addresses:
         with socket.socket(family, kind, protocol) as sock:
-            sock.settimeout(patient.config.connect_timeout)
+            sock.settimeout(context.config.connect_timeout)
             try:
                 sock.connect(address)
-                return Finding("ok", f"{whose} takes connections at {host} port {port}")
+                return Finding("ok", f"{peer} accepts connections at {host} port {port}")
             except OSError as error:
                 failure = error
     if isinstance(failure, ConnectionRefusedError):
-        what = f"nothing listens at {host} port {port}: the connection was refused"
-        remedy = f"Check that {whose} runs, and that the port is right."
+        text = f"no program listens at {host} port {port}: the connection was refused"
+        remedy = f"Check that {peer} runs, and that the port is right."
     elif isinstance(failure, socket.timeout):
-        what = f"no answer from {host} port {port} within {patient.config.connect_timeout:g} s"
-        remedy = "A firewall may drop the packets: check address, VPN, and whether a proxy is needed here."
+        text = f"no response from {host} port {port} within {context.config.connect_timeout:g} s"
+        remedy = (
+            "A firewall may drop the packets: check the address and the VPN, and whether a proxy is needed."
+        )
     else:
-        what = f"{host} port {port} cannot be reached: {failure}"
-        remedy = "Check this machine's network, and the address."
-    return Finding("failed", what, remedy)
+        text = f"{host} port {port} cannot be reached: {failure}"
+        remedy = "Check the network of this machine, and the address."
+    return Finding("failed", text, remedy)
 
 
-def http(patient: Patient) -> Finding:
-    """TLS, a proxy's consent and HTTP in one request, as the client makes it. GET /api/v1/healthz."""
+def check_http(context: CheckContext) -> Finding:
+    """Send one request as the client does, which covers TLS, the proxy and HTTP. GET /api/v1/healthz."""
     from ...errors import APIConnectionError, APIStatusError, DeadlineExceeded
     from ...http.endpoints import ENDPOINTS
     from ...http.request import Request
 
-    assert patient.config is not None
-    assert patient.transport is not None
+    assert context.transport is not None
+    request = Request(replace(ENDPOINTS["healthz"], read_timeout=context.timeout))
     try:
-        reply = patient.transport.send(
-            Request(replace(ENDPOINTS["healthz"], read_timeout=patient.patience)), {}, None
-        )
+        reply = context.transport.send(request, {}, None)
     except (APIConnectionError, APIStatusError, DeadlineExceeded) as error:
-        return from_connecting(error, patient.target, patient.proxy, patient.patience)
-    return Finding("ok", f"answered in {reply.elapsed * 1000:.0f} ms")
+        return diagnose_connection(error, context.target, context.proxy, context.timeout)
+    return Finding("ok", f"response in {reply.elapsed * 1000:.0f} ms")
 
 
-def session(patient: Patient) -> Finding:
-    """Key and version, by opening a session as the client does. POST /api/v1/create_session."""
+def check_session(context: CheckContext) -> Finding:
+    """Check the key and the version by creating a session as the client does. POST /api/v1/create_session."""
     from ...errors import TinkexError
     from ...plugins.registry import Observers
     from ...protocol.json_wire import reads_protobuf
     from ...session import Session
 
-    assert patient.config is not None
-    opened = Session(patient.config, Observers(autoload=False))
-    patient.to_close.append(opened.close)
+    assert context.config is not None
+    session = Session(context.config, Observers(autoload=False))
+    context.cleanups.append(session.close)
     try:
-        opened.open()
+        session.open()
     except (TinkexError, OSError) as error:
-        return from_session(error, patient.config)
-    patient.session = opened
-    spoken = opened.negotiation.status()
-    limits = spoken["limits"]
-    finding = (
-        f"{opened.session_id} opened, version {spoken['sdk_version']} over {spoken['wire']}; chunks of at most"
-        f" {limits['max_chunk_datums']} datums and {limits['max_chunk_bytes']:,} bytes; samples sent at once of at most"
-        f" {limits['dispatch_bytes']:,} bytes"
+        return diagnose_session(error, context.config)
+    context.session = session
+    status = session.negotiation.status()
+    limits = status["limits"]
+    text = (
+        f"{session.session_id} created, version {status['sdk_version']} over {status['wire']}; limits:"
+        f" {limits['max_chunk_datums']} datums and {limits['max_chunk_bytes']:,} bytes per chunk,"
+        f" {limits['dispatch_bytes']:,} bytes of samples in dispatch"
     )
     if limits["max_samples"] is not None:
-        finding += f", {limits['max_samples']:,} in progress"
-    if opened.capabilities.supports_protobuf and not reads_protobuf():
-        finding += (
-            "; protobuf is not installed here, which training may need: pip install 'tinkex-sync[proto]'"
-        )
-    return Finding("ok", finding, data=spoken)
+        text += f", {limits['max_samples']:,} samples in progress"
+    if session.capabilities.supports_protobuf and not reads_protobuf():
+        text += "; training may need protobuf, which is not installed: pip install 'tinkex-sync[proto]'"
+    return Finding("ok", text, data=status)
 
 
-def heartbeat(patient: Patient) -> Finding:
-    """POST /api/v1/session_heartbeat."""
+def check_heartbeat(context: CheckContext) -> Finding:
+    """Send a heartbeat of the session. POST /api/v1/session_heartbeat."""
     from ...errors import TinkexError
+    from ...http.request import Request
 
-    assert patient.session is not None
-    began = patient.session.clock.time()
+    assert context.session is not None
+    session = context.session
+    started = session.clock.time()
     try:
-        patient.session.call(Request("session_heartbeat", {"session_id": patient.session.session_id}))
+        session.call(Request("session_heartbeat", {"session_id": session.session_id}))
     except (TinkexError, OSError) as error:
         return Finding(
             "failed",
-            f"the session's heartbeat was refused: {error}",
-            "Sessions end on this server while they are in use: tell whoever runs it.",
+            f"the heartbeat of the session failed: {error}",
+            "This server ends sessions that are in use: inform its operator.",
         )
-    return Finding("ok", f"answered in {(patient.session.clock.time() - began) * 1000:.0f} ms")
+    return Finding("ok", f"response in {(session.clock.time() - started) * 1000:.0f} ms")
 
 
-def endpoints(patient: Patient) -> Finding:
-    from .endpoint_probe import missing_endpoints
+def check_endpoints(context: CheckContext) -> Finding:
+    """Find out which endpoints the server does not have."""
+    from .endpoint_probe import probe_endpoints
 
-    assert patient.session is not None
-    lost, asked, silent = missing_endpoints(patient.session, patient.patience)
-    if not lost and silent:
-        return Finding(
-            "ok", f"{asked - silent} of {asked} are there, and the others may be: they gave no answer"
-        )
-    if not lost:
-        return Finding("ok", f"all {asked} are there")
-    told = "; ".join(f"{row.path}: no {row.loses}" for row in lost)
-    data: Dict[str, Any] = {row.path: row.loses for row in lost}
+    assert context.session is not None
+    result = probe_endpoints(context.session, context.timeout)
+    total = result.requested
+    if not result.missing and result.unanswered:
+        text = f"{total - result.unanswered} of {total} exist; the others did not respond and may exist"
+        return Finding("ok", text)
+    if not result.missing:
+        return Finding("ok", f"all {total} exist")
+    listed = "; ".join(f"{row.path} (for {row.features})" for row in result.missing)
     return Finding(
         "failed",
-        f"{len(lost)} of {asked} are missing: {told}",
-        "The rest works. If you need these, the server must be updated, or another one used.",
-        data=data,
+        f"{len(result.missing)} of {total} are missing: {listed}",
+        "All other features work. If you need these, update the server or use another one.",
+        data={row.path: row.features for row in result.missing},
     )
 
 
-def queue(patient: Patient) -> Finding:
-    """How a sample fares, if a model is named. POST /api/v1/asample."""
+def check_queue(context: CheckContext) -> Finding:
+    """Sample one token, if a model is given. POST /api/v1/asample."""
     from ...clients.sampling import open_sampling_client
     from ...errors import DeadlineExceeded, TinkexError
     from ...types import ModelInput, SamplingParams
 
-    assert patient.session is not None
-    if patient.model is None:
-        return Finding("skipped", "give --model NAME to draw one token and see how long the server takes")
-    clock = patient.session.clock
-    ends = clock.time() + patient.patience
-    path = patient.model if patient.model.startswith("tinker://") else None
+    assert context.session is not None
+    session, model = context.session, context.model
+    if model is None:
+        return Finding("skipped", "give --model NAME to sample one token and measure the time")
+    deadline = session.clock.time() + context.timeout
+    path = model if model.startswith("tinker://") else None
     try:
-        with patient.session.calling(patient.session.source, "create_sampling_client") as call:
+        with session.calling(session.source, "create_sampling_client") as call:
             sampler = open_sampling_client(
-                patient.session,
+                session,
                 model_path=path,
-                base_model=None if path else patient.model,
+                base_model=None if path else model,
                 retry_config=None,
                 call=call,
-                deadline=ends,
+                deadline=deadline,
             )
-        began = clock.time()
-        sampler.sample(
-            ModelInput.from_ints([1]), 1, SamplingParams(max_tokens=1), timeout=max(0.1, ends - began)
-        )
+        started = session.clock.time()
+        params = SamplingParams(max_tokens=1)
+        sampler.sample(ModelInput.from_ints([1]), 1, params, timeout=max(0.1, deadline - started))
     except DeadlineExceeded as error:
-        state = f"its queue says {error.queue_state}" if error.queue_state else "its queue says nothing"
+        state = (
+            f"its queue state is {error.queue_state}" if error.queue_state else "it returns no queue state"
+        )
         return Finding(
             "failed",
-            f"no token from {patient.model} within {patient.patience:g} s; {state}",
-            "The server is at work, or out of capacity: try later, or with a longer --timeout.",
+            f"no token from {model} within {context.timeout:g} s; {state}",
+            "The server is busy or out of capacity: try later, or with a longer --timeout.",
         )
     except (TinkexError, ValueError) as error:
-        return Finding("failed", f"no token from {patient.model}: {error}", "Check the name of the model.")
-    return Finding("ok", f"one token from {patient.model} took {(clock.time() - began) * 1000:.0f} ms")
+        return Finding("failed", f"no token from {model}: {error}", "Check the name of the model.")
+    return Finding("ok", f"one token from {model} took {(session.clock.time() - started) * 1000:.0f} ms")
 
 
-#: In this order; what a check builds on comes before it.
+#: In this order. A check comes after those that it depends on.
 CHECKS: Tuple[Check, ...] = (
-    Check("configuration", configuration),
-    Check("proxy", proxy),
-    Check("DNS", dns),
-    Check("TCP", tcp),
-    Check("TLS and HTTP", http),
-    Check("key and version", session),
-    Check("heartbeat", heartbeat, needed=False),
-    Check("endpoints", endpoints, needed=False),
-    Check("queue", queue),
+    Check("configuration", check_configuration),
+    Check("proxy", check_proxy),
+    Check("DNS", check_dns),
+    Check("TCP", check_tcp),
+    Check("TLS and HTTP", check_http),
+    Check("key and version", check_session),
+    Check("heartbeat", check_heartbeat, is_required=False),
+    Check("endpoints", check_endpoints, is_required=False),
+    Check("queue", check_queue),
 )

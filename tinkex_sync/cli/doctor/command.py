@@ -1,83 +1,89 @@
-"""``tinkex-sync doctor``: where it fails, and what to do."""
+"""``tinkex-sync doctor``: check the connection to the server step by step."""
 
 from __future__ import annotations
 
-from typing import Any, Dict, List, Optional
+from typing import TYPE_CHECKING, Any, Dict, List, Optional
 
 import click
 
 from ..groups import Command
 from ..output import Output, pass_output
 
-__all__ = ["doctor"]
+if TYPE_CHECKING:
+    from .checks import CheckContext
+    from .findings import Finding
 
-_NOT_RUN = "not looked at, because of what failed before"
+__all__ = ["doctor"]
 
 
 @click.command(cls=Command)
-@click.option("-m", "--model", metavar="NAME", help="Draw one token from this model, or tinker:// path.")
+@click.option("-m", "--model", metavar="NAME", help="Sample one token from this model or tinker:// path.")
 @click.option(
     "--timeout",
     type=click.FloatRange(min=0, min_open=True),
     default=10.0,
     show_default=True,
     metavar="SECONDS",
-    help="Longest wait for any one answer.",
+    help="Longest time for each response.",
 )
+@click.option("--json", "as_json", is_flag=True, help="The same as --format json.")
 @pass_output
-def doctor(output: Output, /, model: Optional[str], timeout: float) -> None:
-    """Check the way to the server, step by step.
+def doctor(output: Output, /, model: Optional[str], timeout: float, as_json: bool) -> None:
+    """Check the connection to the server step by step.
 
-    Settings, proxy, name resolution, connection, TLS, API key, version, and what the server can do. Exit status 0
-    means that all is well.
+    The checks cover settings, proxy, name resolution, connection, TLS, API key, version, and endpoints. The exit
+    status is 0 if no check failed.
     """
-    from ...errors import TinkexError
-    from .checks import CHECKS, Patient
-    from .findings import Finding
+    from .checks import CheckContext
 
-    patient = Patient(output.base_url, model, timeout)
-    rows: List[Dict[str, Any]] = []
-    stopped = False
+    if as_json:
+        output.format = "json"
+    context = CheckContext(output.base_url, model, timeout)
     try:
-        for check in CHECKS:
-            if stopped:
-                rows.append(_row(check.name, "skipped", _NOT_RUN))
-                continue
-            try:
-                found = check.run(patient)
-            except (TinkexError, OSError) as error:
-                found = Finding("failed", str(error), "The server answered before: run it again.")
-            rows.append(_row(check.name, found.verdict, found.text, found.remedy, found.fault, found.data))
-            stopped = found.verdict == "failed" and check.needed
+        rows = _run_checks(context)
     finally:
-        patient.close()
-    well = all(row["verdict"] != "failed" for row in rows)
+        context.close()
+    is_ok = all(row["verdict"] != "failed" for row in rows)
     output.result(
-        {"ok": well, "checks": rows},
-        "All is well" if well else "Something is wrong",
+        {"ok": is_ok, "checks": rows},
+        "No problem found" if is_ok else "A check failed",
         ("Check", "Verdict", "Finding"),
         [(row["check"], row["verdict"], row["finding"]) for row in rows],
     )
     for row in rows:
         if row["verdict"] == "failed":
             output.note(f"{row['fault']}: {row['finding']}\n  What to do: {row['remedy']}")
-    if not well:
+    if not is_ok:
         click.get_current_context().exit(1)
 
 
-def _row(
-    check: str,
-    verdict: str,
-    finding: str,
-    remedy: str = "",
-    fault: str = "",
-    data: Optional[Dict[str, Any]] = None,
-) -> Dict[str, Any]:
+def _run_checks(context: CheckContext) -> List[Dict[str, Any]]:
+    """Run the checks and return their results as JSON values. After a required check failed, the rest is skipped."""
+    from ...errors import TinkexError
+    from .checks import CHECKS
+    from .findings import Finding
+
+    rows: List[Dict[str, Any]] = []
+    is_stopped = False
+    for check in CHECKS:
+        if is_stopped:
+            rows.append(_row(check.name, Finding("skipped", "not checked because an earlier check failed")))
+            continue
+        try:
+            finding = check.run(context)
+        except (TinkexError, OSError) as error:
+            finding = Finding("failed", str(error), "The server responded before: run the doctor again.")
+        rows.append(_row(check.name, finding))
+        is_stopped = finding.verdict == "failed" and check.is_required
+    return rows
+
+
+def _row(check: str, finding: Finding) -> Dict[str, Any]:
     return {
         "check": check,
-        "verdict": verdict,
-        "fault": fault or (check if verdict == "failed" else ""),
-        "finding": finding,
-        "remedy": remedy,
-        "data": data or {},
+        "verdict": finding.verdict,
+        "fault": finding.fault or (check if finding.verdict == "failed" else ""),
+        "finding": finding.text,
+        "remedy": finding.remedy,
+        "data": finding.data,
     }

@@ -1,4 +1,4 @@
-"""Which endpoints a server has, asked so that nothing happens there."""
+"""Find out which endpoints a server has, with requests that change nothing."""
 
 from __future__ import annotations
 
@@ -10,24 +10,35 @@ if TYPE_CHECKING:
     from ...protocol.negotiation import Capabilities
     from ...session import Session
 
-__all__ = ["Needed", "missing_endpoints"]
+__all__ = ["ProbeResult", "RequiredEndpoint", "probe_endpoints"]
 
 
 @dataclass(frozen=True)
-class Needed:
-    """An endpoint, and what a user loses without it."""
+class RequiredEndpoint:
+    """An endpoint, and the features that need it."""
 
-    #: Row of ``endpoints.ENDPOINTS``.
+    #: The name of its row in ``endpoints.ENDPOINTS``.
     name: str
-    #: What there is none of then.
-    loses: str
-    #: Whether a session needs it, where not all do.
-    wanted: Callable[[Capabilities], bool] = lambda capabilities: True
+    #: The features that do not work without it.
+    features: str
+    #: Whether a session with these capabilities uses it.
+    is_used: Callable[[Capabilities], bool] = lambda capabilities: True
     path: str = ""
 
 
+@dataclass(frozen=True)
+class ProbeResult:
+    """The result of :func:`probe_endpoints`."""
+
+    missing: List[RequiredEndpoint]
+    #: Number of endpoints that were requested.
+    requested: int
+    #: Number of requests without a response.
+    unanswered: int
+
+
 def _sends_forward(capabilities: Capabilities) -> bool:
-    """In protobuf, a forward pass is a forward_backward request with a flag."""
+    """Return whether forward passes have an endpoint of their own. In protobuf they are a flag of backward passes."""
     return not capabilities.supports_protobuf
 
 
@@ -35,97 +46,105 @@ def _sends_bulk_polls(capabilities: Capabilities) -> bool:
     return capabilities.bulk_polls
 
 
-_TABLE: Tuple[Needed, ...] = (
-    Needed("get_server_capabilities", "listing of the models"),
-    Needed("create_model", "training"),
-    Needed("get_info", "tokenizer of a training client"),
-    Needed("forward", "forward passes (and no custom loss)", _sends_forward),
-    Needed("forward_backward", "training"),
-    Needed("optim_step", "training"),
-    Needed("save_weights", "saving of training state"),
-    Needed("load_weights", "going on from a checkpoint"),
-    Needed("weights_info", "going on from a checkpoint"),
-    Needed("save_weights_for_sampler", "sampling of trained weights"),
-    Needed("create_sampling_session", "sampling"),
-    Needed("asample", "sampling"),
-    Needed("retrieve_future", "training and no sampling"),
-    Needed("training_runs", "run list"),
-    Needed("checkpoints", "checkpoint list"),
-    Needed("run_checkpoints", "checkpoint list --run-id and no checkpoint info"),
-    Needed("publish_checkpoint", "checkpoint publish"),
-    Needed("unpublish_checkpoint", "checkpoint unpublish"),
-    Needed("delete_checkpoint", "checkpoint delete"),
-    Needed("checkpoint_archive", "checkpoint download"),
-    Needed("sessions", "session list"),
-    Needed("session", "session info"),
-    Needed("sampler", "look-up of what a sampler samples from"),
-    Needed("retrieve_futures", "fetching of many results at once", _sends_bulk_polls),
+_TABLE: Tuple[RequiredEndpoint, ...] = (
+    RequiredEndpoint("get_server_capabilities", "the list of models"),
+    RequiredEndpoint("create_model", "training"),
+    RequiredEndpoint("get_info", "the tokenizer of a training client"),
+    RequiredEndpoint("forward", "forward passes and custom losses", _sends_forward),
+    RequiredEndpoint("forward_backward", "training"),
+    RequiredEndpoint("optim_step", "training"),
+    RequiredEndpoint("save_weights", "saving of training state"),
+    RequiredEndpoint("load_weights", "training from a checkpoint"),
+    RequiredEndpoint("weights_info", "training from a checkpoint"),
+    RequiredEndpoint("save_weights_for_sampler", "sampling of trained weights"),
+    RequiredEndpoint("create_sampling_session", "sampling"),
+    RequiredEndpoint("asample", "sampling"),
+    RequiredEndpoint("retrieve_future", "training and sampling"),
+    RequiredEndpoint("training_runs", "run list"),
+    RequiredEndpoint("checkpoints", "checkpoint list"),
+    RequiredEndpoint("run_checkpoints", "checkpoint list --run-id and checkpoint info"),
+    RequiredEndpoint("publish_checkpoint", "checkpoint publish"),
+    RequiredEndpoint("unpublish_checkpoint", "checkpoint unpublish"),
+    RequiredEndpoint("delete_checkpoint", "checkpoint delete"),
+    RequiredEndpoint("checkpoint_archive", "checkpoint download"),
+    RequiredEndpoint("sessions", "session list"),
+    RequiredEndpoint("session", "session info"),
+    RequiredEndpoint("sampler", "the base model of a sampler"),
+    RequiredEndpoint("retrieve_futures", "retrieval of many results in one request", _sends_bulk_polls),
 )
-#: Names that nothing has, by field of a path.
-_NOTHING = {
+#: Names that no server has, by the field of a path.
+_UNKNOWN_NAMES = {
     "run": "tinkex-sync-doctor",
     "session": "tinkex-sync-doctor",
     "sampler": "tinkex-sync-doctor",
     "checkpoint_path": "weights/tinkex-sync-doctor",
 }
 _FIELD = re.compile(r"{(\w+)}")
+_PREFIX = "/api/v1/"
 
 
-def missing_endpoints(session: Session, patience: float) -> Tuple[List[Needed], int, int]:
-    """What the server lacks, how many were asked for, and how many of those it gave no answer for.
+def probe_endpoints(session: Session, timeout: float) -> ProbeResult:
+    """Request all endpoints that a session uses, and return those that the server does not have.
 
-    If the server answers 405 to a method that no endpoint has, that tells of each path whether it is known. If not,
-    they are asked with their own method, an empty body and names of things that do not exist; then those that
-    delete something are left out.
+    The requests use the method PUT, which no endpoint has, if the server returns 405 for it: then 404 means that the
+    path is unknown. Otherwise they use the endpoint's own method with an empty body and unknown names, and DELETE is
+    left out.
+
+    Args:
+        timeout: Longest time for each response, in seconds.
 
     Raises:
-        APIConnectionError: the server went away.
+        APIConnectionError: The server responds to no request, or accepts no connection.
     """
     from ...errors import APIConnectionError
     from ...http.endpoints import ENDPOINTS
 
-    told_by_method = _status(session, "PUT", ENDPOINTS["create_session"].url(), patience)[0] == 405
-    lost: List[Needed] = []
-    asked = silent = 0
+    reports_methods = _request(session, "PUT", ENDPOINTS["create_session"].url(), timeout)[0] == 405
+    missing: List[RequiredEndpoint] = []
+    requested = unanswered = 0
     for row in _TABLE:
         endpoint = ENDPOINTS[row.name]
-        if not row.wanted(session.capabilities) or (endpoint.method == "DELETE" and not told_by_method):
+        if not row.is_used(session.capabilities) or (endpoint.method == "DELETE" and not reports_methods):
             continue
-        path = endpoint.url(**{name: _NOTHING[name] for name in _FIELD.findall(endpoint.path)})
-        status, no_thing = _status(session, "PUT" if told_by_method else endpoint.method, path, patience)
-        asked += 1
-        silent += status == 0
-        if status == 404 and (told_by_method or no_thing):
-            lost.append(replace(row, path=path))
-    if silent == asked:
-        raise APIConnectionError("The server answers none of its endpoints any more")
-    return lost, asked, silent
+        path = endpoint.url(**{name: _UNKNOWN_NAMES[name] for name in _FIELD.findall(endpoint.path)})
+        method = "PUT" if reports_methods else endpoint.method
+        status, is_path_unknown = _request(session, method, path, timeout)
+        requested += 1
+        unanswered += status == 0
+        if status == 404 and (reports_methods or is_path_unknown):
+            missing.append(replace(row, path=path))
+    if unanswered == requested:
+        raise APIConnectionError("The server responds to none of its endpoints any more")
+    return ProbeResult(missing, requested, unanswered)
 
 
-def _status(session: Session, method: str, path: str, patience: float) -> Tuple[int, bool]:
-    """What the server answers, 0 if it does not; and whether it says that there is no such path.
+def _request(session: Session, method: str, path: str, timeout: float) -> Tuple[int, bool]:
+    """Send one request.
+
+    Returns:
+        The status code, or 0 without a response, and whether the response names an unknown path.
 
     Raises:
-        APIConnectionError: it takes no connections any more.
+        APIConnectionError: The server accepts no connection.
     """
     from ...errors import APIConnectionError, APIStatusError
     from ...http.endpoints import Endpoint
-    from ...http.error_advice import names_no_thing
+    from ...http.error_advice import is_unknown_endpoint
     from ...http.request import Request
 
     headers: Dict[str, str] = {}
-    token = session.credentials.key(False, session.clock.time() + patience)
+    token = session.credentials.key(False, session.clock.time() + timeout)
     if token is not None:
         headers["X-API-Key"] = token
     body = None if method == "GET" else b"{}"
-    row = Endpoint("probe", method, path[len("/api/v1/") :], read_timeout=patience, redirect_ok=True)
-    # Some servers hang up after an error, which shows at the next request on that connection, and some on a body
-    # they do not expect; that the path is unknown to them they do not say by it.
+    row = Endpoint("probe", method, path[len(_PREFIX) :], read_timeout=timeout, redirect_ok=True)
+    # Some servers close the connection after an error, which shows at the next request on it. Others close it after an
+    # unexpected body. Neither means that the path is unknown.
     for _ in range(2):
         try:
             reply = session.transport.send(Request(row, body), headers, None)
         except APIStatusError as error:
-            return error.status_code, names_no_thing(error)
+            return error.status_code, is_unknown_endpoint(error)
         except APIConnectionError as error:
             if error.unsent:
                 raise

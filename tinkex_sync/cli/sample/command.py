@@ -1,9 +1,10 @@
-"""``tinkex-sync sample``: replies to a file of prompts, each once, however often it is interrupted."""
+"""``tinkex-sync sample``: sample one reply for each prompt of a file, and continue after interruptions."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Dict, List, Optional
+from typing import TYPE_CHECKING, Any, Dict, Optional, Union
 
 import click
 
@@ -12,13 +13,20 @@ from ..groups import Command
 from ..output import CommandError, Output, pass_output
 
 if TYPE_CHECKING:
-    from ...clients import SamplingClient, ServiceClient
-    from ...futures import Future
-    from .prompts import Prompt, PromptFile
+    from ...concurrency.clock import Clock
+    from .prompts import PromptFile
+    from .replies import ReplyFile, ReplyStream
 
-__all__ = ["Drawing", "sample"]
+__all__ = ["sample"]
 
-_SCHEME = "tinker://"
+
+@dataclass(frozen=True)
+class _Settings:
+    """The options that do not change the replies."""
+
+    concurrency: int
+    timeout: Optional[float]
+    stop_on_error: bool
 
 
 @click.command(cls=Command)
@@ -30,23 +38,39 @@ _SCHEME = "tinker://"
     metavar="REPLIES.jsonl",
     required=True,
     type=click.Path(path_type=Path, allow_dash=True),
-    help="File for the replies; existing replies are kept. '-' is standard output, which cannot be continued.",
+    help="File for the replies. Replies in it are kept. '-' is standard output, which cannot be continued.",
 )
 @click.option("-m", "--model", required=True, help="A base model, or the tinker:// path of saved weights.")
 @click.option(
-    "--max-tokens", type=click.IntRange(min=1), default=256, show_default=True, help="Longest reply."
+    "--max-tokens",
+    type=click.IntRange(min=1),
+    default=256,
+    show_default=True,
+    help="Longest completion, in tokens.",
 )
-@click.option("--temperature", type=click.FloatRange(min=0), default=1.0, show_default=True)
-@click.option("--top-k", type=int, default=-1, show_default=True, help="Draw from the k likeliest; -1: all.")
+@click.option(
+    "--temperature",
+    type=click.FloatRange(min=0),
+    default=1.0,
+    show_default=True,
+    help="Sampling temperature. 0 selects the most likely token.",
+)
+@click.option(
+    "--top-k",
+    type=int,
+    default=-1,
+    show_default=True,
+    help="Sample from the K most likely tokens. -1 means all.",
+)
 @click.option(
     "--top-p",
     type=click.FloatRange(0, 1, min_open=True),
     default=1.0,
     show_default=True,
-    help="Draw from the likeliest that make up this probability.",
+    help="Sample from the most likely tokens with this total probability.",
 )
-@click.option("--seed", type=int, help="Of the random choice; the same for every prompt.")
-@click.option("--stop", metavar="TEXT", multiple=True, help="End a reply before this text; repeatable.")
+@click.option("--seed", type=int, help="Seed of the random choice, the same for every prompt.")
+@click.option("--stop", metavar="TEXT", multiple=True, help="End a completion before this text. Repeatable.")
 @click.option(
     "-n",
     "--num-samples",
@@ -55,192 +79,135 @@ _SCHEME = "tinker://"
     show_default=True,
     help="Completions of each prompt.",
 )
-@click.option("--logprobs", is_flag=True, help="Also write the log probability of each token.")
-@click.option("--tokenizer", metavar="ID|PATH", help="Default: the one that belongs to the model.")
+@click.option("--logprobs", is_flag=True, help="Write the log probability of each token too.")
+@click.option(
+    "--tokenizer", metavar="ID|PATH", help="Tokenizer. Default: the tokenizer that belongs to the model."
+)
 @click.option(
     "--concurrency",
     type=click.IntRange(min=1),
     default=256,
     show_default=True,
-    help="Most prompts on their way at once.",
+    help="Largest number of prompts in flight.",
 )
 @click.option(
-    "--timeout", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help="For each prompt."
+    "--timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="SECONDS",
+    help="Longest time for each prompt. Default: no limit.",
 )
 @click.option(
     "--on-error",
     type=click.Choice(["continue", "stop"]),
     default="continue",
     show_default=True,
-    help="When one prompt fails.",
+    help="Whether to continue or to stop when a prompt fails.",
 )
 @pass_output
-def sample(
-    output: Output,
-    /,
-    prompts: Path,
-    replies: Path,
-    model: str,
-    tokenizer: Optional[str],
-    concurrency: int,
-    timeout: Optional[float],
-    on_error: str,
-    **drawing: Any,
-) -> None:
-    """Answer every prompt of PROMPTS.jsonl once.
+def sample(output: Output, /, prompts: Path, replies: Path, **options: Any) -> None:
+    """Sample a reply for every prompt of PROMPTS.jsonl.
 
-    Each line is an object with "prompt" (text, or a list of token ids) and, if you like, "id". Replies come in
-    any order; "index" is the prompt's place, from 0. Run the same command again to go on after an interruption
-    or a crash: nothing is lost or repeated, and prompts that failed are tried again.
+    Each line is an object with "prompt" (text, or a list of token ids) and optionally "id". Replies are written in
+    the order in which they arrive; "index" is the position of the prompt, from 0. To continue after an interruption
+    or a crash, run the same command again. No reply is lost or repeated, and failed prompts are sampled again.
     """
-    from ...concurrency.clock import Clock
-    from .loop import answer_all
-    from .progress import shown_progress
     from .prompts import PromptFile
-    from .replies import ReplyFile, ReplyStream, require_plain_file
+    from .replies import require_output
 
-    if drawing["top_k"] < 1 and drawing["top_k"] != -1:
-        raise click.BadParameter(f"{drawing['top_k']} is neither -1 nor at least 1.", param_hint="'--top-k'")
-    drawing["stop"] = list(drawing["stop"]) or None
-    to_stdout = str(replies) == "-"
-    if not to_stdout:
-        require_plain_file(replies)
+    if options["top_k"] < 1 and options["top_k"] != -1:
+        raise click.BadParameter(f"{options['top_k']} is neither -1 nor at least 1.", param_hint="'--top-k'")
+    options["stop"] = list(options["stop"]) or None
+    settings = _Settings(
+        options.pop("concurrency"), options.pop("timeout"), options.pop("on_error") == "stop"
+    )
+    if str(replies) != "-":
+        require_output(replies)
         if replies.exists() and prompts.exists() and replies.samefile(prompts):
             raise CommandError(f"{replies} is the file of prompts", "Give another output with -o.")
-    asked = PromptFile(prompts)
-    run = {
-        "prompts_sha256": asked.fingerprint,
-        "prompts": asked.count,
-        "model": model,
-        "tokenizer": tokenizer,
-        **drawing,
-    }
-    clock = Clock()
-    began = clock.time()
-    written = ReplyStream() if to_stdout else ReplyFile(replies, run, clock)
-    before = written.answered
-    failed = 0
-    try:
-        if before:
-            output.note(f"{before} of {asked.count} prompts have replies already.")
-        if before < asked.count:
-            with (
-                shown_progress(output, clock, asked.count, before) as progress,
-                connected_service(output, plugins=[progress]) as service,
-            ):
-                texts = _Texts(output, service, model, tokenizer, asked)
-                drawn = Drawing(service, texts, model, drawing, timeout)
-                failed = answer_all(drawn, asked, written, progress, concurrency, on_error == "stop")
-    except (Exception, KeyboardInterrupt):
-        remedy = "" if to_stdout else " Run the same command again to go on."
-        output.note(f"{written.answered} of {asked.count} prompts have replies in {written.path}.{remedy}")
-        raise
-    finally:
-        written.close()
-    summary = {
-        "prompts": asked.count,
-        "answered": written.answered,
-        "failed": failed,
-        "new": written.answered - before,
-        "seconds": round(clock.time() - began, 3),
-        "output": str(written.path),
-    }
-    rows = [(name.capitalize(), str(value)) for name, value in summary.items()]
-    if to_stdout:
-        output.note(f"{written.answered} of {asked.count} prompts have replies.")
-    else:
-        output.result(summary, f"Replies to {prompts}", ("Property", "Value"), rows)
-    if failed:
-        remedy = "" if to_stdout else " Run the same command again to retry them."
-        output.note(f"{failed} prompts failed; their lines contain the reasons.{remedy}")
-        click.get_current_context().exit(1)
+    _Run(output, PromptFile(prompts), replies, options, settings).run()
 
 
-class _Texts:
-    """From text to tokens and back, where the tokenizer can be had."""
-
-    def __init__(
-        self, output: Output, service: ServiceClient, model: str, tokenizer: Optional[str], asked: PromptFile
-    ) -> None:
-        from ...errors import MissingExtraError
-        from ...tokenizers.loading import TokenizerError
-
-        self._tokenizer: Any = None
-        try:
-            self._tokenizer = _tokenizer(service, model, tokenizer)
-        except (TokenizerError, MissingExtraError) as error:
-            if asked.texts or tokenizer is not None:
-                raise CommandError(str(error), "Or give another with --tokenizer.") from None
-            output.note(f"Replies hold tokens only, no text: {error}")
-
-    def encode(self, prompt: Prompt) -> List[int]:
-        content = prompt.content
-        return content if isinstance(content, list) else list(self._tokenizer.encode(content))
-
-    def decode(self, reply: Any) -> Optional[List[str]]:
-        if self._tokenizer is None:
-            return None
-        try:
-            return [self._tokenizer.decode(list(sequence.tokens)) for sequence in reply.sequences]
-        except Exception as error:  # the Rust libraries raise bare Exception
-            raise CommandError(
-                f"the tokenizer cannot read what the model writes: {error}",
-                "It is not this model's: give the right one with --tokenizer.",
-            ) from error
-
-
-def _tokenizer(service: ServiceClient, model: str, given: Optional[str]) -> Any:
-    from ...errors import APIStatusError
-    from ...tokenizers.loading import TokenizerError, choose_tokenizer, load_tokenizer
-
-    if given is not None:
-        return load_tokenizer(given)
-    base = model
-    if model.startswith(_SCHEME):
-        try:
-            base = service.create_rest_client().get_weights_info_by_tinker_path(model).base_model
-        except APIStatusError as error:
-            raise TokenizerError(
-                f"the server does not say which model {model} belongs to: {error}"
-            ) from error
-    return load_tokenizer(choose_tokenizer(base).id)
-
-
-class Drawing:
-    """Submits prompts, all in the same way."""
+class _Run:
+    """One run of the command: it samples, and prints the summary."""
 
     def __init__(
         self,
-        service: ServiceClient,
-        texts: _Texts,
-        model: str,
-        drawing: Dict[str, Any],
-        timeout: Optional[float],
+        output: Output,
+        prompts: PromptFile,
+        path: Path,
+        options: Dict[str, Any],
+        settings: _Settings,
     ) -> None:
-        from ...types import SamplingParams
+        from ...concurrency.clock import Clock
+        from .replies import ReplyFile, ReplyStream
 
-        fields = dict(drawing)
-        self.texts = texts
-        self.logprobs: bool = fields.pop("logprobs")
-        self._num_samples: int = fields.pop("num_samples")
-        self._params = SamplingParams(**fields)
-        self._timeout = timeout
-        path = model if model.startswith(_SCHEME) else None
-        self._sampler: SamplingClient = service.create_sampling_client(
-            model_path=path, base_model=None if path else model
+        self._output = output
+        self._prompts = prompts
+        self._options = options
+        self._settings = settings
+        self._clock: Clock = Clock()
+        self._to_stdout = str(path) == "-"
+        self._replies: Union[ReplyFile, ReplyStream]
+        if self._to_stdout:
+            self._replies = ReplyStream()
+        else:
+            recorded = {"prompts_sha256": prompts.fingerprint, "prompts": prompts.count, **options}
+            self._replies = ReplyFile(path, recorded, self._clock)
+
+    def run(self) -> None:
+        """Sample the prompts that have no reply and print the summary; exit with status 1 if a prompt failed."""
+        started, before, failed = self._clock.time(), self._replies.answered, 0
+        try:
+            if before:
+                self._output.note(f"{before} of {self._prompts.count} prompts already have replies.")
+            if before < self._prompts.count:
+                failed = self._sample(before)
+        except (Exception, KeyboardInterrupt):
+            self._output.note(self._progress_text(" Run the same command again to continue."))
+            raise
+        finally:
+            self._replies.close()
+        self._print_summary(
+            {
+                "prompts": self._prompts.count,
+                "answered": self._replies.answered,
+                "failed": failed,
+                "new": self._replies.answered - before,
+                "seconds": round(self._clock.time() - started, 3),
+                "output": str(self._replies.path),
+            }
         )
+        if failed:
+            remedy = "" if self._to_stdout else " Run the same command again to sample them again."
+            self._output.note(f"{failed} prompts failed; their lines contain the reasons.{remedy}")
+            click.get_current_context().exit(1)
 
-    def submit(self, prompt: Prompt) -> Future[Any]:
-        """Never waits.
+    def _sample(self, before: int) -> int:
+        """Sample the prompts that have no reply, and return how many failed."""
+        from .loop import SampleLoop
+        from .progress import shown_progress
+        from .sampler import PromptSampler, PromptTokenizer
 
-        Raises:
-            ValueError: the prompt has no tokens.
-        """
-        from ...types import ModelInput
+        options, settings = dict(self._options), self._settings
+        model, tokenizer_id = options.pop("model"), options.pop("tokenizer")
+        with (
+            shown_progress(self._output, self._clock, self._prompts.count, before) as progress,
+            connected_service(self._output, plugins=[progress]) as service,
+        ):
+            has_texts = self._prompts.text_count > 0
+            tokenizer = PromptTokenizer(self._output, service, model, tokenizer_id, has_texts)
+            sampler = PromptSampler(service, tokenizer, model, options, settings.timeout)
+            loop = SampleLoop(sampler, self._replies, progress, settings.concurrency, settings.stop_on_error)
+            loop.run(self._prompts)
+        return loop.failed
 
-        tokens = self.texts.encode(prompt)
-        if not tokens:
-            raise ValueError("the prompt is empty: the tokenizer makes no token of it")
-        return self._sampler.submit_sample(
-            ModelInput.from_ints(tokens), self._num_samples, self._params, timeout=self._timeout
-        )
+    def _progress_text(self, remedy: str) -> str:
+        counts = f"{self._replies.answered} of {self._prompts.count} prompts have replies"
+        return f"{counts}." if self._to_stdout else f"{counts} in {self._replies.path}.{remedy}"
+
+    def _print_summary(self, summary: Dict[str, Any]) -> None:
+        if self._to_stdout:
+            self._output.note(self._progress_text(""))
+            return
+        rows = [(name.capitalize(), str(value)) for name, value in summary.items()]
+        self._output.result(summary, f"Replies to {self._prompts.path}", ("Property", "Value"), rows)

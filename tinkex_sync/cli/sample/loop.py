@@ -1,163 +1,161 @@
-"""From prompts to replies in the file: a bounded number on their way, and Ctrl-C where it does no harm."""
+"""Sample prompts with a bounded number in flight, and write each reply when it arrives."""
 
 from __future__ import annotations
 
 import queue
-import signal
-import threading
-from contextlib import contextmanager
+import sys
 from functools import partial
-from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, Optional, Tuple, Union
+from typing import TYPE_CHECKING, Any, Dict, Iterable, Optional, Tuple, Union
 
+from ..interrupts import DeferredInterrupt
 from ..output import CommandError
 
 if TYPE_CHECKING:
     from ...futures import Future
-    from .command import Drawing
     from .progress import SampleProgress
-    from .prompts import Prompt, PromptFile
+    from .prompts import Prompt
     from .replies import ReplyFile, ReplyStream
+    from .sampler import PromptSampler
 
-__all__ = ["answer_all"]
+__all__ = ["SampleLoop"]
 
-#: Stands in the queue of replies for Ctrl-C.
+#: The element of the queue that stands for Ctrl-C.
 _INTERRUPT = None
-#: What comes through the queue: a prompt, and what has its reply; or Ctrl-C.
+#: An element of the queue: a prompt with its finished future, or Ctrl-C.
 _Arrival = Optional[Tuple["Prompt", "Future[Any]"]]
+#: Windows runs the handler of Ctrl-C only when a wait ends, so a wait there has a timeout in seconds.
+_LONGEST_WAIT = 0.5 if sys.platform == "win32" else None
 
 
-def answer_all(
-    drawing: Drawing,
-    asked: PromptFile,
-    written: Union[ReplyFile, ReplyStream],
-    progress: SampleProgress,
-    concurrency: int,
-    stop: bool,
-) -> int:
-    """Sample every prompt without a reply; returns how many failed.
+class SampleLoop:
+    """Samples all prompts that have no reply. Used by one thread.
 
-    Replies and Ctrl-C come through one queue, so that Ctrl-C cannot strike while a reply is on its way to the
-    file, and what has come by then is written first.
+    Finished futures and Ctrl-C arrive through one queue. So Ctrl-C cannot interrupt the writing of a reply, and
+    replies that arrived before it are written first.
+
+    Args:
+        concurrency: The largest number of prompts in flight.
+        stop_on_error: Whether the first prompt that fails ends the run.
     """
-    arrivals: queue.SimpleQueue[_Arrival] = queue.SimpleQueue()
-    open_futures: Dict[int, Future[Any]] = {}
-    failed = 0
 
-    def settle(arrival: _Arrival) -> None:
-        nonlocal failed
+    def __init__(
+        self,
+        sampler: PromptSampler,
+        replies: Union[ReplyFile, ReplyStream],
+        progress: SampleProgress,
+        concurrency: int,
+        stop_on_error: bool,
+    ) -> None:
+        self._sampler = sampler
+        self._replies = replies
+        self._progress = progress
+        self._concurrency = concurrency
+        self._stop_on_error = stop_on_error
+        # SimpleQueue.put is reentrant, so a signal handler may call it.
+        self._arrivals: queue.SimpleQueue[_Arrival] = queue.SimpleQueue()
+        self._in_flight: Dict[int, Future[Any]] = {}
+        #: Number of prompts that failed.
+        self.failed = 0
+
+    def run(self, prompts: Iterable[Prompt]) -> None:
+        """Sample the prompts and write their replies.
+
+        Raises:
+            KeyboardInterrupt: Ctrl-C was pressed.
+            CommandError: A reply cannot be written, or a prompt failed and ``stop_on_error`` is set.
+            TinkexError: A request failed for a reason that does not depend on the prompt.
+        """
+        with DeferredInterrupt(lambda: self._arrivals.put(_INTERRUPT)):
+            try:
+                for prompt in prompts:
+                    if not self._replies.has(prompt.index):
+                        while len(self._in_flight) >= self._concurrency:
+                            self._handle(self._next_arrival())
+                        self._submit(prompt)
+                while self._in_flight:
+                    self._handle(self._next_arrival())
+            except BaseException:
+                for future in reversed(list(self._in_flight.values())):
+                    future.abandon()
+                self._write_arrived()
+                raise
+
+    def _submit(self, prompt: Prompt) -> None:
+        try:
+            future = self._sampler.submit(prompt)
+        except (ValueError, TypeError) as error:
+            # The client refused the prompt before sending it.
+            self._write_error(prompt, error)
+            return
+        self._in_flight[prompt.index] = future
+        future.add_done_callback(partial(_put_arrival, self._arrivals, prompt))
+
+    def _next_arrival(self) -> _Arrival:
+        while True:
+            try:
+                return self._arrivals.get(timeout=_LONGEST_WAIT)
+            except queue.Empty:
+                continue
+
+    def _handle(self, arrival: _Arrival) -> None:
         if arrival is _INTERRUPT:
             raise KeyboardInterrupt
         prompt, future = arrival
-        del open_futures[prompt.index]
-        failed += not _write(drawing, written, progress, prompt, future, stop)
+        del self._in_flight[prompt.index]
+        error = future.exception()
+        if error is None:
+            self._write_reply(prompt, future.result())
+        elif _depends_on_prompt(error):
+            self._write_error(prompt, error)
+        else:
+            raise error
 
-    with _interrupts(lambda: arrivals.put(_INTERRUPT)):
-        try:
-            for prompt in asked:
-                if written.has(prompt.index):
-                    continue
-                while len(open_futures) >= concurrency:
-                    settle(_next(arrivals))
-                try:
-                    future = drawing.submit(prompt)
-                except (ValueError, TypeError) as error:
-                    # Refused before it was sent.
-                    failed += 1
-                    _write_failure(written, progress, prompt, error, stop)
-                    continue
-                open_futures[prompt.index] = future
-                future.add_done_callback(partial(_arrive, arrivals, prompt))
-            while open_futures:
-                settle(_next(arrivals))
-        except BaseException:
-            for future in reversed(list(open_futures.values())):
-                future.abandon()
-            if written.writable:
-                _write_rest(drawing, arrivals, written, progress)
-            raise
-    return failed
+    def _write_arrived(self) -> None:
+        """Write the replies that have arrived, without errors."""
+        while self._replies.is_writable:
+            try:
+                arrival = self._arrivals.get_nowait()
+            except queue.Empty:
+                return
+            if arrival is not _INTERRUPT:
+                prompt, future = arrival
+                if not future.cancelled() and future.exception() is None:
+                    self._write_reply(prompt, future.result())
+
+    def _write_reply(self, prompt: Prompt, response: Any) -> None:
+        from .replies import sequence_fields
+
+        texts = self._sampler.tokenizer.decode(response)
+        sequences = sequence_fields(response, texts, self._sampler.logprobs)
+        self._replies.write({**_prompt_fields(prompt), "sequences": sequences})
+        self._progress.advance(failed=False)
+
+    def _write_error(self, prompt: Prompt, error: BaseException) -> None:
+        from .replies import error_fields
+
+        self.failed += 1
+        self._replies.write({**_prompt_fields(prompt), "error": error_fields(error)})
+        self._progress.advance(failed=True)
+        if self._stop_on_error:
+            raise CommandError(
+                f"prompt {prompt.index} failed: {error}", "With --on-error continue the others are sampled."
+            )
 
 
-def _arrive(arrivals: queue.SimpleQueue[_Arrival], prompt: Prompt, future: Any) -> None:
+def _put_arrival(arrivals: queue.SimpleQueue[_Arrival], prompt: Prompt, future: Any) -> None:
+    # A function of the module, because a callback of the loop's own would keep the loop alive.
     arrivals.put((prompt, future))
 
 
-def _next(arrivals: queue.SimpleQueue[_Arrival]) -> _Arrival:
-    from ...concurrency.clock import SLICE
-
-    while True:
-        try:
-            return arrivals.get(timeout=SLICE)
-        except queue.Empty:
-            continue
-
-
-def _write_rest(
-    drawing: Drawing,
-    arrivals: queue.SimpleQueue[_Arrival],
-    written: Union[ReplyFile, ReplyStream],
-    progress: SampleProgress,
-) -> None:
-    """Write the good replies that have come, and no other."""
-    while True:
-        try:
-            arrival = arrivals.get_nowait()
-        except queue.Empty:
-            return
-        if arrival is not _INTERRUPT:
-            prompt, future = arrival
-            if not future.cancelled() and future.exception() is None:
-                _write(drawing, written, progress, prompt, future, False)
-
-
-def _write(
-    drawing: Drawing,
-    written: Union[ReplyFile, ReplyStream],
-    progress: SampleProgress,
-    prompt: Prompt,
-    future: Future[Any],
-    stop: bool,
-) -> bool:
-    """Write what became of a prompt; False if that is an error."""
-    from .replies import sequences_of
-
-    error = future.exception()
-    if error is not None:
-        if not _of_this_prompt(error):
-            raise error
-        _write_failure(written, progress, prompt, error, stop)
-        return False
-    reply = future.result()
-    sequences = sequences_of(reply, drawing.texts.decode(reply), drawing.logprobs)
-    written.write({**_head(prompt), "sequences": sequences})
-    progress.advance(failed=False)
-    return True
-
-
-def _write_failure(
-    written: Union[ReplyFile, ReplyStream],
-    progress: SampleProgress,
-    prompt: Prompt,
-    error: BaseException,
-    stop: bool,
-) -> None:
-    from .replies import failure_of
-
-    written.write({**_head(prompt), "error": failure_of(error)})
-    progress.advance(failed=True)
-    if stop:
-        raise CommandError(f"prompt {prompt.index} failed: {error}", "With --on-error continue others go on.")
-
-
-def _head(prompt: Prompt) -> Dict[str, Any]:
+def _prompt_fields(prompt: Prompt) -> Dict[str, Any]:
     return {"index": prompt.index, **({} if prompt.id is None else {"id": prompt.id})}
 
 
-def _of_this_prompt(error: BaseException) -> bool:
-    """Whether another prompt may well fare better; otherwise going on would only fail them all."""
+def _depends_on_prompt(error: BaseException) -> bool:
+    """Return whether another prompt may succeed. Otherwise all further prompts would fail too."""
     from ... import errors
 
-    own = (
+    kinds = (
         errors.BadRequestError,
         errors.UnprocessableEntityError,
         errors.RequestFailedError,
@@ -167,23 +165,4 @@ def _of_this_prompt(error: BaseException) -> bool:
         errors.APIResponseValidationError,
         ValueError,
     )
-    return isinstance(error, own) or getattr(error, "status_code", None) == 413
-
-
-@contextmanager
-def _interrupts(note: Callable[[], None]) -> Iterator[None]:
-    """The first Ctrl-C is only noted; a second one strikes as ever."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.getsignal(signal.SIGINT)
-
-    def noted(*_: object) -> None:
-        signal.signal(signal.SIGINT, before)
-        note()
-
-    signal.signal(signal.SIGINT, noted)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
+    return isinstance(error, kinds) or getattr(error, "status_code", None) == 413

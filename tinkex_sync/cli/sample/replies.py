@@ -1,193 +1,106 @@
-"""The file of replies: one writer, whole lines, and going on where an earlier run was cut off."""
+"""Write replies as JSON lines, to a file that a later run continues or to standard output."""
 
 from __future__ import annotations
 
-import errno
 import json
 import os
-import stat
 import sys
-from contextlib import suppress
 from pathlib import Path
-from typing import Any, BinaryIO, Dict, Iterator, List, Mapping, Optional
+from typing import Any, BinaryIO, Dict, List, Mapping, Optional
 
 from ...concurrency.clock import Clock
-from ...protocol import json_wire as codec
+from ...protocol import json_wire
+from ..files import require_writable_file
 from ..output import CommandError
 
-__all__ = ["ReplyFile", "ReplyStream", "require_plain_file"]
+__all__ = ["ReplyFile", "ReplyStream", "error_fields", "require_output", "sequence_fields"]
 
 _VERSION = 1
-#: Seconds; what a power failure may take.
-_SYNC_EVERY = 5.0
+#: Seconds between two writes to the disk. A power failure loses the replies of this time at most.
+_SYNC_INTERVAL = 5.0
 
 
 class ReplyFile:
-    """Replies as JSON lines, in the order they come, at most one line for each prompt.
+    """A file with at most one reply for each prompt, in the order in which replies arrive. Used by one thread.
 
-    A reply is handed to the operating system as one whole line when it comes, so it outlives the process, however
-    that ends; it is forced to the disk every five seconds and at the end. Beside it lies ``NAME.run``, which says
-    what is being answered (the fingerprint of the prompts, and the settings) and which is locked while a process
-    writes. Memory: one bit per prompt.
+    Each reply is passed to the operating system as one complete line, so it outlives the process. Every five seconds
+    and at the end the file is written to the disk. The record ``NAME.run`` beside it contains the fingerprint of the
+    prompts and the settings. The record is locked while a process writes. The memory is one bit for each prompt.
 
-    Opening it cuts off a torn last line, and takes out the prompts that failed, so that they are tried again.
+    The constructor cuts off an incomplete last line. It removes the lines of failed prompts, so that they are sampled
+    again.
 
     Args:
-        run: What is being answered: "prompts_sha256", "prompts" (how many), and the settings.
+        settings: "prompts_sha256", "prompts" (their number), and the options of the run. A later run must have the
+            same settings.
 
     Raises:
-        CommandError: another process writes to it, it answers other prompts, or it is damaged.
+        CommandError: ``path`` is not a plain file, another process writes to it, it was started with other settings,
+            or it is damaged.
     """
 
-    def __init__(self, path: Path, run: Mapping[str, Any], clock: Clock) -> None:
-        require_plain_file(path)
-        require_plain_file(_beside(path, ".run"))
+    def __init__(self, path: Path, settings: Mapping[str, Any], clock: Clock) -> None:
+        require_output(path)
+        require_output(_beside(path, ".run"))
         self.path = path
         self._clock = clock
-        self._total = int(run["prompts"])
-        self._answered = bytearray(self._total // 8 + 1)
-        #: Prompts that have a reply.
+        self._total = int(settings["prompts"])
+        self._has_reply = bytearray(self._total // 8 + 1)
+        #: Number of prompts that have a reply.
         self.answered = 0
         self._file: Optional[BinaryIO] = None
-        self._record = _opened(_beside(path, ".run"), "r+b")
+        self._record = _open(_beside(path, ".run"), "r+b")
         try:
             _lock(self._record, path)
-            self._check(dict(run, version=_VERSION))
+            self._compare_record(dict(settings, version=_VERSION))
             if path.exists():
-                self._recover()
-            # Unbuffered: nothing of a line stays with us.
-            self._file = _opened(path, "ab", buffering=0)
+                self._restore()
+            # Unbuffered: no part of a line stays in this process.
+            self._file = _open(path, "ab", buffering=0)
         except BaseException:
             self.close()
             raise
         self._synced = clock.time()
 
-    def _check(self, run: Dict[str, Any]) -> None:
-        """Compare with the run that began the file, or begin one."""
-        empty = not self.path.exists() or self.path.stat().st_size == 0
-        self._record.seek(0)
-        content = self._record.read()
-        try:
-            before = json.loads(content) if content else None
-        except ValueError:
-            before = None
-        if empty:
-            self._record.seek(0)
-            self._record.truncate()
-            self._record.write(json.dumps(run, indent=2).encode() + b"\n")
-            self._record.flush()
-            os.fsync(self._record.fileno())
-            return
-        another = "Give another output with -o, or delete this one to begin anew."
-        if not isinstance(before, dict):
-            raise CommandError(
-                f"{self.path} is there already, and nothing beside it says which prompts it answers", another
-            )
-        changed = [name for name in {**run, **before} if before.get(name) != run.get(name)]
-        if "prompts_sha256" in changed:
-            raise CommandError(
-                f"{self.path} answers other prompts: the file of prompts was changed since it was begun"
-                f" ({before.get('prompts')} prompts then, {run['prompts']} now)",
-                another,
-            )
-        if changed:
-            told = ", ".join(f"{name} was {before.get(name)!r}, is {run.get(name)!r}" for name in changed)
-            raise CommandError(f"{self.path} was begun with other settings: {told}", another)
-
-    def _recover(self) -> None:
-        """Note what is answered; cut off a torn line; take failed prompts out."""
-        whole, failed = 0, 0
-        with self.path.open("rb") as file:
-            for number, line in enumerate(file, start=1):
-                if not line.endswith(b"\n"):
-                    break
-                whole += len(line)
-                index = self._index(line, number)
-                if index is None:
-                    failed += 1
-                elif not self._note(index):
-                    raise CommandError(
-                        f"{self.path}, line {number}: prompt {index} has a reply already",
-                        "The file was changed by something else; give another output with -o.",
-                    )
-        if failed:
-            self._rewrite(whole)
-        elif whole < self.path.stat().st_size:
-            with self.path.open("r+b") as file:
-                file.truncate(whole)
-
-    def _index(self, line: bytes, number: int) -> Optional[int]:
-        """Which prompt a line answers; None if it says that the prompt failed."""
-        try:
-            found = codec.loads(line)
-            index = found["index"]
-            if type(index) is not int or not 0 <= index < self._total:
-                raise ValueError(f"index {index!r}")
-            return None if "error" in found else index
-        except (ValueError, TypeError, KeyError) as error:
-            raise CommandError(
-                f"{self.path}, line {number}: not a reply as this command writes it ({error})",
-                "Repair or delete that line, or give another output with -o.",
-            ) from None
-
-    def _rewrite(self, whole: int) -> None:
-        """The same file without failed prompts, put in the place of the old one in one step."""
-        fresh = _beside(self.path, ".new")
-        left = whole
-        with self.path.open("rb") as old, fresh.open("wb") as new:
-            for line in old:
-                left -= len(line)
-                if left < 0:
-                    break
-                if "error" not in codec.loads(line):
-                    new.write(line)
-            new.flush()
-            os.fsync(new.fileno())
-        fresh.replace(self.path)
-
-    def _note(self, index: int) -> bool:
-        if self.has(index):
-            return False
-        self._answered[index >> 3] |= 1 << (index & 7)
-        self.answered += 1
-        return True
+    @property
+    def is_writable(self) -> bool:
+        """Whether :meth:`write` may be called. It is False after a write error and after :meth:`close`."""
+        return self._file is not None
 
     def has(self, index: int) -> bool:
-        """Whether a prompt has a reply."""
-        return bool(self._answered[index >> 3] & 1 << (index & 7))
+        """Return whether a prompt has a reply."""
+        return bool(self._has_reply[index >> 3] & 1 << (index & 7))
 
     def write(self, reply: Mapping[str, Any]) -> None:
-        """Append the reply to a prompt, or its error.
+        """Append the reply to a prompt, or its error, as one line.
+
+        Args:
+            reply: "index", and "sequences" or "error".
 
         Raises:
-            CommandError: the disk is full, for instance. What was written before stands.
+            CommandError: The file cannot be written, for example because the disk is full. Earlier lines are kept.
         """
         index = reply["index"]
         if self._file is None or self.has(index):
-            raise CommandError(f"{self.path}: prompt {index} has a reply already, or the file is closed")
+            raise CommandError(f"{self.path}: prompt {index} already has a reply, or the file is closed")
         try:
             _write_line(self._file, reply)
             now = self._clock.time()
-            if now - self._synced >= _SYNC_EVERY:
+            if now - self._synced >= _SYNC_INTERVAL:
                 os.fsync(self._file.fileno())
                 self._synced = now
         except OSError as error:
-            # No further line may follow a torn one.
+            # No line may follow an incomplete one.
             self._file.close()
             self._file = None
             raise CommandError(
-                f"cannot write {self.path}: {error.strerror}", "What it holds so far is kept."
+                f"cannot write {self.path}: {error.strerror}", "The replies in it so far are kept."
             ) from None
         if "error" not in reply:
-            self._note(index)
-
-    @property
-    def writable(self) -> bool:
-        """Whether :meth:`write` may be called: False after a write error and after :meth:`close`."""
-        return self._file is not None
+            self._mark(index)
 
     def close(self) -> None:
-        """Force it to the disk, and let others write."""
+        """Write the file to the disk and release the lock. Later calls have no effect."""
         try:
             if self._file is not None:
                 os.fsync(self._file.fileno())
@@ -196,11 +109,106 @@ class ReplyFile:
             self._file = None
             self._record.close()
 
+    def _compare_record(self, settings: Dict[str, Any]) -> None:
+        """Compare the settings with the record of the run that started the file, or write a new record."""
+        if not self.path.exists() or self.path.stat().st_size == 0:
+            self._write_record(settings)
+            return
+        self._record.seek(0)
+        content = self._record.read()
+        try:
+            recorded = json.loads(content) if content else None
+        except ValueError:
+            recorded = None
+        remedy = "Give another output with -o, or delete this one to start again."
+        if not isinstance(recorded, dict):
+            raise CommandError(
+                f"{self.path} exists, and no record beside it names the prompts that it answers", remedy
+            )
+        changed = [name for name in {**settings, **recorded} if recorded.get(name) != settings.get(name)]
+        if "prompts_sha256" in changed:
+            raise CommandError(
+                f"{self.path} contains replies to other prompts: the file of prompts was changed since"
+                f" ({recorded.get('prompts')} prompts then, {settings['prompts']} now)",
+                remedy,
+            )
+        if changed:
+            changes = ", ".join(
+                f"{name} was {recorded.get(name)!r}, is {settings.get(name)!r}" for name in changed
+            )
+            raise CommandError(f"{self.path} was started with other settings: {changes}", remedy)
+
+    def _write_record(self, settings: Dict[str, Any]) -> None:
+        self._record.seek(0)
+        self._record.truncate()
+        self._record.write(json.dumps(settings, indent=2).encode() + b"\n")
+        self._record.flush()
+        os.fsync(self._record.fileno())
+
+    def _restore(self) -> None:
+        """Mark the prompts that have replies, cut off an incomplete line, and remove failed prompts."""
+        complete, failed = 0, 0
+        with self.path.open("rb") as file:
+            for number, line in enumerate(file, start=1):
+                if not line.endswith(b"\n"):
+                    break
+                complete += len(line)
+                index = self._parse_index(line, number)
+                if index is None:
+                    failed += 1
+                elif not self._mark(index):
+                    raise CommandError(
+                        f"{self.path}, line {number}: prompt {index} already has a reply",
+                        "Another program changed the file; give another output with -o.",
+                    )
+        if failed:
+            self._rewrite(complete)
+        elif complete < self.path.stat().st_size:
+            with self.path.open("r+b") as file:
+                file.truncate(complete)
+
+    def _parse_index(self, line: bytes, number: int) -> Optional[int]:
+        """Return the index of the prompt of a line, or None if the line contains an error."""
+        try:
+            value = json_wire.loads(line)
+            index = value["index"]
+            if type(index) is not int or not 0 <= index < self._total:
+                raise ValueError(f"index {index!r}")
+            return None if "error" in value else index
+        except (ValueError, TypeError, KeyError) as error:
+            raise CommandError(
+                f"{self.path}, line {number}: not a reply in the form of this command ({error})",
+                "Repair or delete the line, or give another output with -o.",
+            ) from None
+
+    def _rewrite(self, size: int) -> None:
+        """Replace the file by its first ``size`` bytes without failed prompts, in one step."""
+        new_path = _beside(self.path, ".new")
+        left = size
+        with self.path.open("rb") as old, new_path.open("wb") as new:
+            for line in old:
+                left -= len(line)
+                if left < 0:
+                    break
+                if "error" not in json_wire.loads(line):
+                    new.write(line)
+            new.flush()
+            os.fsync(new.fileno())
+        new_path.replace(self.path)
+
+    def _mark(self, index: int) -> bool:
+        """Mark a prompt as answered. Return False if it was answered before."""
+        if self.has(index):
+            return False
+        self._has_reply[index >> 3] |= 1 << (index & 7)
+        self.answered += 1
+        return True
+
 
 class ReplyStream:
-    """Replies as JSON lines on standard output, in the order in which they arrive.
+    """Replies on standard output, in the order in which they arrive. Used by one thread.
 
-    Nothing is recorded beside it, so an interrupted run cannot be continued. It is used by one thread.
+    There is no record, so an interrupted run cannot be continued.
     """
 
     path = "standard output"
@@ -212,19 +220,19 @@ class ReplyStream:
         self._file: Optional[BinaryIO] = os.fdopen(os.dup(sys.stdout.fileno()), "wb", 0)
 
     @property
-    def writable(self) -> bool:
-        """Whether :meth:`write` may be called: False after a write error and after :meth:`close`."""
+    def is_writable(self) -> bool:
+        """Whether :meth:`write` may be called. It is False after a write error and after :meth:`close`."""
         return self._file is not None
 
-    def has(self, index: int) -> bool:
-        """Return False: a stream never contains replies of an earlier run."""
+    def has(self, _index: int) -> bool:
+        """Return False: standard output contains no replies of an earlier run."""
         return False
 
     def write(self, reply: Mapping[str, Any]) -> None:
         """Write the reply to a prompt, or its error, as one line.
 
         Raises:
-            CommandError: standard output cannot be written, for example because its reader has exited.
+            CommandError: Standard output cannot be written, for example because its reader has exited.
         """
         assert self._file is not None
         try:
@@ -241,55 +249,55 @@ class ReplyStream:
             self._file = None
 
 
+def require_output(path: Path) -> None:
+    """Check that replies can be written to ``path``, before anything is sampled.
+
+    Raises:
+        CommandError: ``path`` is not a plain file, or cannot be written.
+    """
+    require_writable_file(path, "Give a file with -o, or -o - for standard output.")
+
+
+def error_fields(error: BaseException) -> Dict[str, str]:
+    """Return the "error" of a line."""
+    return {"type": type(error).__name__, "message": str(error)}
+
+
+def sequence_fields(response: Any, texts: Optional[List[str]], logprobs: bool) -> List[Dict[str, Any]]:
+    """Return the "sequences" of a line.
+
+    Args:
+        response: A ``SampleResponse``.
+        texts: The decoded sequences. None: the lines contain token ids only.
+        logprobs: Whether the line contains the log probability of each token.
+    """
+    return [
+        {
+            **({} if texts is None else {"text": texts[position]}),
+            "tokens": list(sequence.tokens),
+            "stop_reason": sequence.stop_reason,
+            **({"logprobs": sequence.logprobs} if logprobs else {}),
+        }
+        for position, sequence in enumerate(response.sequences)
+    ]
+
+
 def _write_line(file: BinaryIO, reply: Mapping[str, Any]) -> None:
     text = json.dumps(reply, ensure_ascii=False, separators=(",", ":"))
     left = memoryview(text.encode("utf-8", "backslashreplace") + b"\n")
     while left:
+        # An unbuffered file may write only a part.
         left = left[file.write(left) :]
-
-
-def require_plain_file(path: Path) -> None:
-    """Check that ``path`` is a regular file that can be written, or can be created as one.
-
-    Nothing is opened or created. Devices and pipes must not be opened: reading ``/dev/full`` never ends, and opening
-    a FIFO blocks.
-
-    Raises:
-        CommandError: ``path`` is a folder, a device, a pipe or one of the standard streams, or cannot be written.
-    """
-    remedy = "Give a file with -o, or -o - for standard output."
-    try:
-        found = path.stat()
-    except FileNotFoundError:
-        if not path.parent.is_dir():
-            raise CommandError(f"cannot write {path}: there is no folder {path.parent}", remedy) from None
-        if not os.access(path.parent, os.W_OK):
-            raise CommandError(f"cannot write {path}: {os.strerror(errno.EACCES)}", remedy) from None
-        return
-    except OSError as error:
-        raise CommandError(f"cannot write {path}: {error.strerror}", remedy) from None
-    if not stat.S_ISREG(found.st_mode):
-        raise CommandError(f"{path} is not a plain file", remedy)
-    if any(os.path.samestat(found, stream) for stream in _standard_streams()):
-        raise CommandError(f"{path} is a standard stream of this command", remedy)
-    if not os.access(path, os.W_OK):
-        raise CommandError(f"cannot write {path}: {os.strerror(errno.EACCES)}", remedy)
-
-
-def _standard_streams() -> Iterator[os.stat_result]:
-    for descriptor in (0, 1, 2):
-        with suppress(OSError):
-            yield os.fstat(descriptor)
 
 
 def _beside(path: Path, suffix: str) -> Path:
     return path.with_name(path.name + suffix)
 
 
-def _opened(path: Path, mode: str, buffering: int = -1) -> BinaryIO:
+def _open(path: Path, mode: str, buffering: int = -1) -> BinaryIO:
     try:
         if mode == "r+b":
-            # Made if it is not there, kept as it is if it is.
+            # r+b does not create the file, and w+b would delete its content.
             path.open("ab").close()
         return path.open(mode, buffering)  # type: ignore[return-value]
     except OSError as error:
@@ -297,7 +305,11 @@ def _opened(path: Path, mode: str, buffering: int = -1) -> BinaryIO:
 
 
 def _lock(file: BinaryIO, path: Path) -> None:
-    """For as long as ``file`` is open; the system takes the lock back from a process that was killed."""
+    """Lock ``file`` until it is closed. The system releases the lock of a killed process.
+
+    Raises:
+        CommandError: Another process holds the lock.
+    """
     try:
         if sys.platform == "win32":
             import msvcrt
@@ -312,21 +324,3 @@ def _lock(file: BinaryIO, path: Path) -> None:
         raise CommandError(
             f"another process is writing {path}", "Wait for it, or give another output with -o."
         ) from None
-
-
-def failure_of(error: BaseException) -> Dict[str, str]:
-    """The error of a prompt as it goes into its line."""
-    return {"type": type(error).__name__, "message": str(error)}
-
-
-def sequences_of(reply: Any, texts: Optional[List[str]], logprobs: bool) -> List[Dict[str, Any]]:
-    """The completions of a reply as they go into its line."""
-    return [
-        {
-            **({} if texts is None else {"text": texts[place]}),
-            "tokens": list(sequence.tokens),
-            "stop_reason": sequence.stop_reason,
-            **({"logprobs": sequence.logprobs} if logprobs else {}),
-        }
-        for place, sequence in enumerate(reply.sequences)
-    ]

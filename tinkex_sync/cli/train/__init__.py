@@ -1,4 +1,4 @@
-"""The command ``train``."""
+"""The command ``train``: fine-tune a model on a file."""
 
 from .command import train
 

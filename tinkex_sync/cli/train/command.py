@@ -1,4 +1,4 @@
-"""``tinkex-sync train``: fine-tune on a file."""
+"""``tinkex-sync train``: fine-tune a model on a file."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import dataclasses
 import math
 import shlex
 from pathlib import Path
-from typing import Any, Callable, Dict, Optional, TypeVar
+from typing import Any, Callable, Dict, Optional, Tuple, TypeVar
 
 import click
 from click.core import ParameterSource
@@ -15,8 +15,8 @@ from ..connections import connected_rest
 from ..groups import Command
 from ..output import CommandError, Output, pass_output
 from .data import SAMPLED_LOSSES, Data, read_data
-from .job import Course
-from .run_file import TrainOptions, TrainRun, differences
+from .job import TrainJob
+from .run_file import TrainOptions, TrainRun, option_differences
 
 __all__ = ["train"]
 
@@ -26,20 +26,20 @@ _SCHEME = "tinker://"
 _DEFAULTS = TrainOptions(model="")
 
 
-def _not_negative(_: click.Context, parameter: click.Parameter, number: float) -> float:
+def _check_not_negative(_: click.Context, parameter: click.Parameter, number: float) -> float:
     if not (math.isfinite(number) and number >= 0):
         raise click.BadParameter(f"must be finite and at least 0, not {number}", param=parameter)
     return number
 
 
-def _positive(context: click.Context, parameter: click.Parameter, number: float) -> float:
+def _check_positive(context: click.Context, parameter: click.Parameter, number: float) -> float:
     if number == 0:
         raise click.BadParameter("must be above 0", param=parameter)
-    return _not_negative(context, parameter, number)
+    return _check_not_negative(context, parameter, number)
 
 
 def _option(name: str, help: str, **settings: Any) -> Callable[[F], F]:
-    """An option that belongs to the run, whose default stands in TrainOptions."""
+    """Return an option for a field of TrainOptions, which defines the default."""
     default = getattr(_DEFAULTS, name.replace("-", "_"))
     return click.option(f"--{name}", default=default, show_default=default is not None, help=help, **settings)
 
@@ -48,7 +48,7 @@ def _option(name: str, help: str, **settings: Any) -> Callable[[F], F]:
 @click.argument("data", required=False, type=click.Path(path_type=Path))
 @click.option("--model", help="Base model to fine-tune.")
 @_option("rank", "Rank of the LoRA adapter.", type=click.IntRange(min=1))
-@_option("learning-rate", "Learning rate of AdamW.", type=float, callback=_positive)
+@_option("learning-rate", "Learning rate of AdamW.", type=float, callback=_check_positive)
 @_option(
     "lr-decay",
     "How the learning rate falls to 0 over all steps.",
@@ -56,129 +56,141 @@ def _option(name: str, help: str, **settings: Any) -> Callable[[F], F]:
 )
 @_option(
     "weight-decay",
-    "Each step shrinks weights by so much of the learning rate.",
+    "Fraction of the weights that each step removes, times the learning rate.",
     type=float,
-    callback=_not_negative,
+    callback=_check_not_negative,
 )
 @_option(
-    "clip-norm", "Most the norm of all gradients may be; 0 is no limit.", type=float, callback=_not_negative
+    "clip-norm",
+    "Largest norm of all gradients together. 0 means no limit.",
+    type=float,
+    callback=_check_not_negative,
 )
-@_option("batch", "Examples a step.", type=click.IntRange(min=1))
-@click.option("--steps", type=click.IntRange(min=1), help="Steps in all.")
+@_option("batch", "Number of examples of a step.", type=click.IntRange(min=1))
+@click.option("--steps", type=click.IntRange(min=1), help="Number of steps of the run.")
 @click.option(
     "--epochs",
     type=click.IntRange(min=1),
-    help="Times the data is gone through, instead of --steps. [default: 1]",
+    help="Number of passes over the data, instead of --steps. [default: 1]",
 )
-@_option("loss", "What is minimized.", type=click.Choice(["cross_entropy", *SAMPLED_LOSSES]))
-@_option("context", "Tokens of a window of text, and most of an example.", type=click.IntRange(min=1))
-@_option("seed", "Of the adapter's first values and of the order of the data.", type=click.IntRange(min=0))
+@_option("loss", "Loss function.", type=click.Choice(["cross_entropy", *SAMPLED_LOSSES]))
+@_option(
+    "context", "Tokens of a window of text, and largest length of an example.", type=click.IntRange(min=1)
+)
+@_option(
+    "seed", "Seed of the adapter's first values and of the order of the data.", type=click.IntRange(min=0)
+)
 @_option(
     "data-format",
-    "What DATA is; auto goes by its ending.",
+    "Format of DATA. auto decides by the end of the file name.",
     type=click.Choice(["auto", "text", "jsonl"]),
 )
-@_option("tokenizer", "Id or path of the tokenizer; otherwise the one the server names.")
+@_option("tokenizer", "Id or path of the tokenizer. Default: the tokenizer that the server names.")
 @click.option(
-    "--save-every", type=click.IntRange(min=1), metavar="N", help="Save the state every N steps too."
+    "--save-every", type=click.IntRange(min=1), metavar="N", help="Save the state after every N steps too."
 )
 @click.option(
     "--run-file",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Where to keep what --resume needs. [default: DATA's name with .run.json, in this directory]",
+    help="File for the data that --resume needs. [default: DATA's name with .run.json, in this directory]",
 )
-@click.option("--resume", metavar="RUNFILE|tinker://...", help="Go on with a run where it was last saved.")
+@click.option("--resume", metavar="RUNFILE|tinker://...", help="Continue a run after its last save.")
 @click.option(
     "--log-every",
     type=click.IntRange(min=1),
     default=10,
     show_default=True,
     metavar="N",
-    help="Without a terminal, print a line every N steps.",
+    help="Print a line after every N steps if standard error is not a terminal.",
 )
 @pass_output
-def train(
-    output: Output,
-    /,
-    data: Optional[Path],
-    steps: Optional[int],
-    epochs: Optional[int],
-    save_every: Optional[int],
-    run_file: Optional[Path],
-    resume: Optional[str],
-    log_every: int,
-    **_: Any,
-) -> None:
+def train(output: Output, /, data: Optional[Path], run_file: Optional[Path], **options: Any) -> None:
     """Fine-tune a model on DATA and save it.
 
     DATA is a text, or JSON lines: {"prompt": ..., "completion": ...} or {"messages": [{"role": ...,
     "content": ...}, ...]} or {"prompt_tokens": [...], "completion_tokens": [...]}. All of it is checked before
     anything is sent.
 
-    Ctrl-C finishes what was sent, saves, and says how to go on; a second one leaves at once.
+    Ctrl-C finishes the steps in flight, saves, and prints the command that continues the run. A second Ctrl-C exits
+    immediately.
     """
-    if steps is not None and epochs is not None:
-        raise click.UsageError("--steps and --epochs say the same thing: give one of them")
-    context = click.get_current_context()
-    own = [entry.name for entry in dataclasses.fields(TrainOptions)]
-    given = {
-        name: context.params[name]
-        for name in own
-        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE
-    }
-    if resume is None:
-        if data is None:
-            raise click.UsageError("Missing argument 'DATA'.")
-        if "model" not in given:
-            raise click.UsageError("Missing option '--model' (on the embedded server: tinkex/tiny).")
-        run_file = run_file or _run_file(data)
-        if run_file.exists():
-            raise CommandError(
-                f"{run_file} is there already, of an earlier run",
-                f"Go on with that run (--resume {shlex.quote(str(run_file))}), or give this one another --run-file.",
-            )
-        run = TrainRun(
-            TrainOptions(**{name: context.params[name] for name in own}), steps=steps, epochs=epochs
-        )
+    if options["steps"] is not None and options["epochs"] is not None:
+        raise click.UsageError("--steps and --epochs both set the length: give one of them")
+    if options["resume"] is None:
+        run, data, run_file = _start_run(options, data, run_file)
     else:
-        run = _earlier(output, resume)
-        if data is None and not run.data:
-            raise click.UsageError("Missing argument 'DATA'; only a run file knows where it is.")
-        data = data or Path(run.data)
-        if run_file is None:
-            run_file = _run_file(data) if resume.startswith(_SCHEME) else Path(resume)
-            if resume.startswith(_SCHEME) and run_file.exists():
-                raise CommandError(
-                    f"{run_file} is there already", "Resume from it, or give this run another --run-file."
-                )
-    read = read_data(data, run.options.data_format, run.options.loss)
-    if resume is not None:
-        _check_same(run, read, given, steps, epochs)
-    run.data, run.sha256 = str(data.resolve()), read.sha256
-    if Course(output, run, run_file, read).go(save_every, log_every):
-        context.exit(130)
+        run, data, run_file = _resumed_run(output, options["resume"], data, run_file)
+    content = read_data(data, run.options.data_format, run.options.loss)
+    if options["resume"] is not None:
+        _require_same_run(run, content, options)
+    run.data, run.sha256 = str(data.resolve()), content.sha256
+    if TrainJob(output, run, run_file, content).run(options["save_every"], options["log_every"]):
+        click.get_current_context().exit(130)
 
 
-def _run_file(data: Path) -> Path:
+def _given_options(options: Dict[str, Any]) -> Dict[str, Any]:
+    """Return the options of the command line that are fields of TrainOptions."""
+    context = click.get_current_context()
+    return {
+        entry.name: options[entry.name]
+        for entry in dataclasses.fields(TrainOptions)
+        if context.get_parameter_source(entry.name) is ParameterSource.COMMANDLINE
+    }
+
+
+def _start_run(
+    options: Dict[str, Any], data: Optional[Path], run_file: Optional[Path]
+) -> Tuple[TrainRun, Path, Path]:
+    """Return a new run, the path of its data, and that of its run file."""
+    if data is None:
+        raise click.UsageError("Missing argument 'DATA'.")
+    if options["model"] is None:
+        raise click.UsageError("Missing option '--model' (on the embedded server: tinkex/tiny).")
+    run_file = run_file or _default_run_file(data)
+    if run_file.exists():
+        raise CommandError(
+            f"{run_file} already exists; it belongs to an earlier run",
+            f"Continue that run (--resume {shlex.quote(str(run_file))}), or give this one another --run-file.",
+        )
+    own = TrainOptions(**{entry.name: options[entry.name] for entry in dataclasses.fields(TrainOptions)})
+    return TrainRun(own, steps=options["steps"], epochs=options["epochs"]), data, run_file
+
+
+def _resumed_run(
+    output: Output, resume: str, data: Optional[Path], run_file: Optional[Path]
+) -> Tuple[TrainRun, Path, Path]:
+    """Return the run that ``resume`` names, the path of its data, and that of its run file."""
+    is_checkpoint = resume.startswith(_SCHEME)
+    if is_checkpoint:
+        with connected_rest(output) as rest:
+            metadata = rest.get_training_run_by_tinker_path(resume).user_metadata
+        run = TrainRun.from_metadata(resume, metadata)
+    else:
+        run = TrainRun.read(Path(resume))
+    if data is None and not run.data:
+        raise click.UsageError("Missing argument 'DATA'. Only a run file contains its path.")
+    data = data or Path(run.data)
+    if run_file is None:
+        run_file = _default_run_file(data) if is_checkpoint else Path(resume)
+        if is_checkpoint and run_file.exists():
+            raise CommandError(
+                f"{run_file} already exists", "Resume from it, or give this run another --run-file."
+            )
+    return run, data, run_file
+
+
+def _default_run_file(data: Path) -> Path:
     return Path(f"{data.name}.run.json")
 
 
-def _earlier(output: Output, resume: str) -> TrainRun:
-    if not resume.startswith(_SCHEME):
-        return TrainRun.read(Path(resume))
-    with connected_rest(output) as rest:
-        return TrainRun.from_label(resume, rest.get_training_run_by_tinker_path(resume).user_metadata)
-
-
-def _check_same(
-    run: TrainRun, data: Data, given: Dict[str, Any], steps: Optional[int], epochs: Optional[int]
-) -> None:
-    """See that the run can go on with these; takes over another length.
+def _require_same_run(run: TrainRun, data: Data, options: Dict[str, Any]) -> None:
+    """Check that the run can continue with the given options and data, and set its new length.
 
     Raises:
-        CommandError: the run was made otherwise; it names what.
+        CommandError: The run was started with other options or data. It names them.
     """
-    found = differences(run.options, given)
+    steps, epochs = options["steps"], options["epochs"]
+    found = option_differences(run.options, _given_options(options))
     if (steps or epochs) and (steps, epochs) != (run.steps, run.epochs):
         if run.options.lr_decay != "none":
             length = f"--steps {run.steps}" if run.steps else f"--epochs {run.epochs or 1}"

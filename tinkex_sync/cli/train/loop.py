@@ -1,15 +1,15 @@
-"""The training itself: two steps in flight, saves in between, an orderly end on Ctrl-C."""
+"""Take the training steps of a run: two steps in flight, saves in between, and a save after Ctrl-C."""
 
 from __future__ import annotations
 
 import math
-import signal
 from collections import deque
 from dataclasses import dataclass
-from types import FrameType, TracebackType
-from typing import TYPE_CHECKING, Any, Callable, Deque, List, Optional, Sequence, Type
+from typing import TYPE_CHECKING, Any, Callable, Deque, List, Optional, Sequence
 
-from .examples import Batches, Example
+from ..interrupts import DeferredInterrupt
+from .batches import Batches
+from .examples import Example
 from .run_file import TrainRun
 
 if TYPE_CHECKING:
@@ -18,124 +18,122 @@ if TYPE_CHECKING:
     from ...types import ForwardBackwardOutput
     from .progress import TrainProgress
 
-__all__ = ["Interrupts", "train"]
+__all__ = ["TrainLoop"]
 
-#: The server is never idle between two steps, and no more is lost with the process.
-_IN_FLIGHT = 2
-
-
-class Interrupts:
-    """In its ``with`` statement the first Ctrl-C only sets ``asked`` and calls ``tell``; the next one raises."""
-
-    def __init__(self, tell: Callable[[], None]) -> None:
-        self.asked = False
-        self._tell = tell
-
-    def __enter__(self) -> Interrupts:
-        self._before = signal.signal(signal.SIGINT, self._receive)
-        return self
-
-    def __exit__(
-        self,
-        kind: Optional[Type[BaseException]],
-        error: Optional[BaseException],
-        traceback: Optional[TracebackType],
-    ) -> None:
-        signal.signal(signal.SIGINT, self._before)
-
-    def _receive(self, number: int, frame: Optional[FrameType]) -> None:
-        if self.asked:
-            raise KeyboardInterrupt
-        self.asked = True
-        self._tell()
+#: With two steps in flight the server is not idle between them, and no more than two are lost with the process.
+_STEPS_IN_FLIGHT = 2
 
 
 @dataclass
-class _Sent:
-    """Something on its way, and what to do with its results once they are there."""
+class _Submission:
+    """Submitted operations, and the function to call with their results."""
 
     futures: List[Future[Any]]
     finish: Callable[..., None]
 
 
-def train(
-    training: TrainingClient,
-    examples: Sequence[Example],
-    run: TrainRun,
-    save_every: Optional[int],
-    progress: TrainProgress,
-    interrupts: Interrupts,
-    saved: Callable[[int, str], None],
-    losses: List[Optional[float]],
-) -> None:
-    """Take the steps of ``run`` that are left, or as many as were sent before Ctrl-C, and save the state.
+class TrainLoop:
+    """Takes the steps of ``run`` that are left and saves the state. Used by one thread.
 
     Args:
-        save_every: Save the state each time so many steps are done, too.
-        saved: Called with step and path of each save.
-        losses: Gets the loss per token of each step, None where the server does not tell it.
+        save_every: Number of steps between two saves. None: save only at the end.
+        on_save: Called with the step and the path of each save.
     """
-    from ...types import AdamParams
 
-    options = run.options
-    batches = Batches(len(examples), options.batch, options.seed)
-    pending: Deque[_Sent] = deque()
+    def __init__(
+        self,
+        training: TrainingClient,
+        examples: Sequence[Example],
+        run: TrainRun,
+        save_every: Optional[int],
+        progress: TrainProgress,
+        on_save: Callable[[int, str], None],
+    ) -> None:
+        self._training = training
+        self._examples = examples
+        self._run = run
+        self._save_every = save_every
+        self._progress = progress
+        self._on_save = on_save
+        self._batches = Batches(len(examples), run.options.batch, run.options.seed)
+        self._in_flight: Deque[_Submission] = deque()
+        #: The loss per token of each finished step. None: the server does not return it.
+        self.losses: List[Optional[float]] = []
 
-    def send_step(step: int) -> None:
-        batch = [examples[index] for index in batches.take(step)]
+    def run(self, interrupt: DeferredInterrupt) -> None:
+        """Take the steps, or finish those in flight after Ctrl-C, and save the state.
+
+        Raises:
+            KeyboardInterrupt: Ctrl-C was pressed a second time.
+            TinkexError: An operation failed.
+        """
+        try:
+            submitted = self._run.step
+            while True:
+                submitted = self._submit_steps(submitted, interrupt)
+                if self._in_flight:
+                    submission = self._in_flight[0]
+                    submission.finish(*[future.result() for future in submission.futures])
+                    self._in_flight.popleft()
+                elif self._run.step == submitted:
+                    return
+                else:
+                    self._submit_save(submitted)
+        except BaseException:
+            # The futures in flight fail with the same error, which must not be logged again.
+            for submission in self._in_flight:
+                for future in submission.futures:
+                    future.abandon()
+            raise
+
+    def _submit_steps(self, step: int, interrupt: DeferredInterrupt) -> int:
+        """Submit steps, and the saves between them, until enough are in flight. Return the next step."""
+        total, save_every = self._run.total, self._save_every
+        while step < total and len(self._in_flight) < _STEPS_IN_FLIGHT and not interrupt.is_requested:
+            self._submit_step(step)
+            step += 1
+            if save_every and step % save_every == 0 and step < total:
+                self._submit_save(step)
+        return step
+
+    def _submit_step(self, step: int) -> None:
+        from ...types import AdamParams
+
+        options = self._run.options
+        batch = [self._examples[index] for index in self._batches.indices(step)]
         params = AdamParams(
-            learning_rate=options.rate(step, run.total),
+            learning_rate=options.learning_rate_of(step, self._run.total),
             weight_decay=options.weight_decay,
             grad_clip_norm=options.clip_norm,
         )
-        # The loss is one of those click let through.
+        # click has checked that the loss is one of those that the client accepts.
         loss: Any = options.loss
-        backward, optim = training.submit_train_step([example.datum() for example in batch], loss, params)
+        futures = self._training.submit_train_step([example.datum() for example in batch], loss, params)
 
         def finish(output: ForwardBackwardOutput, _: Any) -> None:
-            losses.append(_loss_per_token(output, batch))
-            progress.stepped(step + 1, losses[-1], sum(example.length for example in batch))
+            self.losses.append(_loss_per_token(output, batch))
+            self._progress.finish_step(step + 1, self.losses[-1], sum(example.length for example in batch))
 
-        pending.append(_Sent([backward, optim], finish))
+        self._in_flight.append(_Submission([*futures], finish))
 
-    def send_save(step: int) -> None:
-        future = training.submit_save_state(f"step-{step:06d}")
-        pending.append(_Sent([future], lambda answer: saved(step, answer.path)))
-
-    step = run.step
-    try:
-        while True:
-            while step < run.total and len(pending) < _IN_FLIGHT and not interrupts.asked:
-                send_step(step)
-                step += 1
-                if save_every and step % save_every == 0 and step < run.total:
-                    send_save(step)
-            if pending:
-                sent = pending[0]
-                sent.finish(*[future.result() for future in sent.futures])
-                pending.popleft()
-            elif run.step == step:
-                return
-            else:
-                send_save(step)
-    except BaseException:
-        # Their errors are all this one.
-        for sent in pending:
-            for future in sent.futures:
-                future.abandon()
-        raise
+    def _submit_save(self, step: int) -> None:
+        future = self._training.submit_save_state(f"step-{step:06d}")
+        self._in_flight.append(_Submission([future], lambda response: self._on_save(step, response.path)))
 
 
 def _loss_per_token(output: ForwardBackwardOutput, batch: Sequence[Example]) -> Optional[float]:
-    """The mean over the tokens that are learnt; of servers that tell no loss, from the log probabilities."""
-    learnt = sum(example.learnt for example in batch)
+    """Return the mean loss of the learned tokens.
+
+    A server that returns no loss returns log probabilities, from which the loss is computed. Without both it is None.
+    """
+    learned = sum(example.learned for example in batch)
     total = output.metrics.get("loss:sum")
     if total is None and "weights" in batch[0].columns:
         outputs = output.loss_fn_outputs
-        if len(outputs) == len(batch) and all("logprobs" in one for one in outputs):
+        if len(outputs) == len(batch) and all("logprobs" in entry for entry in outputs):
             total = -math.fsum(
                 weight * logprob
-                for one, example in zip(outputs, batch)
-                for weight, logprob in zip(example.columns["weights"][1:], one["logprobs"].data)
+                for entry, example in zip(outputs, batch)
+                for weight, logprob in zip(example.columns["weights"][1:], entry["logprobs"].data)
             )
-    return None if total is None else total / learnt
+    return None if total is None else total / learned

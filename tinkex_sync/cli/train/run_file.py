@@ -1,4 +1,4 @@
-"""The record of a run: what it is made with and how far it was saved, in a local file and with its checkpoints."""
+"""The record of a training run: its options and its last save, in a local file and in the server's metadata."""
 
 from __future__ import annotations
 
@@ -12,19 +12,20 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional
 
+from ..files import read_bytes
 from ..output import CommandError
 
-__all__ = ["TrainOptions", "TrainRun", "differences"]
+__all__ = ["TrainOptions", "TrainRun", "option_differences"]
 
 _FORMAT = 1
-#: Label of the server's run that holds what a checkpoint alone does not say.
-_LABEL = "tinkex_sync_train"
+#: The key of the server's run metadata that contains the options, because a checkpoint alone does not contain them.
+_METADATA_KEY = "tinkex_sync_train"
 _CHECKPOINT = re.compile(r"^tinker://([^/]+)/weights/step-(\d+)$")
 
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """What decides a run's results, apart from its data."""
+    """The options that determine the results of a run, apart from its data and its length."""
 
     model: str
     rank: int = 32
@@ -39,8 +40,13 @@ class TrainOptions:
     data_format: str = "auto"
     tokenizer: Optional[str] = None
 
-    def rate(self, step: int, steps: int) -> float:
-        """The learning rate of ``step``, from 0, of ``steps``."""
+    def learning_rate_of(self, step: int, steps: int) -> float:
+        """Return the learning rate of one step.
+
+        Args:
+            step: The step, from 0.
+            steps: The number of steps of the run.
+        """
         if self.lr_decay == "linear":
             return self.learning_rate * (1 - step / steps)
         if self.lr_decay == "cosine":
@@ -50,55 +56,57 @@ class TrainOptions:
 
 @dataclass
 class TrainRun:
-    """One run, over all the times it was resumed."""
+    """One run, over all its resumptions. Used by one thread."""
 
     options: TrainOptions
-    #: The data's path when it was last read, and the SHA-256 of its content.
+    #: The path of the data when it was last read.
     data: str = ""
+    #: SHA-256 of the content of the data, in hexadecimal.
     sha256: str = ""
-    #: Its length as it was asked for; neither means one epoch.
+    #: The length as the user gave it. If both are None, it is one epoch.
     steps: Optional[int] = None
     epochs: Optional[int] = None
-    #: Steps in all, once the data is counted.
+    #: Number of steps of the run. 0 until the data is encoded.
     total: int = 0
-    #: Steps behind ``checkpoint``.
+    #: Number of steps that ``checkpoint`` contains.
     step: int = 0
     checkpoint: Optional[str] = None
     sampler_checkpoint: Optional[str] = None
-    #: The server's ids; a resumed run has a new one.
+    #: The ids on the server. Each resumption adds one.
     run_ids: List[str] = field(default_factory=list)
+    #: All saves, each with "step" and "path".
     checkpoints: List[Dict[str, Any]] = field(default_factory=list)
-    #: All steps are taken and all that is to be saved is.
+    #: Whether all steps are taken and the weights for sampling are saved.
     complete: bool = False
 
     @property
     def run_id(self) -> str:
-        """The latest."""
+        """The latest id on the server, or an empty text."""
         return self.run_ids[-1] if self.run_ids else ""
 
-    def count(self, per_epoch: int) -> None:
-        """Set ``total``, now that it is known how many steps an epoch has.
+    def set_total(self, steps_per_epoch: int) -> None:
+        """Compute ``total`` from the length of an epoch.
 
         Raises:
-            CommandError: that is less than was taken already.
+            CommandError: The run has taken more steps than this.
         """
-        self.total = self.steps or (self.epochs or 1) * per_epoch
+        self.total = self.steps or (self.epochs or 1) * steps_per_epoch
         if self.total < self.step:
             raise CommandError(
-                f"the run has taken {self.step} steps already, which is more than {self.total}",
+                f"the run has already taken {self.step} steps, which is more than {self.total}",
                 "Give more --steps or --epochs.",
             )
 
-    def saved(self, step: int, path: str) -> None:
-        """Note a checkpoint after ``step`` steps."""
+    def add_checkpoint(self, step: int, path: str) -> None:
+        """Record a checkpoint that was saved after ``step`` steps."""
         self.step, self.checkpoint = step, path
         self.checkpoints.append({"step": step, "path": path})
 
     def write(self, path: Path) -> None:
-        """Put it into a file that is whole at every moment.
+        """Write the record to a file. The file is replaced in one step, so it is complete at every moment.
 
         Raises:
-            CommandError: that cannot be done.
+            CommandError: The file cannot be written.
         """
         text = json.dumps({"format": _FORMAT, **asdict(self)}, indent=2) + "\n"
         try:
@@ -120,13 +128,17 @@ class TrainRun:
 
     @classmethod
     def read(cls, path: Path) -> TrainRun:
-        """Raises: CommandError: there is no such file, or it is none of ours."""
+        """Read the record that :meth:`write` wrote.
+
+        Raises:
+            CommandError: The file cannot be read, or is not a run file of this version.
+        """
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except OSError as error:
+            content = json.loads(read_bytes(path))
+        except CommandError as error:
             raise CommandError(
-                f"cannot read the run file {path}: {error.strerror}",
-                "Give --resume the file an earlier run wrote, or the tinker:// path of a checkpoint of it.",
+                error.message,
+                "Give --resume the run file of an earlier run, or the tinker:// path of one of its checkpoints.",
             ) from None
         except ValueError as error:
             raise CommandError(f"{path} is not a run file: {error}") from None
@@ -139,46 +151,51 @@ class TrainRun:
         except (TypeError, KeyError) as error:
             raise CommandError(f"{path} is not a run file: {error}") from None
 
-    def label(self) -> Dict[str, str]:
-        """Metadata for the server's run, from which :meth:`from_label` makes this again."""
+    def to_metadata(self) -> Dict[str, str]:
+        """Return metadata for the server's run, from which :meth:`from_metadata` restores this record."""
         content = {name: getattr(self, name) for name in ("sha256", "steps", "epochs")}
         content["options"] = asdict(self.options)
-        return {_LABEL: json.dumps(content, separators=(",", ":"))}
+        return {_METADATA_KEY: json.dumps(content, separators=(",", ":"))}
 
     @classmethod
-    def from_label(cls, path: str, metadata: Optional[Mapping[str, str]]) -> TrainRun:
-        """The run as it was when the checkpoint at ``path`` was saved.
+    def from_metadata(cls, path: str, metadata: Optional[Mapping[str, str]]) -> TrainRun:
+        """Restore the record as it was when a checkpoint was saved.
 
         Args:
-            metadata: That of the server's run.
+            path: The ``tinker://`` path of the checkpoint.
+            metadata: The metadata of the server's run.
 
         Raises:
-            CommandError: it was not saved by this command.
+            CommandError: The checkpoint was not saved by this command.
         """
         match = _CHECKPOINT.match(path)
-        if match is None or _LABEL not in (metadata or {}):
+        if match is None or not metadata or _METADATA_KEY not in metadata:
             raise CommandError(
-                f"{path} was not saved by this command, so the step it was saved at is not known",
+                f"{path} was not saved by this command, so its step is not known",
                 "Resume from the run file, or from a path such as tinker://RUN/weights/step-000100.",
             )
-        assert metadata is not None
         try:
-            content = json.loads(metadata[_LABEL])
+            content = json.loads(metadata[_METADATA_KEY])
             options = TrainOptions(**content["options"])
             run = cls(options, run_ids=[match.group(1)])
             run.sha256, run.steps, run.epochs = content["sha256"], content["steps"], content["epochs"]
         except (ValueError, TypeError, KeyError) as error:
             raise CommandError(
-                f"what the server keeps of the run of {path} cannot be read: {error}"
+                f"the server's metadata of the run of {path} cannot be read: {error}"
             ) from None
-        run.saved(int(match.group(2)), path)
+        run.add_checkpoint(int(match.group(2)), path)
         return run
 
 
-def differences(run: TrainOptions, given: Mapping[str, Any]) -> List[str]:
-    """In words, each option of ``given`` that is not as in ``run``."""
+def option_differences(options: TrainOptions, given: Mapping[str, Any]) -> List[str]:
+    """Return one line for each given option that differs from the option of the run.
+
+    Args:
+        options: The options of the run.
+        given: Options of the command line, by the name of their field.
+    """
     return [
-        f"--{name.replace('_', '-')}: {value} is given, the run has {getattr(run, name)}"
+        f"--{name.replace('_', '-')}: {value} is given, the run has {getattr(options, name)}"
         for name, value in given.items()
-        if value != getattr(run, name)
+        if value != getattr(options, name)
     ]

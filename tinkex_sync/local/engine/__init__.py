@@ -1,9 +1,8 @@
-"""The embedded server's model: it really trains, and really samples.
+"""The language model of the embedded server: a byte-level transformer in numpy with gradients by autograd.
 
-A byte-level transformer in numpy with gradients by autograd (extra ``local``). ``TrainingModel`` is trained,
-``SamplingModel`` is sampled from; both speak the JSON shapes of the wire and know nothing of HTTP. Set
-OMP_NUM_THREADS, OPENBLAS_NUM_THREADS and MKL_NUM_THREADS to 1 before numpy is first imported: the matrices
-are small, and only then do the same inputs give the same bits.
+``TrainingModel`` is trained and ``SamplingModel`` generates samples. Both use the JSON forms of requests and results,
+and are independent of HTTP. Set OMP_NUM_THREADS, OPENBLAS_NUM_THREADS and MKL_NUM_THREADS to 1 before importing numpy.
+The matrices are small, and equal inputs give equal bits only on one BLAS thread.
 """
 
 from .architecture import BASE_MODELS, DEFAULT_MODEL, BaseModel, ModelConfig

@@ -1,10 +1,10 @@
-"""The base models: their shapes, and their weights drawn from a fixed seed.
+"""The base models: their shapes, and their weights, which are random numbers from a fixed seed.
 
-The network is a pre-norm decoder-only transformer over bytes. Positions enter as a linear penalty on distance
-(ALiBi, Press, Smith and Lewis 2022, arXiv:2108.12409), so nothing has to be learnt about positions that
-training never reached. A position's input also holds an echo of the few before it, a fixed function of the
-embeddings, so that even random base weights offer features of short byte sequences and adapters learn a
-text in seconds. RMSNorm (Zhang and Sennrich 2019, arXiv:1910.07467) has no gain, linear maps have no bias.
+The network is a pre-norm decoder-only transformer over bytes. Positions are encoded as a linear penalty on distance
+(ALiBi, Press, Smith and Lewis 2022, arXiv:2108.12409), so the model also works at positions that no training example
+reached. The input of a position also contains an echo: a fixed function of the embeddings of a few preceding positions.
+Random base weights therefore have features of short byte sequences, and adapters learn a text in seconds. RMSNorm
+(Zhang and Sennrich 2019, arXiv:1910.07467) has no gain, and linear maps have no bias.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ DEFAULT_MODEL = "tinkex/tiny"
 class ModelConfig:
     """The shape of a base model.
 
-    ``context`` is the most positions a training input, or a prompt with its completion, may have. ``seed``
-    fixes the base weights. ``nearest`` and ``farthest`` are the smallest and largest reach of an attention
-    head, in positions: the distance at which ALiBi has cut its weight to 1/e. ``echoes`` is how many
-    preceding positions sound in a position's input.
+    ``context`` is the maximal number of positions of a training input, or of a prompt with its completion. ``seed``
+    determines the base weights. ``nearest`` and ``farthest`` are the smallest and the largest reach of an attention
+    head in positions. The reach is the distance at which ALiBi reduces a weight to 1/e. ``echoes`` is the number of
+    preceding positions that the input of a position contains.
     """
 
     vocab: int = ByteTokenizer.vocab_size
@@ -46,7 +46,7 @@ class ModelConfig:
     echoes: int = 3
 
     def shapes(self) -> Dict[str, Tuple[int, int]]:
-        """Name and (inputs, outputs) of every linear map, in a fixed order."""
+        """Return the name and (inputs, outputs) of every linear map, in a fixed order."""
         shapes: Dict[str, Tuple[int, int]] = {}
         for layer in range(self.layers):
             shapes[f"layers.{layer}.qkv"] = (self.dim, 3 * self.dim)
@@ -57,7 +57,7 @@ class ModelConfig:
         return shapes
 
     def slopes(self) -> NDArray[np.float32]:
-        """ALiBi's penalty per position of distance, one per head."""
+        """Return the penalty of ALiBi per position of distance, one number per head."""
         reach = np.geomspace(self.nearest, self.farthest, self.heads)
         return (1.0 / reach).astype(np.float32)
 
@@ -69,7 +69,7 @@ BASE_MODELS: Dict[str, ModelConfig] = {
 
 
 class BaseModel:
-    """A base model's frozen weights. Threads may share it; ``weights`` is never written to."""
+    """The constant weights of a base model. Immutable, so threads may share it."""
 
     _lock = threading.Lock()
     _cache: ClassVar[Dict[Tuple[str, ModelConfig], BaseModel]] = {}  # guarded by _lock
@@ -77,11 +77,11 @@ class BaseModel:
     def __init__(self, name: str, config: ModelConfig) -> None:
         self.name = name
         self.config = config
-        self.weights = _draw(config)
+        self.weights = _random_weights(config)
 
     @classmethod
     def get(cls, name: str, config: ModelConfig) -> BaseModel:
-        """The one copy of these weights in this process."""
+        """Return the only instance with these weights in this process."""
         with cls._lock:
             if (name, config) not in cls._cache:
                 cls._cache[name, config] = cls(name, config)
@@ -89,10 +89,10 @@ class BaseModel:
 
     @classmethod
     def named(cls, name: str) -> BaseModel:
-        """The base model of that name.
+        """Return the base model of a name.
 
         Raises:
-            EngineError: there is none.
+            EngineError: There is none.
         """
         config = BASE_MODELS.get(name) if isinstance(name, str) else None
         if config is None:
@@ -102,8 +102,8 @@ class BaseModel:
         return cls.get(name, config)
 
 
-def _draw(config: ModelConfig) -> Dict[str, NDArray[np.float32]]:
-    # RandomState, not default_rng: its streams are frozen, so every numpy version draws the same bits.
+def _random_weights(config: ModelConfig) -> Dict[str, NDArray[np.float32]]:
+    # RandomState, not default_rng: its streams are frozen, so every numpy version generates the same bits.
     stream = np.random.RandomState(config.seed)
 
     def normal(shape: Tuple[int, int], deviation: float) -> NDArray[np.float32]:
@@ -111,7 +111,7 @@ def _draw(config: ModelConfig) -> Dict[str, NDArray[np.float32]]:
 
     weights = {"embed": normal((config.vocab, config.dim), 1.0)}
     for name, shape in config.shapes().items():
-        # A small unembedding starts the model near the uniform distribution: loss ln(vocab) per token.
+        # With a small unembedding the model starts near the uniform distribution, at a loss of ln(vocab) per token.
         gain = 0.1 if name == "unembed" else 1.0
         weights[name] = normal(shape, gain / shape[0] ** 0.5)
     for array in weights.values():

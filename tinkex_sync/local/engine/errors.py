@@ -1,11 +1,11 @@
-"""The one error of the engine."""
+"""The error of the engine."""
 
 from __future__ import annotations
 
 
 class EngineError(ValueError):
-    """What the user asked for cannot be done.
+    """A request cannot be carried out because of its contents.
 
-    The text names the datum or parameter, its value and the remedy, so that the server can hand it on as it
-    is. Nothing has changed in the model when it is raised: no gradient was accumulated, no weight moved.
+    The message names the datum or parameter, its value and the remedy, so the server returns it unchanged. The model is
+    unchanged when it is raised: no gradient was accumulated, and no weight was updated.
     """

@@ -1,4 +1,4 @@
-"""From the JSON of a request to checked arrays."""
+"""Conversion of the JSON of a request to validated arrays."""
 
 from __future__ import annotations
 
@@ -15,43 +15,53 @@ from .architecture import BaseModel
 from .errors import EngineError
 from .losses import LOSSES, OPTIONAL_INPUTS
 
-#: Positions an image takes when the request does not say (``expected_tokens`` null).
+#: The number of positions of an image if ``expected_tokens`` is null.
 IMAGE_TOKENS = 16
 
-_TOKEN_REMEDY = "encode text with tinkex_sync.byte_tokenizer.ByteTokenizer"  # noqa: S105
+_TOKEN_REMEDY = "encode text with tinkex_sync.tokenizers.ByteTokenizer"  # noqa: S105
 _KNOWN_INPUTS = {"target_tokens", "weights", "logprobs", "advantages", *OPTIONAL_INPUTS}
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """A model input: ``embeddings``, (time, dim), and ``tokens``, None where a position is an image's."""
+    """A model input: ``embeddings`` of shape (time, dim), and ``tokens``, with None at the positions of images."""
 
     tokens: List[Optional[int]]
     embeddings: Any
 
     @property
     def length(self) -> int:
+        """The number of positions."""
         return len(self.tokens)
 
 
 @dataclass(frozen=True)
-class Datum:
-    """One training example: ``targets`` int64 (time,), ``inputs`` the float32 (time,) arrays of its loss."""
+class TrainingExample:
+    """A validated datum: ``targets``, int64 of shape (time,), and ``inputs`` of the loss, float32 of shape (time,)."""
 
     prompt: Prompt
     targets: Any
     inputs: Dict[str, Any]
 
 
-def prompt(base: BaseModel, chunks: Any, where: str) -> Prompt:
-    """Embed the chunks of a ModelInput. Chunk kinds are told apart by their keys, as ``type`` is not sent.
+def embed_prompt(base: BaseModel, chunks: Any, where: str) -> Prompt:
+    """Embed the chunks of a ModelInput.
 
-    An image becomes ``expected_tokens`` pseudo-tokens: vectors of the size of a token's embedding, drawn
-    from a hash of its bytes (or of its location), so equal images look equal and different ones different.
+    The keys of a chunk determine its kind, because clients do not send ``type``. An image becomes ``expected_tokens``
+    random vectors of the size of an embedding. Their seed is a hash of its bytes or of its location, so equal images
+    have equal vectors.
+
+    Args:
+        base: The base model.
+        chunks: The chunks.
+        where: The place of the input in the request, for messages.
+
+    Returns:
+        The embedded input.
 
     Raises:
-        EngineError: no chunk, a token outside the vocabulary, an image that cannot be read, too long an
-        input.
+        EngineError: There are no tokens, a token is outside the vocabulary, an image cannot be read, or the input is
+            too long.
     """
     if not isinstance(chunks, (list, tuple)):
         raise EngineError(f"{where}: chunks must be a list, not {chunks!r:.80}")
@@ -61,7 +71,7 @@ def prompt(base: BaseModel, chunks: Any, where: str) -> Prompt:
         place = f"{where}, chunk {number}"
         if not isinstance(chunk, Mapping):
             raise EngineError(
-                f"{place}: {chunk!r:.80} is no chunk: send an object with tokens, data or location"
+                f"{place}: {chunk!r:.80} is not a chunk: send an object with tokens, data or location"
             )
         if "tokens" in chunk:
             ids = integers(chunk["tokens"], f"{place}, tokens", base.config.vocab)
@@ -73,61 +83,66 @@ def prompt(base: BaseModel, chunks: Any, where: str) -> Prompt:
             parts.append(vectors)
         else:
             raise EngineError(
-                f"{place}: keys {sorted(chunk)} are no chunk: it needs tokens, data or location"
+                f"{place}: an object with keys {sorted(chunk)} is not a chunk: send tokens, data or location"
             )
     if not tokens:
         raise EngineError(f"{where} has no tokens: give at least one, e.g. ByteTokenizer.bos_token_id")
     if len(tokens) > base.config.context:
         raise EngineError(
-            f"{where} has {len(tokens)} tokens, {base.name} takes at most {base.config.context}: cut it"
+            f"{where} has {len(tokens)} tokens, {base.name} accepts at most {base.config.context}: shorten it"
         )
     return Prompt(tokens, np.concatenate(parts))
 
 
-def datum(base: BaseModel, item: Any, index: int, loss_fn: str) -> Datum:
-    """Check one datum against what ``loss_fn`` needs.
+def parse_datum(base: BaseModel, item: Any, index: int, loss_fn: str) -> TrainingExample:
+    """Validate one datum for a loss function.
+
+    Args:
+        base: The base model.
+        item: The decoded datum.
+        index: The index of the datum, for messages.
+        loss_fn: The name of the loss function.
+
+    Returns:
+        The training example.
 
     Raises:
-        EngineError: naming datum ``index``, the key, the value and the remedy.
+        EngineError: The datum is not valid. The message names the datum, the key, the value and the remedy.
     """
     where = f"datum {index}"
     if not isinstance(item, Mapping) or not isinstance(item.get("model_input"), Mapping):
         raise EngineError(f"{where} has no model_input object")
-    given = item.get("loss_fn_inputs")
-    if not isinstance(given, Mapping):
+    inputs = item.get("loss_fn_inputs")
+    if not isinstance(inputs, Mapping):
         raise EngineError(f"{where} has no loss_fn_inputs object")
-    for key in given:
+    loss = LOSSES[loss_fn]
+    for key in inputs:
         if key not in _KNOWN_INPUTS:
             raise EngineError(
-                f"{where}: loss_fn_inputs has the unknown key {key!r}: {loss_fn} takes {_takes(loss_fn)}"
+                f"{where}: loss_fn_inputs has the unknown key {key!r}: {loss_fn} accepts {_accepted_inputs(loss_fn)}"
             )
-    required, defaults = LOSSES[loss_fn].required, LOSSES[loss_fn].defaults
-    missing = [key for key in ("target_tokens", *required) if key not in given]
+    missing = [key for key in ("target_tokens", *loss.required) if key not in inputs]
     if missing:
         raise EngineError(
-            f"{where}: loss_fn_inputs lacks {', '.join(missing)}: {loss_fn} takes {_takes(loss_fn)}"
+            f"{where}: loss_fn_inputs lacks {', '.join(missing)}: {loss_fn} accepts {_accepted_inputs(loss_fn)}"
         )
-    embedded = prompt(base, item["model_input"].get("chunks"), f"{where}, model_input")
-    time = embedded.length
-    targets = integers(
-        _flat(given["target_tokens"], time, f"{where}, target_tokens"),
-        f"{where}, target_tokens",
-        base.config.vocab,
-    )
+    prompt = embed_prompt(base, item["model_input"].get("chunks"), f"{where}, model_input")
+    time, place = prompt.length, f"{where}, target_tokens"
+    targets = integers(_flat(inputs["target_tokens"], time, place), place, base.config.vocab)
     arrays: Dict[str, Any] = {}
-    for key in (*required, *defaults, *LOSSES[loss_fn].per_token):
-        if key in given:
-            arrays[key] = floats(_flat(given[key], time, f"{where}, {key}"), f"{where}, {key}")
-        elif key in defaults:
-            arrays[key] = np.full(time, defaults[key], np.float32)
-    return Datum(embedded, targets, arrays)
+    for key in (*loss.required, *loss.defaults, *loss.per_token):
+        if key in inputs:
+            arrays[key] = floats(_flat(inputs[key], time, f"{where}, {key}"), f"{where}, {key}")
+        elif key in loss.defaults:
+            arrays[key] = np.full(time, loss.defaults[key], np.float32)
+    return TrainingExample(prompt, targets, arrays)
 
 
 def integers(values: Any, where: str, vocab: int) -> Any:
-    """Token ids as int64.
+    """Convert token ids to int64.
 
     Raises:
-        EngineError: one is no whole number, or outside 0 to ``vocab`` - 1.
+        EngineError: A value is not an integer, or is outside 0 to ``vocab`` - 1.
     """
     try:
         array = np.asarray(values)
@@ -147,10 +162,10 @@ def integers(values: Any, where: str, vocab: int) -> Any:
 
 
 def floats(values: Any, where: str) -> Any:
-    """Numbers as float32.
+    """Convert numbers to float32.
 
     Raises:
-        EngineError: one is no number, NaN or infinite.
+        EngineError: A value is not a number, NaN or infinite.
     """
     try:
         array = np.asarray(values, np.float64)
@@ -159,14 +174,14 @@ def floats(values: Any, where: str) -> Any:
     wrong = np.flatnonzero(~(np.abs(array) <= np.finfo(np.float32).max))
     if wrong.size:
         raise EngineError(
-            f"{where}[{wrong[0]}] is {array[wrong[0]].item()!r}, which is no finite float32: mask the"
-            " position with a zero weight or advantage instead"
+            f"{where}[{wrong[0]}] is {array[wrong[0]].item()!r}, not a finite float32: mask the position with a"
+            " zero weight or advantage"
         )
     return array.astype(np.float32)
 
 
 def _flat(tensor: Any, time: int, where: str) -> Any:
-    """The data of a TensorData whose shape, if given, is (time,)."""
+    """Return the data of a TensorData whose shape, if present, must be (time,)."""
     data = tensor.get("data") if isinstance(tensor, Mapping) else None
     if not isinstance(data, (list, tuple, np.ndarray)):
         raise EngineError(f"{where} must be an object with data, dtype and shape, not {tensor!r:.80}")
@@ -183,7 +198,7 @@ def _flat(tensor: Any, time: int, where: str) -> Any:
     return data
 
 
-def _takes(loss_fn: str) -> str:
+def _accepted_inputs(loss_fn: str) -> str:
     loss = LOSSES[loss_fn]
     optional = (*loss.defaults, *loss.per_token)
     return ", ".join(["target_tokens", *loss.required, *(f"{key} (optional)" for key in optional)])
@@ -196,7 +211,7 @@ def _image(base: BaseModel, chunk: Mapping[str, Any], where: str) -> Any:
     if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= base.config.context:
         raise EngineError(f"{where}: expected_tokens is {count!r}: use 1 to {base.config.context}, or null")
     content = _image_bytes(chunk, where)
-    stream = np.random.RandomState(_words(hashlib.sha256(content).digest()))
+    stream = np.random.RandomState(_seed_words(hashlib.sha256(content).digest()))
     return stream.standard_normal((count, base.config.dim)).astype(np.float32)
 
 
@@ -211,19 +226,19 @@ def _image_bytes(chunk: Mapping[str, Any], where: str) -> bytes:
         return base64.b64decode(value, validate=True)
     except (binascii.Error, ValueError) as error:
         raise EngineError(
-            f"{where}: data {value!r:.40} is no base64 ({error}): encode the image's bytes"
+            f"{where}: data {value!r:.40} is not base64 ({error}): encode the bytes of the image"
         ) from None
 
 
-def _words(digest: bytes) -> Sequence[int]:
+def _seed_words(digest: bytes) -> Sequence[int]:
     return np.frombuffer(digest, dtype="<u4").tolist()  # type: ignore[no-any-return]
 
 
 def number(value: Any, where: str, low: float = -math.inf, high: float = math.inf) -> float:
-    """A finite float in [low, high].
+    """Check that a value is a finite number from ``low`` to ``high``, and return it as a float.
 
     Raises:
-        EngineError: it is not.
+        EngineError: It is not.
     """
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
         raise EngineError(f"{where} is {value!r}: use a finite number")
@@ -234,10 +249,10 @@ def number(value: Any, where: str, low: float = -math.inf, high: float = math.in
 
 
 def whole(value: Any, name: str, remark: str, low: Optional[int] = None, high: Optional[int] = None) -> int:
-    """An int from ``low`` to ``high``; 5.0 counts as 5.
+    """Check that a value is a whole number from ``low`` to ``high``, and return it as an int. 5.0 is accepted as 5.
 
     Raises:
-        EngineError: it is not.
+        EngineError: It is not.
     """
     right = isinstance(value, (int, float)) and not isinstance(value, bool) and value == value // 1
     if not right or (low is not None and value < low) or (high is not None and value > high):

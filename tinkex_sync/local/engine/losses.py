@@ -1,18 +1,18 @@
-r"""The loss functions, by name, as functions of the target tokens' log probabilities.
+r"""The loss functions by name, as functions of the log probabilities of the target tokens.
 
-All are sums over tokens, and follow Tinker's published definitions. In these, per token, ``lp`` is the log
-probability under the model being trained, ``q`` the one the token was sampled with (``logprobs``), ``A``
-the advantage, ``w`` the weight and ``r = exp(lp - q)``:
+All are sums over tokens, and follow the published definitions of Tinker. Per token, ``lp`` is the log probability
+under the trained model, ``q`` the log probability when the token was sampled (``logprobs``), ``A`` the advantage,
+``w`` the weight and ``r = exp(lp - q)``:
 
 - ``cross_entropy``: ``-w lp``.
 - ``importance_sampling``: ``-r A`` (policy gradient with an off-policy correction: Sutton and Barto 2018,
   section 5.5).
 - ``ppo``: ``-min(r A, clip(r, low, high) A)`` (Schulman et al. 2017, arXiv:1707.06347, equation 7).
-- ``cispo``: ``-stop(clip(r, low, high)) A lp``, no gradient through the clipped ratio (MiniMax 2025,
+- ``cispo``: ``-stop(clip(r, low, high)) A lp``, without gradient through the clipped ratio (MiniMax 2025,
   arXiv:2506.13585, equation 4).
 - ``dro``: ``-(A lp - beta/2 (lp - q)^2)`` (Richemond et al. 2024, arXiv:2405.19107, without its value term).
 
-``low`` and ``high`` bound the ratio itself, not its distance from 1.
+``low`` and ``high`` are bounds of the ratio itself, not of its distance from 1.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from autograd.extend import defvjp, primitive
 from .errors import EngineError
 from .primitives import Array
 
-#: Settings of a loss that may also be given for each token, among the loss inputs.
+#: Settings of a loss function that ``loss_fn_inputs`` may contain per token.
 OPTIONAL_INPUTS = ("clip_low_threshold", "clip_high_threshold")
 
 LossInputs = Mapping[str, Any]
@@ -36,11 +36,11 @@ LossInputs = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Loss:
-    """A loss function and what it takes.
+    """A loss function and its inputs.
 
-    ``per_token`` maps (logprobs, inputs) to the loss of each token; ``inputs`` holds the settings too, as
-    arrays where the datum has its own. ``required`` are inputs a datum must have, ``defaults`` those it may
-    leave out, ``settings`` the keys of ``loss_fn_config`` with their defaults.
+    ``elementwise`` maps (logprobs, inputs) to the loss of each token. ``inputs`` contains the settings too, as arrays
+    if a datum has values of its own. ``required`` are the inputs that a datum must have, ``defaults`` those that it may
+    omit, and ``settings`` the keys of ``loss_fn_config`` with their defaults.
     """
 
     elementwise: Callable[[Array, LossInputs], Array]
@@ -50,16 +50,16 @@ class Loss:
 
     @property
     def per_token(self) -> Tuple[str, ...]:
-        """Settings a datum may give for each token."""
+        """The settings for which a datum may have values of its own."""
         return tuple(key for key in self.settings if key in OPTIONAL_INPUTS)
 
 
 @primitive  # type: ignore[untyped-decorator]
-def _stopped(x: Array) -> Array:
+def _without_gradient(x: Array) -> Array:
     return x
 
 
-defvjp(_stopped, lambda ans, x: lambda g: np.zeros_like(g))
+defvjp(_without_gradient, lambda ans, x: lambda g: np.zeros_like(g))
 
 
 def _ratio(lp: Array, inputs: LossInputs) -> Array:
@@ -80,14 +80,14 @@ def _importance_sampling(lp: Array, inputs: LossInputs) -> Array:
 
 def _ppo(lp: Array, inputs: LossInputs) -> Array:
     ratio = _ratio(lp, inputs)
-    # where, not minimum: inside the bounds both sides are equal, and autograd would halve the gradient of a
-    # tie between ratio and bound, not of this one; the unclipped side must carry all of it.
+    # where instead of minimum: inside the bounds both arguments are equal, and the gradient of minimum would be
+    # divided between them. The unclipped argument must get the whole gradient.
     unclipped, clipped = ratio * inputs["advantages"], _clip(ratio, inputs) * inputs["advantages"]
     return -anp.where(unclipped <= clipped, unclipped, clipped)
 
 
 def _cispo(lp: Array, inputs: LossInputs) -> Array:
-    return -_stopped(_clip(_ratio(lp, inputs), inputs)) * inputs["advantages"] * lp
+    return -_without_gradient(_clip(_ratio(lp, inputs), inputs)) * inputs["advantages"] * lp
 
 
 def _dro(lp: Array, inputs: LossInputs) -> Array:
@@ -107,11 +107,14 @@ LOSSES: Dict[str, Loss] = {
 }
 
 
-def settings(loss_fn: str, config: Optional[Mapping[str, Any]]) -> Dict[str, float]:
-    """The settings of ``loss_fn``: ``config`` over its defaults.
+def parse_settings(loss_fn: str, config: Optional[Mapping[str, Any]]) -> Dict[str, float]:
+    """Validate the ``loss_fn_config`` of a request.
+
+    Returns:
+        The settings of the loss function, with defaults for absent keys.
 
     Raises:
-        EngineError: there is no such loss or setting, or a value is no finite number.
+        EngineError: There is no such loss function or setting, or a value is not a finite number.
     """
     loss = LOSSES.get(loss_fn) if isinstance(loss_fn, str) else None
     if loss is None:
@@ -130,7 +133,7 @@ def settings(loss_fn: str, config: Optional[Mapping[str, Any]]) -> Dict[str, flo
 
 
 def evaluate(loss_fn: str, logprobs: Any, inputs: LossInputs) -> Tuple[Any, Any]:
-    """The loss of each token and its derivative in the token's log probability, both (tokens,)."""
+    """Return the loss of each token and its derivative with respect to the log probability, both of shape (tokens,)."""
     elementwise = LOSSES[loss_fn].elementwise
     with np.errstate(over="ignore", invalid="ignore"):
         gradient = elementwise_grad(lambda lp: elementwise(lp, inputs))(logprobs)

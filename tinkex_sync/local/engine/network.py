@@ -1,4 +1,4 @@
-"""The network as a function of its weights: from embeddings to hidden states to log probabilities."""
+"""The network as a function of its weights: embeddings, hidden states, log probabilities."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .primitives import Array, attention_mix, attention_weights, log_probability
 
 @lru_cache(maxsize=8)
 def _bias(config: ModelConfig, time: int) -> Any:
-    """ALiBi's penalties and the causal mask, (heads, time, time)."""
+    """Return the penalties of ALiBi with the causal mask, of shape (heads, time, time)."""
     distance = np.arange(time)[:, None] - np.arange(time)[None, :]
     bias = -config.slopes()[:, None, None] * distance.astype(np.float32)
     bias[:, distance < 0] = -np.inf
@@ -23,15 +23,15 @@ def _bias(config: ModelConfig, time: int) -> Any:
 
 
 def with_echoes(config: ModelConfig, embeddings: Any) -> Any:
-    """``embeddings`` (..., time, dim) plus those of the preceding positions, each turned by its own angle.
+    """Add the embeddings of preceding positions to ``embeddings`` of shape (..., time, dim).
 
-    The turn is a rotation of the components, which makes random vectors nearly orthogonal to themselves and
-    so keeps the order of the positions legible.
+    The components of each addend are shifted cyclically by a number that depends on the distance. A random vector and
+    its shifted copy are nearly orthogonal, so the order of the positions is preserved.
     """
     total = embeddings.copy()
     for back in range(1, config.echoes + 1):
-        turned = np.roll(embeddings, back * config.dim // (config.echoes + 1), axis=-1)
-        total[..., back:, :] += turned[..., :-back, :]
+        shifted = np.roll(embeddings, back * config.dim // (config.echoes + 1), axis=-1)
+        total[..., back:, :] += shifted[..., :-back, :]
     return total
 
 
@@ -41,15 +41,24 @@ def hidden_states(
     embeddings: Array,
     cache: Optional[List[Tuple[Array, Array]]] = None,
 ) -> Array:
-    """The normalised last hidden states, (batch * time, dim), of ``embeddings`` (batch, time, dim).
+    """Compute the normalized last hidden states.
 
-    Echoes are added here; ``embeddings`` are a constant, gradients flow to ``weights``.
-    Positions see themselves and earlier ones only, so padding at the end of a row changes nothing before it.
-    ``cache`` collects each layer's keys and values, (batch, heads, time, size).
+    A position depends on itself and on earlier positions only, so padding at the end of a row has no effect on the
+    positions before it.
+
+    Args:
+        config: The shape of the model.
+        weights: The weights, with respect to which the result is differentiable.
+        embeddings: Constant embeddings without echoes, of shape (batch, time, dim).
+        cache: A list to which the keys and values of each layer are added, of shape (batch, heads, time, size).
+
+    Returns:
+        An array of shape (batch * time, dim).
     """
     batch, time, dim = embeddings.shape
     bias = _bias(config, time)
-    x = with_echoes(config, embeddings).reshape(batch * time, dim)  # matmuls stay 2-D: one BLAS call each
+    # Two dimensions, so that each product is one BLAS call.
+    x = with_echoes(config, embeddings).reshape(batch * time, dim)
     for layer in range(config.layers):
         qkv = anp.dot(rms_norm(x), weights[f"layers.{layer}.qkv"])
         parts = anp.reshape(qkv, (batch, time, 3, config.heads, dim // config.heads))
@@ -67,6 +76,6 @@ def hidden_states(
 def target_logprobs(
     config: ModelConfig, weights: Mapping[str, Array], embeddings: Array, positions: Array, targets: Array
 ) -> Array:
-    """Log probabilities of ``targets`` at the flat ``positions`` of ``embeddings`` (batch, time, dim)."""
+    """Return the log probabilities of ``targets`` at the flat ``positions`` of ``embeddings`` (batch, time, dim)."""
     states = hidden_states(config, weights, embeddings)
     return log_probability(anp.dot(states[positions], weights["unembed"]), targets)

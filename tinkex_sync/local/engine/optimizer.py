@@ -13,10 +13,10 @@ from .errors import EngineError
 
 @dataclass(frozen=True)
 class AdamSettings:
-    """AdamParams as the wire has them, with its defaults.
+    """The AdamParams of a request, with its defaults.
 
-    ``weight_decay`` is decoupled: a weight without gradient shrinks by ``learning_rate * weight_decay`` of
-    itself. ``grad_clip_norm`` is the most the gradient's norm over all adapters may be; 0 is no limit.
+    ``weight_decay`` is decoupled: a weight without gradient is multiplied by ``1 - learning_rate * weight_decay``.
+    ``grad_clip_norm`` is the maximal norm of the gradient over all adapters; 0 means no limit.
     """
 
     learning_rate: float = 1e-4
@@ -27,20 +27,18 @@ class AdamSettings:
     grad_clip_norm: float = 0.0
 
     @classmethod
-    def checked(cls, adam: Mapping[str, Any]) -> AdamSettings:
-        """From a request's ``adam_params``, whose missing keys take the defaults.
+    def parse(cls, adam: Mapping[str, Any]) -> AdamSettings:
+        """Validate the ``adam_params`` of a request. Absent keys have their defaults.
 
         Raises:
-            EngineError: an unknown key, or a value out of range.
+            EngineError: A key is unknown, or a value is out of range.
         """
         known = {item.name for item in fields(cls)}
         for key, value in adam.items():
             if key == "type":
                 continue
             if key not in known:
-                raise EngineError(
-                    f"adam_params has the unknown key {key!r}: it takes {', '.join(sorted(known))}"
-                )
+                raise EngineError(f"adam_params has the unknown key {key!r}: use {', '.join(sorted(known))}")
             if (
                 isinstance(value, bool)
                 or not isinstance(value, (int, float))
@@ -54,7 +52,10 @@ class AdamSettings:
 
 
 class AdamW:
-    """The gradients' moments ``first`` and ``second``, float32, shaped as the adapters; ``steps`` taken."""
+    """The optimizer state: the moments ``first`` and ``second`` of the gradients, and the number of ``steps``.
+
+    The moments are float32 and have the shapes of the adapters. Not thread-safe.
+    """
 
     def __init__(self, adapters: Mapping[str, Any]) -> None:
         self.first: Dict[str, Any] = {name: np.zeros_like(array) for name, array in adapters.items()}
@@ -62,12 +63,12 @@ class AdamW:
         self.steps = 0
 
     def step(self, adapters: Dict[str, Any], gradients: Mapping[str, Any], adam: AdamSettings) -> float:
-        """Move ``adapters`` in place; return the norm the gradient had before clipping."""
+        """Update ``adapters`` in place. Return the norm of the gradient before clipping."""
         norm = global_norm(gradients)
         scale = adam.grad_clip_norm / norm if 0 < adam.grad_clip_norm < norm else 1.0
         self.steps += 1
-        unbias1 = 1 - adam.beta1**self.steps
-        unbias2 = 1 - adam.beta2**self.steps
+        correction1 = 1 - adam.beta1**self.steps
+        correction2 = 1 - adam.beta2**self.steps
         for name, weight in adapters.items():
             gradient = gradients[name] * np.float32(scale)
             first, second = self.first[name], self.second[name]
@@ -76,13 +77,13 @@ class AdamW:
             second *= adam.beta2
             second += (1 - adam.beta2) * gradient * gradient
             weight *= 1 - adam.learning_rate * adam.weight_decay
-            spread = np.sqrt(second / unbias2) + adam.eps
-            # eps 0 is allowed, and a weight that never had a gradient stays where it is.
-            moved = np.divide(first / unbias1, spread, out=np.zeros_like(first), where=spread > 0)
-            weight -= adam.learning_rate * moved
+            spread = np.sqrt(second / correction2) + adam.eps
+            # eps may be 0. A weight that never had a gradient is then not updated.
+            update = np.divide(first / correction1, spread, out=np.zeros_like(first), where=spread > 0)
+            weight -= adam.learning_rate * update
         return norm
 
 
 def global_norm(arrays: Mapping[str, Any]) -> float:
-    """The Euclidean norm of all the arrays together, summed in double precision."""
+    """Return the Euclidean norm of all arrays together, computed in double precision."""
     return math.sqrt(sum(float(np.sum(np.square(array, dtype=np.float64))) for array in arrays.values()))

@@ -1,8 +1,8 @@
-"""The network's building blocks as autograd primitives.
+"""The operations of the network as autograd primitives.
 
-Each is one fused operation with its own vector-Jacobian product: an autograd graph of elementary numpy
-calls gives the same numbers at two to three times the cost. They work in whatever floating type they are
-given, so that the tests can hold them against finite differences in double precision.
+Each is one operation with its own vector-Jacobian product. An autograd graph of elementary numpy calls gives the same
+numbers at two to three times the cost. The floating type of the arguments is preserved, so tests can compare the
+gradients with finite differences in double precision.
 """
 
 from __future__ import annotations
@@ -13,14 +13,15 @@ import numpy as np
 from autograd.core import defvjp_argnums
 from autograd.extend import defvjp, primitive
 
-Array = Any  # an ndarray, or autograd's box around one
+#: An ndarray, or a traced array of autograd.
+Array = Any
 
 _EPSILON = 1e-6
 
 
 @primitive  # type: ignore[untyped-decorator]
 def rms_norm(x: Array) -> Array:
-    """Each row of ``x`` (rows, dim) divided by its root mean square."""
+    """Divide each row of ``x`` (rows, dim) by its root mean square."""
     return x / np.sqrt(np.mean(x * x, axis=1, keepdims=True) + _EPSILON)
 
 
@@ -37,7 +38,7 @@ defvjp(rms_norm, _rms_norm_vjp)
 
 @primitive  # type: ignore[untyped-decorator]
 def relu_squared(x: Array) -> Array:
-    """max(x, 0) squared (So et al. 2021, arXiv:2109.08668)."""
+    """Compute the square of max(x, 0) (So et al. 2021, arXiv:2109.08668)."""
     positive = np.maximum(x, 0)
     return positive * positive
 
@@ -47,10 +48,10 @@ defvjp(relu_squared, lambda ans, x: lambda g: g * 2 * np.maximum(x, 0))
 
 @primitive  # type: ignore[untyped-decorator]
 def attention_weights(q: Array, k: Array, bias: Array) -> Array:
-    """Softmax over keys of scaled scores plus ``bias``.
+    """Compute the softmax over keys of the scaled scores plus ``bias``.
 
-    ``q`` and ``k`` are (batch, heads, time, size), ``bias`` (heads, time, time) with -inf where a key is
-    hidden.
+    ``q`` and ``k`` have shape (batch, heads, time, size). ``bias`` has shape (heads, time, time) and is -inf at masked
+    keys.
     """
     scores = np.matmul(q, k.swapaxes(-1, -2))
     scores *= q.shape[-1] ** -0.5
@@ -66,7 +67,7 @@ def _attention_weights_vjp(
 ) -> Callable[[Array], Tuple[Array, ...]]:
     q, k, _bias = args
     if any(argnum > 1 for argnum in argnums):
-        raise TypeError("the attention bias is a constant")
+        raise TypeError("the attention bias has no gradient: pass a constant")
 
     def vjp(g: Array) -> Tuple[Array, ...]:
         inner = np.einsum("bhij,bhij->bhi", g, ans)
@@ -84,7 +85,7 @@ defvjp_argnums(attention_weights, _attention_weights_vjp)
 
 @primitive  # type: ignore[untyped-decorator]
 def attention_mix(weights: Array, v: Array) -> Array:
-    """The values (batch, heads, time, size) averaged with ``weights`` (batch, heads, time, time)."""
+    """Average the values (batch, heads, time, size) with ``weights`` (batch, heads, time, time)."""
     return np.matmul(weights, v)
 
 
@@ -97,7 +98,7 @@ defvjp(
 
 @primitive  # type: ignore[untyped-decorator]
 def log_probability(logits: Array, targets: Array) -> Array:
-    """Natural log of the softmax of each row of ``logits`` (rows, vocab) at its target; shape (rows,)."""
+    """Return the natural log of the softmax of each row of ``logits`` (rows, vocab) at its target, (rows,)."""
     top = logits.max(axis=1)
     norm = np.log(np.exp(logits - top[:, None]).sum(axis=1)) + top
     return logits[np.arange(len(targets)), targets] - norm

@@ -1,4 +1,4 @@
-"""What a sample tells beside its tokens: log probabilities of the prompt, of alternatives to it, and of rivals."""
+"""Log probabilities that a sample reports besides its tokens: of the prompt, of targets, and of likely tokens."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ import numpy as np
 from .errors import EngineError
 from .inputs import Prompt, integers, whole
 
-__all__ = ["Asked", "prompt_scores", "tops"]
+__all__ = ["ScoreOptions", "prompt_scores", "top_tokens"]
 
-#: In ``target_prompt_logprobs``: nothing is asked for here.
-_NOTHING = -1
+#: In ``target_prompt_logprobs``: no log probability is requested at this place.
+_NO_TARGET = -1
 
 
 @dataclass(frozen=True)
-class Asked:
-    """The scores a request asks for, checked.
+class ScoreOptions:
+    """The scores that a request asks for, validated.
 
-    ``last_n`` limits prompt log probabilities to the last so many tokens. ``targets`` are places (row, token) and the
-    layout in which they came; row i is about prompt position i + 1.
+    ``last_n`` limits prompt log probabilities to the last tokens. ``targets`` are rows, tokens and the layout of the
+    request. Row i is about prompt position i + 1.
     """
 
     prompt: bool = False
@@ -32,54 +32,62 @@ class Asked:
     targets: Optional[Tuple[Any, Any, Mapping[str, Any]]] = None
 
     @classmethod
-    def checked(cls, body: Mapping[str, Any], vocab: int, length: int) -> Asked:
-        """From the body of an asample.
+    def parse(cls, fields: Mapping[str, Any], vocab: int, length: int) -> ScoreOptions:
+        """Validate the fields of an asample.
+
+        Args:
+            fields: The fields.
+            vocab: The size of the vocabulary.
+            length: The number of positions of the prompt.
 
         Raises:
-            EngineError: a value is out of range.
+            EngineError: A value is out of range.
         """
         counts = {
-            name: whole(body.get(name) or 0, name, "(0 for none)", low=0, high=vocab)
+            name: whole(fields.get(name) or 0, name, "(0 for none)", low=0, high=vocab)
             for name in ("topk_prompt_logprobs", "topk_sample_logprobs", "prompt_alt_tokens_k")
         }
-        prompt = bool(body.get("prompt_logprobs"))
-        last_n = body.get("prompt_logprobs_last_n")
+        prompt = bool(fields.get("prompt_logprobs"))
+        last_n = fields.get("prompt_logprobs_last_n")
         if last_n is not None:
             last_n = whole(last_n, "prompt_logprobs_last_n", "", low=1, high=length - 1)
             if not prompt:
-                raise EngineError("prompt_logprobs_last_n limits prompt_logprobs, which was not asked for")
-        targets = body.get("target_prompt_logprobs")
+                raise EngineError(
+                    "prompt_logprobs_last_n needs prompt_logprobs: set prompt_logprobs, or omit it"
+                )
+        targets = fields.get("target_prompt_logprobs")
         return cls(
             prompt=prompt,
             top_prompt=counts["topk_prompt_logprobs"],
             top_sampled=counts["topk_sample_logprobs"],
             alternatives=counts["prompt_alt_tokens_k"],
             last_n=last_n,
-            targets=None if targets is None else _targets(targets, vocab, length),
+            targets=None if targets is None else _parse_targets(targets, vocab, length),
         )
 
     @property
-    def whole_prompt(self) -> bool:
+    def needs_prompt_distributions(self) -> bool:
         """Whether the distributions at all prompt positions are needed."""
         return self.prompt or self.top_prompt > 0 or self.alternatives > 0 or self.targets is not None
 
 
-def _targets(tensor: Any, vocab: int, length: int) -> Tuple[Any, Any, Mapping[str, Any]]:
+def _parse_targets(tensor: Any, vocab: int, length: int) -> Tuple[Any, Any, Mapping[str, Any]]:
+    """Validate ``target_prompt_logprobs``. Return rows, tokens and the layout."""
     where = "target_prompt_logprobs"
-    given = tensor if isinstance(tensor, Mapping) else {}
-    shape = given.get("shape")
+    fields = tensor if isinstance(tensor, Mapping) else {}
+    shape = fields.get("shape")
     if not (isinstance(shape, list) and len(shape) == 2 and shape[0] == length - 1):
         raise EngineError(
-            f"{where} has shape {shape}: use [{length - 1}, K], one row per position but the first"
+            f"{where} has shape {shape}: use [{length - 1}, K], one row per position except the first"
         )
-    data = given.get("data")
+    data = fields.get("data")
     if not isinstance(data, list):
         raise EngineError(f"{where}: data must be a flat list of token ids, not {data!r:.80}")
-    there = np.array([token != _NOTHING for token in data], bool)
-    tokens = np.full(len(data), _NOTHING)
-    tokens[there] = integers([token for token in data if token != _NOTHING], where, vocab)
+    is_target = np.array([token != _NO_TARGET for token in data], bool)
+    tokens = np.full(len(data), _NO_TARGET)
+    tokens[is_target] = integers([token for token in data if token != _NO_TARGET], where, vocab)
     layout: Dict[str, Any] = {"shape": shape}
-    crow, columns = given.get("sparse_crow_indices"), given.get("sparse_col_indices")
+    crow, columns = fields.get("sparse_crow_indices"), fields.get("sparse_col_indices")
     if crow is None:
         if len(tokens) != shape[0] * shape[1]:
             raise EngineError(f"{where} has {len(tokens)} numbers, which do not fit shape {shape}")
@@ -96,57 +104,69 @@ def _targets(tensor: Any, vocab: int, length: int) -> Tuple[Any, Any, Mapping[st
 
 
 def prompt_scores(
-    asked: Asked, start: Prompt, scores: Any, temperature: float, seed: Optional[int]
+    options: ScoreOptions, prompt: Prompt, scores: Any, temperature: float, seed: Optional[int]
 ) -> Dict[str, Any]:
-    """The parts of a SampleResponse that are about the prompt; ``scores`` are log probabilities (time, vocab).
+    """Compute the fields of a SampleResponse that are about the prompt.
 
-    Nothing is told of the first position, of images, and of what comes before the last ``last_n``.
+    Args:
+        options: The requested scores.
+        prompt: The prompt.
+        scores: Log probabilities of shape (time, vocab).
+        temperature: The temperature at which alternative tokens are sampled.
+        seed: The seed of the request, which determines the alternative tokens.
+
+    Returns:
+        The fields. Log probabilities are None at the first position, at images, and before the last ``last_n``.
     """
-    first = 1 if asked.last_n is None else start.length - asked.last_n
-    told = [
-        None if token is None or place < first else token for place, token in enumerate(start.tokens) if place
+    first = 1 if options.last_n is None else prompt.length - options.last_n
+    scored = [
+        None if token is None or position < first else token
+        for position, token in enumerate(prompt.tokens)
+        if position
     ]
-    found: Dict[str, Any] = {"prompt_logprobs": None, "topk_prompt_logprobs": None}
-    if asked.prompt:
-        found["prompt_logprobs"] = [
+    fields: Dict[str, Any] = {"prompt_logprobs": None, "topk_prompt_logprobs": None}
+    if options.prompt:
+        fields["prompt_logprobs"] = [
             None,
-            *(None if token is None else float(scores[row, token]) for row, token in enumerate(told)),
+            *(None if token is None else float(scores[row, token]) for row, token in enumerate(scored)),
         ]
-    if asked.top_prompt:
-        best = tops(scores[:-1], asked.top_prompt)
-        rows = [None if token is None else row for token, row in zip(told, best)]
-        found["topk_prompt_logprobs"] = [None, *rows]
-    if asked.targets is not None:
-        rows_, tokens, layout = asked.targets
-        picked = np.where(tokens == _NOTHING, np.float32(0.0), scores[rows_, tokens])
-        found["target_prompt_logprobs"] = {"data": picked, "dtype": "float32", **layout}
-    if asked.alternatives:
-        drawn = _drawn(scores[:-1], asked.alternatives, temperature, seed)
-        shape = list(drawn.shape)
-        logprobs = np.take_along_axis(scores[:-1], drawn, axis=1).ravel()
-        found["prompt_alt_tokens"] = {
-            "tokens": {"data": drawn.ravel(), "dtype": "int64", "shape": shape},
+    if options.top_prompt:
+        best = top_tokens(scores[:-1], options.top_prompt)
+        top = [None if token is None else row for token, row in zip(scored, best)]
+        fields["topk_prompt_logprobs"] = [None, *top]
+    if options.targets is not None:
+        rows, tokens, layout = options.targets
+        logprobs = np.where(tokens == _NO_TARGET, np.float32(0.0), scores[rows, tokens])
+        fields["target_prompt_logprobs"] = {"data": logprobs, "dtype": "float32", **layout}
+    if options.alternatives:
+        sampled = _sample_alternatives(scores[:-1], options.alternatives, temperature, seed)
+        shape = list(sampled.shape)
+        logprobs = np.take_along_axis(scores[:-1], sampled, axis=1).ravel()
+        fields["prompt_alt_tokens"] = {
+            "tokens": {"data": sampled.ravel(), "dtype": "int64", "shape": shape},
             "logprobs": {"data": logprobs, "dtype": "float32", "shape": shape},
         }
-    return found
+    return fields
 
 
-def tops(scores: Any, count: int) -> List[List[List[Any]]]:
-    """Per row of ``scores`` the ``count`` most likely tokens with their log probabilities, likeliest first."""
+def top_tokens(scores: Any, count: int) -> List[List[List[Any]]]:
+    """Return the ``count`` most likely tokens per row of ``scores`` with their log probabilities, likeliest first."""
     best = np.argsort(-scores, axis=1, kind="stable")[:, :count]
     likely = np.take_along_axis(scores, best, axis=1)
     return [[[int(i), float(value)] for i, value in zip(*row)] for row in zip(best, likely)]
 
 
-def _drawn(scores: Any, count: int, temperature: float, seed: Optional[int]) -> Any:
-    """``count`` tokens per row, independently and with replacement."""
+def _sample_alternatives(scores: Any, count: int, temperature: float, seed: Optional[int]) -> Any:
+    """Sample ``count`` tokens per row, independently and with replacement."""
     if temperature == 0.0:
         return np.repeat(scores.argmax(axis=1)[:, None], count, axis=1)
-    # Not the streams of the completions, which must not depend on what else was asked for.
+    # A stream of its own, because completions must not depend on other options of the request.
     stream = np.random.default_rng(None if seed is None else [seed, 0x616C74])
     with np.errstate(over="ignore"):
         likely = np.exp((scores - scores.max(axis=1, keepdims=True)).astype(np.float64) / temperature)
-    heights = np.cumsum(likely, axis=1)
-    draws = stream.random((len(scores), count)) * heights[:, -1:]
-    rows: Sequence[Any] = [np.searchsorted(high, draw, side="right") for high, draw in zip(heights, draws)]
-    return np.minimum(np.reshape(rows, draws.shape).astype(np.int64), scores.shape[1] - 1)
+    cumulative = np.cumsum(likely, axis=1)
+    thresholds = stream.random((len(scores), count)) * cumulative[:, -1:]
+    rows: Sequence[Any] = [
+        np.searchsorted(sums, row, side="right") for sums, row in zip(cumulative, thresholds)
+    ]
+    return np.minimum(np.reshape(rows, thresholds.shape).astype(np.int64), scores.shape[1] - 1)

@@ -1,4 +1,4 @@
-"""A model that is being trained: a base model, its adapters, their gradients and their optimizer."""
+"""Training: a base model, its adapters, their gradients and their optimizer."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from autograd import make_vjp
 from . import adapters as lora
 from .architecture import BaseModel, ModelConfig
 from .errors import EngineError
-from .inputs import Datum, datum
-from .losses import evaluate, settings
+from .inputs import TrainingExample, parse_datum
+from .losses import evaluate, parse_settings
 from .network import target_logprobs
 from .optimizer import AdamSettings, AdamW
 from .sampling import SamplingModel, adapters_from
 
-#: A batch computed at once holds at most so many positions, and so many attention weights.
+#: The most positions and attention weights of a batch that is computed together.
 _BATCH_POSITIONS = 4096
 _BATCH_WEIGHTS = 8 * 1024 * 1024
 
@@ -26,13 +26,19 @@ Model = TypeVar("Model", bound="TrainingModel")
 class TrainingModel:
     """LoRA adapters on a base model, trained by ``forward_backward`` and ``optim_step``.
 
-    The same calls in the same order give the same bits, as long as BLAS runs on one thread: set
-    OMP_NUM_THREADS, OPENBLAS_NUM_THREADS and MKL_NUM_THREADS to 1 before numpy is first imported.
+    The same calls in the same order give the same bits if BLAS runs on one thread. A call that raises EngineError
+    changes nothing. Not thread-safe; different models may be used in different threads.
 
-    Threads: one operation at a time on one model; different models may run in different threads.
+    Args:
+        base_model: The name of the base model.
+        rank: The rank of every adapter, 1 to 256.
+        seed: Determines the initial adapters. None: seed 0.
+        train_attn: Train adapters of the attention maps.
+        train_mlp: Train adapters of the feed-forward maps.
+        train_unembed: Train the adapter of the unembedding.
 
-    ``rank`` is that of every adapter, 1 to 256. ``seed`` fixes how they start; None is seed 0. A call that
-    raises EngineError has changed nothing.
+    Raises:
+        EngineError: The base model does not exist, or a value is out of range.
     """
 
     def __init__(
@@ -49,53 +55,65 @@ class TrainingModel:
         self.rank = rank
         self.seed = seed
         self._trained = {"train_attn": train_attn, "train_mlp": train_mlp, "train_unembed": train_unembed}
-        self._names = lora.targets(self.base.config, **self._trained)
-        self.adapters = lora.initial(self.base.config, self._names, rank, 0 if seed is None else seed)
+        self._names = lora.adapted_maps(self.base.config, **self._trained)
+        self.adapters = lora.initial_adapters(
+            self.base.config, self._names, rank, 0 if seed is None else seed
+        )
         self.optimizer = AdamW(self.adapters)
-        #: The sum of the gradients since the last optimizer step, by adapter; None before the first.
+        #: The sum of the gradients since the last optimizer step, by adapter. None if there are none.
         self.gradients: Optional[Dict[str, Any]] = None
 
     def forward(
         self, data: Sequence[Any], loss_fn: str, loss_fn_config: Optional[Mapping[str, Any]] = None
     ) -> Dict[str, Any]:
-        """Evaluate the loss, without gradients.
+        """Evaluate the loss without gradients.
 
-        ``data`` are datums as decoded from the wire. The result has, per datum, ``logprobs`` of the target
-        tokens (natural logs) and ``elementwise_loss``, float32 of the input's length; ``loss:sum`` is the sum
-        over all tokens of all datums.
+        Args:
+            data: Datums decoded from JSON.
+            loss_fn: The name of the loss function.
+            loss_fn_config: The settings of the loss function.
+
+        Returns:
+            Per datum, ``logprobs`` of the target tokens (natural logs) and ``elementwise_loss``, float32 of the length
+            of the input. The metric ``loss:sum`` is the sum over all tokens of all datums.
 
         Raises:
-            EngineError: the data does not fit the loss or the model.
+            EngineError: The data does not match the loss function or the model.
         """
         return self._run(data, loss_fn, loss_fn_config, backward=False)
 
     def forward_backward(
         self, data: Sequence[Any], loss_fn: str, loss_fn_config: Optional[Mapping[str, Any]] = None
     ) -> Dict[str, Any]:
-        """``forward``, and the gradient of ``loss:sum`` is added to what the next optimizer step will use."""
+        """Evaluate the loss like ``forward``, and add the gradient of ``loss:sum`` to the accumulated gradient."""
         return self._run(data, loss_fn, loss_fn_config, backward=True)
 
     def optim_step(self, adam: Mapping[str, Any]) -> Dict[str, float]:
-        """One AdamW step on the accumulated gradient, which is zero again afterwards.
+        """Make one AdamW step with the accumulated gradient, and reset the gradient.
 
-        With nothing accumulated the gradient is zero: weight decay and momentum still act. Returns metrics;
-        ``grad_norm:mean`` is the global norm before clipping.
+        Without an accumulated gradient the gradient is zero. Weight decay and momentum still have an effect.
+
+        Args:
+            adam: The ``adam_params`` of the request.
+
+        Returns:
+            Metrics. ``grad_norm:mean`` is the norm of the gradient before clipping.
 
         Raises:
-            EngineError: ``adam`` holds an unknown key or a value out of range.
+            EngineError: ``adam`` contains an unknown key or a value out of range.
         """
-        checked = AdamSettings.checked(adam)
+        settings = AdamSettings.parse(adam)
         gradients = self.gradients or {name: np.zeros_like(array) for name, array in self.adapters.items()}
-        norm = self.optimizer.step(self.adapters, gradients, checked)
+        norm = self.optimizer.step(self.adapters, gradients, settings)
         self.gradients = None
         return {
             "grad_norm:mean": norm,
-            "learning_rate:mean": checked.learning_rate,
+            "learning_rate:mean": settings.learning_rate,
             "step:max": float(self.optimizer.steps),
         }
 
     def meta(self) -> Dict[str, Any]:
-        """What a checkpoint must say about its arrays, ready for JSON. ``step`` counts optimizer steps."""
+        """Return the description of a checkpoint as a JSON object. ``step`` is the number of optimizer steps."""
         return {
             "base_model": self.base.name,
             "rank": self.rank,
@@ -105,7 +123,7 @@ class TrainingModel:
         }
 
     def arrays(self, optimizer: bool) -> Dict[str, Any]:
-        """Copies of the adapters, and of the optimizer's moments if asked; pending gradients are not."""
+        """Return copies of the adapters and, with ``optimizer``, of its moments, without accumulated gradients."""
         groups = {"lora": self.adapters}
         if optimizer:
             groups.update(first=self.optimizer.first, second=self.optimizer.second)
@@ -115,34 +133,36 @@ class TrainingModel:
 
     @classmethod
     def from_checkpoint(cls: Type[Model], meta: Mapping[str, Any], arrays: Mapping[str, Any]) -> Model:
-        """The model a checkpoint was made of, with its optimizer if the checkpoint has it.
+        """Create the model of a checkpoint, with its optimizer state if the checkpoint has one.
 
         Raises:
-            EngineError: ``meta`` and ``arrays`` do not belong together.
+            EngineError: ``meta`` does not describe ``arrays``.
         """
         try:
             trained = {key: meta[key] for key in ("train_attn", "train_mlp", "train_unembed")}
             model = cls(meta["base_model"], rank=meta["rank"], seed=meta["seed"], **trained)
         except KeyError as error:
-            raise EngineError(
-                f"the checkpoint's description lacks {error}: it is damaged, save it again"
-            ) from None
+            raise EngineError(f"the description of the checkpoint lacks {error}: save it again") from None
         model.load(meta, arrays, any(name.startswith("first.") for name in arrays))
         return model
 
     def load(self, meta: Mapping[str, Any], arrays: Mapping[str, Any], optimizer: bool) -> None:
-        """Take a checkpoint's adapters, and its optimizer state or a fresh one. Pending gradients are
-        dropped.
+        """Load the adapters of a checkpoint, and reset the accumulated gradient.
+
+        Args:
+            meta: The description of the checkpoint.
+            arrays: Its arrays.
+            optimizer: Load its optimizer state. False: reset the optimizer.
 
         Raises:
-            EngineError: it is of another base model, rank or set of trained parts, or has no optimizer state.
+            EngineError: The base model, the rank or the trained parts differ, or there is no optimizer state.
         """
-        mine = self.meta()
+        own = self.meta()
         for key in ("base_model", "rank", "train_attn", "train_mlp", "train_unembed"):
-            if meta.get(key) != mine[key]:
+            if meta.get(key) != own[key]:
                 raise EngineError(
-                    f"the checkpoint has {key} {meta.get(key)!r}, this model {mine[key]!r}: create a model"
-                    " like the checkpoint's"
+                    f"the checkpoint has {key} {meta.get(key)!r}, this model {own[key]!r}: create a model with"
+                    " the values of the checkpoint"
                 )
         loaded = adapters_from(arrays, "lora", self.adapters)
         fresh = AdamW(loaded)
@@ -153,8 +173,8 @@ class TrainingModel:
         self.adapters, self.optimizer, self.gradients = loaded, fresh, None
 
     def snapshot(self) -> SamplingModel:
-        """The model as it is now, to sample from; later training does not change it."""
-        weights = lora.merged(self.base.weights, self.adapters, self._names, self.rank)
+        """Return the current model for sampling. Later training does not change it."""
+        weights = lora.merge_adapters(self.base.weights, self.adapters, self._names, self.rank)
         return SamplingModel(self.base, weights)
 
     def _run(
@@ -165,61 +185,51 @@ class TrainingModel:
         *,
         backward: bool,
     ) -> Dict[str, Any]:
-        configured = settings(loss_fn, loss_fn_config)
+        settings = parse_settings(loss_fn, loss_fn_config)
         if not isinstance(data, (list, tuple)) or not data:
             raise EngineError("data is empty: send at least one datum")
-        datums = [datum(self.base, item, index, loss_fn) for index, item in enumerate(data)]
-        outputs: List[Dict[str, Any]] = [{} for _ in datums]
+        examples = [parse_datum(self.base, item, index, loss_fn) for index, item in enumerate(data)]
+        outputs: List[Dict[str, Any]] = [{} for _ in examples]
         gradients: Dict[str, Any] = {}
-        for batch in _batches(self.base.config, [item.prompt.length for item in datums]):
-            logprobs, pull_back = self._logprobs([datums[index] for index in batch], backward)
-            losses, derivative = evaluate(loss_fn, logprobs, _gathered(datums, batch, configured))
+        for batch in _batches(self.base.config, [example.prompt.length for example in examples]):
+            batch_examples = [examples[index] for index in batch]
+            logprobs, vector_jacobian_product = self._logprobs(batch_examples, backward)
+            inputs = _concatenated_inputs(batch_examples, settings)
+            losses, derivative = evaluate(loss_fn, logprobs, inputs)
             start = 0
             for index in batch:
-                part = slice(start, start + datums[index].prompt.length)
+                part = slice(start, start + examples[index].prompt.length)
                 start = part.stop
-                if not (np.isfinite(losses[part]).all() and np.isfinite(derivative[part]).all()):
-                    raise EngineError(
-                        f"datum {index}: the {loss_fn} loss is not finite; the model's log probabilities are"
-                        f" {logprobs[part].min():.3g} to {logprobs[part].max():.3g}: check the datum's"
-                        " logprobs (natural logs, as sampled) and the size of its advantages or weights"
-                    )
+                _check_finite(index, loss_fn, logprobs[part], losses[part], derivative[part])
                 outputs[index] = {
                     "logprobs": _tensor(logprobs[part]),
                     "elementwise_loss": _tensor(losses[part]),
                 }
             if backward:
-                _add(gradients, pull_back(derivative))
+                _add(gradients, vector_jacobian_product(derivative))
         if backward:
-            if not all(np.isfinite(array).all() for array in gradients.values()):
-                raise EngineError(
-                    "the gradient is not finite: lower the learning rate, weights or advantages"
-                )
-            if self.gradients is None:
-                self.gradients = {}
-            _add(self.gradients, gradients)
-        losses = [output["elementwise_loss"]["data"] for output in outputs]
-        return {
-            "loss_fn_output_type": "TensorData",
-            "loss_fn_outputs": outputs,
-            "metrics": {
-                "loss:sum": float(sum(np.sum(loss, dtype=np.float64) for loss in losses)),
-                "tokens:sum": float(sum(len(loss) for loss in losses)),
-            },
-        }
+            self._accumulate(gradients)
+        return _output(outputs)
 
-    def _logprobs(self, datums: List[Datum], backward: bool) -> Tuple[Any, Any]:
-        """Target log probabilities of a batch, one flat array, and their vector-Jacobian product."""
+    def _accumulate(self, gradients: Dict[str, Any]) -> None:
+        if not all(np.isfinite(array).all() for array in gradients.values()):
+            raise EngineError("the gradient is not finite: lower the learning rate, weights or advantages")
+        if self.gradients is None:
+            self.gradients = {}
+        _add(self.gradients, gradients)
+
+    def _logprobs(self, examples: List[TrainingExample], backward: bool) -> Tuple[Any, Any]:
+        """Return the target log probabilities of a batch, one flat array, and their vector-Jacobian product."""
         config = self.base.config
-        lengths = [item.prompt.length for item in datums]
-        embeddings = np.zeros((len(datums), max(lengths), config.dim), np.float32)
-        for row, item in enumerate(datums):
-            embeddings[row, : lengths[row]] = item.prompt.embeddings
+        lengths = [example.prompt.length for example in examples]
+        embeddings = np.zeros((len(examples), max(lengths), config.dim), np.float32)
+        for row, example in enumerate(examples):
+            embeddings[row, : lengths[row]] = example.prompt.embeddings
         positions = np.concatenate([row * max(lengths) + np.arange(n) for row, n in enumerate(lengths)])
-        targets = np.concatenate([item.targets for item in datums])
+        targets = np.concatenate([example.targets for example in examples])
 
         def logprobs(adapters: Any) -> Any:
-            weights = lora.merged(self.base.weights, adapters, self._names, self.rank)
+            weights = lora.merge_adapters(self.base.weights, adapters, self._names, self.rank)
             return target_logprobs(config, weights, embeddings, positions, targets)
 
         if not backward:
@@ -229,10 +239,10 @@ class TrainingModel:
 
 
 def _batches(config: ModelConfig, lengths: List[int]) -> List[List[int]]:
-    """Indices of datums to compute together: of like length, so that little is padding; bounded in memory."""
+    """Group the indices of examples into batches of similar lengths, so that there is little padding."""
     batches: List[List[int]] = []
     for index in sorted(range(len(lengths)), key=lengths.__getitem__):
-        time = lengths[index]  # the longest of its batch, as lengths ascend
+        time = lengths[index]  # the longest of its batch, because lengths ascend
         rows = len(batches[-1]) + 1 if batches else 1
         if rows == 1 or rows * time > _BATCH_POSITIONS or rows * config.heads * time * time > _BATCH_WEIGHTS:
             batches.append([])
@@ -240,19 +250,42 @@ def _batches(config: ModelConfig, lengths: List[int]) -> List[List[int]]:
     return batches
 
 
-def _gathered(datums: List[Datum], batch: List[int], configured: Mapping[str, float]) -> Dict[str, Any]:
-    """The loss inputs of a batch, one flat array per key; a datum's own thresholds go first."""
-    keys = {*configured, *(key for index in batch for key in datums[index].inputs)}
+def _concatenated_inputs(examples: List[TrainingExample], settings: Mapping[str, float]) -> Dict[str, Any]:
+    """Return the loss inputs of a batch, one flat array per key. Values of an example take precedence over settings."""
+    keys = {*settings, *(key for example in examples for key in example.inputs)}
     return {
         key: np.concatenate(
             [
-                datums[index].inputs[key]
-                if key in datums[index].inputs
-                else np.full(datums[index].prompt.length, configured[key], np.float32)
-                for index in batch
+                example.inputs[key]
+                if key in example.inputs
+                else np.full(example.prompt.length, settings[key], np.float32)
+                for example in examples
             ]
         )
         for key in keys
+    }
+
+
+def _check_finite(index: int, loss_fn: str, logprobs: Any, losses: Any, derivative: Any) -> None:
+    """Raise EngineError if the loss of an example is not finite."""
+    if not (np.isfinite(losses).all() and np.isfinite(derivative).all()):
+        raise EngineError(
+            f"datum {index}: the {loss_fn} loss is not finite; the model's log probabilities are"
+            f" {logprobs.min():.3g} to {logprobs.max():.3g}: check the logprobs of the datum (natural logs, as"
+            " sampled) and the size of its advantages or weights"
+        )
+
+
+def _output(outputs: List[Dict[str, Any]]) -> Dict[str, Any]:
+    """Return the JSON object of a ForwardBackwardOutput."""
+    losses = [output["elementwise_loss"]["data"] for output in outputs]
+    return {
+        "loss_fn_output_type": "TensorData",
+        "loss_fn_outputs": outputs,
+        "metrics": {
+            "loss:sum": float(sum(np.sum(loss, dtype=np.float64) for loss in losses)),
+            "tokens:sum": float(sum(len(loss) for loss in losses)),
+        },
     }
 
 

@@ -1,0 +1,117 @@
+"""The parts of a running server, and the submission of training operations."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Callable, Optional, Tuple
+
+from ..concurrency.clock import Clock
+from .completions import Completions
+from .engine import EngineError
+from .fault_gate import FaultGate
+from .idempotency import digest
+from .json_bodies import Body, JsonObject
+from .models import Models, TrainedModel
+from .options import ServerOptions
+from .runner import EncodeProtobuf, Runner
+from .server_config import ServerConfig
+from .server_futures import ServerFuture, ServerFutures
+from .stats import Stats
+from .store import Store
+
+__all__ = ["Handler", "ServerState", "accepted"]
+
+#: Handles one operation: receives the body and its bytes, returns the JSON object of the response.
+Handler = Callable[[Body, bytes], JsonObject]
+
+
+def accepted(future: ServerFuture) -> JsonObject:
+    """Return the response to an accepted operation."""
+    return {"request_id": future.request_id, "model_id": future.model_id}
+
+
+@dataclass(frozen=True)
+class ServerState:
+    """The parts of a running server, shared by all request handlers. Each part is thread-safe."""
+
+    options: ServerOptions
+    clock: Clock
+    stats: Stats
+    gate: FaultGate
+    store: Store
+    models: Models
+    futures: ServerFutures
+    completions: Completions
+    runner: Runner
+    #: Set when the server closes.
+    closing: threading.Event
+
+    @classmethod
+    def create(cls, options: ServerOptions, root: Path) -> ServerState:
+        """Create all parts, and load the records in the directory ``root``."""
+        clock, stats, store = Clock(), Stats(), Store(root)
+        gate = FaultGate(options.faults, clock)
+        futures = ServerFutures(gate, stats, clock)
+        return cls(
+            options=options,
+            clock=clock,
+            stats=stats,
+            gate=gate,
+            store=store,
+            models=Models(store, stats, options.models, ordered=options.config.orders_by_number),
+            futures=futures,
+            completions=Completions(clock),
+            runner=Runner(futures, gate, (EngineError,)),
+            closing=threading.Event(),
+        )
+
+    def close(self) -> None:
+        """End injected delays and make all held polls return."""
+        self.closing.set()
+        self.futures.wake(close=True)
+        self.completions.close()
+
+    @property
+    def config(self) -> ServerConfig:
+        """The supported protocols and the values that depend on them."""
+        return self.options.config
+
+    def session_id(self, body: Body) -> str:
+        """Return the ``session_id`` of ``body``.
+
+        Raises:
+            ErrorResponse: 422 if it is missing, 404 if there is no such session.
+        """
+        session_id = body.text("session_id")
+        self.store.get("sessions", session_id)
+        return session_id
+
+    def submit_training(
+        self,
+        model: TrainedModel,
+        body: Body,
+        data: bytes,
+        work: Callable[[], Any],
+        encode_protobuf: Optional[EncodeProtobuf] = None,
+    ) -> Tuple[ServerFuture, bool]:
+        """Submit an operation of a model. A repetition of an earlier request gets the same future.
+
+        Args:
+            model: The model.
+            body: The body of the request, whose ``seq_id`` identifies repetitions.
+            data: The bytes of the body.
+            work: Computes the result.
+            encode_protobuf: Encodes the protobuf form of the result.
+
+        Returns:
+            The future, and whether it is new.
+        """
+        model_id = model.record["id"]
+        number = body.optional_integer("seq_id")
+        key = None if number is None else (f"model {model_id}", number)
+        future, is_new = self.futures.accept("training", model_id, key, digest(data))
+        if is_new:
+            self.runner.train(model.queue, future, work, number, encode_protobuf)
+        return future, is_new
