@@ -10,7 +10,12 @@ import pytest
 from tinkex_sync import ServiceClient
 from tinkex_sync.clients.base import close_rebuilt_sessions
 from tinkex_sync.local import Faults, LocalServer
+from tinkex_sync.local.process import BLAS_THREADS
 from tinkex_sync.protocol import negotiation as protocol
+
+# The matrices of the embedded model are small. With several BLAS threads they are slower, and results vary in bits.
+# The variables must be set before numpy is imported.
+os.environ.update(dict.fromkeys(BLAS_THREADS, "1"))
 
 
 def pytest_configure(config):

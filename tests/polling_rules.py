@@ -1,4 +1,4 @@
-"""What answers to polls lead to, by the table of rule 2 of SERVERS: read by the replays and the tests of futures."""
+"""The polls and the outcome that a list of responses leads to, by rule 2 of SERVERS; for replays and poller tests."""
 
 from __future__ import annotations
 
@@ -21,34 +21,34 @@ _WAITS = (408, 429)
 
 
 @dataclass
-class Outlook:
-    """What a promise comes to."""
+class ExpectedPolls:
+    """The expected polls of one server future."""
 
-    #: Of the error; None: it is kept.
+    #: Type of the error; None: there is a result.
     error: Optional[Type[BaseException]]
     status: Optional[int]
-    #: Least and most seconds before each poll but the first.
+    #: Least and most seconds before each poll except the first.
     gaps: List[Tuple[float, float]]
     #: ``X-Tinker-Request-Iteration`` of each poll.
     iterations: List[int]
 
 
-def outlook(answers: List[Answer], kept: Answer) -> Outlook:
-    """Follow a list of answers, the good one ``kept`` after them, from a connection nobody has used."""
+def expected_polls(answers: List[Answer], result: Answer) -> ExpectedPolls:
+    """Return the polls that follow from a list of responses and then ``result``, on a new connection."""
     gaps: List[Tuple[float, float]] = []
     iterations: List[int] = []
-    number = failures = said_why = young = 0
+    number = failures = confirmations = early = 0
     known = abandoned = served = False
-    queue = [*answers, kept]
+    queue = [*answers, result]
 
-    def end(error: Optional[Type[BaseException]], status: Optional[int] = None) -> Outlook:
-        return Outlook(error, status, gaps, iterations)
+    def end(error: Optional[Type[BaseException]], status: Optional[int] = None) -> ExpectedPolls:
+        return ExpectedPolls(error, status, gaps, iterations)
 
     while True:
         answer = queue.pop(0)
         iterations.append(number)
         if answer.drop and served:
-            # Repeated at once on a new connection; it may have been answered on the old one.
+            # Sent again immediately on a new connection. The response may have been sent on the old one.
             abandoned = True
             answer = queue.pop(0)
             iterations.append(number)
@@ -56,7 +56,7 @@ def outlook(answers: List[Answer], kept: Answer) -> Outlook:
         served = not answer.drop
         number += 1
         status, body = answer.status, _decoded(answer)
-        says_why = isinstance(body, dict) and "detail" in body
+        has_detail = isinstance(body, dict) and "detail" in body
         if answer.drop:
             abandoned = True
             failures += 1
@@ -65,12 +65,12 @@ def outlook(answers: List[Answer], kept: Answer) -> Outlook:
             if not isinstance(body, dict):
                 return end(APIResponseValidationError)
             if body.get("type") == "try_again":
-                known, failures, said_why = True, 0, 0
+                known, failures, confirmations = True, 0, 0
                 gaps.append((0.1, 0.1))
             else:
                 return end(RequestFailedError if "error" in body else None)
         elif status == 408:
-            known, failures, said_why = True, 0, 0
+            known, failures, confirmations = True, 0, 0
             gaps.append((0.1, 0.1))
         elif status == 410:
             return end(PromiseExpiredError)
@@ -83,14 +83,16 @@ def outlook(answers: List[Answer], kept: Answer) -> Outlook:
             return end(ResultLostError if abandoned else type(status_error(404, body={})), 404)
         elif status == 425:
             known = True
-            young += 1
-            gaps.append(_backed_off(young, None))
-        elif status == 500 and says_why:
-            said_why += 1
-            if said_why == 3:
+            early += 1
+            gaps.append(_backed_off(early, None))
+        elif status == 500 and has_detail:
+            confirmations += 1
+            if confirmations == 3:
                 return end(RequestFailedError)
-            gaps.append(((3.0, 3.0), (7.0, 7.0))[said_why - 1])
-        elif status in _FINAL or (status == 409 and says_why) or (status < 500 and status not in (409, 429)):
+            gaps.append(((3.0, 3.0), (7.0, 7.0))[confirmations - 1])
+        elif (
+            status in _FINAL or (status == 409 and has_detail) or (status < 500 and status not in (409, 429))
+        ):
             return end(type(status_error(status, body={})), status)
         else:
             failures += 1
@@ -99,9 +101,9 @@ def outlook(answers: List[Answer], kept: Answer) -> Outlook:
 
 def _backed_off(failures: int, answer: Optional[Answer]) -> Tuple[float, float]:
     if answer is not None:
-        asked = retry_after({name.lower(): value for name, value in answer.headers.items()})
-        if asked is not None:
-            return asked, asked
+        requested = retry_after({name.lower(): value for name, value in answer.headers.items()})
+        if requested is not None:
+            return requested, requested
     most = min(0.5 * 2.0 ** (failures - 1), 30.0)
     return 0.75 * most, most
 

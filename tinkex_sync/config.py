@@ -15,7 +15,15 @@ from tenacity.wait import wait_base
 from .concurrency.clock import Clock
 from .errors import ConfigError
 
-__all__ = ["DEFAULT_BASE_URL", "LOCAL_KEY", "Config", "Preset", "RetryStrategies"]
+__all__ = [
+    "DEFAULT_BASE_URL",
+    "LOCAL_KEY",
+    "PROTOCOLS",
+    "RETRY_POLICIES",
+    "Config",
+    "Preset",
+    "RetryStrategies",
+]
 
 #: Stands in for a key towards the embedded server; no secret.
 LOCAL_KEY = "local"
@@ -218,11 +226,11 @@ class Config:
     def _check_strategies(self) -> None:
         given = self.retry_strategies
         is_valid = isinstance(given, Mapping) and all(
-            name in _POLICIES and isinstance(value, RetryStrategies) for name, value in given.items()
+            name in RETRY_POLICIES and isinstance(value, RetryStrategies) for name, value in given.items()
         )
         if not is_valid:
             raise ConfigError(
-                f"retry_strategies must be a mapping of policies ({', '.join(_POLICIES)}) to RetryStrategies,"
+                f"retry_strategies must be a mapping of policies ({', '.join(RETRY_POLICIES)}) to RetryStrategies,"
                 f" not {given!r}"
             )
 
@@ -327,7 +335,8 @@ class Config:
         return replace(self, **changes)
 
 
-_POLICIES = ("short", "optional", "submit", "poll", "sampling", "telemetry")
+#: Names of the retry policies; see docs/retries.md.
+RETRY_POLICIES = ("short", "optional", "submit", "poll", "sampling", "telemetry")
 _UNSHOWN = ("credential_command",)
 #: Numbers of ``pace.ThrottleLimits`` beside those of the dispatches.
 _PACE = (

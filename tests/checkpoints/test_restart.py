@@ -1,4 +1,4 @@
-"""A corrupted run goes on from its last checkpoint, as often as was allowed and no oftener."""
+"""Restarts of a corrupted run: from its last checkpoint, at most as often as the policy allows."""
 
 import pytest
 
@@ -27,31 +27,31 @@ def service(server):
         yield client
 
 
-def fresh(service):
+def create_training(service):
     return service.create_lora_training_client("tinkex/tiny", rank=4, seed=3)
 
 
-def losses_of(training, begin, losses, save=True):
+def train_steps(training, begin, losses, save=True):
     for step in range(begin, STEPS):
-        done = training.train_step([DATUM], "cross_entropy", ADAM)
-        losses[step] = done.metrics["loss:sum"]
+        result = training.train_step([DATUM], "cross_entropy", ADAM)
+        losses[step] = result.metrics["loss:sum"]
         if save:
             training.save_state(f"step-{step + 1}")
     return losses
 
 
-def loop(losses, visits, save=True):
+def recording_train(losses, visits, save=True):
     def train(training, checkpoint):
         visits.append((training.model_id, checkpoint))
         begin = 0 if checkpoint is None else int(checkpoint.rpartition("-")[2])
-        return losses_of(training, begin, losses, save)
+        return train_steps(training, begin, losses, save)
 
     return train
 
 
-def test_a_corrupted_run_ends_where_an_undisturbed_one_does(server, service):
-    undisturbed = losses_of(fresh(service), 0, {})
-    told, visits = [], []
+def test_a_restarted_run_has_the_losses_of_an_undisturbed_one(server, service):
+    undisturbed = train_steps(create_training(service), 0, {})
+    restarts, visits = [], []
 
     def corrupt_in_the_middle(training, checkpoint):
         if checkpoint is None:
@@ -65,53 +65,53 @@ def test_a_corrupted_run_ends_where_an_undisturbed_one_does(server, service):
                 training.train_step([DATUM], "cross_entropy", ADAM)
             assert service.create_rest_client().get_training_run(training.model_id).corrupted
             training.optim_step(ADAM)
-        return loop({}, visits)(training, checkpoint)
+        return recording_train({}, visits)(training, checkpoint)
 
-    policy = RestartPolicy(on_restart=told.append)
-    first = fresh(service)
+    policy = RestartPolicy(on_restart=restarts.append)
+    first = create_training(service)
     found = policy.run(service, first, corrupt_in_the_middle)
-    (restart,) = told
+    (restart,) = restarts
     assert isinstance(restart, Restart) and restart.attempt == 1 and restart.run_id == first.model_id
     assert restart.checkpoint == f"tinker://{first.model_id}/weights/step-3"
     assert "corrupted" in str(restart.error)
-    # With its optimizer state: to the last bit.
+    # The optimizer state is restored, so the losses are equal to the last bit.
     assert found == {step: loss for step, loss in undisturbed.items() if step >= 3}
     assert [checkpoint for _, checkpoint in visits] == [None, restart.checkpoint]
     assert visits[1][0] != first.model_id
 
 
-def test_a_run_that_is_lost_again_before_it_saved_goes_back_to_the_checkpoint_before(server, service):
-    told, visits = [], []
-    training = fresh(service)
+def test_a_run_without_a_save_of_its_own_restarts_from_the_earlier_checkpoint(server, service):
+    restarts, visits = [], []
+    training = create_training(service)
     training.save_state("step-2")
     server.set_faults(Faults(corrupt_runs=3))
     with pytest.raises(RunCorruptedError, match="after 2 restarts") as ended:
-        RestartPolicy(2, told.append).run(service, training, loop({}, visits, save=False))
+        RestartPolicy(2, restarts.append).run(service, training, recording_train({}, visits, save=False))
     checkpoint = f"tinker://{training.model_id}/weights/step-2"
     assert ended.value.checkpoint == checkpoint and ended.value.run_id == visits[-1][0]
     assert isinstance(ended.value.__cause__, errors.RequestFailedError)
-    assert [one.checkpoint for one in told] == [checkpoint, checkpoint]
+    assert [restart.checkpoint for restart in restarts] == [checkpoint, checkpoint]
     assert len({run_id for run_id, _ in visits}) == 3
 
 
-def test_without_a_checkpoint_there_is_nothing_to_go_on_from(server, service):
+def test_a_run_without_a_checkpoint_is_not_restarted(server, service):
     server.set_faults(Faults(corrupt_runs=1))
-    training = fresh(service)
+    training = create_training(service)
     with pytest.raises(RunCorruptedError, match="has no checkpoint") as ended:
-        RestartPolicy().run(service, training, loop({}, [], save=False))
+        RestartPolicy().run(service, training, recording_train({}, [], save=False))
     assert ended.value.run_id == training.model_id and ended.value.checkpoint is None
 
 
-def test_no_restart_at_all_is_a_policy_too(server, service):
-    training = fresh(service)
+def test_zero_restarts_are_allowed(server, service):
+    training = create_training(service)
     training.save_state("step-0")
     server.set_faults(Faults(corrupt_runs=1))
     with pytest.raises(RunCorruptedError, match="after 0 restarts"):
-        RestartPolicy(0).run(service, training, loop({}, []))
+        RestartPolicy(0).run(service, training, recording_train({}, []))
 
 
-def test_other_errors_are_left_alone(service):
-    training = fresh(service)
+def test_other_errors_are_raised_unchanged(service):
+    training = create_training(service)
     visits = []
 
     def train(client, checkpoint):
@@ -125,18 +125,18 @@ def test_other_errors_are_left_alone(service):
         RestartPolicy().run(service, training, lambda client, checkpoint: 1 / 0)
 
 
-def test_the_callback_can_end_it(server, service):
+def test_an_exception_of_the_callback_ends_the_training(server, service):
     def refuse(restart):
         raise KeyboardInterrupt
 
-    training = fresh(service)
+    training = create_training(service)
     training.save_state("step-0")
     server.set_faults(Faults(corrupt_runs=1))
     with pytest.raises(KeyboardInterrupt):
-        RestartPolicy(on_restart=refuse).run(service, training, loop({}, []))
+        RestartPolicy(on_restart=refuse).run(service, training, recording_train({}, []))
 
 
 @pytest.mark.parametrize("value", [-1, 1.5, True, "3"])
-def test_a_wrong_number_is_refused(value):
+def test_a_wrong_number_of_restarts_is_refused(value):
     with pytest.raises(ValueError, match="max_restarts"):
         RestartPolicy(max_restarts=value)

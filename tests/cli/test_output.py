@@ -6,7 +6,7 @@ import pty
 
 import pytest
 
-from tinkex_sync.cli.output import Output
+from tinkex_sync.cli.output import CommandError, Output, visible_text
 
 LONG = "x" * 300
 
@@ -58,3 +58,24 @@ def test_json_is_all_that_reaches_standard_output(capsys):
     printed = capsys.readouterr()
     assert json.loads(printed.out) == {"a": 1}
     assert printed.err == "a note\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "visible"),
+    [
+        ("\x1b]0;owned\x07\x1b[2J", "\\x1b]0;owned\\x07\\x1b[2J"),
+        ("a\u202eb\u2066", "a\\u202eb\\u2066"),
+        ("\x85\x9b", "\\x85\\x9b"),
+        ("\udcff", "\\udcff"),
+        ("line\n\tnext é 字 👩‍👩‍👧", "line\n\tnext é 字 👩‍👩‍👧"),
+    ],
+)
+def test_control_characters_are_made_visible(text, visible, capsys):
+    assert visible_text(text) == visible
+    output = Output()
+    output.note(text)
+    CommandError("title", text).show()
+    output.result({}, "Runs", ("Name",), [(text,)])
+    printed = capsys.readouterr()
+    assert printed.err == f"{visible}\nError: title\n{visible}\n"
+    assert "\x1b" not in printed.out

@@ -1,4 +1,4 @@
-"""What cannot work is refused with the value and the remedy, before anything is sent."""
+"""Errors for invalid arguments contain the value and the remedy, and nothing is sent."""
 
 import socket
 import time
@@ -25,34 +25,34 @@ def datum(tokens=(1, 2, 3), **inputs):
     )
 
 
-def test_no_key():
+def test_a_missing_key_is_a_config_error():
     with pytest.raises(ConfigError, match=r"api_key=.*TINKER_API_KEY"):
         ServiceClient(base_url="http://127.0.0.1:1")
 
 
-def test_a_wrong_key():
+def test_a_wrong_key_is_an_authentication_error():
     with LocalServer(api_key="right") as server, pytest.raises(AuthenticationError, match="TINKER_API_KEY"):
         ServiceClient(base_url=server.base_url, api_key="wrong")
 
 
 @pytest.mark.parametrize(
-    "url, said",
+    "url, text",
     [
         ("http://127.0.0.1:1", "cannot be reached"),
         ("http://no-such-host.invalid", "cannot be reached"),
     ],
 )
-def test_an_unreachable_server_is_given_up_after_15_seconds(url, said):
+def test_connecting_to_an_unreachable_server_fails_after_15_seconds(url, text):
     clock = ScaledClock(20)
-    began = clock.time()
-    with pytest.raises(APIConnectionError, match=said) as caught:
+    started = clock.time()
+    with pytest.raises(APIConnectionError, match=text) as caught:
         ServiceClient(base_url=url, api_key="k", clock=clock)
     assert url in str(caught.value)
-    # The rest is a busy machine, twenty times as slow on this clock.
-    assert clock.time() - began < 15 + 25
+    # The clock runs 20 times as fast, so a delay of one second on a busy machine counts 20.
+    assert clock.time() - started < 15 + 25
 
 
-def test_a_server_that_takes_no_connections_is_given_up_too():
+def test_connecting_to_a_full_server_fails_after_15_seconds():
     with socket.socket() as full:
         full.bind(("127.0.0.1", 0))
         full.listen(0)
@@ -62,7 +62,7 @@ def test_a_server_that_takes_no_connections_is_given_up_too():
             filler.setblocking(False)
             filler.connect_ex(address)
         clock = ScaledClock(10)
-        began = time.monotonic()
+        started = time.monotonic()
         try:
             with pytest.raises(APIConnectionError):
                 ServiceClient(
@@ -71,22 +71,22 @@ def test_a_server_that_takes_no_connections_is_given_up_too():
         finally:
             for filler in fillers:
                 filler.close()
-        assert time.monotonic() - began < 20
+        assert time.monotonic() - started < 20
 
 
 @pytest.mark.parametrize("url", ["localhost:8000", "ftp://host/x", "http://", ""])
-def test_a_base_url_that_is_none(url, monkeypatch):
+def test_a_base_url_without_scheme_or_host_is_a_config_error(url, monkeypatch):
     monkeypatch.setenv("TINKER_BASE_URL", url or "x")
     with pytest.raises(ConfigError, match="TINKER_BASE_URL"):
         ServiceClient(api_key="k")
 
 
-def test_a_wrong_path_below_the_right_host(server):
+def test_a_wrong_path_of_the_right_host_is_reported_with_the_base_url(server):
     with pytest.raises(NotFoundError, match="base_url"):
         ServiceClient(base_url=server.base_url + "/prefix", api_key="local")
 
 
-def test_an_unknown_model(service):
+def test_an_unknown_model_is_reported_with_the_known_ones(service):
     with pytest.raises(TinkexError, match=r"no-such-model.*tinkex/tiny"):
         service.create_lora_training_client("no-such-model")
 
@@ -97,7 +97,7 @@ def training(service):
 
 
 @pytest.mark.parametrize(
-    "data, error, said",
+    "data, error, text",
     [
         ([], ValueError, "at least one Datum"),
         ([datum(), "text"], TypeError, r"data\[1\].*str"),
@@ -105,9 +105,9 @@ def training(service):
         ([datum(target_tokens=[2, 3, 4], weights=[1.0, float("inf"), 1.0])], ValueError, r"weights.*1.*inf"),
     ],
 )
-def test_data_that_cannot_be_trained_on(server, training, data, error, said):
+def test_invalid_data_is_refused_and_the_client_stays_usable(server, training, data, error, text):
     before = server.stats()["datums_received"]
-    with pytest.raises(error, match=said):
+    with pytest.raises(error, match=text):
         training.forward_backward(data, "cross_entropy")
     assert server.stats()["datums_received"] == before
     assert training.forward_backward([datum()], "cross_entropy").loss_fn_outputs
@@ -116,12 +116,12 @@ def test_data_that_cannot_be_trained_on(server, training, data, error, said):
 @pytest.mark.parametrize(
     "inputs", [{"target_tokens": [2, 3]}, {"target_tokens": [2, 3, 4], "weights": [1.0]}]
 )
-def test_lengths_that_disagree(training, inputs):
+def test_inputs_of_different_lengths_are_refused_with_both_lengths(training, inputs):
     with pytest.raises((ValueError, TinkexError), match=r"(?s)(2|1).*3|3.*(2|1)"):
         training.forward_backward([datum(**inputs)], "cross_entropy")
 
 
-def test_an_unknown_loss(training):
+def test_an_unknown_loss_is_refused_with_the_known_ones(training):
     with pytest.raises(ValueError, match=r"hinge.*cross_entropy"):
         training.forward_backward([datum()], "hinge")
 
@@ -129,13 +129,13 @@ def test_an_unknown_loss(training):
 @pytest.mark.parametrize(
     "wrong", [{"learning_rate": -1.0}, {"beta1": 1.0}, {"eps": 0.0}, {"weight_decay": float("nan")}]
 )
-def test_adam_parameters_out_of_range(wrong):
+def test_adam_parameters_out_of_range_are_refused_by_name(wrong):
     ((name, _),) = wrong.items()
     with pytest.raises(ValueError, match=name):
         types.AdamParams(**wrong)
 
 
-def test_a_wrong_setting_names_its_variable(monkeypatch):
+def test_an_invalid_setting_is_reported_with_its_variable(monkeypatch):
     monkeypatch.setenv("TINKER_TELEMETRY", "perhaps")
     with pytest.raises(ConfigError, match="TINKER_TELEMETRY.*perhaps"):
         ServiceClient(api_key="k", base_url="http://127.0.0.1:1")
@@ -144,6 +144,6 @@ def test_a_wrong_setting_names_its_variable(monkeypatch):
 
 
 @pytest.mark.parametrize("timeout", [0, -1, "soon"])
-def test_a_timeout_that_is_none(service, timeout):
+def test_an_invalid_timeout_is_refused(service, timeout):
     with pytest.raises(ValueError, match="timeout"):
         service.get_server_capabilities(timeout=timeout)

@@ -1,4 +1,4 @@
-"""``timeout=`` in every phase: what the error says, and what became of the operation."""
+"""Timeouts in every phase: the attributes of the error, and the state of the operation."""
 
 import concurrent.futures
 import threading
@@ -34,8 +34,8 @@ def sampler(service):
     return service.create_sampling_client(base_model="base")
 
 
-def exceeded(function, least=0.2):
-    """Run it; the error, which must come after ``least`` seconds and within a second more."""
+def deadline_error(function, least=0.2):
+    """Return the error of a call, which must be raised after ``least`` seconds and at most one second later."""
     started = time.monotonic()
     with pytest.raises(DeadlineExceeded) as caught:
         function()
@@ -50,42 +50,42 @@ def facts(error):
 def until(condition):
     ends, tick = time.monotonic() + 20, threading.Event()
     while not condition():
-        assert time.monotonic() < ends, "waited in vain"
+        assert time.monotonic() < ends, "the condition did not become true within 20 s"
         tick.wait(0.005)
 
 
-def test_it_is_all_three_kinds_of_timeout(server, sampler):
+def test_the_error_is_an_instance_of_three_timeout_classes(server, sampler):
     server.ready.clear()
-    error = exceeded(lambda: sampler.sample(prompt(), 1, PARAMS, timeout=0.2))
+    error = deadline_error(lambda: sampler.sample(prompt(), 1, PARAMS, timeout=0.2))
     for kind in (TinkexError, TimeoutError, concurrent.futures.TimeoutError):
         assert isinstance(error, kind)
 
 
-def test_polling(server, sampler):
+def test_timeout_while_polling(server, sampler):
     server.ready.clear()
-    error = exceeded(lambda: sampler.sample(prompt(), 1, PARAMS, timeout=0.2))
+    error = deadline_error(lambda: sampler.sample(prompt(), 1, PARAMS, timeout=0.2))
     assert facts(error) == ("polling", "yes")
     assert error.request_id in server._promises
     assert error.request_id in str(error)
 
 
-def test_polling_knows_the_last_queue_state(server, sampler):
+def test_timeout_while_polling_contains_the_last_queue_state(server, sampler):
     server.ready.clear()
     server.hold = 0.05
     server.queued_limit = 0
-    error = exceeded(lambda: sampler.sample(prompt(), 1, PARAMS, timeout=0.5), 0.5)
+    error = deadline_error(lambda: sampler.sample(prompt(), 1, PARAMS, timeout=0.5), 0.5)
     assert facts(error) == ("polling", "yes")
     assert error.queue_state == "paused_capacity"
     assert "paused_capacity" in str(error)
 
 
-def test_a_poll_that_fails_over_and_over_is_polling_still(server, sampler):
+def test_timeout_while_polls_fail_has_the_phase_polling(server, sampler):
     server.script["retrieve_future"] = [BUSY]
-    error = exceeded(lambda: sampler.sample(prompt(), 1, PARAMS, timeout=0.2))
+    error = deadline_error(lambda: sampler.sample(prompt(), 1, PARAMS, timeout=0.2))
     assert facts(error) == ("polling", "yes")
 
 
-def test_throttled_before_anything_was_sent(server):
+def test_timeout_in_the_throttle_before_anything_was_sent(server):
     with client(server, max_dispatches=1) as service:
         sampler = service.create_sampling_client(base_model="base")
         server.script["asample"] = ["silent"]
@@ -94,7 +94,7 @@ def test_throttled_before_anything_was_sent(server):
         )
         first.start()
         server.until(lambda: server.requests_to("asample"))
-        error = exceeded(lambda: sampler.sample(prompt(), 1, PARAMS, timeout=0.2))
+        error = deadline_error(lambda: sampler.sample(prompt(), 1, PARAMS, timeout=0.2))
         assert facts(error) == ("throttled", "no")
         assert "nothing was sent" in str(error)
         service.close()
@@ -102,57 +102,57 @@ def test_throttled_before_anything_was_sent(server):
     assert len(server.requests_to("asample")) == 1
 
 
-def test_throttled_by_a_refusal(server, sampler):
+def test_timeout_in_the_throttle_after_a_429(server, sampler):
     server.script["asample"] = [REFUSED]
-    error = exceeded(lambda: sampler.sample(prompt(), 1, PARAMS, timeout=0.3), 0.3)
+    error = deadline_error(lambda: sampler.sample(prompt(), 1, PARAMS, timeout=0.3), 0.3)
     assert facts(error) == ("throttled", "no")
     assert error.queue_state == "paused_rate_limit"
 
 
-def test_sending(server, sampler):
+def test_timeout_while_the_request_has_no_response(server, sampler):
     server.script["asample"] = ["silent"]
-    error = exceeded(lambda: sampler.sample(prompt(), 1, PARAMS, timeout=0.3), 0.3)
+    error = deadline_error(lambda: sampler.sample(prompt(), 1, PARAMS, timeout=0.3), 0.3)
     assert facts(error) == ("sending", "unknown")
     assert error.request_id is None
 
 
 @pytest.mark.parametrize("endpoint", ["asample", "retrieve_future"])
-def test_a_dripping_body(server, sampler, endpoint):
+def test_timeout_while_the_response_arrives_byte_by_byte(server, sampler, endpoint):
     server.script[endpoint] = ["drip"]
-    error = exceeded(lambda: sampler.sample(prompt(), 1, PARAMS, timeout=0.3), 0.3)
+    error = deadline_error(lambda: sampler.sample(prompt(), 1, PARAMS, timeout=0.3), 0.3)
     assert facts(error) == (("sending", "unknown") if endpoint == "asample" else ("polling", "yes"))
 
 
-def test_retrying(server, sampler):
+def test_timeout_while_waiting_for_a_retry(server, sampler):
     server.script["asample"] = [BUSY]
-    error = exceeded(lambda: sampler.sample(prompt(), 1, PARAMS, timeout=0.3), 0.3)
+    error = deadline_error(lambda: sampler.sample(prompt(), 1, PARAMS, timeout=0.3), 0.3)
     assert facts(error) == ("retrying", "unknown")
 
 
-def test_rest_calls_too(server, service):
+def test_timeout_of_a_rest_call(server, service):
     server.script["get_server_capabilities"] = ["silent"]
-    error = exceeded(lambda: service.get_server_capabilities(timeout=0.2))
+    error = deadline_error(lambda: service.get_server_capabilities(timeout=0.2))
     assert facts(error) == ("sending", "unknown")
 
 
-def test_creating_a_model(server, service):
+def test_timeout_of_a_model_creation(server, service):
     server.ready.clear()
-    error = exceeded(lambda: service.create_lora_training_client("base", timeout=0.2))
-    # This server makes the model before it answers the POST.
+    error = deadline_error(lambda: service.create_lora_training_client("base", timeout=0.2))
+    # This server creates the model before it responds to the POST request.
     assert facts(error) == ("sending", "unknown")
     assert "create_lora_training_client" in str(error)
 
 
-def test_the_setting_for_calls_that_are_given_none(server):
+def test_the_setting_applies_to_calls_without_a_timeout(server):
     server.script["get_server_capabilities"] = ["silent"]
     with client(server, timeout=0.2) as service:
-        exceeded(service.get_server_capabilities)
-        # An endless one beats the setting.
+        deadline_error(service.get_server_capabilities)
+        # An infinite timeout replaces the setting.
         server.script["get_server_capabilities"] = []
         assert service.get_server_capabilities(timeout=float("inf"))
 
 
-def test_a_submitted_sample_ends_at_its_timeout_by_itself(server, sampler):
+def test_the_future_of_a_sample_fails_at_its_timeout(server, sampler):
     server.ready.clear()
     future = sampler.submit_sample(prompt(), 1, PARAMS, timeout=0.3)
     error = future.exception(10)
@@ -160,22 +160,22 @@ def test_a_submitted_sample_ends_at_its_timeout_by_itself(server, sampler):
     assert facts(error) == ("polling", "yes")
 
 
-def test_the_timeout_of_result_ends_only_that_wait(server, sampler):
+def test_the_timeout_of_result_ends_only_the_wait(server, sampler):
     server.ready.clear()
     future = sampler.submit_sample(prompt(7, 8), 1, PARAMS)
     server.until(lambda: server.polls == 1)
-    error = exceeded(lambda: future.result(0.2))
+    error = deadline_error(lambda: future.result(0.2))
     assert facts(error) == ("polling", "yes")
     assert error.request_id == future.request_id
-    error = exceeded(lambda: future.exception(0.2))
+    error = deadline_error(lambda: future.exception(0.2))
     server.ready.set()
     assert future.result(10).sequences[0].tokens == [8, 7]
 
 
-def test_training_that_was_accepted_goes_on_after_its_wait_ended(server, service):
+def test_an_accepted_training_operation_continues_after_the_timeout_of_its_wait(server, service):
     model = training(service)
     server.ready.clear()
-    error = exceeded(lambda: model.forward_backward(datums(1), "cross_entropy", timeout=0.3), 0.3)
+    error = deadline_error(lambda: model.forward_backward(datums(1), "cross_entropy", timeout=0.3), 0.3)
     assert facts(error) == ("polling", "yes")
     assert error.request_id is not None
     server.ready.set()
@@ -183,7 +183,7 @@ def test_training_that_was_accepted_goes_on_after_its_wait_ended(server, service
     assert server.numbers() == [(1, "forward_backward"), (2, "optim_step")]
 
 
-def test_training_that_was_queued_is_withdrawn_and_uses_no_number(server, service):
+def test_a_queued_training_operation_is_withdrawn_and_uses_no_number(server, service):
     model = training(service)
     server.script["training"] = ["silent"]
     head = model.submit_forward_backward(datums(1), "cross_entropy")
@@ -194,16 +194,16 @@ def test_training_that_was_queued_is_withdrawn_and_uses_no_number(server, servic
         lambda: model.forward(datums(1), "cross_entropy", timeout=0.2),
         lambda: model.train_step(datums(1), "cross_entropy", ADAM, timeout=0.2),
     ):
-        assert facts(exceeded(operation)) == ("queued", "no")
+        assert facts(deadline_error(operation)) == ("queued", "no")
     service.close()
     assert head.exception(5) is not None
     assert server.numbers() == []
 
 
-def test_after_a_withdrawal_the_numbers_go_on(server):
+def test_numbers_continue_without_a_gap_after_a_withdrawal(server):
     with client(server, clock=ScaledClock(20)) as service:
         model = training(service)
-        # Refused for two seconds or so of the clock, in which the later ones give up.
+        # The server refuses the first for about 20 s of the clock; the later ones time out meanwhile.
         server.script["training"] = [(503, "busy", {"Retry-After": "20"})]
         head = model.submit_forward_backward(datums(1), "cross_entropy")
         server.until(lambda: server.requests_to("forward_backward"))
@@ -216,18 +216,18 @@ def test_after_a_withdrawal_the_numbers_go_on(server):
         assert server.numbers() == [(1, "forward_backward"), (2, "optim_step")]
 
 
-def test_a_train_step_whose_wait_ends_withdraws_only_what_was_not_sent(server, service):
+def test_the_timeout_of_a_train_step_withdraws_only_unsent_operations(server, service):
     model = training(service)
     server.script["training"] = [BUSY]
-    error = exceeded(lambda: model.train_step(datums(1), "cross_entropy", ADAM, timeout=0.3), 0.3)
+    error = deadline_error(lambda: model.train_step(datums(1), "cross_entropy", ADAM, timeout=0.3), 0.3)
     assert facts(error) == ("retrying", "unknown")
-    assert [call.operation for call in service._session.open_calls() if not call.is_withdrawn] == [
+    assert [call.operation for call in service.session.open_calls() if not call.is_withdrawn] == [
         "forward_backward"
     ]
 
 
 @pytest.mark.parametrize("timeout", [0, -1, float("nan"), "soon"])
-def test_a_timeout_that_is_none_is_refused_before_anything_is_sent(server, service, sampler, timeout):
+def test_an_invalid_timeout_is_refused_before_anything_is_sent(server, service, sampler, timeout):
     model = training(service)
     count = len(server.arrived)
     for call in (

@@ -1,4 +1,4 @@
-"""Clients in other processes: what rebuilds itself, what refuses, and what must stay silent."""
+"""Clients in forked processes: sampling and REST clients rebuild themselves, the others raise ForkedClientError."""
 
 import multiprocessing
 import os
@@ -20,7 +20,7 @@ def prompt(first, second):
     return types.ModelInput.from_ints([first % 256, second % 256])
 
 
-def draw(job):
+def sample_all(job):
     sampler, number = job
     return [
         (second, sampler.sample(prompt(number, second), 1, PARAMS).sequences[0].tokens)
@@ -29,17 +29,17 @@ def draw(job):
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_a_sampler_works_in_other_processes_and_every_reply_belongs_to_its_prompt(service, method):
+def test_a_sampler_in_other_processes_returns_the_responses_of_its_prompts(service, method):
     sampler = service.create_sampling_client(base_model="tinkex/tiny")
-    here = [draw((sampler, number)) for number in range(4)]
+    here = [sample_all((sampler, number)) for number in range(4)]
     with multiprocessing.get_context(method).Pool(4) as pool:
-        there = pool.map(draw, [(sampler, number) for number in range(4)])
+        there = pool.map(sample_all, [(sampler, number) for number in range(4)])
     assert there == here
     assert sampler.sample(prompt(1, 1), 1, PARAMS)
 
 
 def in_a_child(function):
-    """Run in a forked child; what it returns, as text."""
+    """Run a function in a forked child and return its result as text."""
     readable, writable = os.pipe()
     child = os.fork()
     if child == 0:
@@ -55,7 +55,7 @@ def in_a_child(function):
     return text
 
 
-def test_clients_that_cannot_be_shared_say_so_in_the_child(service):
+def test_service_and_training_clients_raise_forked_client_error_in_the_child(service):
     training = service.create_lora_training_client("tinkex/tiny", rank=2)
 
     def child():
@@ -75,7 +75,7 @@ def test_clients_that_cannot_be_shared_say_so_in_the_child(service):
     assert training.optim_step(types.AdamParams())
 
 
-def test_closing_in_the_child_leaves_the_parent_alone(service):
+def test_closing_in_the_child_does_not_change_the_parent(service):
     sampler = service.create_sampling_client(base_model="tinkex/tiny")
     before = sampler.sample(prompt(3, 4), 1, PARAMS)
 
@@ -95,7 +95,7 @@ def test_a_rest_client_rebuilds_itself_in_the_child(service):
     assert in_a_child(lambda: service.session_id in rest.list_sessions(limit=1000).sessions) == "True"
 
 
-def test_a_pickle_holds_no_credentials_unless_asked(server):
+def test_a_pickle_contains_credentials_only_with_pickle_credentials(server):
     for keep in (False, True):
         with ServiceClient(
             base_url=server.base_url, api_key="tml-very-secret", load_plugins=False, pickle_credentials=keep
@@ -104,7 +104,7 @@ def test_a_pickle_holds_no_credentials_unless_asked(server):
             assert (b"tml-very-secret" in pickle.dumps(sampler)) is keep
 
 
-def test_no_repr_shows_a_secret():
+def test_the_repr_of_a_config_contains_no_secret():
     config = Config(
         api_key="tml-very-secret",
         headers={"Cookie": "tml-very-secret"},
@@ -113,8 +113,8 @@ def test_no_repr_shows_a_secret():
     assert "secret" not in repr(config)
 
 
-def test_a_fork_amid_everything_leaves_usable_clients(service):
-    """Locks of the client are held by other threads at the moment of the fork; the child has none of those threads."""
+def test_clients_stay_usable_after_a_fork_while_threads_use_them(service):
+    """Other threads hold locks of the client when the process forks, and the child does not have those threads."""
     sampler, rest = service.create_sampling_client(base_model="tinkex/tiny"), service.create_rest_client()
     busy, stop = threading.Event(), threading.Event()
 
@@ -144,16 +144,16 @@ def test_a_fork_amid_everything_leaves_usable_clients(service):
             thread.join(20)
 
 
-def test_a_child_has_a_throttle_of_its_own(server, service):
+def test_a_child_has_its_own_throttle(server, service):
     sampler = service.create_sampling_client(base_model="tinkex/tiny")
-    with service._session.throttle.request(10**9, lambda: None) as permit:
+    with service.session.throttle.request(10**9, lambda: None) as permit:
         assert permit.admit()
         with pytest.raises(DeadlineExceeded):
             sampler.sample(prompt(1, 2), 1, PARAMS, timeout=0.2)
         assert in_a_child(lambda: len(sampler.sample(prompt(1, 2), 1, PARAMS, timeout=20).sequences)) == "1"
 
 
-def test_a_grandchild_works_too(service):
+def test_a_sampler_works_in_a_grandchild(service):
     sampler = service.create_sampling_client(base_model="tinkex/tiny")
     expected = sampler.sample(prompt(4, 2), 1, PARAMS)
 
@@ -164,15 +164,15 @@ def test_a_grandchild_works_too(service):
     assert in_a_child(child) == "True"
 
 
-def test_a_child_beats_for_the_session_and_ends_without_ending_it():
+def test_a_child_sends_heartbeats_for_the_session_and_does_not_end_it():
     with Imitation(TUFT) as server, client(server) as service:
-        # The parent beats each 10 s; what arrives sooner is the child's.
+        # The parent sends a heartbeat every 10 s; earlier ones come from the child.
         sampler = service.create_sampling_client(base_model="base")
         sampler._origin = replace(sampler._origin, config=service.config.replace(heartbeat_interval=0.02))
 
         def child():
             sampler.sample(prompt(1, 2), 1, PARAMS)
-            session = sampler._session
+            session = sampler.session
             first = session.last_heartbeat
             nap = threading.Event()
             ends = time.monotonic() + 20
@@ -187,7 +187,7 @@ def test_a_child_beats_for_the_session_and_ends_without_ending_it():
         assert sampler.sample(prompt(1, 2), 1, PARAMS)
 
 
-def test_many_threads_may_be_the_first_to_use_a_client_in_a_child(service):
+def test_concurrent_first_uses_in_a_child_make_one_session(service):
     sampler = service.create_sampling_client(base_model="tinkex/tiny")
 
     def child():
@@ -195,7 +195,7 @@ def test_many_threads_may_be_the_first_to_use_a_client_in_a_child(service):
 
         def first():
             ready.wait(10)
-            found.append(sampler._session)
+            found.append(sampler.session)
             sampler.sample(prompt(1, 2), 1, PARAMS)
 
         threads = [threading.Thread(target=first) for _ in range(8)]

@@ -1,4 +1,4 @@
-"""Ctrl-C: the blocking call raises within a second, and the client goes on."""
+"""Ctrl-C raises in the blocking call within a second, and the client stays usable."""
 
 import signal
 import subprocess
@@ -21,7 +21,7 @@ service = client(SimpleNamespace(base_url=sys.argv[1]), max_dispatches=1 if sys.
 sampler = service.create_sampling_client(base_model="base")
 model = training(service)
 
-def endless():
+def endless_prompts():
     while True:
         yield prompt()
 
@@ -33,8 +33,8 @@ calls = {
     "training": lambda: model.forward_backward(datums(2), "cross_entropy"),
     "train_step": lambda: model.train_step(datums(2), "cross_entropy", ADAM),
     "future": lambda: sampler.submit_sample(prompt(), 1, PARAMS).result(),
-    "sample_many": lambda: list(sampler.sample_many(endless(), max_in_flight=8)),
-    "unordered": lambda: list(sampler.sample_many(endless(), max_in_flight=8, ordered=False)),
+    "sample_many": lambda: list(sampler.sample_many(endless_prompts(), max_in_flight=8)),
+    "unordered": lambda: list(sampler.sample_many(endless_prompts(), max_in_flight=8, ordered=False)),
     "rest": service.get_server_capabilities,
     "model": lambda: service.create_lora_training_client("base"),
 }
@@ -59,7 +59,7 @@ print("closed", time.monotonic() - started < 1, flush=True)
 
 BUSY = (503, "busy", {"Retry-After": "300"})
 
-#: What the server does meanwhile, and which request shows that the call has come to where it waits.
+#: By kind of call: the server's behaviour, and the request that shows that the call waits.
 CASES = {
     "poll": (None, "retrieve_future"),
     "throttle": (("asample", "silent"), "asample"),
@@ -76,7 +76,7 @@ CASES = {
 
 
 def asleep(pid):
-    """Whether the main thread of a process waits in the system; where that cannot be seen, it is taken to."""
+    """Return whether the main thread of a process waits in the system; True where the system does not show it."""
     try:
         return Path(f"/proc/{pid}/task/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "S"
     except OSError:
@@ -85,15 +85,15 @@ def asleep(pid):
 
 @pytest.fixture(autouse=True)
 def _interruptible():
-    """Whoever runs the tests in the background has told them, and their children, to ignore Ctrl-C."""
+    """Deliver SIGINT, which processes in the background and their children ignore."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.parametrize("kind", CASES)
-def test_ctrl_c_raises_within_a_second_and_the_client_goes_on(kind):
-    script, sign = CASES[kind]
+def test_ctrl_c_raises_within_a_second_and_the_client_stays_usable(kind):
+    script, waits_after = CASES[kind]
     with Imitation(TUFT) as server:
         child = subprocess.Popen(
             [sys.executable, "-W", "error", "-c", PROGRAM, server.base_url, kind],
@@ -114,8 +114,8 @@ def test_ctrl_c_raises_within_a_second_and_the_client_goes_on(kind):
             child.stdin.write("\n")
             child.stdin.flush()
             assert child.stdout.readline() == "calling\n"
-            server.until(lambda: any(row[0] == sign for row in server.arrived[count:]), 30)
-            # The request has come; its sender may not have begun to wait yet, and a signal just before is lost on it.
+            server.until(lambda: any(row[0] == waits_after for row in server.arrived[count:]), 30)
+            # The request arrived, but its sender may not wait yet. A signal before the wait would be lost.
             tick = threading.Event()
             assert any(asleep(child.pid) or tick.wait(0.01) for _ in range(1000))
             sent = time.monotonic()
@@ -124,11 +124,11 @@ def test_ctrl_c_raises_within_a_second_and_the_client_goes_on(kind):
             assert time.monotonic() - sent < 1
             server.ready.set()
             if kind == "train_step":
-                # The head of the lane waits five minutes for its next try; what matters is that it can be ended.
+                # The lane waits five minutes for the next retry of its first operation. The process can be ended.
                 child.kill()
                 return
-            output, complaints = child.communicate("\n", timeout=20)
-            assert child.returncode == 0, complaints
+            output, errors = child.communicate("\n", timeout=20)
+            assert child.returncode == 0, errors
             assert output == "usable\nclosed True\n"
         finally:
             child.kill()

@@ -1,4 +1,4 @@
-"""Optimizers by name, and models made by loading: what came after 0.7.0 about a model in training."""
+"""Creation of models: optimizers, and models created by loading weights (protocol 0.38.0)."""
 
 import pytest
 from scripted_server import Answer, bare_session
@@ -27,12 +27,12 @@ def scripted():
         yield server, session
 
 
-def made(session, wanted):
+def create(session, model):
     with session.calling(session.source, "test") as call:
-        return wanted.create(session, call, None)
+        return model.create(session, call, None)
 
 
-def test_dimuon_goes_out_under_its_own_key(scripted):
+def test_dimuon_parameters_are_sent_as_optimizer_params(scripted):
     server, session = scripted
     server.script("optim_step", Answer(body={"request_id": "req-1"}))
     server.script("retrieve_future", Answer(body={"metrics": {}}))
@@ -46,13 +46,13 @@ def test_dimuon_goes_out_under_its_own_key(scripted):
 
 
 @pytest.mark.parametrize("wrong", [{"learning_rate": -1}, {"learning_rate": 1, "beta1": 1.0}])
-def test_dimuon_out_of_range(wrong):
+def test_dimuon_parameters_out_of_range_are_refused(wrong):
     with pytest.raises(ValueError, match="DimuonParams"):
         types.DimuonParams(**wrong)
 
 
 @pytest.mark.parametrize("wrong", [None, {"learning_rate": 1}, DIMUON])
-def test_what_is_no_optimizer_is_refused(scripted, wrong):
+def test_values_that_are_not_optimizer_parameters_are_refused(scripted, wrong):
     server, session = scripted
     training = TrainingClient(session, "model-1")
     with pytest.raises(TypeError, match="AdamParams or DimuonParams"):
@@ -62,11 +62,11 @@ def test_what_is_no_optimizer_is_refused(scripted, wrong):
     assert not server.requests
 
 
-def test_one_request_makes_a_model_and_loads_it(scripted):
+def test_one_request_creates_a_model_and_loads_its_weights(scripted):
     server, session = scripted
     server.script("load_weights", Answer(body={"request_id": "req-1"}))
     server.script("retrieve_future", Answer(body={"type": "load_weights", "model_id": "sess-1:train:0"}))
-    training = made(session, ModelFromCheckpoint(PATH, {"a": "b"}, True, "org/other", "tok", DIMUON))
+    training = create(session, ModelFromCheckpoint(PATH, {"a": "b"}, True, "org/other", "tok", DIMUON))
     assert training.model_id == "sess-1:train:0"
     assert server.sent("load_weights")[0].body == {
         "session_id": session.session_id,
@@ -81,18 +81,18 @@ def test_one_request_makes_a_model_and_loads_it(scripted):
     assert not server.sent("create_model") and not server.sent("weights_info")
 
 
-def test_a_server_that_does_not_name_the_model_means_the_usual_name(scripted):
+def test_the_model_id_has_its_usual_form_if_the_server_does_not_return_it(scripted):
     server, session = scripted
     server.script("load_weights", Answer(body={"request_id": "req-1"}))
     server.script("retrieve_future", Answer(body={"type": "load_weights"}))
-    assert made(session, ModelFromCheckpoint(PATH, None, False)).model_id == f"{session.session_id}:train:0"
+    assert create(session, ModelFromCheckpoint(PATH, None, False)).model_id == f"{session.session_id}:train:0"
 
 
 @pytest.mark.parametrize("announced", [None, False])
-def test_a_server_that_does_not_know_the_form_gets_three_requests(announced):
+def test_a_server_without_creation_by_loading_gets_three_requests(announced):
     with bare_session(protocol="0.38") as (server, session):
-        told = types.ServerConfigResponse(create_model_via_load_weights=announced)
-        session.negotiation.apply_config(told)
+        config = types.ServerConfigResponse(create_model_via_load_weights=announced)
+        session.negotiation.apply_config(config)
         if announced is None:
             server.script("load_weights", Answer(422, {"detail": "model_id: field required"}))
         server.script("weights_info", Answer(body={"base_model": "b", "is_lora": True, "lora_rank": 4}))
@@ -103,24 +103,24 @@ def test_a_server_that_does_not_know_the_form_gets_three_requests(announced):
             Answer(body={"type": "create_model", "model_id": "m"}),
             Answer(body={"type": "load_weights", "path": PATH}),
         )
-        assert made(session, ModelFromCheckpoint(PATH, None, False, None, "tok")).model_id == "m"
+        assert create(session, ModelFromCheckpoint(PATH, None, False, None, "tok")).model_id == "m"
         assert server.sent("create_model")[0].body["model_seq_id"] == 0
         assert server.sent("load_weights")[-1].body["weights_access_token"] == "tok"
 
 
-def test_the_token_is_in_no_repr():
+def test_the_repr_of_a_model_does_not_contain_the_access_token():
     assert "secret" not in repr(ModelFromCheckpoint(PATH, None, False, None, "secret"))
 
 
 @pytest.mark.parametrize("wrong", [{"base_model": ""}, {"weights_access_token": 3}])
-def test_wrong_arguments_of_a_checkpoint(wrong):
+def test_invalid_arguments_of_a_checkpoint_are_refused(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         ModelFromCheckpoint(PATH, None, False, **wrong)
     with pytest.raises(TypeError, match="DimuonOptimizerConfig"):
         ModelFromCheckpoint(PATH, None, False, optimizer={"type": "dimuon"})
 
 
-def test_on_the_embedded_server():
+def test_the_embedded_server_creates_models_with_and_without_optimizer_state():
     with (
         LocalServer(protocol="0.38") as server,
         tinkex_sync.ServiceClient(base_url=server.base_url, api_key="k", protocol="auto") as service,
@@ -141,7 +141,7 @@ def test_on_the_embedded_server():
             training.forward([DATUM], "gspx")
 
 
-def test_create_model_numbers_models_densely(scripted):
+def test_models_are_numbered_without_gaps(scripted):
     server, session = scripted
     model = NewModel("b", types.LoraConfig(4))
     for number in range(2):

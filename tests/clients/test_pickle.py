@@ -1,4 +1,4 @@
-"""Four processes share one sampler, and every reply belongs to its prompt; credentials stay at home unless asked."""
+"""Pickled clients: four processes share a sampler, and pickles contain no credentials by default."""
 
 import multiprocessing
 import os
@@ -25,7 +25,7 @@ SECRETS = {
 
 @pytest.fixture
 def server():
-    """One that answers a prompt with the prompt backwards, and wants the key "tml-key"."""
+    """A server that returns each prompt reversed and requires the key "tml-key"."""
     with Imitation(HATCHERY) as running:
         yield running
 
@@ -36,17 +36,17 @@ def sampler(server):
         yield service.create_sampling_client(base_model="base")
 
 
-def draw(job):
-    """Replies that do not belong to their prompt, and how many there were."""
+def mismatches(job):
+    """Return the pairs of prompt and response that do not match, and the number of responses."""
     sampler, process = job
     prompts = [[process, 1 + number // 256, number % 256] for number in range(PROMPTS)]
     replies = list(sampler.sample_many([prompt(*tokens) for tokens in prompts], 1, PARAMS))
     got = [list(reply.sequences[0].tokens) for reply in replies]
-    return [(asked, told) for asked, told in zip(prompts, got) if told != asked[::-1]], len(got)
+    return [(sent, received) for sent, received in zip(prompts, got) if received != sent[::-1]], len(got)
 
 
 def forked(function):
-    """Run in a child made by os.fork; returns its id and the end of a pipe that will hold its result."""
+    """Run a function in a child of os.fork; return its id and the pipe from which its result can be read."""
     readable, writable = os.pipe()
     child = os.fork()
     if child:
@@ -76,18 +76,18 @@ def check(results, server):
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_a_pickled_sampler_in_four_processes(server, sampler, monkeypatch, method):
+def test_four_processes_share_a_pickled_sampler(server, sampler, monkeypatch, method):
     monkeypatch.setenv("TINKER_API_KEY", server.key)
     with multiprocessing.get_context(method).Pool(4) as pool:
-        check(pool.map(draw, [(sampler, process) for process in range(4)], chunksize=1), server)
+        check(pool.map(mismatches, [(sampler, process) for process in range(4)], chunksize=1), server)
     assert sampler.sample(prompt(1, 2), 1, PARAMS)
 
 
-def test_an_inherited_sampler_in_four_forked_processes(server, sampler):
+def test_four_forked_processes_share_an_inherited_sampler(server, sampler):
     sampler.sample(prompt(9, 9, 9), 1, PARAMS)
     with server.changed:
         server.sampled.clear()
-    children = [forked(lambda process=process: draw((sampler, process))) for process in range(4)]
+    children = [forked(lambda process=process: mismatches((sampler, process))) for process in range(4)]
     check([result_of(*child) for child in children], server)
     assert sampler.sample(prompt(1, 2), 1, PARAMS)
 
@@ -112,7 +112,7 @@ def test_credentials_come_from_the_environment_of_the_other_process(server, samp
         kind, text = pool.apply(failure, (one_sample, sampler))
         assert kind is ConfigError
         assert "set TINKER_API_KEY here" in text
-    monkeypatch.setenv("TINKER_API_KEY", "tml-of-somebody-else")
+    monkeypatch.setenv("TINKER_API_KEY", "tml-other-key")
     with spawn.Pool(1) as pool:
         assert pool.apply(failure, (one_sample, sampler))[0] is AuthenticationError
     monkeypatch.setenv("TINKER_API_KEY", server.key)
@@ -120,8 +120,8 @@ def test_credentials_come_from_the_environment_of_the_other_process(server, samp
         assert pool.apply(one_sample, (sampler,)) == [6, 5]
 
 
-def test_credentials_travel_if_that_is_asked_for(server, monkeypatch):
-    monkeypatch.setenv("TINKER_API_KEY", "tml-of-somebody-else")
+def test_pickles_contain_credentials_with_pickle_credentials(server, monkeypatch):
+    monkeypatch.setenv("TINKER_API_KEY", "tml-other-key")
     with client(server, pickle_credentials=True) as service:
         sampler = service.create_sampling_client(base_model="base")
         assert server.key.encode() in pickle.dumps(sampler)
@@ -132,25 +132,25 @@ def test_credentials_travel_if_that_is_asked_for(server, monkeypatch):
 
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
-def test_no_secret_is_in_a_pickle(server, protocol, tmp_path):
+def test_a_pickle_contains_no_secret(server, protocol, tmp_path):
     certificate = tmp_path / "very-secret.pem"
     certificate.write_text("")
     config = Config(**SECRETS, client_certificate=str(certificate), base_url=server.base_url)
     with client(server) as service:
-        for made in (service.create_sampling_client(base_model="base"), service.create_rest_client()):
-            # With these the server could not be reached; what matters is how they are packed.
-            made._origin = replace(made._origin, config=config)
-            pickled = pickle.dumps(made, protocol)
+        for original in (service.create_sampling_client(base_model="base"), service.create_rest_client()):
+            # The server cannot be reached with this configuration; only its pickle is tested.
+            original._origin = replace(original._origin, config=config)
+            pickled = pickle.dumps(original, protocol)
             assert b"very-secret" not in pickled
             assert server.base_url.encode() in pickled
-            assert repr(pickle.loads(pickled)) == repr(made)
+            assert repr(pickle.loads(pickled)) == repr(original)
 
 
 def list_runs(rest):
     return rest.list_training_runs()
 
 
-def test_errors_come_back_from_other_processes_whole():
+def test_errors_of_other_processes_keep_their_attributes():
     with Imitation(TUFT) as server, client(server, pickle_credentials=True) as service:
         rest = service.create_rest_client()
         server.script["training_runs"] = [(404, {"detail": "no runs"}, {"Retry-After": "3"})]

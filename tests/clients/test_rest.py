@@ -1,4 +1,4 @@
-"""Stored checkpoints and sessions as the protocol after 0.7.0 has them, on the embedded server."""
+"""Operations of RestClient, those of protocol 0.38.0 included, on the embedded server."""
 
 import logging
 import urllib.request
@@ -17,14 +17,14 @@ SECRET = "a-secret-token"
 
 @pytest.fixture(scope="module")
 def server():
-    with LocalServer(protocol="0.38") as made:
-        yield made
+    with LocalServer(protocol="0.38") as running:
+        yield running
 
 
 @pytest.fixture(scope="module")
 def service(server):
-    with tinkex_sync.ServiceClient(base_url=server.base_url, api_key="k", protocol="auto") as made:
-        yield made
+    with tinkex_sync.ServiceClient(base_url=server.base_url, api_key="k", protocol="auto") as client:
+        yield client
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def checkpoint(rest, path):
     return found
 
 
-def test_how_long_a_checkpoint_is_kept(rest, saved):
+def test_the_time_to_live_of_a_checkpoint_can_be_set_and_removed(rest, saved):
     assert checkpoint(rest, saved).expires_at is None
     assert checkpoint(rest, saved).user_metadata == {"k": "v"}
     rest.set_checkpoint_ttl_from_tinker_path(saved, 3600)
@@ -56,7 +56,7 @@ def test_how_long_a_checkpoint_is_kept(rest, saved):
     assert checkpoint(rest, saved).expires_at is None
 
 
-def test_projects(service, rest, training, saved):
+def test_a_session_can_be_moved_between_projects(service, rest, training, saved):
     assert rest.list_training_runs(project_id="p1").training_runs == []
     rest.assign_session_project(service.session_id, "p1")
     assert [run.training_run_id for run in rest.iter_training_runs(project_id="p1")] == [training.model_id]
@@ -65,7 +65,7 @@ def test_projects(service, rest, training, saved):
 
 
 @pytest.mark.parametrize("scope", ["owned", "accessible", None])
-def test_scopes_are_taken(service, rest, training, scope):
+def test_every_access_scope_is_accepted(service, rest, training, scope):
     assert rest.get_training_run(training.model_id, scope).training_run_id == training.model_id
     assert rest.submit_get_training_run(training.model_id, scope).result(30).is_lora
     assert rest.get_session(service.session_id, scope).training_run_ids[0] == training.model_id
@@ -76,18 +76,18 @@ def test_scopes_are_taken(service, rest, training, scope):
     assert rest.list_training_runs(access_scope=scope).training_runs
 
 
-def test_copies(service, rest, saved):
+def test_a_copy_is_a_run_of_a_project_or_of_the_session(service, rest, saved):
     copy = rest.copy_weights(saved, "p3", ttl_seconds=3600)
     assert copy != saved and checkpoint(rest, copy).expires_at is not None
     assert len(rest.list_training_runs(project_id="p3").training_runs) == 1
     own = rest.submit_copy_weights(saved).result(30)
     assert own.startswith(f"tinker://{service.session_id}:train:")
-    # Its number is taken: the next model gets another.
+    # The copy used a model number, so the next model has another one.
     again = service.create_training_client_from_state(own)
     assert again.model_id not in own
 
 
-def test_weights_for_elsewhere(rest, training):
+def test_external_weights_can_be_downloaded_from_their_urls(rest, training):
     path = training.save_weights_external("out").path
     links = rest.get_external_weights_urls(path)
     assert rest.submit_get_external_weights_urls(path).result(30).urls.keys() == links.urls.keys()
@@ -101,7 +101,7 @@ PATH = "tinker://run-1/weights/c1"
 
 
 @pytest.mark.parametrize(
-    ("call", "words"),
+    ("call", "text"),
     [
         (lambda rest: rest.set_checkpoint_ttl_from_tinker_path(PATH, 60), "ttl_seconds .* not 60"),
         (lambda rest: rest.set_checkpoint_ttl_from_tinker_path("run-1", 3600), "tinker://RUN"),
@@ -115,14 +115,14 @@ PATH = "tinker://run-1/weights/c1"
         (lambda rest: rest.list_training_runs(project_id=""), "project_id .* not ''"),
     ],
 )
-def test_wrong_arguments_are_told_before_anything_is_sent(call, words):
+def test_invalid_arguments_are_refused_before_anything_is_sent(call, text):
     with bare_session() as (server, session):
-        with pytest.raises(ValueError, match=words):
+        with pytest.raises(ValueError, match=text):
             call(RestClient(session))
         assert not server.requests
 
 
-def test_a_copy_that_is_retried_is_one_copy_and_its_token_is_in_no_log(caplog):
+def test_retries_of_a_copy_have_one_key_and_no_log_contains_its_token(caplog):
     caplog.set_level(logging.DEBUG)
     with bare_session() as (server, session):
         server.script(
@@ -142,7 +142,7 @@ def test_a_copy_that_is_retried_is_one_copy_and_its_token_is_in_no_log(caplog):
         assert SECRET not in caplog.text and SECRET not in repr(caught.value.__dict__)
 
 
-def test_nothing_new_is_sent_that_was_not_asked_for():
+def test_parameters_of_0_38_are_not_sent_by_default():
     with bare_session() as (server, session):
         server.script(
             "training_runs",
@@ -158,7 +158,7 @@ def old():
         yield server
 
 
-def test_a_server_that_has_none_of_it_says_so(old):
+def test_a_server_of_0_7_responds_to_operations_of_0_38_with_not_found(old):
     with tinkex_sync.ServiceClient(base_url=old.base_url, api_key="k") as service:
         rest = service.create_rest_client()
         pytest.raises(errors.NotFoundError, rest.set_checkpoint_ttl_from_tinker_path, PATH, 3600).match(

@@ -1,4 +1,4 @@
-"""The operations of the official clients, name by name: parameters, defaults, twins, iterators."""
+"""The operations of the official clients: names, parameters, defaults, submitted forms and iterators."""
 
 import inspect
 
@@ -17,7 +17,7 @@ _SAMPLE = "prompt, num_samples, sampling_params, include_prompt_logprobs=False, 
 _CHECKPOINT = "training_run_id, checkpoint_id"
 _PATH = "tinker_path"
 
-#: What the official 0.7.0 clients take, in order, and the name of what comes back.
+#: The parameters of the official 0.7.0 clients, in order, and the name of the result's type.
 OPERATIONS = {
     tinkex_sync.ServiceClient: {
         "get_server_capabilities": ("", "GetServerCapabilitiesResponse"),
@@ -66,7 +66,7 @@ ROWS = [
     for client, rows in OPERATIONS.items()
     for name, row in rows.items()
 ]
-#: Waiting has no twin: what these do needs no request, or they are twins of themselves.
+#: Methods without a submitted form, because they send no request or do not wait for a result.
 ALONE = {"close", "status", "create_rest_client", "get_telemetry", "sample_many"}
 
 
@@ -81,14 +81,14 @@ def returned(function):
 
 
 @pytest.mark.parametrize(("client", "name", "arguments", "result"), ROWS)
-def test_operation(client, name, arguments, result):
+def test_an_operation_has_the_official_parameters_and_both_forms(client, name, arguments, result):
     blocking, submitting = getattr(client, name), getattr(client, f"submit_{name}")
     official = [one.split("=") for one in arguments.split(", ") if one]
     ours = [one for one in parameters(blocking) if one[1] is inspect.Parameter.POSITIONAL_OR_KEYWORD]
     assert [one[0] for one in ours[: len(official)]] == [one[0] for one in official]
     for (_, _, default), wanted in zip(ours, official):
         assert (default is inspect.Parameter.empty) if len(wanted) == 1 else (repr(default) == wanted[1])
-    # What is ours beyond that can be left out.
+    # Further parameters are optional.
     assert all(default is not inspect.Parameter.empty for _, _, default in ours[len(official) :])
     assert returned(blocking) == result
     assert returned(submitting) == f"Future[{result}]"
@@ -97,15 +97,16 @@ def test_operation(client, name, arguments, result):
 
 
 @pytest.mark.parametrize("client", OPERATIONS, ids=lambda client: client.__name__)
-def test_every_operation_has_a_twin_with_the_same_parameters(client):
+def test_every_operation_has_a_submitted_form_with_the_same_parameters(client):
     names = {name for name in dir(client) if not name.startswith("_") and callable(getattr(client, name))}
     blocking = {name for name in names if not name.startswith(("submit_", "iter_")) and name not in ALONE}
     assert {name[len("submit_") :] for name in names if name.startswith("submit_")} == blocking
     for name in blocking:
-        # Samples take theirs either way; the other futures are given it when they are waited for.
         without = ("timeout",)
-        twin = getattr(client, f"submit_{name}")
-        assert parameters(getattr(client, name), without=without) == parameters(twin, without=without), name
+        submitting = getattr(client, f"submit_{name}")
+        assert parameters(getattr(client, name), without=without) == parameters(
+            submitting, without=without
+        ), name
 
 
 @pytest.mark.parametrize("client", OPERATIONS, ids=lambda client: client.__name__)
@@ -114,14 +115,14 @@ def test_every_paged_call_has_an_iterator(client):
     paged = [name for name in lists if "offset" in inspect.signature(getattr(client, name)).parameters]
     assert bool(paged) == (client is RestClient)
     for name in paged:
-        walk = getattr(client, f"iter_{name[len('list_') :]}")
-        assert returned(walk).startswith("Iterator["), name
+        iterator = getattr(client, f"iter_{name[len('list_') :]}")
+        assert returned(iterator).startswith("Iterator["), name
 
 
-def test_rest_client_is_made_without_a_request():
+def test_create_rest_client_has_no_parameters():
     assert parameters(tinkex_sync.ServiceClient.create_rest_client) == []
     assert returned(tinkex_sync.ServiceClient.create_rest_client) == "RestClient"
 
 
-def test_futures_are_waited_for_with_a_timeout():
+def test_result_of_a_future_has_an_optional_timeout():
     assert inspect.signature(Future.result).parameters["timeout"].default is None

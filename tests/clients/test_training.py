@@ -1,15 +1,12 @@
-"""The training client: operations blocking and submitted, in order from many threads, with timeouts, withdrawn."""
+"""The public methods of the training client: both forms of each operation, timeouts and cancellation."""
 
 import concurrent.futures
-import itertools
-import threading
 import time
 
 import pytest
-from imitations import ADAM, NEITHER, Imitation, client, datum, datums, training
+from imitations import ADAM, NEITHER, Imitation, client, datums, training
 
-from tinkex_sync import DeadlineExceeded, RequestFailedError, WithdrawnError, types
-from tinkex_sync.concurrency.clock import ScaledClock
+from tinkex_sync import DeadlineExceeded
 
 BUSY = (503, "busy", {"Retry-After": "0.4"})
 
@@ -22,7 +19,7 @@ def server():
 
 @pytest.fixture
 def service(server):
-    # What a test leaves unsent is not waited for.
+    # Closing does not wait for operations that a test leaves unsent.
     with client(server, max_chunk_datums=2, drain=0) as made:
         yield made
 
@@ -33,7 +30,7 @@ def model(service):
 
 
 PATH = "tinker://model-1/weights/one"
-#: Operation: its arguments, and what goes over the wire for it.
+#: The arguments of each operation, and the endpoints of its requests.
 OPERATIONS = {
     "forward": ((datums(3), "cross_entropy"), ["forward"] * 2),
     "forward_backward": ((datums(3), "ppo", {"clip_low_threshold": 0.8}), ["forward_backward"] * 2),
@@ -51,40 +48,41 @@ OPERATIONS = {
     "create_sampling_client": ((PATH,), ["create_sampling_session"]),
     "get_info": ((), ["get_info"]),
 }
-#: They take a turn in the lane.
+#: The operations that the lane dispatches.
 NUMBERED = [name for name in OPERATIONS if name not in ("create_sampling_client", "get_info")]
 
 
 def result(future):
-    """Of one future, or of the pair of a train step."""
+    """Return the result of one future, or of the pair of a train step."""
     if isinstance(future, tuple):
         return [one.result(20) for one in future]
     return future.result(20)
 
 
 def shown(value):
-    """Comparable: clients have no equality, and train steps come as a pair or as one."""
+    """Return a comparable value: clients have no equality, and a train step returns a pair or one object."""
     if hasattr(value, "forward_backward"):
         return [value.forward_backward, value.optim_step]
     return type(value) if hasattr(value, "sample") else value
 
 
 def wire(server, since):
+    """Return the endpoints and the bodies of the requests since number ``since``."""
     rows = [row for row in server.arrived[since:] if row[0] not in ("retrieve_future", "session_heartbeat")]
     return [row[0] for row in rows], [
         {name: value for name, value in row[3].items() if not name.endswith("seq_id")} for row in rows
     ]
 
 
-def test_every_operation_is_here(model):
+def test_every_operation_is_tested(model):
     there = {name[len("submit_") :] for name in dir(model) if name.startswith("submit_")}
-    # These have tests of their own: the one calls the caller, the other reads files.
+    # These have tests of their own: one calls the caller's function, the other reads files.
     assert there - {"forward_backward_custom", "get_tokenizer"} == set(OPERATIONS)
     assert all(callable(getattr(model, name)) for name in there)
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
-def test_blocking_and_submitted_are_the_same(server, model, operation):
+def test_both_forms_send_the_same_requests_and_return_the_same_result(server, model, operation):
     arguments, endpoints = OPERATIONS[operation]
     start = len(server.arrived)
     blocking = getattr(model, operation)(*arguments, timeout=20)
@@ -97,7 +95,7 @@ def test_blocking_and_submitted_are_the_same(server, model, operation):
 
 
 @pytest.mark.parametrize("operation", [*NUMBERED, "get_info", "create_sampling_client"])
-def test_a_timeout_is_kept_and_leaves_the_client_usable(server, model, operation):
+def test_a_timeout_ends_the_wait_and_leaves_the_client_usable(server, model, operation):
     arguments, _ = OPERATIONS[operation]
     server.ready.clear()
     for endpoint in ("get_info", "create_sampling_session"):
@@ -110,7 +108,7 @@ def test_a_timeout_is_kept_and_leaves_the_client_usable(server, model, operation
     if operation in ("get_info", "create_sampling_client"):
         assert (caught.value.phase, caught.value.sent) == ("sending", "unknown")
     else:
-        # Accepted; on a busy machine its first poll may not have begun.
+        # Accepted; on a busy machine its first poll may not have started.
         assert caught.value.phase in ("polling", "sending")
         assert caught.value.sent == "yes"
     server.script.clear()
@@ -119,7 +117,9 @@ def test_a_timeout_is_kept_and_leaves_the_client_usable(server, model, operation
 
 
 @pytest.mark.parametrize("operation", NUMBERED)
-def test_what_waits_in_the_lane_is_withdrawn_by_its_timeout_or_by_cancel(server, model, operation):
+def test_an_operation_that_waits_in_the_lane_is_withdrawn_by_its_timeout_or_by_cancel(
+    server, model, operation
+):
     arguments, _ = OPERATIONS[operation]
     server.script["training"] = [BUSY]
     head = model.submit_optim_step(ADAM)
@@ -139,161 +139,7 @@ def test_what_waits_in_the_lane_is_withdrawn_by_its_timeout_or_by_cancel(server,
     assert server.numbers() == [(1, "optim_step"), (2, "optim_step")]
 
 
-def test_a_future_that_was_sent_cannot_be_withdrawn(server, model):
-    server.ready.clear()
-    future = model.submit_forward(datums(1), "cross_entropy")
-    server.until(lambda: server.polls == 1)
-    assert not future.cancel()
-    assert future.request_id in server._promises
-    with pytest.raises(DeadlineExceeded):
-        future.result(0.05)
-    assert not future.done()
-    server.ready.set()
-    assert future.result(20).loss_fn_outputs
-
-
-def test_withdrawing_a_backward_pass_withdraws_its_step(server, model):
-    server.script["training"] = [BUSY]
-    head = model.submit_optim_step(ADAM)
-    server.until(lambda: any(row[0] == "optim_step" for row in server.arrived))
-    backward, step = model.submit_train_step(datums(3), "cross_entropy", ADAM)
-    assert backward.cancel()
-    head.result(20)
-    with pytest.raises(WithdrawnError, match="backward pass was not accepted"):
-        step.result(20)
-    assert server.numbers() == [(1, "optim_step")]
-
-
-def test_results_are_merged_in_the_order_of_the_chunks(server, model):
-    """Whatever order they come in."""
-
-    def tagged(number):
-        logprobs = {"data": [-float(number)], "dtype": "float32", "shape": [1]}
-        return (
-            200,
-            {
-                "loss_fn_output_type": "ArrayRecord",
-                "loss_fn_outputs": [{"logprobs": logprobs}],
-                "metrics": {"loss:sum": number, "loss:mean": number, "clock:max": number},
-            },
-        )
-
-    order = threading.Condition()
-    seen = []
-    handle = server.handle
-
-    def reversed_polls(endpoint, body):
-        if endpoint != "retrieve_future":
-            return handle(endpoint, body)
-        number = server._promises[body["request_id"]].number
-        with order:
-            # The last chunk is answered first.
-            assert order.wait_for(lambda: number == 5 - len(seen), 20)
-            seen.append(number)
-            order.notify_all()
-        return tagged(number)
-
-    server.handle = reversed_polls
-    whole = model.forward(datums(9), "cross_entropy", timeout=30)
-    assert seen == [5, 4, 3, 2, 1]
-    assert [one["logprobs"].data[0] for one in whole.loss_fn_outputs] == [-1.0, -2.0, -3.0, -4.0, -5.0]
-    assert whole.metrics == {"loss:sum": 15.0, "loss:mean": 3.0, "clock:max": 5.0}
-
-
-def test_a_chunk_that_fails_is_named_and_the_others_do_not_hide_it(server, model):
-    server.fails.add(2)
-    with pytest.raises(RequestFailedError, match=r"it failed.*\(datums 2 to 3\)"):
-        model.forward_backward(datums(5), "cross_entropy", timeout=20)
-    assert model.optim_step(ADAM, timeout=20)
-    assert [number for number, _ in server.numbers()] == [1, 2, 3, 4]
-
-
-def test_data_may_be_drawn_from_any_iterable_and_is_drawn_before_anything_is_sent(server, model):
-    def drawn():
-        yield datum(1)
-        assert not server.requests_to("forward")
-        yield datum(2)
-
-    assert len(model.forward(drawn(), "cross_entropy", timeout=20).loss_fn_outputs) == 2
-
-    def broken():
-        yield datum(1)
-        raise LookupError("no more data")
-
-    with pytest.raises(LookupError, match="no more data"):
-        model.forward(broken(), "cross_entropy")
-    assert len(server.requests_to("forward")) == 1
-
-
-def test_operations_of_many_threads_keep_the_order_of_each_and_the_chunks_of_one_together(server, model):
-    threads, each = 8, 6
-    submitted = threading.Barrier(threads)
-    futures = [[] for _ in range(threads)]
-
-    def submit(thread):
-        submitted.wait(10)
-        for step in range(each):
-            data = [datum(100 * thread + step + 1)] * 3
-            futures[thread].append(model.submit_train_step(data, "cross_entropy", ADAM))
-
-    workers = [threading.Thread(target=submit, args=(thread,)) for thread in range(threads)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join(20)
-    for backward, step in itertools.chain.from_iterable(futures):
-        assert len(backward.result(30).loss_fn_outputs) == 3
-        assert step.result(30)
-    rows = server.requests_to("forward_backward", "optim_step")
-    assert [number for _, number, _, _ in rows] == list(range(1, 3 * threads * each + 1))
-    owners = []
-    for first, second, third in zip(*[iter(rows)] * 3):
-        assert [row[0] for row in (first, second, third)] == ["forward_backward"] * 2 + ["optim_step"]
-        starts = {
-            one["model_input"]["chunks"][0]["tokens"][0]
-            for row in (first, second)
-            for one in row[3]["forward_backward_input"]["data"]
-        }
-        assert len(starts) == 1
-        owners.append(starts.pop())
-    for thread in range(threads):
-        mine = [owner for owner in owners if (owner - 1) // 100 == thread]
-        assert mine == [100 * thread + step + 1 for step in range(each)]
-
-
-def test_models_do_not_wait_for_each_other(server, service):
-    slow, quick = training(service), training(service)
-    server.script["forward"] = [(503, "busy", {"Retry-After": "1.5"})]
-    held = slow.submit_forward(datums(1), "cross_entropy")
-    server.until(lambda: any(row[0] == "forward" for row in server.arrived))
-    began = time.monotonic()
-    assert quick.optim_step(ADAM, timeout=20)
-    assert time.monotonic() - began < 1
-    assert slow.get_info(timeout=20)
-    assert not held.done()
-
-
-def test_futures_work_with_what_the_standard_library_has(server, model):
-    futures = [model.submit_optim_step(ADAM) for _ in range(4)]
-    done, pending = concurrent.futures.wait(futures, timeout=20)
-    assert (len(done), len(pending)) == (4, 0)
-    assert {one.result().metrics for one in concurrent.futures.as_completed(futures)} == {None}
-    called = threading.Event()
-    model.submit_optim_step(ADAM).add_done_callback(lambda _: called.set())
-    assert called.wait(20)
-
-
-def test_a_callback_that_blocks_or_raises_stops_nobody(server, model, caplog):
-    free = threading.Event()
-    model.submit_optim_step(ADAM).add_done_callback(lambda _: free.wait(20))
-    model.submit_optim_step(ADAM).add_done_callback(lambda _: 1 / 0)
-    try:
-        assert model.train_step(datums(3), "cross_entropy", ADAM, timeout=10)
-    finally:
-        free.set()
-
-
-def test_an_interrupted_wait_can_be_taken_up_by_id(server, service, model):
+def test_a_result_can_be_fetched_by_its_request_id_after_a_timeout(server, service, model):
     server.ready.clear()
     with pytest.raises(DeadlineExceeded) as caught:
         model.save_state("one", timeout=0.5)
@@ -302,17 +148,9 @@ def test_an_interrupted_wait_can_be_taken_up_by_id(server, service, model):
 
 
 @pytest.mark.parametrize("timeout", [0, -1, "1", float("nan")])
-def test_a_wrong_timeout_is_refused_before_anything_is_sent(server, model, timeout):
+def test_an_invalid_timeout_is_rejected_before_anything_is_sent(server, model, timeout):
     count = len(server.arrived)
     for name, (arguments, _) in OPERATIONS.items():
         with pytest.raises(ValueError, match="timeout must be a positive number"):
             getattr(model, name)(*arguments, timeout=timeout)
     assert not [row for row in server.arrived[count:] if row[0] != "session_heartbeat"]
-
-
-def test_a_train_step_is_one_result_of_both(server):
-    with client(server, clock=ScaledClock(20)) as service:
-        step = training(service).train_step(datums(2), "cross_entropy", types.AdamParams())
-    assert step.metrics == {"loss:sum": 1.0}
-    assert step.loss_fn_outputs is step.forward_backward.loss_fn_outputs
-    assert step.optim_step.metrics is None

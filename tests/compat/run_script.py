@@ -1,4 +1,4 @@
-"""Run a script of this folder: ``run_script.py ours|official script_sync``; prints its results as JSON."""
+"""Run a script of this folder and print its results as JSON: ``run_script.py ours|official script_sync``."""
 
 import importlib
 import json
@@ -16,4 +16,4 @@ found = {}
 importlib.import_module(script).main(tinker, found)
 print(json.dumps(found))
 sys.stdout.flush()
-os._exit(0)  # the official package's threads would keep the process for a while
+os._exit(0)  # threads of the official package would delay the exit

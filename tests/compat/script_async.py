@@ -1,4 +1,4 @@
-# Written for the official SDK; run unchanged under both packages.
+# A script for the official SDK. The tests run it under both packages.
 import asyncio
 
 PROMPT = list(b"the quick ")
@@ -36,7 +36,7 @@ async def supervised(tinker, service, result):
     result["samples"] = [list(reply.sequences[0].tokens) for reply in replies]
     result["logprobs"] = await sampler.compute_logprobs_async(prompt)
     result["info"] = (await training.get_info_async()).lora_rank
-    # Blocking forms give futures, which can be awaited as well as asked.
+    # Blocking methods return futures, which can be awaited or waited for.
     future = training.forward([datum], "cross_entropy")
     result["awaited"] = (await future).metrics["loss:sum"]
     result["asked"] = (await future.result_async(timeout=60)).metrics["loss:sum"]

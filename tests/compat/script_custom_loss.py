@@ -1,4 +1,4 @@
-# Written for the official SDK; run unchanged under both packages. Needs torch.
+# A script for the official SDK, which needs torch. The tests run it under both packages.
 import asyncio
 
 import torch
@@ -7,7 +7,7 @@ TEXT = list(b"the quick brown fox jumps")
 
 
 def loss(data, logprobs):
-    """Likelihood of each text, with what is far from zero weighing more."""
+    """Return the negative log likelihood with a quadratic penalty, and a metric."""
     assert len(data) == len(logprobs)
     total = sum((-one - 0.1 * one**2).sum() for one in logprobs)
     return total, {"mine:mean": float(total) / len(logprobs)}

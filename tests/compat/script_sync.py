@@ -1,4 +1,4 @@
-# Written for the official SDK; run unchanged under both packages.
+# A script for the official SDK. The tests run it under both packages.
 import concurrent.futures
 import math
 
@@ -64,9 +64,9 @@ def sampling(tinker, training, result):
     result["sample"] = list(reply.sequences[0].tokens)
     result["stop"] = [sequence.stop_reason for sequence in reply.sequences]
     result["logprobs"] = sampler.compute_logprobs(prompt).result()
-    told = sampler.sample(prompt, 1, params, include_prompt_logprobs=True, topk_prompt_logprobs=2).result()
-    result["prompt_logprobs"] = told.prompt_logprobs
-    result["topk"] = [row and [list(pair) for pair in row] for row in told.topk_prompt_logprobs]
+    full = sampler.sample(prompt, 1, params, include_prompt_logprobs=True, topk_prompt_logprobs=2).result()
+    result["prompt_logprobs"] = full.prompt_logprobs
+    result["topk"] = [row and [list(pair) for pair in row] for row in full.topk_prompt_logprobs]
     submitted = training.save_weights_and_get_sampling_client_submit().result()
     future = submitted.sample(prompt=prompt, num_samples=1, sampling_params=params)
     result["submitted"] = list(future.result(timeout=60).sequences[0].tokens)
@@ -76,7 +76,7 @@ def sampling(tinker, training, result):
 
 
 def reinforced(tinker, service, result):
-    """A policy gradient: groups of samples, rewarded for letters before n, against their mean."""
+    """Train with a policy gradient; the reward of a sample is its number of letters before n."""
     import numpy
     from tinker import types
 
@@ -191,7 +191,7 @@ def errors(tinker, service, training, rest, result):
     )
     result["refused"] = raised(lambda: training.forward([wrong], "cross_entropy").result())
     result["lost"] = raised(lambda: training.load_state("tinker://nothing/weights/x").result())
-    # It goes on after all that.
+    # The client is usable after these errors.
     result["after"] = training.optim_step(types.AdamParams(learning_rate=0.0)).result().metrics is not None
 
 

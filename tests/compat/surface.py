@@ -1,7 +1,7 @@
-"""What a script can name of the package imported as ``tinker``: ``surface.py ours|official`` prints it as JSON.
+"""Print the public surface of the package imported as ``tinker`` as JSON: ``surface.py ours|official``.
 
-Names, parameters, defaults, fields, base classes and kinds of methods: facts that can be looked up without
-calling anything, and no text of anybody's.
+The output contains names, parameters, defaults, fields, base classes and kinds of methods, but no text. Nothing is
+called to find them.
 """
 
 import enum
@@ -14,8 +14,8 @@ import sys
 import typing
 import warnings
 
-#: Whose members are listed, beside the types and exceptions: what a script holds an instance of.
-HELD = (
+#: Classes whose members are listed, in addition to types and exceptions: those of which scripts have instances.
+CLIENT_CLASSES = (
     "tinker.ServiceClient",
     "tinker.TrainingClient",
     "tinker.SamplingClient",
@@ -34,8 +34,8 @@ HELD = (
 )
 
 
-#: Its own machinery: the low-level client on httpx with its models, streams and files, resources of that client,
-#: pools, wrappers of methods, and the command line, which is a program and no library.
+#: Internal modules of the official package: the low-level client on httpx (models, streams, files, resources), pools,
+#: decorators, and the command line.
 INTERNAL = {
     f"tinker.{name}"
     for name in (
@@ -57,12 +57,12 @@ INTERNAL = {
         "resources",
     )
 }
-#: Recorded from the official package by ``surface.py official > surface.json``.
+#: The surface of the official package, recorded by ``surface.py official > surface.json``.
 TABLE = pathlib.Path(__file__).with_name("surface.json")
 
 
 def own(value):
-    """Whether it comes from the package, or is an alias such as a Literal or a Union."""
+    """Return whether a value is defined by the package, or is an alias such as a Literal or a Union."""
     module = getattr(value, "__module__", "") or ""
     if module.split(".")[0] in ("tinker", "tinkex_sync"):
         return not isinstance(value, (typing.TypeVar, getattr(typing, "ParamSpec", typing.TypeVar)))
@@ -85,15 +85,15 @@ def default(value):
 
 
 def parameters(function):
-    """``name``, ``*name``, ``**name`` or, after a ``*``, names alone; each with its default."""
-    told = []
+    """Return pairs of a parameter (``name``, ``*name``, ``**name``, or ``name=`` if keyword-only) and its default."""
+    pairs = []
     for parameter in inspect.signature(function).parameters.values():
         if parameter.name in ("self", "cls"):
             continue
         stars = {parameter.VAR_POSITIONAL: "*", parameter.VAR_KEYWORD: "**"}.get(parameter.kind, "")
         only = "=" if parameter.kind is parameter.KEYWORD_ONLY else ""
-        told.append([stars + parameter.name + only, default(parameter.default)])
-    return told
+        pairs.append([stars + parameter.name + only, default(parameter.default)])
+    return pairs
 
 
 def is_async(function):
@@ -139,30 +139,30 @@ def bases(cls):
     return [base.__name__ for base in cls.__mro__ if base.__name__ not in skipped]
 
 
-def described(cls):
-    told = {"bases": bases(cls), "members": members(cls)}
+def describe(cls):
+    described = {"bases": bases(cls), "members": members(cls)}
     if issubclass(cls, enum.Enum):
-        return {"bases": told["bases"], "values": {member.name: member.value for member in cls}}
+        return {"bases": described["bases"], "values": {member.name: member.value for member in cls}}
     if issubclass(cls, BaseException):
         annotated = {name for base in cls.__mro__ for name in vars(base).get("__annotations__", {})}
-        return {"bases": told["bases"], "attributes": sorted(annotated)}
+        return {"bases": described["bases"], "attributes": sorted(annotated)}
     if fields(cls):
-        return {"fields": fields(cls), "members": told["members"]}
-    return {**told, "takes": parameters(cls.__init__)}
+        return {"fields": fields(cls), "members": described["members"]}
+    return {**described, "takes": parameters(cls.__init__)}
 
 
-def held(path):
+def named(path):
     module, _, name = path.rpartition(".")
     return getattr(importlib.import_module(module), name)
 
 
 def modules():
-    """Paths of all modules of the official package, but for those of :data:`INTERNAL`."""
+    """Return the paths of all modules of the official package, except those of :data:`INTERNAL`."""
     paths, folders = [], ["tinker"]
     while folders:
         paths.append(folders.pop())
         package = importlib.import_module(paths[-1])
-        # Some of its folders do not say that they are packages, which walk_packages needs.
+        # Some of its folders have no __init__ module, which walk_packages needs.
         for info in pkgutil.iter_modules(getattr(package, "__path__", ())):
             path = f"{paths[-1]}.{info.name}"
             if path not in INTERNAL and not info.name.endswith(("__main__", "_test")):
@@ -172,7 +172,7 @@ def modules():
 
 
 def surface(paths):
-    """What there is at each of these module paths; those that cannot be imported are left out."""
+    """Return the surface of the modules that can be imported."""
     found, classes = {}, {}
     for path in paths:
         try:
@@ -181,18 +181,18 @@ def surface(paths):
             continue
     listed = [f"tinker.{name}" for name in found["tinker"]]
     listed += [f"tinker.types.{name}" for name in found["tinker.types"] if name not in found["tinker"]]
-    for path in (*listed, *HELD):
+    for path in (*listed, *CLIENT_CLASSES):
         try:
-            value = held(path)
+            value = named(path)
         except (ImportError, AttributeError):
             continue
         if inspect.isclass(value) and own(value):
-            classes[path] = described(value)
+            classes[path] = describe(value)
     return {"modules": found, "classes": classes}
 
 
-def written(surface):
-    """JSON with a line for each module and class."""
+def as_json(surface):
+    """Return the surface as JSON with one line per module and class."""
     parts = []
     for part, rows in surface.items():
         lines = (
@@ -211,7 +211,7 @@ def main():
         paths = json.loads(TABLE.read_text())["modules"]
     else:
         paths = modules()
-    sys.stdout.write(written(surface(paths)))
+    sys.stdout.write(as_json(surface(paths)))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""What a script can name of the newest official package: prints it as JSON, run by an interpreter that has it.
+"""Print the public names of the official package 0.38.0 as JSON; an interpreter that has the package runs this.
 
-Names of the package and its types, and the parameters of its clients' methods: no text of anybody's.
+The output contains the names of the package and its types, and the parameters of its clients' methods, but no text.
 """
 
 import inspect
@@ -28,10 +28,10 @@ def methods(cls):
 
 
 if __name__ == "__main__":
-    told = {
+    surface = {
         "version": tinker.__version__,
         "package": names(tinker),
         "types": names(tinker.types),
         "clients": {cls.__name__: methods(cls) for cls in CLIENTS},
     }
-    print(json.dumps(told, indent=1, sort_keys=True))
+    print(json.dumps(surface, indent=1, sort_keys=True))

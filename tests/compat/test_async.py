@@ -1,4 +1,4 @@
-"""The ``_async`` names in a caller's own loop: they wait there, hold nothing up, and leave nothing behind."""
+"""The ``_async`` methods in the user's event loop: they do not block it and leave no work behind."""
 
 import asyncio
 import concurrent.futures
@@ -39,30 +39,30 @@ def service(server):
 
 @pytest.fixture
 def gate(server):
-    """Polls are held until it is set."""
+    """An event; polls get no response until it is set."""
     event = threading.Event()
     yield event
     event.set()
 
 
-def held(gate, body=KEPT):
+def response_after(gate, body=KEPT):
     return Answer(body=body, hold=lambda: gate.wait(20.0))
 
 
-def test_a_held_call_holds_up_nobody(server, service, gate):
+def test_waiting_calls_do_not_block_the_event_loop(server, service, gate):
     sampler = service.create_sampling_client(base_model="m")
-    server.defaults["retrieve_future"] = held(gate)
+    server.defaults["retrieve_future"] = response_after(gate)
 
     async def work():
         ticks = 0
 
-        async def beat():
+        async def count_ticks():
             nonlocal ticks
             while True:
                 await asyncio.sleep(0)
                 ticks += 1
 
-        heart = asyncio.ensure_future(beat())
+        ticker = asyncio.ensure_future(count_ticks())
         calls = [asyncio.ensure_future(sampler.sample_async(PROMPT, 1, PARAMS)) for _ in range(20)]
         while len(server.sent("retrieve_future")) < 20:
             await asyncio.sleep(0.001)
@@ -72,16 +72,16 @@ def test_a_held_call_holds_up_nobody(server, service, gate):
         assert not any(call.done() for call in calls)
         gate.set()
         replies = await asyncio.gather(*calls)
-        heart.cancel()
+        ticker.cancel()
         return replies
 
     replies = asyncio.run(asyncio.wait_for(work(), 30))
     assert [list(reply.sequences[0].tokens) for reply in replies] == [[7]] * 20
 
 
-def test_results_come_as_they_are_ready(server, service, gate):
+def test_a_result_does_not_wait_for_earlier_calls(server, service, gate):
     sampler = service.create_sampling_client(base_model="m")
-    server.script("retrieve_future", held(gate))
+    server.script("retrieve_future", response_after(gate))
 
     async def work():
         first = asyncio.ensure_future(sampler.sample_async(PROMPT, 1, PARAMS))
@@ -95,10 +95,10 @@ def test_results_come_as_they_are_ready(server, service, gate):
     assert len(asyncio.run(work())) == 2
 
 
-def test_cancelling_ends_the_wait_alone(server, service, gate, caplog):
+def test_cancelling_a_task_ends_only_its_wait(server, service, gate, caplog):
     sampler = service.create_sampling_client(base_model="m")
     training = tinker.TrainingClient(service.holder, model_seq_id=0, model_id="m")
-    server.script("retrieve_future", held(gate), held(gate, {"metrics": {"a:sum": 1.0}}))
+    server.script("retrieve_future", response_after(gate), response_after(gate, {"metrics": {"a:sum": 1.0}}))
 
     async def work():
         sample = asyncio.ensure_future(sampler.sample_async(PROMPT, 1, PARAMS))
@@ -115,7 +115,7 @@ def test_cancelling_ends_the_wait_alone(server, service, gate, caplog):
         return step
 
     step = asyncio.run(work())
-    # The loop is gone; the operation is not, and tells nobody who is not there.
+    # The loop has ended, but the operation continues. Its end must not log an error about the loop.
     gate.set()
     with caplog.at_level(logging.ERROR):
         assert step.result(10).metrics == {"a:sum": 1.0}
@@ -123,9 +123,9 @@ def test_cancelling_ends_the_wait_alone(server, service, gate, caplog):
     assert caplog.text == ""
 
 
-def test_a_timeout_is_every_timeout_error(server, service, gate):
+def test_a_timeout_is_an_instance_of_every_timeout_error(server, service, gate):
     training = tinker.TrainingClient(service.holder, model_seq_id=0, model_id="m")
-    server.defaults["retrieve_future"] = held(gate, {"metrics": None})
+    server.defaults["retrieve_future"] = response_after(gate, {"metrics": None})
     step = training.optim_step(tinker.AdamParams())
     with pytest.raises(TimeoutError):
         step.result(timeout=0.01)
@@ -144,7 +144,7 @@ def test_a_timeout_is_every_timeout_error(server, service, gate):
     assert step.result(10).metrics is None
 
 
-def test_a_failure_is_raised_where_it_is_awaited(server, service):
+def test_the_error_of_an_operation_is_raised_by_await(server, service):
     sampler = service.create_sampling_client(base_model="m")
     server.defaults["retrieve_future"] = Answer(body={"error": "no such token", "category": "user"})
 
@@ -161,7 +161,7 @@ def test_a_failure_is_raised_where_it_is_awaited(server, service):
     assert "no such token" in error.message
 
 
-def test_many_loops_in_many_threads_share_a_client(server, service):
+def test_event_loops_of_many_threads_share_a_client(server, service):
     sampler = service.create_sampling_client(base_model="m")
 
     async def work():
@@ -183,7 +183,7 @@ def test_blocking_forms_work_in_a_running_loop(server, service):
     assert asyncio.run(work())[:2] == [None, None]
 
 
-def test_a_slow_loss_holds_up_nobody_and_sees_the_callers_context(server, service):
+def test_a_slow_loss_does_not_block_the_loop_and_has_the_callers_context(server, service):
     pytest.importorskip("numpy")
     training = tinker.TrainingClient(service.holder, model_seq_id=0, model_id="m")
     server.defaults["forward"] = server.defaults["forward_backward"] = Answer(body={"request_id": "req-3"})
@@ -201,10 +201,10 @@ def test_a_slow_loss_holds_up_nobody_and_sees_the_callers_context(server, servic
 
     async def work():
         here.set(3.0)
-        made = asyncio.ensure_future(training.forward_backward_custom_async([DATUM], loss))
+        submitting = asyncio.ensure_future(training.forward_backward_custom_async([DATUM], loss))
         while not in_loss.is_set():
             await asyncio.sleep(0.001)
         go_on.set()
-        return await (await made)
+        return await (await submitting)
 
     assert asyncio.run(work()).metrics["where"] == 3.0

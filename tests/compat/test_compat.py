@@ -1,4 +1,4 @@
-"""What a script cannot show: kinds of methods, names, arguments, the event loop, the queue-state hook."""
+"""Clients of the official shape: kinds of methods, names, arguments, event loops, the queue-state method."""
 
 import asyncio
 import concurrent.futures
@@ -26,20 +26,20 @@ PROMPT = tinker.ModelInput.from_ints([1, 2, 3])
 @pytest.fixture
 def client(server):
     server.set_faults(Faults())
-    made = tinker.ServiceClient(base_url=server.base_url, api_key="local", load_plugins=False)
-    yield made
-    made.holder.close()
+    service = tinker.ServiceClient(base_url=server.base_url, api_key="local", load_plugins=False)
+    yield service
+    service.holder.close()
     server.set_faults(Faults())
 
 
-def test_every_public_name_is_there():
+def test_every_public_name_exists():
     for name in tinker.__all__:
         assert getattr(tinker, name) is not None
     for name in ("NOT_GIVEN", "NotGiven", "Omit", "NoneType", "DEFAULT_TIMEOUT", "DEFAULT_MAX_RETRIES"):
         assert hasattr(tinker, name)
 
 
-def test_what_the_methods_return(client):
+def test_methods_return_the_official_kinds_of_futures(client):
     training = client.create_lora_training_client("tinkex/tiny", rank=2)
     sampler = client.create_sampling_client(base_model="tinkex/tiny")
     rest = client.create_rest_client()
@@ -58,7 +58,7 @@ def test_what_the_methods_return(client):
     assert RestClient(client.holder).get_session(client.holder.get_session_id()).result().training_run_ids
 
 
-def test_private_session_ids_that_scripts_read_are_there(client):
+def test_private_session_ids_that_scripts_read_exist(client):
     assert client.holder._session_id == client.holder.get_session_id()
     sampler = client.create_sampling_client(base_model="tinkex/tiny")
     assert sampler._sampling_session_id == sampler.native.sampling_session_id
@@ -68,7 +68,7 @@ def test_private_session_ids_that_scripts_read_are_there(client):
     assert copy.holder._session_id == client.holder._session_id
 
 
-def test_signatures_are_those_of_the_renamed_methods():
+def test_methods_have_the_signatures_of_the_native_methods():
     assert list(inspect.signature(tinker.SamplingClient.sample).parameters)[1:6] == [
         "prompt",
         "num_samples",
@@ -84,7 +84,7 @@ def _is_async(function):
     return inspect.iscoroutinefunction(function)
 
 
-def test_a_slow_call_does_not_hold_up_the_loop(client, server):
+def test_a_slow_call_does_not_block_the_event_loop(client, server):
     server.set_faults(Faults(try_again_polls=3))
 
     async def work():
@@ -103,7 +103,7 @@ def test_a_slow_call_does_not_hold_up_the_loop(client, server):
     assert training.get_info().lora_rank == 2
 
 
-def test_the_end_of_a_wait_leaves_the_operation(client, server):
+def test_an_operation_continues_after_the_timeout_of_its_wait(client, server):
     training = client.create_lora_training_client("tinkex/tiny", rank=2)
     server.set_faults(Faults(try_again_polls=3))
     future = training.save_state("later")
@@ -118,7 +118,7 @@ def test_the_end_of_a_wait_leaves_the_operation(client, server):
         training.save_state("again").result(timeout=0.001)
 
 
-def test_a_blocking_method_in_a_loop_warns(client, caplog):
+def test_a_blocking_method_in_an_event_loop_logs_a_warning(client, caplog):
     async def wrong():
         return client.get_server_capabilities()
 
@@ -127,33 +127,33 @@ def test_a_blocking_method_in_a_loop_warns(client, caplog):
     assert "get_server_capabilities_async" in caplog.text
 
 
-def test_the_queue_state_hook_can_be_overridden(client, server, caplog):
-    told, event = [], threading.Event()
+def test_on_queue_state_change_can_be_overridden(client, server, caplog):
+    received, event = [], threading.Event()
 
     class Watching(tinker.SamplingClient):
         def on_queue_state_change(self, queue_state, queue_state_reason=None):
-            told.append((queue_state.value, queue_state_reason))
+            received.append((queue_state.value, queue_state_reason))
             event.set()
 
     plain = client.create_sampling_client(base_model="tinkex/tiny")
     core = client.native.create_sampling_client(base_model="tinkex/tiny")
     watching = Watching(client.holder, sampling_session_id=core.sampling_session_id)
     server.set_faults(
-        Faults(try_again_polls=2, refusal_state="paused_capacity", pause=1, pause_reason="lunch")
+        Faults(try_again_polls=2, refusal_state="paused_capacity", pause=1, pause_reason="maintenance")
     )
     with caplog.at_level(logging.WARNING, "tinkex_sync"):
         watching.sample(PROMPT, 1, PARAMS).result(30)
         assert event.wait(5)
         assert watching.native.sampling_session_id not in caplog.text
         server.set_faults(
-            Faults(try_again_polls=2, refusal_state="paused_capacity", pause=1, pause_reason="lunch")
+            Faults(try_again_polls=2, refusal_state="paused_capacity", pause=1, pause_reason="maintenance")
         )
         plain.sample(PROMPT, 1, PARAMS).result(30)
-    assert told[0][0].startswith("paused")
+    assert received[0][0].startswith("paused")
     assert caplog.text.count(f"Sampling is paused for sampler {plain.native.sampling_session_id}") == 1
 
 
-def test_a_sampling_client_survives_a_pickle(client):
+def test_a_sampling_client_can_be_pickled(client):
     sampler = client.create_sampling_client(base_model="tinkex/tiny")
     copy = pickle.loads(pickle.dumps(sampler))
     assert len(copy.sample(PROMPT, 1, PARAMS).result().sequences[0].tokens) == 2
@@ -161,7 +161,7 @@ def test_a_sampling_client_survives_a_pickle(client):
     copy.holder.close()
 
 
-def test_a_rest_client_survives_a_pickle(client):
+def test_a_rest_client_can_be_pickled(client):
     rest = pickle.loads(pickle.dumps(client.create_rest_client()))
     session = client.holder.get_session_id()
     assert rest.get_session(session).result().training_run_ids == []
@@ -178,7 +178,7 @@ def test_a_rest_client_survives_a_pickle(client):
         ("default_headers", {"a": 1}),
     ],
 )
-def test_what_cannot_be_honoured_is_named(server, argument, value):
+def test_an_unsupported_argument_is_refused_by_name(server, argument, value):
     with pytest.raises((TypeError, ValueError), match=argument):
         tinker.ServiceClient(base_url=server.base_url, api_key="local", **{argument: value})
 
@@ -188,7 +188,7 @@ def test_a_write_limit_below_the_read_limit_is_refused(server):
         tinker.ServiceClient(base_url=server.base_url, api_key="k", timeout=tinker.Timeout(60, write=1))
 
 
-def test_arguments_become_settings(server):
+def test_arguments_are_converted_to_settings(server):
     client = tinker.ServiceClient(
         base_url=server.base_url,
         api_key="local",
@@ -245,7 +245,7 @@ def test_module_paths_work_under_each_name():
     assert done.returncode == 0, done.stderr
 
 
-def test_nothing_is_found_under_a_name_that_is_not_ours():
+def test_module_paths_of_tinker_do_not_exist_without_install():
     done = python(
         "import tinkex_sync.compat\n"
         "try:\n    from tinker.types.tensor_data import TensorData\n"
@@ -255,7 +255,7 @@ def test_nothing_is_found_under_a_name_that_is_not_ours():
     assert done.returncode == 0, done.stderr
 
 
-def test_telemetry_has_the_official_shape_where_it_is_on(server):
+def test_telemetry_has_the_official_shape(server):
     made = tinker.ServiceClient(base_url=server.base_url, api_key="local", load_plugins=False, telemetry=True)
     try:
         sampler = made.create_sampling_client(base_model="tinkex/tiny")
@@ -270,7 +270,7 @@ def test_telemetry_has_the_official_shape_where_it_is_on(server):
         made.close()
 
 
-def test_install_refuses_beside_the_official_package():
+def test_install_fails_if_the_official_package_was_imported():
     done = python(
         "import sys, types; sys.modules['tinker'] = types.ModuleType('tinker')\n"
         "import tinkex_sync.compat as c; c.install()"

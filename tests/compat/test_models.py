@@ -1,4 +1,4 @@
-"""Types under the names pydantic gave their methods: what scripts of the official SDK dump, copy and check."""
+"""The pydantic methods of the types: dumping, validating and copying."""
 
 import datetime
 import json
@@ -26,7 +26,7 @@ CHECKPOINT = types.Checkpoint(
 )
 
 
-def test_a_dump_holds_every_field():
+def test_a_dump_contains_every_field():
     assert PROMPT.model_dump() == {"chunks": [TEXT, IMAGE, POINTER]}
     assert PROMPT.model_dump(mode="json") == PROMPT.model_dump()
     assert json.loads(PROMPT.model_dump_json()) == PROMPT.model_dump()
@@ -39,7 +39,7 @@ def test_a_dump_holds_every_field():
     assert dumped["model_input"] == {"chunks": [{"tokens": [1], "type": "encoded_text"}]}
 
 
-def test_what_is_default_or_none_is_left_out_on_request():
+def test_a_dump_can_exclude_defaults_and_none():
     params = types.SamplingParams(max_tokens=3)
     assert params.model_dump(exclude_none=True) == {
         "max_tokens": 3,
@@ -57,7 +57,7 @@ def test_what_is_default_or_none_is_left_out_on_request():
         params.model_dump(mode="yaml")
 
 
-def test_python_keeps_what_json_has_no_word_for():
+def test_a_python_dump_keeps_types_that_json_does_not_have():
     failed = types.RequestFailedResponse(error="x", category="user")
     assert failed.model_dump()["category"] is types.RequestErrorCategory.User
     assert type(failed.model_dump(mode="json")["category"]) is str
@@ -71,7 +71,7 @@ def test_python_keeps_what_json_has_no_word_for():
     assert sample.model_dump(mode="json")["topk_prompt_logprobs"] == [[[1, 2.0]], None]
 
 
-def test_what_was_dumped_can_be_read_again():
+def test_a_dump_can_be_validated_again():
     for value in (PROMPT, CHECKPOINT, types.SamplingParams(stop=["a"], seed=1)):
         cls = type(value)
         assert cls.model_validate(value.model_dump()) == value
@@ -86,7 +86,7 @@ def test_what_was_dumped_can_be_read_again():
         types.SamplingParams.model_validate_json("{")
 
 
-def test_a_copy_with_other_values_is_checked_and_sends_nothing_more():
+def test_a_copy_with_other_values_is_validated_and_sends_no_further_fields():
     params = types.SamplingParams(max_tokens=3)
     assert params.model_copy(update={"max_tokens": 5}).max_tokens == 5
     assert params.model_copy() == params
@@ -105,7 +105,7 @@ def test_a_copy_with_other_values_is_checked_and_sends_nothing_more():
         params.model_copy(update={"max_token": 5})
 
 
-def test_fields_are_told_by_the_class():
+def test_model_fields_describe_the_fields():
     fields = types.AdamParams.model_fields
     assert fields["learning_rate"].default == 1e-4
     assert fields["learning_rate"].annotation is float

@@ -1,4 +1,4 @@
-"""The same script texts under both packages; the official one where TINKEX_OFFICIAL_PYTHON names an interpreter."""
+"""The same scripts under both packages; TINKEX_OFFICIAL_PYTHON is an interpreter with the official one."""
 
 import json
 import math
@@ -35,7 +35,7 @@ def ours(server):
     return {script: run(server, "ours", script) for script in ("script_sync", "script_async")}
 
 
-def test_a_blocking_script_learns(ours):
+def test_a_blocking_script_reduces_the_loss(ours):
     found = ours["script_sync"]
     assert found["capabilities"] == ["tinkex/tiny", "tinkex/small"]
     assert found["info"] == [4, True, "tinkex/tiny"]
@@ -54,17 +54,17 @@ def test_a_blocking_script_samples(ours):
     assert [len(row) for row in found["topk"][1:]] == [2] * 9
 
 
-def test_a_blocking_script_reinforces(ours):
+def test_a_blocking_script_increases_the_reward(ours):
     found = ours["script_sync"]
     assert len(found["rewards"]) == 6
     assert any(len(set(scores)) > 1 for scores in found["rewards"])
-    # The policy that sampled is the one that is trained: every ratio is 1, and advantages sum to nothing.
+    # The sampled policy is the trained one, so every ratio is 1, and the advantages sum to 0.
     assert found["rl_losses"] == pytest.approx([0.0, 0.0], abs=1e-3)
     before, after = (sum(map(sum, found["rewards"][part])) for part in (slice(3), slice(3, 6)))
     assert after > before
 
 
-def test_a_blocking_script_keeps_its_checkpoints(ours):
+def test_a_blocking_script_manages_checkpoints(ours):
     found = ours["script_sync"]
     assert found["again"] == found["fresh"]
     assert (found["run"], found["same"], found["rank"], found["name"]) == (4, True, 4, "weights/one")
@@ -76,7 +76,7 @@ def test_a_blocking_script_keeps_its_checkpoints(ours):
     assert (found["models"], found["sampler"]) == (4, "tinkex/tiny")
 
 
-def test_a_blocking_script_catches_what_goes_wrong(ours):
+def test_a_blocking_script_catches_the_official_errors(ours):
     found = ours["script_sync"]
     assert found["missing"] == ["NotFoundError", 404, 404, "GET", True, True]
     assert found["undeletable"] == ["NotFoundError", 404, 404, "DELETE", True, True]
@@ -87,7 +87,7 @@ def test_a_blocking_script_catches_what_goes_wrong(ours):
     assert found["enums"] == ["unknown", "server", "user"]
 
 
-def test_an_asynchronous_script_runs_to_the_same_numbers(ours):
+def test_an_asynchronous_script_gets_the_same_numbers(ours):
     found, blocking = ours["script_async"], ours["script_sync"]
     assert found["losses"] == blocking["losses"]
     assert found["logprobs"] == blocking["logprobs"]
@@ -104,13 +104,13 @@ def test_an_asynchronous_script_runs_to_the_same_numbers(ours):
 
 
 def same(ours, theirs):
-    """Equal, but for the last digits of numbers."""
+    """Return whether the results are equal, except for the last digits of numbers."""
     if isinstance(theirs, float):
         return math.isclose(ours, theirs, rel_tol=1e-6)
     if isinstance(theirs, list):
         return len(ours) == len(theirs) and all(map(same, ours, theirs))
     if isinstance(theirs, dict):
-        # Fields of later versions of the official package are there as well, and empty.
+        # Types here also have the fields of later versions of the official package, which are empty.
         return all(same(ours[key], theirs[key]) for key in theirs) and not any(
             ours[key] for key in ours.keys() - theirs.keys()
         )
@@ -119,7 +119,7 @@ def same(ours, theirs):
 
 @pytest.mark.skipif(OFFICIAL is None, reason="TINKEX_OFFICIAL_PYTHON is not set")
 @pytest.mark.parametrize("script", ["script_sync", "script_async"])
-def test_the_official_package_finds_the_same(ours, server, script):
+def test_the_official_package_gets_the_same_results(ours, server, script):
     theirs = run(server, "official", script)
     assert theirs.keys() == ours[script].keys()
     for name, value in theirs.items():
@@ -132,11 +132,11 @@ def custom(server):
     return run(server, "ours", "script_custom_loss")
 
 
-def test_a_loss_of_the_scripts_own_is_trained_on(custom):
+def test_a_custom_loss_is_reduced(custom):
     assert custom["losses"] == sorted(custom["losses"], reverse=True)
     assert len(set(custom["losses"])) == 4
 
 
 @pytest.mark.skipif(OFFICIAL is None, reason="TINKEX_OFFICIAL_PYTHON is not set")
-def test_the_official_package_trains_on_it_in_the_same_way(custom, server):
+def test_the_official_package_gets_the_same_results_with_a_custom_loss(custom, server):
     assert same(custom, run(server, "official", "script_custom_loss"))

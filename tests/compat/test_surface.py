@@ -1,4 +1,4 @@
-"""What scripts can name: ours against what was recorded from the official package (names and parameters alone)."""
+"""The public surface for scripts, compared with the recorded surface of the official package."""
 
 import json
 import os
@@ -16,9 +16,9 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 OFFICIAL = os.environ.get("TINKEX_OFFICIAL_PYTHON")
 RECORDED = json.loads(TABLE.read_text())
 
-#: Names that modules of the official package have of its machinery, or by having imported them for themselves: their
-#: home has them, where they are public.
-MACHINERY = {
+#: Internal names in modules of the official package, and names that a module imported for its own use. The module that
+#: defines a public name has it here too.
+INTERNAL_NAMES = {
     "APIConnectionError",
     "APIError",
     "APIStatusError",
@@ -52,10 +52,10 @@ MACHINERY = {
     "is_user_error",
     "sync_only",
 }
-#: Annotations of the low-level client; what scripts use of that module is not among them.
+#: A module with annotations of the low-level client, and the names of it that scripts use.
 TYPE_HINTS = "tinker._types"
 KEPT_OF_TYPE_HINTS = {"NOT_GIVEN", "NotGiven", "Omit", "RequestOptions", "Timeout"}
-#: Members that are machinery too: pydantic's validators, and the event loop and HTTP clients behind the holder.
+#: Internal members: validators of pydantic, and the event loop and the HTTP clients behind the holder.
 ABSENT_MEMBERS = {
     "tinker.Datum": {"convert_tensors"},
     "tinker.types.ImageChunk": {"serialize_data", "validate_data"},
@@ -70,13 +70,13 @@ ABSENT_MEMBERS = {
         "sample_dispatch_rate_limit",
     },
 }
-#: Made by the package, not by scripts, and out of other things here.
-MADE_OTHERWISE = {
+#: Classes whose constructors only the package calls; they have other arguments here.
+OTHER_CONSTRUCTORS = {
     "tinker.APIFuture",
     "tinker.lib.internal_client_holder.InternalClientHolder",
     "tinker.lib.telemetry.Telemetry",
 }
-#: Base classes that say how the official package is built.
+#: Base classes that are implementation details of the official package.
 BASES = {"AsyncTinkerProvider", "ReprEnum", "StrEnum", "TelemetryProvider"}
 RENAMED = {
     "TinkerError": "TinkexError",
@@ -84,8 +84,8 @@ RENAMED = {
     "InternalClientHolder": "Holder",
     "AwaitableConcurrentFuture": "APIFuture",
 }
-#: What scripts use of pydantic. Not there: model_construct, model_fields_set, model_json_schema, the hooks for
-#: subclasses, and what pydantic itself calls deprecated (dict, json, parse_obj, ...).
+#: The pydantic methods that scripts use. model_construct, model_fields_set, model_json_schema, the hooks for
+#: subclasses and deprecated methods (dict, json, parse_obj, ...) do not exist here.
 PYDANTIC = (
     "model_copy",
     "model_dump",
@@ -118,15 +118,15 @@ def ours():
 
 
 @pytest.mark.parametrize("path", RECORDED["modules"])
-def test_a_module_has_its_names(ours, path):
+def test_a_module_has_the_official_names(ours, path):
     names = set(RECORDED["modules"][path])
     names = names & KEPT_OF_TYPE_HINTS if path == TYPE_HINTS else names
     missing = names - set(ours["modules"][path])
-    assert missing <= (set() if path in ("tinker", "tinker.types") else MACHINERY)
+    assert missing <= (set() if path in ("tinker", "tinker.types") else INTERNAL_NAMES)
 
 
 def same(theirs, mine):
-    """Defaults, where 1 and 1.0 are one."""
+    """Return whether two defaults are equal; 1 and 1.0 are."""
     try:
         return float(theirs) == float(mine)
     except ValueError:
@@ -134,7 +134,7 @@ def same(theirs, mine):
 
 
 def accepts(mine, theirs):
-    """Whether what ``theirs`` takes is taken in the same way, and nothing else is asked for."""
+    """Return whether ``mine`` accepts all arguments of ``theirs`` and has no further required ones."""
     given = dict(map(tuple, theirs))
     ours_by_name = dict(map(tuple, mine))
     if [name for name, _ in mine if name in given] != [name for name, _ in theirs]:
@@ -149,30 +149,30 @@ def accepts(mine, theirs):
 
 
 @pytest.mark.parametrize("path", RECORDED["classes"])
-def test_a_class_has_its_members(ours, path):
+def test_a_class_has_the_official_members(ours, path):
     theirs, mine = RECORDED["classes"][path], ours["classes"][path]
     for name in theirs.get("bases", ()):
-        # An alias has the name of what it is.
+        # An alias has the name of the class that it stands for.
         if name not in BASES:
             assert RENAMED.get(name, name) in mine["bases"] or name == path.rpartition(".")[2]
     for name, default in theirs.get("fields", {}).items():
-        # What is optional here may be left out there too, by a server.
+        # A field may be optional here that is required there, because some servers do not send it.
         assert default == "required" or same(default, mine["fields"][name])
         assert name in mine["fields"]
-    for name, told in theirs.get("members", {}).items():
+    for name, member in theirs.get("members", {}).items():
         if name in ABSENT_MEMBERS.get(path, ()):
             assert name not in mine["members"]
             continue
         assert name in mine["members"], name
         kind, *takes = mine["members"][name]
-        assert kind == told[0], name
-        assert all(accepts(have, want) for have, want in zip(takes, told[1:])), name
+        assert kind == member[0], name
+        assert all(accepts(have, want) for have, want in zip(takes, member[1:])), name
     assert theirs.get("values") == mine.get("values")
-    if "takes" in theirs and path not in MADE_OTHERWISE:
+    if "takes" in theirs and path not in OTHER_CONSTRUCTORS:
         assert accepts(mine["takes"], theirs["takes"])
 
 
-def test_errors_have_their_attributes():
+def test_errors_have_the_official_attributes():
     made = {
         tinker.APIError: tinker.APIError("m"),
         tinker.APIConnectionError: tinker.APIConnectionError("m"),
@@ -182,29 +182,29 @@ def test_errors_have_their_attributes():
             "m", "req-1", tinker.types.RequestErrorCategory.User
         ),
     }
-    for path, told in RECORDED["classes"].items():
+    for path, row in RECORDED["classes"].items():
         cls = getattr(tinker, path.rpartition(".")[2], None)
-        if "attributes" in told and cls is not None and cls is not tinker.TinkerError:
+        if "attributes" in row and cls is not None and cls is not tinker.TinkerError:
             error = made.get(cls) or cls("m", status_code=418)
-            assert all(hasattr(error, name) for name in told["attributes"]), path
+            assert all(hasattr(error, name) for name in row["attributes"]), path
     failed = made[tinker.RequestFailedError]
     assert (failed.message, failed.request_id, failed.category) == ("m", "req-1", "user")
 
 
-def test_types_have_what_scripts_use_of_pydantic():
-    models = [path for path, told in RECORDED["classes"].items() if "fields" in told]
+def test_types_have_the_pydantic_methods_that_scripts_use():
+    models = [path for path, row in RECORDED["classes"].items() if "fields" in row]
     assert len(models) > 50
     for path in models:
         cls = getattr(tinker.types, path.rpartition(".")[2])
         assert all(hasattr(cls, name) for name in PYDANTIC), path
 
 
-def test_an_alias_is_one_class():
+def test_both_names_of_the_future_are_one_class():
     from tinkex_sync.compat.lib.public_interfaces.api_future import AwaitableConcurrentFuture
 
     assert AwaitableConcurrentFuture is APIFuture
 
 
 @pytest.mark.skipif(OFFICIAL is None, reason="TINKEX_OFFICIAL_PYTHON is not set")
-def test_the_record_is_what_the_official_package_has():
+def test_the_recorded_surface_is_that_of_the_official_package():
     assert surface(OFFICIAL, "official") == RECORDED

@@ -13,7 +13,7 @@ from tinkex_sync import errors, hookimpl, types
 from tinkex_sync.clients.sampling import SamplingClient
 from tinkex_sync.concurrency.clock import Clock
 from tinkex_sync.plugins.hookspecs import Source
-from tinkex_sync.polling.poller import Promise, poll
+from tinkex_sync.polling.poller import ServerFuture, poll
 
 from .registry import error_class, no_excuse, not_understood, only, replay38
 
@@ -82,7 +82,7 @@ def futures(case: Dict[str, Any], document: Dict[str, Any], row: Optional[int]) 
 
         queue_states = QueueStates(session.observers, session.clock) if given["observer"] else None
         try:
-            outcome = poll(session, Promise("rf-1", kind, 0.1), call, states=queue_states)
+            outcome = poll(session, ServerFuture("rf-1", kind, 0.1), call, states=queue_states)
         except errors.TinkexError as error:
             outcome = error
         session.end(call)
@@ -277,7 +277,7 @@ def budgeted_fetch(case: Dict[str, Any], document: Dict[str, Any], row: Optional
 
         def fetch(number: int) -> None:
             call = session.begin(Source("training", "model-1", "sess-1"), "optim_step")
-            poll(session, Promise(f"rf-{number}", "optim_step"), call)
+            poll(session, ServerFuture(f"rf-{number}", "optim_step"), call)
             session.end(call)
 
         threads = [threading.Thread(target=fetch, args=(number,)) for number in range(len(sizes))]

@@ -5,7 +5,7 @@ import threading
 import time
 from typing import Any, Dict, List, Optional
 
-from polling_rules import outlook
+from polling_rules import expected_polls
 from scripted_server import Answer, Quiet, Request, ScriptedServer, SteppedClock, bare_session
 
 from tinkex_sync import SamplingClient, types
@@ -167,7 +167,7 @@ def check_result(outcome: Any, expected: Any) -> None:
 
 def check_polls(outcome: Any, answers: List[Answer], polled: List[Request]) -> None:
     """Rows 4, 6 and 22: assert the polling table of SERVERS.md, and our errors with the request id."""
-    foreseen = outlook(answers, GOOD)
+    foreseen = expected_polls(answers, GOOD)
     assert len(polled) == len(foreseen.iterations)
     if foreseen.error is None:
         assert isinstance(outcome, types.SampleResponse), repr(outcome)

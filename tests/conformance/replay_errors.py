@@ -8,16 +8,16 @@ from typing import Any, Callable, Dict, List, Optional, Tuple
 
 import pytest
 import requests as python_requests
-from polling_rules import outlook
+from polling_rules import expected_polls
 from scripted_server import Answer, SteppedClock, bare_session
 
 from tinkex_sync import errors
 from tinkex_sync.concurrency.clock import Clock
 from tinkex_sync.errors import APIResponseValidationError, RequestFailedError, TinkexError
-from tinkex_sync.http.endpoints import ENDPOINTS, PROMISES
+from tinkex_sync.http.endpoints import ENDPOINTS, OPERATIONS
 from tinkex_sync.http.request import Request
 from tinkex_sync.plugins.hookspecs import Source
-from tinkex_sync.polling.poller import Promise, poll
+from tinkex_sync.polling.poller import ServerFuture, poll
 
 from .registry import RENAMED_ERRORS, error_class, no_excuse, not_understood, only, replay, same
 from .replay_retries import HTTPX_OTHERS, HTTPX_TIMEOUTS
@@ -27,7 +27,7 @@ WRONG_FORM = "Data returned by API invalid for expected schema."
 OUTCOME = ("returned", "value", "exception", "mro", "str", "message", "status_code", "body", "cause")
 MORE = ("request_id", "category", "pickle", "polls", "gaps_s")
 #: Endpoint by the type of its result.
-KINDS = {kind.reply.__name__: name for name, kind in PROMISES.items() if name != "forward"}
+KINDS = {kind.result.__name__: name for name, kind in OPERATIONS.items() if name != "forward"}
 KINDS["SaveWeightsForSamplerResponse"] = "save_weights_for_sampler"
 
 
@@ -174,7 +174,7 @@ def polled(given: Dict[str, Any], expected: Dict[str, Any], row: Optional[int]) 
         call = session.begin(Source("training", "model-1", "s"), endpoint)
         outcome: Any
         try:
-            outcome = poll(session, Promise(given["request_id"], endpoint, 0.5), call)
+            outcome = poll(session, ServerFuture(given["request_id"], endpoint, 0.5), call)
         except Exception as error:
             outcome = error
         finally:
@@ -238,7 +238,7 @@ def check_table(
     given: Dict[str, Any],
 ) -> None:
     """Rows 4, 5, 6, 8 and 22: assert the polling table of SERVERS.md, and our errors with the request id."""
-    foreseen = outlook(answers, good)
+    foreseen = expected_polls(answers, good)
     assert [header["x-tinker-request-iteration"] for header in headers] == list(map(str, foreseen.iterations))
     assert len(gaps) == len(foreseen.gaps)
     for gap, (least, most) in zip(gaps, foreseen.gaps):
@@ -247,7 +247,7 @@ def check_table(
         # The type decides whether the last body is valid.
         if isinstance(outcome, APIResponseValidationError):
             with pytest.raises(APIResponseValidationError):
-                PROMISES[KINDS[given["expected_type"]]].reply.from_wire(given["server"][-1]["body"])
+                OPERATIONS[KINDS[given["expected_type"]]].result.from_wire(given["server"][-1]["body"])
         else:
             assert type(outcome).__name__ == given["expected_type"]
             return

@@ -8,7 +8,7 @@ from scripted_server import Answer, Request, SteppedClock, bare_session
 from tinkex_sync.plugins.hookspecs import Source, hookimpl
 from tinkex_sync.plugins.queue_log import QueueLog
 from tinkex_sync.plugins.queue_log import logger as queue_logger
-from tinkex_sync.polling.poller import Promise, poll
+from tinkex_sync.polling.poller import ServerFuture, poll
 from tinkex_sync.polling.queue_states import QueueStates
 from tinkex_sync.types import QueueState
 
@@ -73,7 +73,7 @@ def record_polls(kind: str, client: str, answers: List[Tuple[Optional[float], An
             call = session.begin(Source(kind, client, "sess-1"), endpoint)
             states = QueueStates(session.observers, clock)
             try:
-                poll(session, Promise("rq", endpoint), call, states=states)
+                poll(session, ServerFuture("rq", endpoint), call, states=states)
             finally:
                 session.end(call)
             assert len(server.sent("retrieve_future")) == len(answers) + 1

@@ -82,7 +82,7 @@ class Client:
         self.service = tinker.ServiceClient(base_url=server.base_url)
         server.clear()
         script(server, exchanges)
-        self.session = self.service.holder._session
+        self.session = self.service.holder.session
         for name in COUNTERS:
             first = self.first(name)
             if first is not None:

@@ -1,4 +1,4 @@
-"""Retry policies, run on a clock whose waits pass at once."""
+"""Retry policies, run on a clock whose waits pass immediately."""
 
 import logging
 import pickle
@@ -10,7 +10,8 @@ import tenacity
 from retry_runs import POLICIES, run
 from scripted_server import Answer, SteppedClock, bare_session
 
-from tinkex_sync import hookimpl
+from tinkex_sync import hookimpl, types
+from tinkex_sync.clients.sampling import SamplingClient
 from tinkex_sync.config import Config, RetryStrategies
 from tinkex_sync.errors import (
     APIConnectionError,
@@ -19,6 +20,7 @@ from tinkex_sync.errors import (
     ConfigError,
     DeadlineExceeded,
     InternalServerError,
+    NotFoundError,
     status_error,
 )
 from tinkex_sync.http.request import Request
@@ -57,11 +59,11 @@ def runs(attempts, clock, failures):
         ({"retry-after-ms": "x", "retry-after": "9"}, 9.0),
     ],
 )
-def test_what_a_server_asks_for(headers, seconds):
+def test_retry_after_is_read_as_seconds_milliseconds_or_date(headers, seconds):
     assert retry_after(headers) == seconds
 
 
-def test_the_error_at_the_end_says_how_often_and_how_long(clock):
+def test_the_final_error_contains_the_number_of_attempts_and_their_time(clock):
     last = status_error(503, body="busy")
     with pytest.raises(InternalServerError) as caught:
         runs(
@@ -78,19 +80,19 @@ def test_the_error_at_the_end_says_how_often_and_how_long(clock):
 
 @pytest.mark.parametrize("name", ["short", "submit"])
 @pytest.mark.parametrize("status", [409, 501])
-def test_what_is_permanent_is_tried_three_times(clock, name, status):
+def test_409_with_detail_and_501_are_final_at_the_third_attempt(clock, name, status):
     attempts = Attempts(POLICIES[name], clock)
     with pytest.raises(Exception) as caught:
         runs(attempts, clock, [status_error(status, body={"detail": "x"}) for _ in range(9)])
     assert (caught.value.status_code, attempts.number) == (status, 3)
 
 
-def test_a_409_that_gives_no_reason_is_retried_like_any(clock):
+def test_a_409_without_detail_is_retried_like_others(clock):
     attempts = Attempts(POLICIES["submit"], clock)
     assert runs(attempts, clock, [status_error(409, body={}) for _ in range(9)]) == "ok"
 
 
-def test_an_attempt_that_cannot_fit_is_not_begun(clock):
+def test_an_attempt_that_cannot_end_before_the_limit_is_not_started(clock):
     attempts = Attempts(POLICIES["submit"], clock)
 
     def send(made):
@@ -103,7 +105,7 @@ def test_an_attempt_that_cannot_fit_is_not_begun(clock):
     assert (attempts.number, clock.time()) == (2, 1000.0 + 140 + 1 + 140)
 
 
-def test_a_late_attempt_is_cut_where_the_policy_ends(clock):
+def test_a_late_attempt_is_cut_at_the_limit(clock):
     attempts = Attempts(POLICIES["submit"], clock)
     cuts = []
 
@@ -118,7 +120,7 @@ def test_a_late_attempt_is_cut_where_the_policy_ends(clock):
     assert clock.time() == 1300.0
 
 
-def test_time_spent_waiting_to_be_let_in_does_not_count(clock):
+def test_excluded_time_does_not_count_towards_the_limit(clock):
     attempts = Attempts(POLICIES["submit"], clock)
 
     def send(made):
@@ -132,7 +134,7 @@ def test_time_spent_waiting_to_be_let_in_does_not_count(clock):
     assert attempts.elapsed == pytest.approx(7.0)
 
 
-def test_jitter_is_only_for_a_crowd(clock):
+def test_submit_waits_have_jitter_only_while_other_calls_wait(clock):
     attempts = Attempts(POLICIES["submit"], clock)
     attempts.random = lambda: 1.0
     failures = [status_error(503, body="") for _ in range(2)]
@@ -143,7 +145,7 @@ def test_jitter_is_only_for_a_crowd(clock):
     assert clock.waits == [1.0, 2.0, 0.75, 1.5]
 
 
-def test_a_warning_after_ten_seconds_of_retrying(clock, caplog):
+def test_a_warning_is_logged_after_ten_seconds_of_retrying(clock, caplog):
     with caplog.at_level(logging.WARNING, "tinkex_sync.http.retry"):
         runs(Attempts(POLICIES["submit"], clock), clock, [status_error(503, body="x") for _ in range(7)])
     assert [record.getMessage().partition(" error=")[0] for record in caplog.records] == [
@@ -161,13 +163,13 @@ def test_a_warning_after_ten_seconds_of_retrying(clock, caplog):
         ([APITimeoutError()], True),
     ],
 )
-def test_what_leaves_doubt(clock, failures, in_doubt):
+def test_an_attempt_is_in_doubt_if_the_server_may_have_received_it(clock, failures, in_doubt):
     attempts = Attempts(POLICIES["submit"], clock)
     runs(attempts, clock, failures)
     assert attempts.in_doubt is in_doubt
 
 
-def test_an_attempt_that_never_left_leaves_no_doubt(clock):
+def test_an_attempt_that_was_not_sent_is_not_in_doubt(clock):
     refused = APIConnectionError()
     refused.unsent = True
     attempts = Attempts(POLICIES["submit"], clock)
@@ -186,7 +188,7 @@ def test_a_sleep_ends_at_the_deadline_and_at_close(clock):
             session.sleep(1.0)
 
 
-def test_a_drop_on_a_used_connection_is_sent_again_at_once(clock):
+def test_a_request_on_a_dropped_kept_alive_connection_is_sent_again_immediately(clock):
     with bare_session(clock) as (server, session):
         server.script("unload_model", Answer(body={"request_id": "a"}), Answer(drop=True))
         server.defaults["unload_model"] = Answer(body={"request_id": "b"})
@@ -200,7 +202,7 @@ def test_a_drop_on_a_used_connection_is_sent_again_at_once(clock):
     assert keys[0] != keys[1] == keys[2]
 
 
-def test_settings_of_a_sampling_client_make_its_delays():
+def test_retry_config_sets_the_delays_of_resubmissions():
     config = RetryConfig(retry_delay_base=2.0, retry_delay_max=9.0, jitter_factor=0.5)
     assert [config.resubmit_delay(n, lambda: 0.5) for n in range(5)] == [2.0, 4.0, 8.0, 9.0, 9.0]
     assert [config.resubmit_delay(0, lambda: 0.0), config.resubmit_delay(3, lambda: 0.999999)] == [1.0, 9.0]
@@ -226,15 +228,60 @@ def test_an_unknown_policy_is_refused_by_name():
         Config(retry_strategies={"sample": RetryStrategies()})
 
 
+class AttemptRecorder:
+    """Records attempt and status of every request."""
+
+    def __init__(self):
+        self.attempts = []
+
+    @hookimpl
+    def tinkex_request_finished(self, path, attempt, status):
+        self.attempts.append((path.rpartition("/")[2], attempt, status))
+
+
 def test_observers_get_the_number_of_each_attempt(clock):
-    class Recorder:
-        attempts = []
-
-        @hookimpl
-        def tinkex_request_finished(self, attempt, status):
-            self.attempts.append((attempt, status))
-
-    with bare_session(clock, (Recorder(),)) as (server, session):
+    recorder = AttemptRecorder()
+    with bare_session(clock, (recorder,)) as (server, session):
         server.script("healthz", Answer(500), Answer(503), Answer(500), Answer(body={"status": "ok"}))
         session.call(Request("healthz"))
-    assert Recorder.attempts == [(1, 500), (2, 503), (3, 500), (4, 200)]
+    assert recorder.attempts == [
+        ("healthz", 1, 500),
+        ("healthz", 2, 503),
+        ("healthz", 3, 500),
+        ("healthz", 4, 200),
+    ]
+
+
+def test_observers_get_the_number_of_each_attempt_of_samples_and_polls(clock):
+    recorder = AttemptRecorder()
+    with bare_session(clock, (recorder,)) as (server, session):
+        server.script("asample", Answer(429, {}), Answer(503), Answer(body={"request_id": "rf-1"}))
+        server.script("retrieve_future", Answer(503), Answer(503), Answer(408, {}), Answer(503))
+        server.defaults["retrieve_future"] = Answer(
+            body={"type": "sample", "sequences": [{"tokens": [1], "stop_reason": "stop"}]}
+        )
+        sampler = SamplingClient(session, "sampler-1")
+        sampler.sample(types.ModelInput.from_ints([1]), 1, types.SamplingParams(max_tokens=1))
+    assert recorder.attempts == [
+        ("asample", 1, 429),
+        ("asample", 2, 503),
+        ("asample", 3, 200),
+        ("retrieve_future", 1, 503),
+        ("retrieve_future", 2, 503),
+        ("retrieve_future", 3, 408),
+        # The server has answered that the operation is in progress: the next poll is a new request.
+        ("retrieve_future", 1, 503),
+        ("retrieve_future", 2, 200),
+    ]
+
+
+@pytest.mark.parametrize("endpoint", ["asample", "get_info"])
+def test_a_missing_endpoint_is_named_in_the_error(clock, endpoint):
+    with bare_session(clock) as (server, session):
+        server.defaults[endpoint] = Answer(404, {"detail": "Not Found"})
+        with pytest.raises(NotFoundError, match=f"no such endpoint: POST http.*/api/v1/{endpoint}"):
+            if endpoint == "asample":
+                sampler = SamplingClient(session, "sampler-1")
+                sampler.sample(types.ModelInput.from_ints([1]), 1, types.SamplingParams(max_tokens=1))
+            else:
+                session.call(Request("get_info", {"model_id": "m"}))

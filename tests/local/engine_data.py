@@ -1,4 +1,4 @@
-"""Small models and datums for the engine's tests."""
+"""Small models and datums for the tests of the engine."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from tinkex_sync.local.engine import TrainingModel
 from tinkex_sync.local.engine.architecture import BASE_MODELS, ModelConfig
 
 SMALL = "test/small"
-#: Small enough for finite differences; otherwise like the real ones.
+#: Small enough for finite differences, with the structure of the real models.
 CONFIG = ModelConfig(dim=16, layers=2, heads=2, hidden=24, context=64, seed=7)
 BASE_MODELS[SMALL] = CONFIG
 
@@ -33,8 +33,8 @@ def text_datum(text, **inputs):
     return datum(tokens[:-1], tokens[1:], **inputs)
 
 
-def stirred(seed=3, **options):
-    """A small model whose adapters are all away from zero, so that every gradient is too."""
+def randomized_model(seed=3, **options):
+    """Return a small model in which no adapter, and therefore no gradient, is zero."""
     model = TrainingModel(SMALL, rank=3, seed=1, **options)
     stream = np.random.RandomState(seed)
     for array in model.adapters.values():
@@ -43,13 +43,13 @@ def stirred(seed=3, **options):
 
 
 def plain_batch(seed=5):
-    """Tokens and targets of datums of unequal lengths."""
+    """Return tokens and targets of datums of different lengths."""
     stream = np.random.RandomState(seed)
     return [(stream.randint(0, 258, n), stream.randint(0, 258, n)) for n in LENGTHS]
 
 
 def batch_for(loss_fn, model):
-    """Datums for ``loss_fn`` whose probability ratios run through RATIOS, with advantages of both signs."""
+    """Return datums for ``loss_fn`` with the probability ratios in RATIOS and advantages of both signs."""
     rows = plain_batch()
     if loss_fn == "cross_entropy":
         return [datum(x, y, weights=np.linspace(-0.5, 2, len(x)).tolist()) for x, y in rows]

@@ -1,4 +1,4 @@
-"""A batch of mixed text, images and asset pointers, an optimizer step, and many samples: under either package.
+"""Train on a batch of text, images and asset pointers, and sample many prompts, under either package.
 
 python drive_both.py tinker|tinkex_sync DATUMS SAMPLES
 """
@@ -16,15 +16,15 @@ rng = random.Random(11)
 
 
 def chunks(index):
-    made = [types.EncodedTextChunk(tokens=[rng.randrange(256) for _ in range(rng.randrange(20, 400))])]
+    found = [types.EncodedTextChunk(tokens=[rng.randrange(256) for _ in range(rng.randrange(20, 400))])]
     if index % 7 == 0:
         data = bytes(rng.randrange(256) for _ in range(rng.randrange(100, 60_000)))
-        made.append(types.ImageChunk(data=data, format="png", expected_tokens=4))
+        found.append(types.ImageChunk(data=data, format="png", expected_tokens=4))
     if index % 11 == 0:
-        made.append(
+        found.append(
             types.ImageAssetPointerChunk(format="jpeg", location=f"asset://é/{index}", expected_tokens=3)
         )
-    return made
+    return found
 
 
 def datum(index):
@@ -39,7 +39,7 @@ def datum(index):
     )
 
 
-def done(result):
+def wait(result):
     return result.result() if hasattr(result, "result") else result
 
 
@@ -47,8 +47,8 @@ service = ServiceClient()
 training = service.create_lora_training_client("tinkex/tiny", rank=2, seed=1)
 batch = [datum(index) for index in range(datums)]
 prompts = [types.ModelInput(chunks=chunks(index)) for index in range(samples)]
-done(training.forward_backward(batch, "cross_entropy"))
-done(training.optim_step(types.AdamParams(learning_rate=1e-3, weight_decay=0.1)))
+wait(training.forward_backward(batch, "cross_entropy"))
+wait(training.optim_step(types.AdamParams(learning_rate=1e-3, weight_decay=0.1)))
 sampler = training.save_weights_and_get_sampling_client()
 params = types.SamplingParams(max_tokens=2, seed=3)
 submit = sampler.sample if package == "tinker" else sampler.submit_sample

@@ -1,9 +1,9 @@
-"""The same batch and the same samples through the official SDK and through ours: what each sends, compared.
+"""Compare the requests of the official SDK and of tinkex_sync for the same batch and the same samples.
 
     python tests/official/side_by_side.py OFFICIAL_PYTHON
 
-Both run against one embedded server, through a proxy that keeps the bodies. Prints chunk boundaries, the number of
-bodies compared and every difference; exits with 1 if there is one.
+Both use one embedded server, through a proxy that records the bodies. The program prints the chunk sizes, the number of
+compared bodies and every difference, and exits with 1 if there is a difference.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 HERE = Path(__file__).resolve().parent
 DATUMS, SAMPLES = 500, 300
 
-#: What the server takes for absent keys; the official SDK leaves out what nobody set.
+#: The server's defaults. The official SDK does not send fields that were not set.
 DEFAULTS = {
     "adam_params": {
         "learning_rate": 1e-4,
@@ -37,7 +37,7 @@ DEFAULTS = {
 
 
 class RecordingProxy:
-    """Forwards to one server and keeps (path, body) of every POST, in order of arrival."""
+    """Forwards requests to one server and records (path, body) of every POST, in order of arrival."""
 
     def __init__(self, target: str) -> None:
         self.seen: List[Tuple[str, Any]] = []
@@ -55,12 +55,12 @@ class RecordingProxy:
                         seen.append((self.path, json.loads(body)))
                 upstream = http.client.HTTPConnection(host, timeout=120)
                 upstream.request(self.command, self.path, body, dict(self.headers))
-                answer = upstream.getresponse()
-                content = answer.read()
-                self.send_response(answer.status)
+                response = upstream.getresponse()
+                content = response.read()
+                self.send_response(response.status)
                 for name in ("Content-Type", "Location", "Expires"):
-                    if answer.headers.get(name):
-                        self.send_header(name, answer.headers[name])
+                    if response.headers.get(name):
+                        self.send_header(name, response.headers[name])
                 self.send_header("Content-Length", str(len(content)))
                 self.end_headers()
                 self.wfile.write(content)
@@ -73,7 +73,7 @@ class RecordingProxy:
 
         class Server(http.server.ThreadingHTTPServer):
             daemon_threads = True
-            # 300 samples connect at once; a refused one would be sent again, under another number.
+            # 300 samples connect concurrently. A refused one would be sent again with another number.
             request_queue_size = 1024
 
         self._server = Server(("127.0.0.1", 0), Handler)
@@ -105,7 +105,7 @@ def record(python: str, package: str, target: str) -> List[Tuple[str, Any]]:
 
 
 def filled_in(body: Any) -> Any:
-    """A body with the server's defaults, without what names this run only, floats as float32."""
+    """Return a body with the server's defaults and without the ids of this run."""
     if isinstance(body, dict):
         filled = {key: filled_in(value) for key, value in body.items()}
         for key, defaults in DEFAULTS.items():
@@ -120,12 +120,12 @@ def filled_in(body: Any) -> Any:
 
 
 def compare(official: List[Tuple[str, Any]], ours: List[Tuple[str, Any]]) -> List[str]:
-    """Differences, in words."""
+    """Return descriptions of the differences."""
     found: List[str] = []
     for path in ("/api/v1/forward_backward", "/api/v1/optim_step", "/api/v1/asample"):
         theirs, mine = ([filled_in(body) for at, body in seen if at == path] for seen in (official, ours))
         if path.endswith("asample"):
-            # Both number samples without gaps, but which of those submitted together leaves first is chance.
+            # Both number samples without gaps, but concurrently submitted samples are sent in any order.
             for name, bodies in (("official", theirs), ("ours", mine)):
                 numbers = sorted(body.pop("seq_id") for body in bodies)
                 if numbers != list(range(len(bodies))):

@@ -1,4 +1,4 @@
-"""One poll for all samples of a sampling session, as a server of today's protocol may ask for."""
+"""One poll for all samples of a sampling session, on servers of protocol 0.38.0 that support it."""
 
 import threading
 
@@ -14,23 +14,23 @@ PROMPT = types.ModelInput.from_ints([1, 2])
 ONE = types.SamplingParams(max_tokens=2)
 
 
-class Bulk:
-    """Answers asample, retrieve_futures and retrieve_future; completions come as they are released."""
+class BulkServer:
+    """Scripts asample, retrieve_futures and retrieve_future; each sample is complete immediately."""
 
     def __init__(self, server, sizes=True, first=()):
         self._lock = threading.Condition()
         self.server, self.sizes = server, sizes
-        self.promised, self.finished, self.heard = 0, [], 0
+        self.accepted, self.finished = 0, []
         server.defaults["create_session"] = Answer(body={"session_id": "sess-1"})
-        server.defaults["asample"] = self.promise
+        server.defaults["asample"] = self.accept
         server.script("retrieve_futures", *first)
         server.defaults["retrieve_futures"] = self.poll
         server.defaults["retrieve_future"] = self.result
 
-    def promise(self, request):
+    def accept(self, request):
         with self._lock:
-            self.promised += 1
-            name = f"req-{self.promised}"
+            self.accepted += 1
+            name = f"req-{self.accepted}"
             self.finished.append(name)
             self._lock.notify_all()
         return Answer(body={"request_id": name})
@@ -77,9 +77,9 @@ def until(condition):
     return False
 
 
-def test_one_sample_and_its_acknowledgement():
+def test_one_sample_is_waited_for_fetched_and_acknowledged():
     with bare_session(protocol="auto") as (server, session):
-        bulk = Bulk(server)
+        bulk = BulkServer(server)
         sampler = sampler_of(server, session)
         assert sampler.sample(PROMPT, 1, ONE).sequences[0].tokens == [1]
         assert until(lambda: bulk.acknowledged() == ["req-1"])
@@ -95,20 +95,22 @@ def test_one_sample_and_its_acknowledgement():
         }
         (fetch,) = server.sent("retrieve_future")
         assert fetch.body == {"request_id": "req-1", "allow_metadata_only": False}
-        said = [one.body for one in server.sent("retrieve_futures") if one.body["retrieved_request_ids"]]
-        assert all(one["timeout"] == 0.0 for one in said)
+        acknowledging = [
+            one.body for one in server.sent("retrieve_futures") if one.body["retrieved_request_ids"]
+        ]
+        assert all(one["timeout"] == 0.0 for one in acknowledging)
 
 
-def test_a_result_of_unknown_size_is_asked_for_as_any_other():
+def test_a_result_of_unknown_size_is_fetched_by_its_size_first():
     with bare_session(protocol="auto") as (server, session):
-        Bulk(server, sizes=False)
+        BulkServer(server, sizes=False)
         sampler_of(server, session).sample(PROMPT, 1, ONE)
         assert server.sent("retrieve_future")[0].body["allow_metadata_only"] is True
 
 
-def test_a_thousand_samples_share_one_poll_and_each_gets_its_own_result():
+def test_a_thousand_samples_share_the_polls_and_each_has_its_own_result():
     with bare_session(protocol="auto") as (server, session):
-        bulk = Bulk(server)
+        bulk = BulkServer(server)
         sampler = sampler_of(server, session)
         futures = [sampler.submit_sample(PROMPT, 1, ONE) for _ in range(1000)]
         tokens = sorted(future.result(60).sequences[0].tokens[0] for future in futures)
@@ -131,9 +133,9 @@ def test_a_thousand_samples_share_one_poll_and_each_gets_its_own_result():
         [Answer(drop=True)] * 2,
     ],
 )
-def test_polls_that_fail_for_a_while_are_repeated(answers):
+def test_bulk_polls_are_sent_again_after_these_failures(answers):
     with bare_session(ScaledClock(50.0), protocol="auto") as (server, session):
-        Bulk(server, first=answers)
+        BulkServer(server, first=answers)
         assert sampler_of(server, session).sample(PROMPT, 1, ONE).sequences[0].tokens == [1]
 
 
@@ -147,9 +149,9 @@ def test_polls_that_fail_for_a_while_are_repeated(answers):
         [Answer(text="<html>")],
     ],
 )
-def test_a_poll_that_fails_for_good_fails_all_who_wait_now_and_later(answers):
+def test_a_final_failure_of_a_bulk_poll_fails_current_and_later_samples(answers):
     with bare_session(ScaledClock(50.0), protocol="auto") as (server, session):
-        Bulk(server, first=answers)
+        BulkServer(server, first=answers)
         sampler = sampler_of(server, session)
         with pytest.raises(errors.TinkexError):
             sampler.sample(PROMPT, 1, ONE)
@@ -159,9 +161,9 @@ def test_a_poll_that_fails_for_good_fails_all_who_wait_now_and_later(answers):
         assert len(server.sent("retrieve_futures")) == polls
 
 
-def test_closing_ends_the_wait():
+def test_closing_ends_the_wait_for_a_completion():
     with bare_session(protocol="auto") as (server, session):
-        Bulk(server)
+        BulkServer(server)
         held = threading.Event()
         server.script(
             "retrieve_futures", Answer(body={}, hold=lambda: (held.set(), server.stopping.wait(20)))
@@ -173,19 +175,19 @@ def test_closing_ends_the_wait():
             future.result(10)
 
 
-def test_the_callers_time_ends_the_wait():
+def test_the_callers_timeout_ends_the_wait_for_a_completion():
     with bare_session(protocol="auto") as (server, session):
-        Bulk(server)
+        BulkServer(server)
         server.defaults["retrieve_futures"] = Answer(
             body={"completions": [], "cursor": 0}, hold=lambda: server.stopping.wait(0.05)
         )
-        with pytest.raises(errors.DeadlineExceeded) as late:
+        with pytest.raises(errors.DeadlineExceeded) as caught:
             sampler_of(server, session).sample(PROMPT, 1, ONE, timeout=0.3)
-        assert late.value.phase == "polling" and late.value.request_id == "req-1"
+        assert caught.value.phase == "polling" and caught.value.request_id == "req-1"
 
 
-def test_other_servers_are_polled_promise_by_promise():
+def test_servers_without_bulk_polls_get_one_poll_per_sample():
     with bare_session(protocol="auto") as (server, session):
-        Bulk(server)
+        BulkServer(server)
         sampler_of(server, session, {"fwdbwd_max_chunk_len": 4}).sample(PROMPT, 1, ONE)
         assert not server.sent("retrieve_futures")

@@ -12,7 +12,7 @@ from tinkex_sync.clients.sampling import SamplingClient
 from tinkex_sync.concurrency.clock import ScaledClock
 from tinkex_sync.plugins.hookspecs import Source
 from tinkex_sync.plugins.queue_log import QueueLog
-from tinkex_sync.polling.poller import Promise, poll
+from tinkex_sync.polling.poller import ServerFuture, poll
 from tinkex_sync.polling.queue_states import QueueStates
 
 PROMPT = types.ModelInput.from_ints([1, 2])
@@ -128,7 +128,7 @@ def test_the_log_says_each_minute_that_a_pause_lasts_however_the_server_says_so(
         server.defaults["retrieve_future"] = Answer(body={"metrics": {}})
         call = session.begin(Source("training", "model-1", "sess-1"), "optim_step")
         states = QueueStates(session.observers, clock)
-        poll(session, Promise("rf-1", "optim_step"), call, states=states)
+        poll(session, ServerFuture("rf-1", "optim_step"), call, states=states)
         session.end(call)
         said = [one for one in caplog.records if "Training is paused" in one.getMessage()]
         assert len(said) == 4

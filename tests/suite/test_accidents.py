@@ -109,7 +109,7 @@ def test_a_result_lost_on_its_way(imitated, quick):
     imitated.hold = 5.0
     imitated.script["retrieve_future"] = ["after"]
     if imitated.column.once:
-        with pytest.raises(ResultLostError, match="handed out to a poll that broke off"):
+        with pytest.raises(ResultLostError, match="sent in a response that was lost"):
             learner.forward_backward([datum()], "cross_entropy")
     else:
         learner.forward_backward([datum()], "cross_entropy")

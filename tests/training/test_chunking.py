@@ -1,4 +1,4 @@
-"""Boundaries: order, limits, laziness."""
+"""Where a batch is divided: order, limits, lazy reading."""
 
 import itertools
 
@@ -32,21 +32,21 @@ def test_a_chunk_ends_only_where_one_more_would_not_fit(sizes, max_items, max_by
         assert full or chunk.estimated_bytes + sizes[following.start] > max_bytes
 
 
-def test_planning_draws_no_further_than_it_must() -> None:
-    drawn = []
-    sizes = (drawn.append(size) or size for size in itertools.repeat(1))
+def test_sizes_are_read_one_item_ahead_of_the_chunk() -> None:
+    read = []
+    sizes = (read.append(size) or size for size in itertools.repeat(1))
     chunks = plan(sizes, max_items=3)
     assert next(chunks)[:3] == (0, 0, 3)
-    assert len(drawn) == 4
+    assert len(read) == 4
     assert next(chunks)[:3] == (1, 3, 6)
-    assert len(drawn) == 7
+    assert len(read) == 7
 
 
-def test_no_items_no_chunks() -> None:
+def test_an_empty_batch_has_no_chunks() -> None:
     assert list(plan([])) == []
 
 
-def test_the_limits_of_the_official_sdk_are_the_defaults() -> None:
+def test_the_default_limits_are_those_of_the_official_sdk() -> None:
     assert [chunk.stop for chunk in plan([1] * 1025)] == [1024, 1025]
     assert [chunk.stop for chunk in plan([2_500_000, 2_500_000, 1])] == [2, 3]
     assert [chunk.stop for chunk in plan([1, 6_000_000, 1])] == [1, 2, 3]

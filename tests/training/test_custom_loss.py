@@ -1,4 +1,4 @@
-"""A loss of the caller's own: with numpy everywhere, with torch where it is installed."""
+"""Custom loss functions, with numpy and, if it is installed, with torch."""
 
 import sys
 import threading
@@ -27,7 +27,7 @@ def datum(length=6, **inputs):
 
 
 def cross_entropy(data, logprobs):
-    """What the server's own "cross_entropy" computes, with its gradient."""
+    """Return the loss that the server computes as "cross_entropy", its gradient, and a metric."""
     weights = [one.loss_fn_inputs["weights"].to_numpy() for one in data]
     loss = -sum(float((w * lp).sum()) for w, lp in zip(weights, logprobs))
     return loss, [-w for w in weights], {"mine:sum": loss}
@@ -35,7 +35,7 @@ def cross_entropy(data, logprobs):
 
 @pytest.fixture
 def scripted():
-    """(server, client): a forward of two datums works, with logprobs -1, -2 and so on."""
+    """Return (server, client). Results of passes are scripted by each test."""
     with bare_session() as (server, session):
         server.defaults["forward"] = Answer(body={"request_id": "f"})
         server.defaults["forward_backward"] = Answer(body={"request_id": "b"})
@@ -43,6 +43,7 @@ def scripted():
 
 
 def outputs(*lengths):
+    """Return the result of a forward pass, with log probabilities -1, -2 and so on for datums of these lengths."""
     made = [
         {"logprobs": {"data": [-1.0 - k for k in range(n)], "dtype": "float32", "shape": [n]}}
         for n in lengths
@@ -52,7 +53,7 @@ def outputs(*lengths):
     )
 
 
-def test_trains_exactly_as_the_servers_own_loss_does(service):
+def test_a_custom_cross_entropy_trains_exactly_as_the_servers_does(service):
     learned = []
     for custom in (False, True):
         client = service.create_lora_training_client(
@@ -68,7 +69,7 @@ def test_trains_exactly_as_the_servers_own_loss_does(service):
     assert learned[0] == learned[1]
 
 
-def test_the_weights_are_minus_the_gradient_and_the_metrics_lie_over_the_servers(scripted):
+def test_the_weights_are_minus_the_gradient_and_the_losss_metrics_win_on_conflicts(scripted):
     server, client = scripted
     server.script("retrieve_future", outputs(5, 3), outputs(5, 3))
     threads = []
@@ -87,7 +88,7 @@ def test_the_weights_are_minus_the_gradient_and_the_metrics_lie_over_the_servers
     assert sent[1]["target_tokens"]["data"] == list(TEXT[1:4])
 
 
-def test_submitting_returns_the_future_of_the_second_half(scripted):
+def test_the_submitted_form_returns_the_future_of_the_second_pass(scripted):
     server, client = scripted
     free = threading.Event()
     server.script("retrieve_future", outputs(5))
@@ -113,7 +114,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_a_loss_that_returns_something_else_is_told_what_is_wrong_and_nothing_is_accumulated(scripted, name):
+def test_an_invalid_result_of_the_loss_function_is_an_error_and_no_gradient_is_sent(scripted, name):
     server, client = scripted
     server.script("retrieve_future", outputs(5))
     loss, error, text = BAD[name]
@@ -122,7 +123,7 @@ def test_a_loss_that_returns_something_else_is_told_what_is_wrong_and_nothing_is
     assert server.sent("forward_backward") == []
 
 
-def test_fewer_outputs_than_datums_is_an_error_that_says_how_many(scripted):
+def test_fewer_outputs_than_datums_is_an_error_with_both_numbers(scripted):
     server, client = scripted
     server.script("retrieve_future", outputs(5))
     with pytest.raises(APIResponseValidationError, match="2 datums came back with 1 outputs"):
@@ -130,7 +131,7 @@ def test_fewer_outputs_than_datums_is_an_error_that_says_how_many(scripted):
     assert server.sent("forward_backward") == []
 
 
-def test_no_gradient_is_sent_after_the_timeout(scripted):
+def test_no_gradient_is_sent_if_the_timeout_passes_in_the_loss_function(scripted):
     server, client = scripted
     server.script("retrieve_future", outputs(5))
 
@@ -144,7 +145,7 @@ def test_no_gradient_is_sent_after_the_timeout(scripted):
     assert server.sent("forward_backward") == []
 
 
-def test_wrong_arguments_are_refused_before_anything_is_sent(scripted):
+def test_invalid_arguments_are_rejected_before_anything_is_sent(scripted):
     server, client = scripted
     with pytest.raises(TypeError, match="loss_fn must be a function"):
         client.forward_backward_custom([datum()], "cross_entropy")
@@ -153,7 +154,7 @@ def test_wrong_arguments_are_refused_before_anything_is_sent(scripted):
     assert server.requests == []
 
 
-def test_a_missing_library_names_the_extra_before_anything_is_sent(scripted, monkeypatch):
+def test_the_error_for_a_missing_library_names_the_extra_before_anything_is_sent(scripted, monkeypatch):
     server, client = scripted
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(MissingExtraError, match=r'pip install "tinkex-sync\[torch\]".*backend="numpy"'):
@@ -164,7 +165,7 @@ def test_a_missing_library_names_the_extra_before_anything_is_sent(scripted, mon
     assert server.requests == []
 
 
-def test_torch_differentiates_whatever_mode_the_caller_is_in(scripted):
+def test_torch_differentiates_in_no_grad_and_inference_mode(scripted):
     torch = pytest.importorskip("torch", reason="torch is not in this environment")
     server, client = scripted
     for mode in (torch.no_grad, torch.inference_mode):

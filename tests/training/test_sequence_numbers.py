@@ -1,4 +1,4 @@
-"""Numbers of training operations on servers that deduplicate, that demand consecutive numbers, and that do neither."""
+"""Sequence numbers on servers that deduplicate, that require consecutive numbers, and that do neither."""
 
 import pytest
 from imitations import (
@@ -31,7 +31,7 @@ POSTS = 8
 
 
 def run(server, **settings):
-    """A small script: two train steps, the first of three chunks; a save; one more step. Outcomes by operation."""
+    """Run two train steps, the first with three chunks, a save and an optimizer step; return "ok" or each error."""
     outcomes = []
     with client(server, max_chunk_datums=2, clock=ScaledClock(50), **settings) as service:
         model = training(service)
@@ -60,7 +60,7 @@ OPERATIONS = [
 
 
 @pytest.mark.parametrize("column", COLUMNS, ids=NAMES)
-def test_each_operation_has_the_next_number_from_1(column):
+def test_operations_have_consecutive_numbers_from_1(column):
     with Imitation(column) as server:
         assert run(server) == ["ok"] * 4
         assert server.numbers() == list(enumerate(OPERATIONS, 1))
@@ -68,7 +68,7 @@ def test_each_operation_has_the_next_number_from_1(column):
 
 @pytest.mark.parametrize("lost", range(POSTS))
 @pytest.mark.parametrize("column", COLUMNS, ids=NAMES)
-def test_a_request_that_never_arrived_is_made_up_for(column, lost):
+def test_a_request_that_never_arrived_is_sent_again_under_its_number(column, lost):
     with Imitation(column) as server:
         server.script["training"] = [None] * lost + ["before"]
         assert run(server) == ["ok"] * 4
@@ -77,7 +77,7 @@ def test_a_request_that_never_arrived_is_made_up_for(column, lost):
 
 @pytest.mark.parametrize("lost", range(POSTS))
 @pytest.mark.parametrize("column", [SKYRL, HATCHERY], ids=["SkyRL", "Hatchery"])
-def test_where_the_server_deduplicates_a_lost_reply_applies_nothing_twice(column, lost):
+def test_servers_that_deduplicate_apply_nothing_twice_after_a_lost_response(column, lost):
     with Imitation(column) as server:
         server.script["training"] = [None] * lost + ["after"]
         assert run(server) == ["ok"] * 4
@@ -88,7 +88,7 @@ def test_where_the_server_deduplicates_a_lost_reply_applies_nothing_twice(column
 
 
 @pytest.mark.parametrize("lost", range(POSTS))
-def test_where_numbers_must_be_consecutive_a_lost_reply_is_told_and_the_rest_goes_on(lost):
+def test_servers_that_require_consecutive_numbers_report_a_lost_response_and_later_operations_work(lost):
     with Imitation(TUFT) as server:
         server.script["training"] = [None] * lost + ["after"]
         outcomes = run(server)
@@ -105,14 +105,14 @@ def test_where_numbers_must_be_consecutive_a_lost_reply_is_told_and_the_rest_goe
         error = error.__cause__
     assert isinstance(error, OutcomeUnknownError)
     assert error.seq_id == lost + 1
-    # What it had applied it applied once; what was withdrawn used up no number.
+    # Nothing was applied twice, and withdrawn operations used up no number.
     withdrawn = {0: OPERATIONS[1:4], 1: OPERATIONS[2:4], 2: OPERATIONS[3:4], 5: OPERATIONS[6:7]}.get(lost, [])
     expected = OPERATIONS[: lost + 1] + OPERATIONS[lost + 1 + len(withdrawn) :]
     assert numbers == list(enumerate(expected, 1))
 
 
 @pytest.mark.parametrize("lost", range(POSTS))
-def test_where_numbers_mean_nothing_a_lost_reply_may_apply_twice_under_one_number(lost):
+def test_servers_that_ignore_numbers_may_apply_an_operation_twice_after_a_lost_response(lost):
     with Imitation(NEITHER) as server:
         server.script["training"] = [None] * lost + ["after"]
         assert run(server) == ["ok"] * 4
@@ -121,7 +121,7 @@ def test_where_numbers_mean_nothing_a_lost_reply_may_apply_twice_under_one_numbe
 
 
 @pytest.mark.parametrize("column", COLUMNS, ids=NAMES)
-def test_a_refused_operation_gives_its_number_to_the_next(column):
+def test_the_number_of_a_rejected_operation_is_used_by_the_next_one(column):
     with Imitation(column) as server, client(server, clock=ScaledClock(50)) as service:
         model = training(service)
         model.forward_backward(datums(1), "cross_entropy")
@@ -133,7 +133,7 @@ def test_a_refused_operation_gives_its_number_to_the_next(column):
 
 
 @pytest.mark.parametrize("status", [409, 501])
-def test_statuses_that_are_permanent_somewhere_are_final_after_three_tries(status):
+def test_statuses_that_some_servers_return_permanently_are_final_after_three_attempts(status):
     with Imitation(HATCHERY) as server, client(server, clock=ScaledClock(50)) as service:
         model = training(service)
         server.script["training"] = [(status, {"detail": "no such loss"})] * 3
@@ -145,7 +145,7 @@ def test_statuses_that_are_permanent_somewhere_are_final_after_three_tries(statu
 
 
 @pytest.mark.parametrize("column", COLUMNS, ids=NAMES)
-def test_a_chunk_refused_in_the_middle(column):
+def test_a_chunk_rejected_in_the_middle_is_a_partial_batch_and_withdraws_the_optimizer_step(column):
     with Imitation(column) as server, client(server, max_chunk_datums=2, clock=ScaledClock(50)) as service:
         model = training(service)
         server.script["training"] = [None, (400, {"detail": "datum 3 is too long"})]
@@ -160,7 +160,7 @@ def test_a_chunk_refused_in_the_middle(column):
         with pytest.raises(PartialBatchError):
             server.script["training"] = [None, (422, {"detail": "again"})]
             model.train_step(datums(5), "cross_entropy", ADAM)
-        # The client goes on: the same two datums twice, and now the rest with its step.
+        # The client continues: the first two datums were sent twice; the next batch and its step are sent now.
         model.train_step(datums(3), "cross_entropy", ADAM)
         assert server.numbers() == [
             (1, "forward_backward"),
@@ -171,7 +171,7 @@ def test_a_chunk_refused_in_the_middle(column):
         ]
 
 
-def test_the_first_chunk_refused_is_the_plain_error():
+def test_a_rejected_first_chunk_is_raised_as_its_own_error():
     with Imitation(SKYRL) as server, client(server, max_chunk_datums=2) as service:
         model = training(service)
         server.script["training"] = [(400, {"detail": "no"})]
@@ -185,7 +185,7 @@ def test_the_first_chunk_refused_is_the_plain_error():
 
 
 @pytest.mark.parametrize("column", [SKYRL, HATCHERY], ids=["SkyRL", "Hatchery"])
-def test_a_promise_lost_once_is_asked_for_again_with_number_key_and_body(column):
+def test_an_operation_whose_result_was_lost_once_is_sent_again_with_the_same_number_key_and_body(column):
     with Imitation(column) as server, client(server, clock=ScaledClock(50)) as service:
         model = training(service)
         server.expires[1] = 1
@@ -197,7 +197,7 @@ def test_a_promise_lost_once_is_asked_for_again_with_number_key_and_body(column)
 
 
 @pytest.mark.parametrize("column", COLUMNS, ids=NAMES)
-def test_a_promise_lost_for_good_is_told_as_such(column):
+def test_a_result_that_was_lost_twice_is_an_error_and_the_operation_keeps_its_number(column):
     with Imitation(column) as server, client(server, clock=ScaledClock(50)) as service:
         model = training(service)
         server.expires[1] = 100
@@ -205,13 +205,13 @@ def test_a_promise_lost_for_good_is_told_as_such(column):
             model.forward_backward(datums(2), "cross_entropy")
         model.optim_step(ADAM)
         sent = [number for _, number, _, _ in server.requests_to("forward_backward")]
-        # Once more; a server that demands the next number answers that 409, which is tried three times.
+        # Sent once more. A server that requires the next number returns 409, which is attempted three times.
         assert sent == [1] * (4 if column is TUFT else 2)
         assert server.numbers()[-1] == (2, "optim_step")
 
 
 @pytest.mark.parametrize("column", COLUMNS, ids=NAMES)
-def test_an_operation_that_fails_on_the_server_keeps_its_number(column):
+def test_an_operation_that_failed_on_the_server_keeps_its_number(column):
     with Imitation(column) as server, client(server, clock=ScaledClock(50)) as service:
         model = training(service)
         server.fails.add(1)
@@ -224,8 +224,8 @@ def test_an_operation_that_fails_on_the_server_keeps_its_number(column):
         assert server.numbers() == [(1, "forward_backward"), (2, "optim_step")]
 
 
-def test_a_doubtful_number_that_was_free_after_all_is_used():
-    """The request was lost, and the retries are refused for another reason: the server still wants that number."""
+def test_a_doubtful_number_that_was_unused_is_used_by_the_next_operation():
+    """The first attempt did not arrive, and the next one was rejected: the server still expects that number."""
     with Imitation(TUFT) as server, client(server, clock=ScaledClock(50)) as service:
         model = training(service)
         server.script["training"] = ["before", (400, {"detail": "refused"})]
@@ -237,7 +237,7 @@ def test_a_doubtful_number_that_was_free_after_all_is_used():
         assert [number for _, number, _, _ in server.requests_to("optim_step")] == [2, 2, 2, 1, 2]
 
 
-def test_two_doubtful_numbers_in_a_row_do_not_stop_the_client():
+def test_two_consecutive_doubtful_numbers_do_not_block_later_operations():
     with Imitation(TUFT) as server, client(server, clock=ScaledClock(50)) as service:
         model = training(service)
         for _ in range(2):
@@ -249,7 +249,7 @@ def test_two_doubtful_numbers_in_a_row_do_not_stop_the_client():
         assert server.numbers() == [(1, "optim_step"), (2, "optim_step")]
 
 
-def test_a_conflict_without_doubt_is_just_an_error():
+def test_a_conflict_without_a_doubtful_number_is_raised_and_later_operations_work():
     with Imitation(TUFT) as server, client(server, clock=ScaledClock(50)) as service:
         model = training(service)
         server.script["training"] = [(409, {"detail": "a checkpoint of that name exists"})] * 3
@@ -259,7 +259,7 @@ def test_a_conflict_without_doubt_is_just_an_error():
         assert server.numbers() == [(1, "save_weights")]
 
 
-def test_a_500_before_the_work_is_retried_with_the_same_number():
+def test_a_5xx_is_retried_with_the_same_number():
     with Imitation(TUFT) as server, client(server, clock=ScaledClock(50)) as service:
         model = training(service)
         server.script["training"] = [(500, "oops"), (503, {"detail": "busy"})]

@@ -1,4 +1,4 @@
-"""Checkpoints outside the server: downloads, and restarts of a lost run."""
+"""Checkpoints outside the server: downloads, and restarts of a corrupted training run."""
 
 from .download import download_checkpoint
 from .restart import RestartPolicy, RunCorruptedError

@@ -1,15 +1,12 @@
-"""Fetching a checkpoint's archive into a folder: resumed when cut, checked, filtered, swapped in whole."""
+"""Download the archive of a checkpoint into a folder. An interrupted download is resumed."""
 
 from __future__ import annotations
 
-import contextlib
 import re
-import shutil
-import tarfile
 import tempfile
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from typing import IO, Any, Callable, Dict, Iterator, Optional, Union
+from pathlib import Path
+from typing import IO, Callable, Dict, Optional, Union
 from urllib.parse import urljoin, urlsplit
 
 import requests
@@ -28,36 +25,40 @@ from ..errors import (
 from ..http.endpoints import ENDPOINTS
 from ..http.retry import retry_after
 from ..validation import split_checkpoint_path
+from .archive import replace_folder, unpack
 
 __all__ = ["Downloaded", "download_checkpoint", "folder_name"]
 
-#: Told what is going on: "building" (seconds waited, None), "downloading" (bytes, bytes in all or None),
-#: "unpacking" (files so far, None).
+#: Called with the phase and its progress: "building" (seconds waited, None), "downloading" (bytes so far, bytes of the
+#: archive or None), "unpacking" (files so far, None).
 Progress = Callable[[str, float, Optional[float]], None]
 
 _BLOCK = 1 << 18
-#: Answers of a server that is still putting the archive together.
+#: Status codes of a server that is still building the archive.
 _BUILDING = frozenset({409, 425, 503})
-#: The longest pause between two questions whether it is done, in seconds.
-_SLOWEST = 30.0
-#: Cuts in a row that brought not a byte, after which it gives up.
-_FRUITLESS = 6
+#: Longest pause between two requests, in seconds.
+_LONGEST_PAUSE = 30.0
+#: Read timeout of the download, in seconds.
+_READ_TIMEOUT = 60.0
+#: Consecutive interruptions without a received byte, after which the download fails.
+_MOST_FRUITLESS = 6
+_MOST_REDIRECTS = 4
 
 
 @dataclass(frozen=True)
 class Downloaded:
-    """A checkpoint on disk."""
+    """A checkpoint in a folder."""
 
     path: Path
-    #: Of the archive, packed.
+    #: Size of the archive, in bytes.
     size_bytes: int
 
 
 def folder_name(tinker_path: str) -> str:
-    """The folder a checkpoint is unpacked into, such as ``RUN_weights_NAME``.
+    """Return the name of the folder for a checkpoint, such as ``RUN_weights_NAME``.
 
     Raises:
-        ValueError: it is not a checkpoint path.
+        ValueError: ``tinker_path`` is not the path of a checkpoint.
     """
     run, checkpoint = split_checkpoint_path(tinker_path)
     return re.sub(r"[\\/:\0]", "_", f"{run}_{checkpoint}")
@@ -72,91 +73,99 @@ def download_checkpoint(
     progress: Optional[Progress] = None,
     timeout: float = 1800.0,
 ) -> Downloaded:
-    """Fetch a checkpoint's archive and unpack it as the folder ``destination``.
+    """Download the archive of a checkpoint and unpack it as the folder ``destination``.
 
-    Everything happens in a temporary folder beside it; ``destination`` appears, or is replaced, whole and at the
-    end. A cut connection is resumed where it broke. GET .../checkpoints/{checkpoint}/archive, then the URL
-    it names, to which our API key goes only if it is on the same server.
+    The work is done in a temporary folder beside ``destination``. At the end, ``destination`` is created or replaced in
+    one step. An interrupted download is resumed. The request is GET .../checkpoints/{checkpoint}/archive, then GET of
+    the URL that it returns. The API key is sent to that URL only if it is on the same server.
 
     Args:
-        force: Replace ``destination`` if it is there.
-        progress: Called often, from this thread.
-        timeout: Seconds for which a server may go on putting the archive together.
+        rest: The client whose server has the checkpoint.
+        tinker_path: ``tinker://RUN/weights/NAME`` or ``tinker://RUN/sampler_weights/NAME``.
+        destination: The folder.
+        force: Whether an existing folder is replaced.
+        progress: Called often, from this thread, with the phase ("building", "downloading", "unpacking"), the amount
+            that is done (seconds, bytes, files) and the total or None.
+        timeout: Longest time for which the server may build the archive, in seconds.
 
     Raises:
-        ValueError: ``tinker_path`` is not a checkpoint path.
-        FileExistsError: ``destination`` is there, and ``force`` is not set; or it is not a folder.
-        APIResponseValidationError: the archive is broken, or holds something that has no place in it.
-        APIStatusError, APIConnectionError, ClosedError: it cannot be fetched.
-        DeadlineExceeded: the archive was not ready in time.
+        ValueError: ``tinker_path`` is not the path of a checkpoint.
+        FileExistsError: ``destination`` exists and ``force`` is not set, or it is not a folder.
+        APIResponseValidationError: The archive is broken, or contains a member outside the folder.
+        APIStatusError, APIConnectionError, ClosedError: The download failed.
+        DeadlineExceeded: The archive was not ready in time.
     """
     run, checkpoint = split_checkpoint_path(tinker_path)
     destination = Path(destination)
     if destination.is_symlink() or (destination.exists() and not destination.is_dir()):
-        raise FileExistsError(f"{destination} is there and is not a folder: choose another place")
+        raise FileExistsError(f"{destination} exists and is not a folder: give another destination")
     if destination.exists() and not force:
         raise FileExistsError(
-            f"{destination} is there already: choose another place, or force=True replaces it"
+            f"{destination} already exists: give another destination, or force=True to replace it"
         )
     destination.parent.mkdir(parents=True, exist_ok=True)
-    tell = progress or (lambda phase, done, total: None)
+    report = progress or (lambda phase, done, total: None)
     with tempfile.TemporaryDirectory(prefix=f".{destination.name[:60]}.", dir=destination.parent) as folder:
         packed, unpacked = Path(folder, "archive"), Path(folder, "checkpoint")
         with packed.open("w+b") as file:
-            size = _Fetch(rest, run, checkpoint, file, tell, timeout).run()
-        _unpack(packed, unpacked, tell)
+            size = _Download(rest, run, checkpoint, file, report, timeout).run()
+        unpack(packed, unpacked, lambda count: report("unpacking", count, None))
         packed.unlink()
-        _swap(unpacked, destination, Path(folder, "replaced"))
+        replace_folder(unpacked, destination, Path(folder, "replaced"))
     return Downloaded(destination, size)
 
 
-class _Fetch:
-    """The bytes of one archive on their way into a file."""
+class _Download:
+    """The download of one archive into a file. Used by one thread.
+
+    Invariant: the file contains the first ``_done`` bytes of the archive version ``_version``.
+    """
 
     def __init__(
-        self, rest: RestClient, run: str, checkpoint: str, file: IO[bytes], tell: Progress, timeout: float
+        self, rest: RestClient, run: str, checkpoint: str, file: IO[bytes], report: Progress, timeout: float
     ) -> None:
         self._rest = rest
-        self._session = rest._session
+        self._session = rest.session
         self._run = run
         self._checkpoint = checkpoint
         self._file = file
-        self._tell = tell
-        self._building_until = self._session.clock.time() + timeout
+        self._report = report
+        self._build_deadline = self._session.clock.time() + timeout
         self._done = 0
         self._total: Optional[int] = None
-        #: ETag or Last-Modified of what is in the file: only the same thing may be continued.
+        #: ETag or Last-Modified of the archive. Only the same version may be resumed.
         self._version: Optional[str] = None
 
     def run(self) -> int:
+        """Download the archive and return its size in bytes."""
         fruitless = 0
-        url = self._url()
+        url = self._wait_for_url()
         while True:
             before = self._done
             try:
-                self._receive(url)
+                self._request(url)
                 return self._done
             except APIStatusError as error:
-                # A link ends after a while; a new one leads to the same file.
+                # A URL expires after some time. A new URL leads to the same archive.
                 if error.status_code not in (403, 404, 410, 429) and error.status_code < 500:
                     raise
                 failure: Exception = error
             except APIConnectionError as error:
                 failure = error
             fruitless = 0 if self._done > before else fruitless + 1
-            if fruitless >= _FRUITLESS:
+            if fruitless >= _MOST_FRUITLESS:
                 raise failure
-            self._pause(min(2.0**fruitless / 2, _SLOWEST))
+            self._pause(min(2.0**fruitless / 2, _LONGEST_PAUSE))
             if isinstance(failure, APIStatusError):
-                url = self._url()
+                url = self._wait_for_url()
 
     def _pause(self, seconds: float) -> None:
         if self._session.clock.wait(self._session.closing, seconds):
             raise ClosedError("the client was closed during a download")
 
-    def _url(self) -> str:
-        """Where the archive is, once it exists."""
-        clock, began, delay = self._session.clock, self._session.clock.time(), 1.0
+    def _wait_for_url(self) -> str:
+        """Return the URL of the archive. While the server builds the archive, the request is repeated."""
+        clock, started, delay = self._session.clock, self._session.clock.time(), 1.0
         while True:
             try:
                 found = self._rest.get_checkpoint_archive_url(self._run, self._checkpoint)
@@ -164,44 +173,44 @@ class _Fetch:
                 if error.status_code not in _BUILDING:
                     raise
                 now = clock.time()
-                self._tell("building", now - began, None)
-                wait = min(error.retry_after or delay, _SLOWEST)
-                if now + wait > self._building_until:
+                self._report("building", now - started, None)
+                pause = min(error.retry_after or delay, _LONGEST_PAUSE)
+                if now + pause > self._build_deadline:
                     raise DeadlineExceeded(
-                        f"the server was still putting the archive together after {now - began:.0f} s: {error}",
+                        f"the server was still building the archive after {now - started:.0f} s: {error}",
                         phase="polling",
                         sent="yes",
                     ) from error
-                self._pause(wait)
-                delay = min(delay * 1.5, _SLOWEST)
+                self._pause(pause)
+                delay = min(delay * 1.5, _LONGEST_PAUSE)
             else:
                 path = ENDPOINTS["checkpoint_archive"].url(run=self._run, checkpoint_path=self._checkpoint)
-                asked = urljoin(self._session.transport.base_url, path.lstrip("/"))
-                return urljoin(asked, found.url)
+                requested_url = urljoin(self._session.transport.base_url, path.lstrip("/"))
+                return urljoin(requested_url, found.url)
 
-    def _receive(self, url: str) -> None:
-        """One GET; the file and its counters go as far as it came."""
+    def _request(self, url: str) -> None:
+        """Send one GET request and write what it returns. The file keeps the part that was received before an error."""
         config = self._session.config
         try:
             with requests.Session() as http:
-                # No credentials out of a netrc file.
+                # Otherwise requests sends credentials from a netrc file.
                 http.trust_env = False
                 proxies = config.proxies
                 http.proxies = dict(requests.utils.get_environ_proxies(url) if proxies is None else proxies)
                 http.verify = self._session.transport.verify
                 http.cert = config.client_certificate
-                self._read(http, url)
+                self._follow(http, url)
         except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
+            total = self._total or "an unknown number of"
             raise APIConnectionError(
-                f"the download broke off after {self._done} of {self._total or 'an unknown number of'} bytes: {error}"
+                f"the download was interrupted after {self._done} of {total} bytes: {error}"
             ) from error
 
     def _headers(self, url: str) -> Dict[str, str]:
-        # The bytes as they are stored: lengths and ranges count those.
+        # identity: Content-Length and Content-Range must count the bytes of the archive.
         headers = {"Accept": "*/*", "Accept-Encoding": "identity"}
-        config = self._session.config
         if urlsplit(url)[:2] == urlsplit(self._session.transport.base_url)[:2]:
-            key = self._session.credentials.key(False, None) or config.api_key
+            key = self._session.credentials.key(False, None) or self._session.config.api_key
             if key:
                 headers["X-API-Key"] = key
         if self._done and self._version:
@@ -209,32 +218,52 @@ class _Fetch:
             headers["If-Range"] = self._version
         return headers
 
-    def _read(self, http: requests.Session, url: str) -> None:
+    def _follow(self, http: requests.Session, url: str) -> None:
+        """Follow redirects, and copy the body of the first other response."""
         config, clock = self._session.config, self._session.clock
-        timeouts = (clock.real(config.connect_timeout), clock.real(60.0))
-        for _ in range(5):
+        timeouts = (clock.real(config.connect_timeout), clock.real(_READ_TIMEOUT))
+        for _ in range(_MOST_REDIRECTS + 1):
+            headers = self._headers(url)
             with http.get(
-                url, headers=self._headers(url), timeout=timeouts, stream=True, allow_redirects=False
-            ) as answer:
-                target = answer.headers.get("location")
-                if 300 <= answer.status_code < 400 and target:
-                    url = urljoin(url, target)
-                    if urlsplit(url).scheme not in ("http", "https"):
-                        raise APIResponseValidationError(f"the archive is at {url!r}, which is not HTTP")
-                    continue
-                lowered = {name.lower(): value for name, value in answer.headers.items()}
-                if answer.status_code not in (200, 206):
-                    raise status_error(
-                        answer.status_code, body=answer.text[:2000].strip(), headers=lowered,
-                        retry_after=retry_after(lowered),
-                    )  # fmt: skip
-                self._begin(answer.status_code, lowered)
-                self._copy(answer)
-                return
-        raise APIResponseValidationError(f"the archive's address {url!r} redirects without end")
+                url, headers=headers, timeout=timeouts, stream=True, allow_redirects=False
+            ) as response:
+                location = response.headers.get("location")
+                if not 300 <= response.status_code < 400 or not location:
+                    self._copy(response)
+                    return
+                url = urljoin(url, location)
+                if urlsplit(url).scheme not in ("http", "https"):
+                    raise APIResponseValidationError(f"the URL of the archive is not HTTP: {url!r}")
+        raise APIResponseValidationError(f"the URL of the archive redirects too often: {url!r}")
+
+    def _copy(self, response: requests.Response) -> None:
+        """Write the body of a response to the file.
+
+        Raises:
+            APIStatusError: The response has another status than 200 and 206.
+        """
+        headers = {name.lower(): value for name, value in response.headers.items()}
+        if response.status_code not in (200, 206):
+            raise status_error(
+                response.status_code,
+                body=response.text[:2000].strip(),
+                headers=headers,
+                retry_after=retry_after(headers),
+            )
+        self._begin(response.status_code, headers)
+        self._report("downloading", self._done, self._total)
+        for block in response.raw.stream(_BLOCK, decode_content=False):
+            self._file.write(block)
+            self._done += len(block)
+            self._report("downloading", self._done, self._total)
+            if self._session.closing.is_set():
+                raise ClosedError("the client was closed during a download")
+        if self._total is not None and self._done != self._total:
+            raise requests.ConnectionError(f"the server returned fewer or more than {self._total} bytes")
+        self._file.flush()
 
     def _begin(self, status: int, headers: Dict[str, str]) -> None:
-        """Take the length and the version of what comes; start over unless it continues what is there."""
+        """Set the length and the version from the headers. Empty the file unless the response continues it."""
         length = headers.get("content-length", "")
         content_range = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+|\*)", headers.get("content-range", ""))
         if status == 206 and content_range is not None and int(content_range.group(1)) == self._done:
@@ -242,103 +271,13 @@ class _Fetch:
             self._total = int(content_range.group(2)) + 1 if total == "*" else int(total)
             return
         if status == 206:
-            # Not the part that was asked for: without a version the next request asks for all of it.
+            # Without a version, the next request is for the complete archive.
             self._version = None
-            raise requests.ConnectionError("the server sent another part than it was asked for")
+            raise requests.ConnectionError("the server returned another part than the requested one")
         self._file.seek(0)
         self._file.truncate()
         self._done = 0
         self._total = int(length) if length.isdigit() else None
         etag = headers.get("etag", "")
-        # A weak ETag does not promise the same bytes.
+        # A weak ETag does not guarantee equal bytes.
         self._version = etag if etag and not etag.startswith("W/") else headers.get("last-modified")
-
-    def _copy(self, answer: requests.Response) -> None:
-        self._tell("downloading", self._done, self._total)
-        for block in answer.raw.stream(_BLOCK, decode_content=False):
-            self._file.write(block)
-            self._done += len(block)
-            self._tell("downloading", self._done, self._total)
-            if self._session.closing.is_set():
-                raise ClosedError("the client was closed during a download")
-        if self._total is not None and self._done != self._total:
-            raise requests.ConnectionError(f"{self._total} bytes were announced")
-        self._file.flush()
-
-
-def _broken(what: str) -> APIResponseValidationError:
-    return APIResponseValidationError(f"the archive cannot be used, and nothing was changed: {what}")
-
-
-def _unpack(packed: Path, folder: Path, tell: Progress) -> None:
-    """Unpack a tar archive, packed in any way, as plain files; every byte of it is read and checked."""
-    folder.mkdir()
-    count = 0
-    try:
-        with tarfile.open(packed, "r:*") as archive:
-            for member in archive:
-                target = folder.joinpath(_checked_name(member.name))
-                if member.isdir():
-                    target.mkdir(parents=True, exist_ok=True)
-                    continue
-                target.parent.mkdir(parents=True, exist_ok=True)
-                with _content(archive, member) as content, target.open("wb") as file:
-                    shutil.copyfileobj(content, file, _BLOCK)
-                count += 1
-                tell("unpacking", count, None)
-            # What is behind the last file holds the checksum of a packed archive.
-            with contextlib.suppress(AttributeError):
-                while archive.fileobj.read(_BLOCK):
-                    pass
-    except (tarfile.TarError, EOFError, OSError, ValueError) as error:
-        raise _broken(str(error) or type(error).__name__) from error
-    except Exception as error:
-        # zlib.error and LZMAError have no common parent.
-        if type(error).__module__ not in ("zlib", "_lzma", "lzma"):
-            raise
-        raise _broken(str(error)) from error
-    if count == 0:
-        raise _broken("there are no files in it")
-
-
-def _checked_name(name: str) -> PurePosixPath:
-    path = PurePosixPath(name)
-    if (
-        path.is_absolute()
-        or ".." in path.parts
-        or "\\" in name
-        or "\0" in name
-        or re.match(r"[A-Za-z]:", name)
-    ):
-        raise ValueError(f"{name!r} would be unpacked outside the folder")
-    return path
-
-
-@contextlib.contextmanager
-def _content(archive: tarfile.TarFile, member: tarfile.TarInfo) -> Iterator[IO[bytes]]:
-    """A file's content; a link stands for a copy of the file in the archive that it leads to."""
-    file: Any = None
-    if member.isreg() or member.islnk() or member.issym():
-        try:
-            file = archive.extractfile(member)
-        except (KeyError, RecursionError):
-            raise ValueError(
-                f"{member.name!r} is a link to {member.linkname!r}, which is not in it"
-            ) from None
-    if file is None:
-        raise ValueError(f"{member.name!r} is neither a file nor a folder")
-    with file:
-        yield file
-
-
-def _swap(new: Path, destination: Path, aside: Path) -> None:
-    """Put ``new`` where ``destination`` is; if that fails, leave what was there."""
-    replaced = destination.exists()
-    if replaced:
-        destination.rename(aside)
-    try:
-        new.rename(destination)
-    except OSError:
-        if replaced:
-            aside.rename(destination)
-        raise

@@ -1,7 +1,7 @@
-"""Going on with a training run that the server has lost: from its last checkpoint, in a run of its own.
+"""Restart a corrupted training run from its last checkpoint, as a run of its own.
 
-A run is lost when the server reports it as corrupted (``GET /api/v1/training_runs/RUN``, field ``corrupted``). Nothing
-restarts by itself: a script asks for it, and says how often.
+A run is corrupted if the server reports it (``GET /api/v1/training_runs/RUN``, field ``corrupted``). The client never
+restarts a run by itself: a script calls :meth:`RestartPolicy.run` and sets the number of restarts.
 """
 
 from __future__ import annotations
@@ -22,51 +22,52 @@ _log = logging.getLogger(__name__)
 
 
 class RunCorruptedError(TinkexError):
-    """The server reports a training run as corrupted, and it is not restarted (again); see ``__cause__``."""
+    """The server reports a training run as corrupted, and it cannot be restarted. ``__cause__`` is the first error.
+
+    Args:
+        run_id: The corrupted run.
+        checkpoint: The ``tinker://`` path of the last checkpoint of this run or of an earlier one, or None.
+    """
 
     def __init__(self, message: str, *, run_id: str, checkpoint: Optional[str] = None) -> None:
         super().__init__(message)
         self.run_id = run_id
-        #: The ``tinker://`` path of the last checkpoint there is, of this run or of one before it.
         self.checkpoint = checkpoint
 
 
 @dataclass(frozen=True)
 class Restart:
-    """A restart that is about to happen."""
+    """A restart that follows the return of ``on_restart``."""
 
-    #: From 1.
+    #: Number of the restart, from 1.
     attempt: int
     #: The corrupted run.
     run_id: str
-    #: Where the next one begins: a ``tinker://`` path, loaded with its optimizer state.
+    #: The ``tinker://`` path from which the next run is loaded, with its optimizer state.
     checkpoint: str
-    #: What the training failed with.
+    #: The error of the training.
     error: BaseException
 
 
 @dataclass(frozen=True)
 class RestartPolicy:
-    """How often a corrupted run is restarted from its last checkpoint, and who is told.
+    """How often a corrupted run is restarted from its last checkpoint. Immutable, so it is thread-safe.
 
     Args:
-        max_restarts: Most restarts in all.
-        on_restart: Called before each; what it raises ends the training.
+        max_restarts: The largest number of restarts.
+        on_restart: Called before each restart. An exception that it raises ends the training.
 
     Raises:
-        ValueError: ``max_restarts`` is negative.
+        ValueError: ``max_restarts`` is not an integer of at least 0.
     """
 
     max_restarts: int = 3
     on_restart: Optional[Callable[[Restart], None]] = None
 
     def __post_init__(self) -> None:
-        if (
-            isinstance(self.max_restarts, bool)
-            or not isinstance(self.max_restarts, int)
-            or self.max_restarts < 0
-        ):
-            raise ValueError(f"max_restarts must be a whole number of at least 0, not {self.max_restarts!r}")
+        number = self.max_restarts
+        if isinstance(number, bool) or not isinstance(number, int) or number < 0:
+            raise ValueError(f"max_restarts must be an integer >= 0, got {number!r}")
 
     def run(
         self,
@@ -74,21 +75,21 @@ class RestartPolicy:
         training: TrainingClient,
         train: Callable[[TrainingClient, Optional[str]], T],
     ) -> T:
-        """Train, and once more from the last checkpoint each time the run turns out to be corrupted.
+        """Call ``train``, and call it again from the last checkpoint if the run is corrupted.
 
         Args:
-            service: Makes the clients of the runs that follow.
-            training: The run to begin with.
-            train: The training itself, called with the client and with the checkpoint it begins at: None at first,
-                then a ``tinker://`` path from which weights and optimizer state were loaded. It saves now and then
-                with ``save_state``, under names from which it can tell where it was.
+            service: Creates the clients of the later runs.
+            training: The client of the first run.
+            train: Trains. Its arguments are the client, and the checkpoint at which it starts: None for the first run,
+                then the ``tinker://`` path from which weights and optimizer state were loaded. It should call
+                ``save_state`` regularly, with names that contain the step.
 
         Returns:
-            What ``train`` returns.
+            The result of ``train``.
 
         Raises:
-            RunCorruptedError: there is no checkpoint to go on from, or there were ``max_restarts`` restarts.
-            Others: what ``train`` raises, where the run is not reported as corrupted.
+            RunCorruptedError: There is no checkpoint, or there were ``max_restarts`` restarts.
+            Exception: What ``train`` raises if the run is not corrupted.
         """
         checkpoint: Optional[str] = None
         attempt = 0
@@ -98,41 +99,53 @@ class RestartPolicy:
             except (ClosedError, DeadlineExceeded):
                 raise
             except TinkexError as error:
-                run_id = training.model_id
-                last = _last_checkpoint(service, run_id, error)
-                checkpoint = last or checkpoint
-                if checkpoint is None:
-                    raise RunCorruptedError(
-                        f"run {run_id} is corrupted and has no checkpoint to go on from: {error}",
-                        run_id=run_id,
-                    ) from error
-                if attempt >= self.max_restarts:
-                    raise RunCorruptedError(
-                        f"run {run_id} is corrupted after {attempt} restarts, the most that were allowed: {error}."
-                        f" The last checkpoint is {checkpoint}.",
-                        run_id=run_id,
-                        checkpoint=checkpoint,
-                    ) from error
+                last = _last_checkpoint(service, training.model_id, error)
                 attempt += 1
-                _log.warning(
-                    "Run %s is corrupted (%s): restart %d of %d from %s",
-                    run_id,
-                    error,
-                    attempt,
-                    self.max_restarts,
-                    checkpoint,
-                )
+                checkpoint = self._require_checkpoint(attempt, training.model_id, last or checkpoint, error)
                 if self.on_restart is not None:
-                    self.on_restart(Restart(attempt, run_id, checkpoint, error))
+                    self.on_restart(Restart(attempt, training.model_id, checkpoint, error))
             training = service.create_training_client_from_state_with_optimizer(checkpoint)
+
+    def _require_checkpoint(
+        self, attempt: int, run_id: str, checkpoint: Optional[str], error: TinkexError
+    ) -> str:
+        """Return the checkpoint of a restart, and log it.
+
+        Raises:
+            RunCorruptedError: There is no checkpoint, or there were ``max_restarts`` restarts.
+        """
+        if checkpoint is None:
+            raise RunCorruptedError(
+                f"run {run_id} is corrupted and has no checkpoint to restart from: {error}", run_id=run_id
+            ) from error
+        if attempt > self.max_restarts:
+            raise RunCorruptedError(
+                f"run {run_id} is corrupted after {self.max_restarts} restarts, the most that were allowed: {error}."
+                f" The last checkpoint is {checkpoint}.",
+                run_id=run_id,
+                checkpoint=checkpoint,
+            ) from error
+        _log.warning(
+            "Restarting corrupted run: run_id=%s restart=%d max_restarts=%d checkpoint=%s error=%s",
+            run_id,
+            attempt,
+            self.max_restarts,
+            checkpoint,
+            error,
+        )
+        return checkpoint
 
 
 def _last_checkpoint(service: ServiceClient, run_id: str, error: TinkexError) -> Optional[str]:
-    """Of a corrupted run; raises ``error`` if it is not, or if that cannot be found out."""
+    """Return the last checkpoint of a corrupted run, or None.
+
+    Raises:
+        TinkexError: ``error``, if the run is not corrupted or its state cannot be requested.
+    """
     try:
         run = service.create_rest_client().get_training_run(run_id)
-    except TinkexError as unknown:
-        _log.debug("Whether run %s is corrupted cannot be found out: %s", run_id, unknown)
+    except TinkexError as request_error:
+        _log.debug("State of run not available: run_id=%s error=%s", run_id, request_error)
         raise error from None
     if not run.corrupted:
         raise error

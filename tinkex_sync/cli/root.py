@@ -47,12 +47,16 @@ class _StderrHandler(logging.Handler):
 
 
 class _ShortFormatter(logging.Formatter):
-    """Formats a traceback as its last line, unless debug messages are shown."""
+    """Formats a record as one line, which ends with the error. With debug messages it adds the traceback instead."""
 
-    def formatException(self, exc_info: Any) -> str:  # noqa: N802 - the name that logging calls
-        if _log_level() == logging.DEBUG:
-            return super().formatException(exc_info)
-        return "  " + traceback.format_exception_only(exc_info[0], exc_info[1])[-1].strip()
+    def format(self, record: logging.LogRecord) -> str:
+        error = record.exc_info[1] if record.exc_info else None
+        if error is None or _log_level() == logging.DEBUG:
+            return super().format(record)
+        record.message = record.getMessage()
+        text = self.formatMessage(record)
+        description = traceback.format_exception_only(type(error), error)[-1].strip()
+        return text if description in text else f"{text}: {description}"
 
 
 def _log_level() -> int:

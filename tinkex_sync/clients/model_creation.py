@@ -9,7 +9,7 @@ from .. import types
 from ..errors import APIStatusError
 from ..http.call_state import CallState
 from ..http.request import Request
-from ..polling.poller import Promise, poll
+from ..polling.poller import ServerFuture, poll
 from ..polling.queue_states import QueueStates
 from ..session import Session
 from ..validation import check_count, check_labels, check_model_path, check_optional_text, check_text
@@ -135,7 +135,7 @@ def _create(
     """Send a request that creates a model, and wait until it is created."""
     started = session.clock.time()
     response = session.call(Request(endpoint, body, call=call, deadline=deadline))
-    promise = Promise(response.request_id, endpoint, session.clock.time() - started)
+    promise = ServerFuture(response.request_id, endpoint, session.clock.time() - started)
     states = QueueStates(session.observers, session.clock)
     created = poll(session, promise, call, states=states, deadline=deadline)
     # Some servers do not return the id; then it has the usual form.

@@ -12,12 +12,12 @@ from ..futures import Operation
 from ..heartbeat import start_heartbeat
 from ..http.auth import check_credential
 from ..http.call_state import CallState, Unfinished
-from ..http.endpoints import PROMISES
+from ..http.endpoints import OPERATIONS
 from ..http.request import Request
 from ..http.retry import RetryConfig
 from ..plugins.queue_log import QueueLog
 from ..plugins.registry import Observers
-from ..polling.poller import Promise, poll
+from ..polling.poller import ServerFuture, poll
 from ..polling.queue_states import QueueStates
 from ..session import Session
 from ..telemetry import Telemetry
@@ -367,9 +367,9 @@ def resolve_endpoint(config: Config) -> Config:
     return config
 
 
-def _server_future(request_id: str, kind: str) -> Promise:
+def _server_future(request_id: str, kind: str) -> ServerFuture:
     name = _ENDPOINT_OF_OPERATION.get(kind, kind)
-    if name not in PROMISES:
-        known = sorted({*PROMISES, *_ENDPOINT_OF_OPERATION} - {"asample"})
+    if name not in OPERATIONS:
+        known = sorted({*OPERATIONS, *_ENDPOINT_OF_OPERATION} - {"asample"})
         raise ValueError(f"kind must be one of {', '.join(known)}, got {kind!r}")
-    return Promise(check_text("request_id", request_id), name)
+    return ServerFuture(check_text("request_id", request_id), name)

@@ -1,179 +1,146 @@
-"""The table of calls: where each goes, what it is retried by, what its answer is. Source: PROTOCOL section 2."""
+"""The table of endpoints: the path, the retry policy and the response type of each request.
+
+A new endpoint is a new row of :data:`ENDPOINTS`, its request and response classes in ``types/``, and a method of a
+client. Source: PROTOCOL section 2.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Dict, FrozenSet, Optional, Union
 from urllib.parse import quote
 
 from .. import types
 
-__all__ = ["ENDPOINTS", "PROMISES", "Endpoint", "PromiseKind"]
+__all__ = ["ENDPOINTS", "OPERATIONS", "Endpoint"]
 
 
 @dataclass(frozen=True)
 class Endpoint:
-    """One row: how one operation goes over HTTP."""
+    """One row: how a request is sent over HTTP, and how its response is decoded."""
 
     name: str
     method: str
-    #: Below ``/api/v1/``; fields in braces are quoted, those named ``*_path`` keep their slashes.
+    #: Below ``/api/v1/``. Fields in braces are replaced by quoted values; those named ``*_path`` keep their slashes.
     path: str
-    #: What the answer decodes into; None: it is ignored.
+    #: Type of the response; None: the response is returned undecoded.
     reply: Any = None
-    #: Name of the retry policy; None: it is sent once.
+    #: Name of the retry policy; None: sent once.
     policy: Optional[str] = "submit"
-    #: Longest silence in seconds, or the name of the setting that gives it.
+    #: Read timeout in seconds, or the name of the setting that contains it.
     read_timeout: Union[float, str] = "read_timeout"
-    #: Whether hooks are told; reporting on telemetry would never end.
+    #: Whether its requests are reported to hooks. Those of telemetry are not, because telemetry reports requests.
     observed: bool = True
-    #: Sent with the key itself, also where other calls carry a token.
+    #: Whether it requires the API key itself where other endpoints accept a token.
     uses_key: bool = False
     redirect_ok: bool = False
-    #: What the answer may be; "": JSON.
+    #: The ``Accept`` header; "": JSON.
     accept: str = ""
-    #: Statuses that say no more than that the server has nothing of the kind: then there is no answer, and no error.
+    #: Statuses which mean that the server lacks the endpoint. Then the call returns None.
     absent: FrozenSet[int] = frozenset()
+    #: Type of the result, for which the server future that the response names is polled; None: there is no future.
+    result: Any = None
+    #: Value of ``X-Tinker-Request-Type`` in those polls.
+    request_type: str = ""
 
     def url(self, **parts: str) -> str:
-        """The path with its fields filled in and quoted."""
+        """Return the path with its fields replaced by quoted values."""
         quoted = {
-            # Colons are legal in a path, and samplers' ids are full of them.
+            # Colons are legal in a path, and ids of samplers contain several.
             name: quote(str(value), safe="/:" if name.endswith("_path") else ":")
             for name, value in parts.items()
         }
         return "/api/v1/" + self.path.format(**quoted)
 
 
-#: 404, 405 and 501 by the book; a server that forbids what it does not know may say 400 or 422.
+#: 404, 405 and 501 by the standards. Servers that reject unknown paths may return 400 or 422.
 _ABSENT = frozenset((400, 404, 405, 422, 501))
 _CHECKPOINT = "training_runs/{run}/checkpoints/{checkpoint_path}"
 
-ENDPOINTS: Dict[str, Endpoint] = {
-    row.name: row
-    for row in (
-        Endpoint(
-            "client_config",
-            "POST",
-            "client/config",
-            types.ServerConfigResponse,
-            "optional",
-            uses_key=True,
-            absent=_ABSENT,
-        ),
-        Endpoint("auth_token", "POST", "auth/token", types.AuthTokenResponse, "short", uses_key=True),
-        Endpoint(
-            "dynamic_config",
-            "POST",
-            "client/dynamic_config",
-            types.DynamicConfigResponse,
-            None,
-            absent=_ABSENT,
-        ),
-        Endpoint("create_session", "POST", "create_session", types.CreateSessionResponse, "short"),
-        Endpoint("finish_session", "POST", "sessions/{session}/finish", None, None, absent=_ABSENT),
-        Endpoint(
-            "session_heartbeat",
-            "POST",
-            "session_heartbeat",
-            types.SessionHeartbeatResponse,
-            None,
-            "heartbeat_timeout",
-        ),
-        Endpoint(
-            "create_sampling_session",
-            "POST",
-            "create_sampling_session",
-            types.CreateSamplingSessionResponse,
-            "short",
-        ),
-        Endpoint(
-            "get_server_capabilities", "GET", "get_server_capabilities", types.GetServerCapabilitiesResponse
-        ),
-        Endpoint("healthz", "GET", "healthz", types.HealthResponse, "short"),
-        Endpoint("create_model", "POST", "create_model", types.UntypedAPIFuture, "short"),
-        Endpoint("get_info", "POST", "get_info", types.GetInfoResponse),
-        Endpoint("unload_model", "POST", "unload_model", types.UntypedAPIFuture),
-        Endpoint("forward", "POST", "forward", types.UntypedAPIFuture),
-        Endpoint("forward_backward", "POST", "forward_backward", types.UntypedAPIFuture),
-        Endpoint("optim_step", "POST", "optim_step", types.UntypedAPIFuture),
-        Endpoint("save_weights", "POST", "save_weights", types.UntypedAPIFuture),
-        Endpoint("load_weights", "POST", "load_weights", types.UntypedAPIFuture),
-        Endpoint("save_weights_for_sampler", "POST", "save_weights_for_sampler", types.UntypedAPIFuture),
-        Endpoint(
-            "join_sampling_session",
-            "POST",
-            "join_sampling_session",
-            types.JoinSamplingSessionResponse,
-            "short",
-        ),
-        Endpoint("save_weights_external", "POST", "save_weights_external", types.UntypedAPIFuture),
-        Endpoint("asample", "POST", "asample", types.UntypedAPIFuture, "sampling"),
-        Endpoint("retrieve_future", "POST", "retrieve_future", None, None, "poll_timeout"),
-        Endpoint("retrieve_futures", "POST", "retrieve_futures", None, None, read_timeout=45.0),
-        Endpoint("cancel_future", "POST", "cancel_future", None, "submit", read_timeout=30.0),
-        Endpoint(
-            "telemetry",
-            "POST",
-            "telemetry",
-            types.TelemetryResponse,
-            "telemetry",
-            read_timeout=5.0,
-            observed=False,
-        ),
-        Endpoint("weights_info", "POST", "weights_info", types.WeightsInfoResponse),
-        Endpoint("training_runs", "GET", "training_runs", types.TrainingRunsResponse),
-        Endpoint("training_run", "GET", "training_runs/{run}", types.TrainingRun),
-        Endpoint("run_checkpoints", "GET", "training_runs/{run}/checkpoints", types.CheckpointsListResponse),
-        Endpoint("checkpoints", "GET", "checkpoints", types.CheckpointsListResponse),
-        Endpoint("delete_checkpoint", "DELETE", _CHECKPOINT),
-        Endpoint("publish_checkpoint", "POST", _CHECKPOINT + "/publish"),
-        Endpoint("unpublish_checkpoint", "DELETE", _CHECKPOINT + "/publish"),
-        Endpoint(
-            "checkpoint_archive",
-            "GET",
-            _CHECKPOINT + "/archive",
-            None,
-            "short",
-            redirect_ok=True,
-            accept="application/json, application/gzip",
-        ),
-        Endpoint("checkpoint_ttl", "PUT", _CHECKPOINT + "/ttl"),
-        Endpoint(
-            "external_weights_urls",
-            "GET",
-            _CHECKPOINT + "/external_weights_urls",
-            types.ExternalWeightsUrlsResponse,
-        ),
-        Endpoint("copy_weights", "POST", "copy_weights", types.CopyWeightsResponse),
-        Endpoint("session_project", "PUT", "sessions/{session}/project"),
-        Endpoint("session", "GET", "sessions/{session}", types.GetSessionResponse),
-        Endpoint("sessions", "GET", "sessions", types.ListSessionsResponse),
-        Endpoint("sampler", "GET", "samplers/{sampler}", types.GetSamplerResponse),
-    )
-}
+
+def _post(name: str, reply: Any = None, policy: Optional[str] = "submit", **fields: Any) -> Endpoint:
+    """Return the row of an endpoint whose path is its name, unless ``path`` is given."""
+    return replace(Endpoint(name, "POST", name, reply, policy), **fields)
 
 
-@dataclass(frozen=True)
-class PromiseKind:
-    """What a promise of one endpoint becomes."""
-
-    #: Value of ``X-Tinker-Request-Type``.
-    name: str
-    reply: Any
+def _operation(name: str, result: Any, policy: str = "submit", request_type: str = "") -> Endpoint:
+    """Return the row of an operation, whose result is polled. The request type is the name in CamelCase."""
+    request_type = request_type or name.title().replace("_", "")
+    return _post(name, types.UntypedAPIFuture, policy, result=result, request_type=request_type)
 
 
-PROMISES: Dict[str, PromiseKind] = {
-    "create_model": PromiseKind("CreateModel", types.CreateModelResponse),
-    "unload_model": PromiseKind("UnloadModel", types.UnloadModelResponse),
-    "forward": PromiseKind("Forward", types.ForwardBackwardOutput),
-    "forward_backward": PromiseKind("ForwardBackward", types.ForwardBackwardOutput),
-    "optim_step": PromiseKind("OptimStep", types.OptimStepResponse),
-    "save_weights": PromiseKind("SaveWeights", types.SaveWeightsResponse),
-    "load_weights": PromiseKind("LoadWeights", types.LoadWeightsResponse),
-    "save_weights_for_sampler": PromiseKind(
-        "SaveWeightsForSampler", types.SaveWeightsForSamplerResponseInternal
+_ROWS = (
+    # Sessions
+    _post(
+        "client_config",
+        types.ServerConfigResponse,
+        "optional",
+        path="client/config",
+        uses_key=True,
+        absent=_ABSENT,
     ),
-    "save_weights_external": PromiseKind("SaveWeightsExternal", types.SaveWeightsExternalResponse),
-    "asample": PromiseKind("Sample", types.SampleResponse),
-}
+    _post("auth_token", types.AuthTokenResponse, "short", path="auth/token", uses_key=True),
+    _post("dynamic_config", types.DynamicConfigResponse, None, path="client/dynamic_config", absent=_ABSENT),
+    _post("create_session", types.CreateSessionResponse, "short"),
+    _post("session_heartbeat", types.SessionHeartbeatResponse, None, read_timeout="heartbeat_timeout"),
+    _post("finish_session", None, None, path="sessions/{session}/finish", absent=_ABSENT),
+    _post("telemetry", types.TelemetryResponse, "telemetry", read_timeout=5.0, observed=False),
+    Endpoint("healthz", "GET", "healthz", types.HealthResponse, "short"),
+    Endpoint(
+        "get_server_capabilities", "GET", "get_server_capabilities", types.GetServerCapabilitiesResponse
+    ),
+    # Training
+    _operation("create_model", types.CreateModelResponse, "short"),
+    _operation("unload_model", types.UnloadModelResponse),
+    _operation("forward", types.ForwardBackwardOutput),
+    _operation("forward_backward", types.ForwardBackwardOutput),
+    _operation("optim_step", types.OptimStepResponse),
+    _operation("save_weights", types.SaveWeightsResponse),
+    _operation("load_weights", types.LoadWeightsResponse),
+    _operation("save_weights_for_sampler", types.SaveWeightsForSamplerResponseInternal),
+    _operation("save_weights_external", types.SaveWeightsExternalResponse),
+    _post("get_info", types.GetInfoResponse),
+    # Sampling
+    _post("create_sampling_session", types.CreateSamplingSessionResponse, "short"),
+    _post("join_sampling_session", types.JoinSamplingSessionResponse, "short"),
+    _operation("asample", types.SampleResponse, "sampling", "Sample"),
+    # Server futures
+    _post("retrieve_future", None, None, read_timeout="poll_timeout"),
+    _post("retrieve_futures", None, None, read_timeout=45.0),
+    _post("cancel_future", read_timeout=30.0),
+    # Stored runs, checkpoints, sessions and samplers
+    _post("weights_info", types.WeightsInfoResponse),
+    _post("copy_weights", types.CopyWeightsResponse),
+    Endpoint("training_runs", "GET", "training_runs", types.TrainingRunsResponse),
+    Endpoint("training_run", "GET", "training_runs/{run}", types.TrainingRun),
+    Endpoint("run_checkpoints", "GET", "training_runs/{run}/checkpoints", types.CheckpointsListResponse),
+    Endpoint("checkpoints", "GET", "checkpoints", types.CheckpointsListResponse),
+    Endpoint("delete_checkpoint", "DELETE", _CHECKPOINT),
+    Endpoint("publish_checkpoint", "POST", _CHECKPOINT + "/publish"),
+    Endpoint("unpublish_checkpoint", "DELETE", _CHECKPOINT + "/publish"),
+    Endpoint("checkpoint_ttl", "PUT", _CHECKPOINT + "/ttl"),
+    Endpoint(
+        "checkpoint_archive",
+        "GET",
+        _CHECKPOINT + "/archive",
+        None,
+        "short",
+        redirect_ok=True,
+        accept="application/json, application/gzip",
+    ),
+    Endpoint(
+        "external_weights_urls",
+        "GET",
+        _CHECKPOINT + "/external_weights_urls",
+        types.ExternalWeightsUrlsResponse,
+    ),
+    Endpoint("session_project", "PUT", "sessions/{session}/project"),
+    Endpoint("session", "GET", "sessions/{session}", types.GetSessionResponse),
+    Endpoint("sessions", "GET", "sessions", types.ListSessionsResponse),
+    Endpoint("sampler", "GET", "samplers/{sampler}", types.GetSamplerResponse),
+)
+
+#: All endpoints by name.
+ENDPOINTS: Dict[str, Endpoint] = {row.name: row for row in _ROWS}
+#: Those whose responses name a server future.
+OPERATIONS: Dict[str, Endpoint] = {row.name: row for row in _ROWS if row.result is not None}

@@ -10,10 +10,10 @@ from typing import Callable, Optional, Tuple
 from ..concurrency.clock import Clock
 from .faults import PAUSABLE, Faults
 
-__all__ = ["FaultDecision", "FaultGate"]
+__all__ = ["PAID_OPERATIONS", "FaultDecision", "FaultGate"]
 
-#: The endpoints that return 402 while ``Faults.unpaid`` is in force.
-_PAID_ENDPOINTS = frozenset(
+#: The operations that return 402 while ``Faults.unpaid`` is in force.
+PAID_OPERATIONS = frozenset(
     {
         "asample",
         "create_model",
@@ -107,7 +107,7 @@ class FaultGate:
             statuses = self._fail_first.get(endpoint) or self._fail_first.get("*")
             if statuses:
                 return FaultDecision(delay, status=statuses.pop(0))
-            if endpoint in _PAID_ENDPOINTS and self._clock.time() < self._unpaid_until:
+            if endpoint in PAID_OPERATIONS and self._clock.time() < self._unpaid_until:
                 return FaultDecision(delay, status=402)
             rate = faults.error_rate.get(endpoint, faults.error_rate.get("*", 0.0))
             if rate and self._random.random() < rate:

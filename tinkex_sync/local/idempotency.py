@@ -7,28 +7,13 @@ import threading
 from collections import OrderedDict
 from typing import Any, Callable, Tuple
 
+from .fault_gate import PAID_OPERATIONS
 from .json_bodies import ErrorResponse
 
 __all__ = ["IDEMPOTENT_OPERATIONS", "RecordedResponses", "digest"]
 
 #: Operations whose responses are recorded. The other operations have no effect, or only count.
-IDEMPOTENT_OPERATIONS = frozenset(
-    {
-        "asample",
-        "copy_weights",
-        "create_model",
-        "create_sampling_session",
-        "create_session",
-        "forward",
-        "forward_backward",
-        "load_weights",
-        "optim_step",
-        "save_weights",
-        "save_weights_external",
-        "save_weights_for_sampler",
-        "unload_model",
-    }
-)
+IDEMPOTENT_OPERATIONS = PAID_OPERATIONS | {"copy_weights", "unload_model"}
 
 #: The number of recorded responses. The oldest are discarded first.
 MAX_RECORDS = 10_000

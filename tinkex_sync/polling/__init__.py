@@ -1,1 +1,1 @@
-"""Futures of the server: polling them until they have a result."""
+"""Polling of server futures until they have a result, and the queue states in the responses."""

@@ -1,16 +1,14 @@
-"""One poll for all samples of a sampling session, where the server wants that. POST /api/v1/retrieve_futures.
+"""One poll for all samples of a sampling session, if the server supports it. POST /api/v1/retrieve_futures.
 
-Each poll says up to where completions were heard of (the cursor) and which results have been read since, so that the
-server can forget those. The result itself is fetched by its waiter.
+Each poll contains a cursor, up to which completions were received, and the ids of results that were read since, so that
+the server can delete those. The response lists new completions. The waiting thread then fetches the result itself.
 """
 
 from __future__ import annotations
 
 import logging
-import weakref
 from typing import Any, Callable, Dict, List, Optional, Set, Tuple
 
-from ..concurrency.clock import remaining
 from ..concurrency.primitives import Event, Lock, start_thread
 from ..errors import (
     APIConnectionError,
@@ -23,21 +21,25 @@ from ..errors import (
 )
 from ..http.call_state import CallState
 from ..http.request import Request
-from ..http.retry import MOST_BAD_POLLS, is_transient
-from ..plugins.hookspecs import Source
+from ..http.retry import MOST_BAD_POLLS
+from ..plugins.events import Source
 from ..session import Session
 from ..types import FuturesRetrieveRequest, FuturesTarget
+from .failed_polls import Action, action_after
 
 __all__ = ["BulkPoller"]
 
 _log = logging.getLogger(__name__)
 
-_PAUSE = 1.0
-#: Seconds: an acknowledgement is not worth a long wait.
-_ACK_WITHIN = 5.0
+#: Seconds before the next poll after one that failed; the 0.38.0 client waits as long.
+_DELAY = 1.0
+#: Seconds that a poll which only acknowledges results may take.
+_ACKNOWLEDGE_WITHIN = 5.0
 
 
 class _Waiter:
+    """A thread that waits for one completion."""
+
     def __init__(self) -> None:
         self.done = Event()
         self.size: Optional[int] = None
@@ -45,10 +47,13 @@ class _Waiter:
 
 
 class BulkPoller:
-    """Hears of completions for those who wait; its thread lives only while there is something to ask or to say.
+    """Polls for the completions of one sampling session. Thread-safe.
 
-    Invariants: a poll is out, or nobody waits and nothing is unsaid, or the thread is being started. A completion that
-    comes before its waiter is kept for it. An id in ``_read`` stays there until a poll that carried it succeeded.
+    Its thread lives only while threads wait for completions, or while there are results to acknowledge.
+
+    Invariants: A completion that is received before its waiter is kept in ``_early``. An id stays in ``_read`` until a
+    poll that contained it has succeeded. While threads wait or there is something to acknowledge, the poller's thread
+    runs, or is being started, or ``_final_error`` is set.
     """
 
     def __init__(self, session: Session, source: Source, clone_id: int) -> None:
@@ -60,45 +65,39 @@ class BulkPoller:
         self._early: Dict[str, Optional[int]] = {}  # guarded by _lock
         self._read: Set[str] = set()  # guarded by _lock
         self._cursor = 0  # guarded by _lock
-        self._said = 0  # guarded by _lock; the cursor of the last poll that succeeded
+        self._acknowledged = 0  # guarded by _lock; the cursor of the last poll that succeeded
         self._running = False  # guarded by _lock
-        self._fatal: Optional[TinkexError] = None  # guarded by _lock
-        self._bad_polls = 0
-        own = weakref.ref(self)
-
-        def close() -> None:
-            alive = own()
-            if alive is not None:
-                alive._fail(ClosedError("the client was closed while a call waited for its result"))
-
-        session.on_close(close)
+        self._final_error: Optional[TinkexError] = None  # guarded by _lock
+        # Consecutive polls that failed with 400. Used by the poller's thread only.
+        self._bad_requests = 0
 
     def wait(self, request_id: str, call: CallState, gives_up_at: Callable[[], float]) -> Optional[int]:
-        """Wait until the server says that a promise is kept or broken.
+        """Wait until the server reports that an operation has completed.
 
         Args:
-            gives_up_at: Time of the clock at which the wait ends; asked again then.
+            gives_up_at: Returns the time of the session's clock at which the wait ends. Called again at that time.
 
         Returns:
-            The size of the result in bytes; None where the server does not say, or where it failed: then the
-            promise is polled as any other.
+            The size of the result in bytes. None if the server does not return it, or if the operation failed: then the
+            server future is polled like any other.
 
         Raises:
-            TinkexError: polling failed for good; all who wait, now and later, are told.
-            DeadlineExceeded, ClosedError: the wait ended.
+            TinkexError: Polling failed finally. All current and later waiters receive this error.
+            DeadlineExceeded, ClosedError: The wait ended.
         """
         call.phase, call.sent, call.request_id = "polling", "yes", request_id
         waiter = _Waiter()
         with self._lock:
-            if self._fatal is not None:
-                raise self._fatal
+            if self._final_error is not None:
+                raise self._final_error
             if request_id in self._early:
                 return self._early.pop(request_id)
             self._waiters[request_id] = waiter
         self._start()
         try:
-            while not self._session.clock.wait(waiter.done, remaining(self._session.clock, gives_up_at())):
-                if gives_up_at() <= self._session.clock.time():
+            while not waiter.done.is_set():
+                self._session.wait(waiter.done, gives_up_at())
+                if not waiter.done.is_set() and gives_up_at() <= self._session.clock.time():
                     raise call.deadline_exceeded()
         finally:
             with self._lock:
@@ -107,15 +106,15 @@ class BulkPoller:
             raise waiter.error
         return waiter.size
 
-    def read(self, request_id: str) -> None:
-        """A result, or its error, was read: the server need not keep it."""
+    def acknowledge(self, request_id: str) -> None:
+        """Record that a result, or its error, was read, so that the server can delete it."""
         with self._lock:
             self._read.add(request_id)
         self._start()
 
     def _start(self) -> None:
         with self._lock:
-            if self._running or self._fatal is not None or self._session.closing.is_set():
+            if self._running or self._final_error is not None or self._session.closing.is_set():
                 return
             self._running = True
         start_thread(self._run, f"tinkex-bulk-{self._source.id}")
@@ -123,49 +122,41 @@ class BulkPoller:
     def _run(self) -> None:
         while True:
             with self._lock:
-                asks = bool(self._waiters)
-                if not asks and not self._read and self._cursor == self._said:
+                has_waiters = bool(self._waiters)
+                if not has_waiters and not self._read and self._cursor == self._acknowledged:
                     self._running = False
                     return
                 cursor, read = self._cursor, sorted(self._read)
             try:
-                answer = self._poll(cursor, read, asks)
-            except BaseException as error:
-                pause = self._pause(error)
-                if pause is None:
-                    return
                 try:
-                    self._session.sleep(pause)
-                except ClosedError as closed:
-                    self._fail(closed)
-                    return
-                continue
-            try:
-                self._take(answer, cursor, read)
-            except APIResponseValidationError as error:
-                self._fail(error)
+                    self._apply(self._poll(cursor, read, has_waiters), cursor, read)
+                except Exception as error:
+                    self._session.sleep(self._delay_after(error))
+            except Exception as final:
+                self._fail(final)
                 return
 
-    def _poll(self, cursor: int, read: List[str], asks: bool) -> Any:
-        body = FuturesRetrieveRequest(self._target, cursor, None if asks else 0.0, read)
-        clock = self._session.clock
-        reply = self._session.send_once(
-            Request(
-                "retrieve_futures",
-                body,
-                source=self._source,
-                deadline=None if asks else clock.time() + _ACK_WITHIN,
-            )
+    def _poll(self, cursor: int, read: List[str], has_waiters: bool) -> Any:
+        body = FuturesRetrieveRequest(
+            self._target,
+            prev_cursor=cursor,
+            timeout=None if has_waiters else 0.0,
+            retrieved_request_ids=read,
         )
-        return reply.json()
+        deadline = None if has_waiters else self._session.clock.time() + _ACKNOWLEDGE_WITHIN
+        request = Request("retrieve_futures", body, source=self._source, deadline=deadline)
+        return self._session.send_once(request).json()
 
-    def _take(self, answer: Any, cursor: int, read: List[str]) -> None:
-        completions, latest = _parsed(answer)
-        told: List[_Waiter] = []
+    def _apply(self, body: Any, cursor: int, read: List[str]) -> None:
+        """Wake the waiters of the completions in a response.
+
+        Args:
+            cursor, read: Those of the request.
+        """
+        completions, latest = _completions(body)
+        woken: List[_Waiter] = []
         with self._lock:
-            self._bad_polls = 0
-            self._said = cursor
-            self._cursor = latest
+            self._acknowledged, self._cursor = cursor, latest
             self._read.difference_update(read)
             for request_id, size in completions:
                 waiter = self._waiters.pop(request_id, None)
@@ -173,59 +164,60 @@ class BulkPoller:
                     self._early[request_id] = size
                 else:
                     waiter.size = size
-                    told.append(waiter)
-        for waiter in told:
+                    woken.append(waiter)
+        self._bad_requests = 0
+        for waiter in woken:
             waiter.done.set()
 
-    def _pause(self, error: BaseException) -> Optional[float]:
-        """Seconds until the next poll; None: all who wait were told that there will be none."""
-        if isinstance(error, BillingError):
-            try:
-                return self._session.payment_wait.pause(error, self._source, "")
-            except BillingError as over:
-                error = over
-        elif isinstance(error, DeadlineExceeded):
-            return _PAUSE  # an acknowledgement that took too long
-        elif isinstance(error, APIStatusError):
-            if is_transient(error.status_code, 999):
-                return _PAUSE
-            if error.status_code == 400:
-                self._bad_polls += 1
-                if self._bad_polls <= MOST_BAD_POLLS:
-                    return _PAUSE
-        elif isinstance(error, APIConnectionError):
-            return _PAUSE
-        self._fail(error)
-        return None
+    def _delay_after(self, error: Exception) -> float:
+        """Return the seconds before the next poll after one that failed; raise ``error`` if it is final."""
+        if isinstance(error, (APIConnectionError, DeadlineExceeded)):
+            return _DELAY
+        if not isinstance(error, APIStatusError):
+            raise error
+        action = action_after(error, is_bulk=True)
+        if action is Action.BACK_OFF:
+            return _DELAY
+        if action is Action.AWAIT_PAYMENT and isinstance(error, BillingError):
+            return self._session.payment_wait.pause(error, self._source, "")
+        if action is Action.RETRY_BAD_REQUEST and self._bad_requests < MOST_BAD_POLLS:
+            self._bad_requests += 1
+            return _DELAY
+        raise error
 
-    def _fail(self, error: BaseException) -> None:
-        fatal = error if isinstance(error, TinkexError) else TinkexError(f"{type(error).__name__}: {error}")
+    def _fail(self, error: Exception) -> None:
+        """Fail all current and later waiters."""
+        final = error if isinstance(error, TinkexError) else TinkexError(f"{type(error).__name__}: {error}")
         with self._lock:
-            self._fatal = fatal
+            self._final_error = final
             self._running = False
             waiters = list(self._waiters.values())
             self._waiters.clear()
         if not isinstance(error, ClosedError):
-            _log.debug("No more polls for sampling session %s: %s", self._source.id, error)
+            _log.debug("Bulk polling ended: sampling_session=%s error=%s", self._source.id, error)
         for waiter in waiters:
-            waiter.error = fatal
+            waiter.error = final
             waiter.done.set()
 
 
-def _parsed(answer: Any) -> Tuple[List[Tuple[str, Optional[int]]], int]:
-    """Ids with the sizes of their results, and the cursor."""
+def _completions(body: Any) -> Tuple[List[Tuple[str, Optional[int]]], int]:
+    """Return the request ids of a response with the sizes of their results, and its cursor.
+
+    Raises:
+        APIResponseValidationError: The body has another form.
+    """
     try:
         found: List[Tuple[str, Optional[int]]] = []
-        for one in answer["completions"]:
+        for one in body["completions"]:
             state, size = one["state"], one.get("response_payload_uncompressed_size")
             if state not in ("finished", "failed"):
                 raise ValueError(f"state {state!r} is neither finished nor failed")
-            known = state == "finished" and isinstance(size, int) and size > 0
-            found.append((str(one["request_id"]), size if known else None))
-        return found, int(answer["cursor"])
+            is_known = state == "finished" and isinstance(size, int) and size > 0
+            found.append((str(one["request_id"]), size if is_known else None))
+        return found, int(body["cursor"])
     except (KeyError, TypeError, ValueError) as error:
         raise APIResponseValidationError(
             f"The server's answer to retrieve_futures cannot be read: {error}",
-            body=answer,
+            body=body,
             path="completions",
         ) from error

@@ -1,11 +1,14 @@
-"""Promises of the server: polling one until it is kept or broken.
+"""Polling of one server future until it has a result. POST /api/v1/retrieve_future.
 
-The table of answers is that of SERVERS rule 2; ``POST /api/v1/retrieve_future``.
+A poll that failed is followed by the action of its row in :mod:`~tinkex_sync.polling.failed_polls` (rule 2 of SERVERS).
+
+tenacity does not run this loop, because most polls without a result are no failures, and failures are limited by kind:
+the policy "poll" limits consecutive transport failures, and each other kind has a limit of its own. The policy computes
+the delay after a failure and decides when to give up (``RetryPolicy.next_delay``).
 """
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 from typing import Any, Callable, Dict, Optional
 
@@ -17,7 +20,6 @@ from ..errors import (
     APITimeoutError,
     BillingError,
     DeadlineExceeded,
-    NotFoundError,
     Polled,
     PromiseExpiredError,
     RequestFailedError,
@@ -25,288 +27,40 @@ from ..errors import (
     TinkexError,
 )
 from ..http.call_state import CallState
-from ..http.endpoints import PROMISES
+from ..http.endpoints import OPERATIONS
 from ..http.request import Request
 from ..http.retry import MOST_BAD_POLLS, Attempts, log_long_retry
-from ..protocol import json_wire
+from ..http.transport import Reply
 from ..session import Session
 from ..types import FutureRetrieveRequest, QueueState, RequestErrorCategory
+from .failed_polls import Action, action_after
 from .queue_states import QueueStates
 
-__all__ = ["Promise", "poll"]
+__all__ = ["ServerFuture", "poll"]
 
-_log = logging.getLogger(__name__)
-
-#: Least time between a poll that was answered at once and the next.
-_BREATH = 0.1
-#: How long a promise may be unknown to a server that has just given it.
+#: Seconds between the starts of two polls at least.
+_SHORTEST_INTERVAL = 0.1
+#: Seconds for which the server may not know a future that it has just created.
 _UNKNOWN_FOR = 60.0
-#: A 500 that says why is tried this often, these many seconds apart.
-_SAID_WHY_WAITS = (3.0, 7.0)
+#: Seconds before each further poll after the server has reported that the operation failed (500 with a ``detail``).
+_CONFIRMATION_DELAYS = (3.0, 7.0)
 _STATES = frozenset(state.value for state in QueueState)
 
 
 @dataclass(frozen=True)
-class Promise:
-    """The server's word that an operation will have a result."""
+class ServerFuture:
+    """The server's future of an accepted operation."""
 
     request_id: str
-    #: Row of ``endpoints.PROMISES``.
+    #: Row of ``endpoints.OPERATIONS``.
     kind: str
-    #: Seconds from the start of the operation until the promise was received.
+    #: Seconds from the start of the request until the server returned the future.
     roundtrip: float = 0.0
-
-
-class _Poll:
-    """One promise being polled, by one thread."""
-
-    def __init__(
-        self,
-        session: Session,
-        promise: Promise,
-        call: CallState,
-        states: Optional[QueueStates],
-        deadline: Optional[float],
-        extend: Optional[Callable[[], float]],
-    ) -> None:
-        self.session = session
-        self.promise = promise
-        self.kind = PROMISES[promise.kind]
-        self.call = call
-        self.states = states
-        self.deadline = deadline
-        self.extend = extend
-        #: Whether the response may be the size of the result only, so that not too many results are read at once.
-        self.peeks = session.capabilities.metadata_only_polls
-        self.body = self._body()
-        #: Bytes of ``session.fetch_budget`` that are ours.
-        self.reserved = 0
-        self.number = 0
-        #: The server has shown that it knows the promise.
-        self.known = False
-        #: A poll may have been answered without our receiving it.
-        self.abandoned = False
-        self.policy = session.attempts("poll").policy
-        self.failing: Optional[Attempts] = None
-        self.unknown_since: Optional[float] = None
-        self.said_why = 0
-        self.tries_425 = 0
-        self.bad_polls = 0
-
-    def run(self) -> Any:
-        self.call.phase, self.call.sent = "polling", "yes"
-        self.call.request_id = self.promise.request_id
-        while True:
-            began = self.session.clock.time()
-            try:
-                self.call.reconnects = 0
-                reply = self.session.send_once(
-                    Request(
-                        "retrieve_future",
-                        self.body,
-                        headers=self._headers(),
-                        call=self.call,
-                        deadline=self.deadline,
-                        polled=self.polled(),
-                        attempt=1 if self.failing is None else self.failing.number + 1,
-                    )
-                )
-            except DeadlineExceeded:
-                later = None if self.extend is None else self.extend()
-                if later is None or later <= self.session.clock.time():
-                    raise
-                self.deadline = later
-                pause = self._tick()
-            except APIStatusError as error:
-                error.request_id = self.promise.request_id
-                pause = self._refused(error)
-            except APITimeoutError as error:
-                pause = self._broken(error) if error.unsent else self._tick()
-            except APIConnectionError as error:
-                pause = self._broken(error)
-            else:
-                answer = self._decoded(reply)
-                if isinstance(answer, dict) and answer.get("type") == "try_again":
-                    self._answered()
-                    if self.states is not None:
-                        self.states.read(self.call, self._state(answer))
-                    pause = 0.0
-                elif self.peeks and isinstance(answer, dict) and answer.get("status") == "complete_metadata":
-                    self._answered()
-                    self.reserve(answer.get("response_payload_size"))
-                    pause = -1.0
-                else:
-                    return self._result(answer)
-            self.number += 1
-            self.call.polls = self.number
-            # A poll repeated on a new connection may have been answered on the old one.
-            self.abandoned = self.abandoned or self.call.reconnects > 0
-            if pause == 0.0:
-                pause = _BREATH - (self.session.clock.time() - began)
-            if pause > 0:
-                self.session.sleep(pause, self.deadline, self.call, "polling")
-
-    def polled(self) -> Polled:
-        """What is being polled, for errors."""
-        return Polled(self.promise.request_id, self.kind.name, self.number)
-
-    def _body(self) -> bytes:
-        # A 0.7 server may refuse a key it does not know.
-        peeks = self.peeks if self.session.capabilities.metadata_only_polls else None
-        return json_wire.encode(FutureRetrieveRequest(self.promise.request_id, peeks))
-
-    def reserve(self, size: Any) -> None:
-        """The result is there and ``size`` bytes long: wait until there is room for it."""
-        self.peeks = False
-        self.body = self._body()
-        if isinstance(size, int) and size > 0:
-            self.session.fetch_budget.acquire(size, deadline=self.deadline)
-            self.reserved = size
-
-    def release(self) -> None:
-        """Give back the room that was waited for."""
-        size, self.reserved = self.reserved, 0
-        if size:
-            self.session.fetch_budget.release(size)
-
-    def _headers(self) -> dict[str, str]:
-        headers = {
-            **self.session.capabilities.wire.accept_header(self.kind.reply),
-            "X-Tinker-Request-Iteration": str(self.number),
-            "X-Tinker-Request-Type": self.kind.name,
-        }
-        if self.number == 0:
-            headers["X-Tinker-Create-Promise-Roundtrip-Time"] = str(self.promise.roundtrip)
-        return headers
-
-    # What answers do; each returns the seconds to wait: 0.0 for none but a breath, below 0 for not even that.
-
-    def _state(self, answer: Dict[str, Any]) -> Dict[str, Any]:
-        """Return the response with a queue state: servers of 0.38 return reasons without one, and unknown states."""
-        if not self.session.capabilities.open_queue_states or answer.get("queue_state") in _STATES:
-            return answer
-        told = {**answer, "queue_state": None}
-        if answer.get("queue_state_reason"):
-            told["queue_state"] = QueueState.UNKNOWN.value
-        return told
-
-    def _answered(self) -> None:
-        self.known, self.failing, self.said_why = True, None, 0
-
-    def _tick(self) -> float:
-        self.abandoned = True
-        self.failing = None
-        return 0.0
-
-    def _broken(self, error: APIConnectionError) -> float:
-        self.abandoned = self.abandoned or not error.unsent
-        return self._retry(error)
-
-    def _refused(self, error: APIStatusError) -> float:
-        status = error.status_code
-        if status in (408, 429) and self.states is not None:
-            self.states.read(self.call, error.body)
-        if status == 408:
-            self._answered()
-            return 0.0
-        if status == 410:
-            raise PromiseExpiredError(
-                f"promise expired/broken for request {self.promise.request_id}",
-                request_id=self.promise.request_id,
-            ) from error
-        if status == 404:
-            return self._not_found(error)
-        if status == 425:
-            # A checkpoint is being written; only the caller's timeout limits that.
-            self.known = True
-            self.tries_425 += 1
-            attempts = self.session.attempts("poll")
-            attempts.number = self.tries_425
-            return self.policy.backoff(attempts, error)
-        if isinstance(error, BillingError):
-            return self.session.payment_wait.pause(error, self.call.source, self.call.call_id)
-        if status == 400 and self.session.capabilities.retries_bad_polls:
-            if not error.body:
-                return self._retry(error, True)  # From a proxy on the way, which does not know the future.
-            self.bad_polls += 1
-            if self.bad_polls <= MOST_BAD_POLLS:
-                return 0.0
-        if status == 500 and isinstance(error.body, dict) and "detail" in error.body:
-            if self.said_why >= len(_SAID_WHY_WAITS):
-                raise RequestFailedError(
-                    f"Request failed: {error.body['detail']} (request {self.promise.request_id})",
-                    request_id=self.promise.request_id,
-                    category=RequestErrorCategory.Server,
-                    body=error.body,
-                ) from error
-            self.said_why += 1
-            return _SAID_WHY_WAITS[self.said_why - 1]
-        return self._retry(error)
-
-    def _not_found(self, error: APIStatusError) -> float:
-        if self.abandoned or self.call.reconnects:
-            raise ResultLostError(
-                f"the result of request {self.promise.request_id} was handed out to a poll that broke off,"
-                " and the server no longer has it",
-                request_id=self.promise.request_id,
-            ) from error
-        now = self.session.clock.time()
-        if self.unknown_since is None:
-            self.unknown_since, self.failing = now, self.session.attempts("poll")
-        if self.known or now - self.unknown_since >= _UNKNOWN_FOR:
-            assert isinstance(error, NotFoundError)
-            raise error
-        return min(self._retry(error, True), max(0.01, _UNKNOWN_FOR - (now - self.unknown_since)))
-
-    def _retry(self, error: APIError, is_transient: bool = False) -> float:
-        """Return the seconds to wait if the policy retries the error; otherwise raise it.
-
-        Args:
-            error: The error of the poll. A poll that is answered ends the series of failed polls.
-            is_transient: Whether the error is retried although the policy does not know it.
-        """
-        attempts = self.failing = self.failing or self.session.attempts("poll")
-        attempts.number += 1
-        try:
-            delay = self.policy.next_delay(attempts, error, is_transient)
-        except APIError:
-            attempts.describe(error, f"polling request {self.promise.request_id}: ")
-            raise
-        request = Request("retrieve_future", call=self.call)
-        self.session.report_retry(request, attempts, delay, error)
-        log_long_retry(attempts, delay, error, f"polling of request {self.promise.request_id}")
-        return delay
-
-    def _decoded(self, reply: Any) -> Any:
-        try:
-            return self.session.capabilities.wire.decode_result(
-                reply.content, reply.headers.get("content-type", ""), reply.status, self.kind.reply
-            )
-        except APIResponseValidationError as error:
-            error.__dict__["request_id"] = self.promise.request_id
-            raise
-
-    def _result(self, answer: Any) -> Any:
-        if isinstance(answer, self.kind.reply):
-            return answer
-        if isinstance(answer, dict) and "error" in answer:
-            raise RequestFailedError(
-                f"Request failed: {answer['error']} (request {self.promise.request_id},"
-                f" expected {self.kind.reply.__name__})",
-                request_id=self.promise.request_id,
-                category=RequestErrorCategory(answer.get("category")),
-                body=answer,
-            )
-        try:
-            return self.kind.reply.from_wire(answer)
-        except APIResponseValidationError as error:
-            error.__dict__["request_id"] = self.promise.request_id
-            raise
 
 
 def poll(
     session: Session,
-    promise: Promise,
+    server_future: ServerFuture,
     call: CallState,
     *,
     states: Optional[QueueStates] = None,
@@ -314,37 +68,37 @@ def poll(
     extend: Optional[Callable[[], float]] = None,
     announced: Optional[int] = None,
 ) -> Any:
-    """Poll a promise until it is kept, in the calling thread.
+    """Poll a server future until it has a result, in the calling thread.
 
     Args:
-        states: Where queue states and reasons are reported.
-        deadline: Time of the clock at which the wait ends.
-        extend: Asked at the deadline for a later one; the wait goes on if there is one.
-        announced: The result is known to be there, and to have so many bytes.
+        states: Receives queue states and reasons.
+        deadline: Time of the session's clock at which the wait ends; None: no deadline.
+        extend: Called at the deadline; returns a later deadline if the wait shall continue.
+        announced: Size of the result in bytes, if it is known that the server has it.
 
     Returns:
-        The decoded result, of the promise's type.
+        The decoded result, of the type of the future's kind.
 
     Raises:
-        RequestFailedError: the operation failed.
-        PromiseExpiredError, ResultLostError: the server has lost the result.
-        APIError: polling failed for good, or for 15 minutes.
-        DeadlineExceeded, ClosedError: the wait ended.
+        RequestFailedError: The operation failed.
+        PromiseExpiredError, ResultLostError: The server has lost the result.
+        APIError: Polling failed finally, or for 15 minutes.
+        DeadlineExceeded, ClosedError: The wait ended.
     """
-    running = _Poll(session, promise, call, states, deadline, extend)
+    polling = _Polling(session, server_future, call, states)
     error: Optional[BaseException] = None
-    call.promised = session.clock.time()
+    call.accepted_at = session.clock.time()
     try:
         if announced is not None:
-            running.reserve(announced)
-        return running.run()
+            polling.reserve(announced, deadline)
+        return polling.run(deadline, extend)
     except BaseException as failure:
         error = failure
         if isinstance(error, TinkexError) and error.polled is None:
-            error.polled = running.polled()
+            error.polled = polling.polled()
         raise
     finally:
-        running.release()
+        polling.release()
         if states is not None:
             states.finish(call, succeeded=error is None)
         hook = session.observers.future_resolved
@@ -353,10 +107,10 @@ def poll(
                 source=call.source,
                 call_id=call.call_id,
                 operation=call.operation,
-                request_id=promise.request_id,
+                request_id=server_future.request_id,
                 outcome=_outcome(error),
                 elapsed=session.clock.time() - call.started,
-                polls=running.number,
+                polls=polling.number,
                 error=error,
             )
 
@@ -364,6 +118,271 @@ def poll(
 def _outcome(error: Optional[BaseException]) -> str:
     if error is None:
         return "ok"
-    if isinstance(error, DeadlineExceeded):
-        return "timeout"
-    return "error"
+    return "timeout" if isinstance(error, DeadlineExceeded) else "error"
+
+
+class _Polling:
+    """The polls of one server future. Used by one thread.
+
+    Invariant: ``_reserved`` bytes of ``session.fetch_budget`` belong to this object.
+    """
+
+    def __init__(
+        self, session: Session, server_future: ServerFuture, call: CallState, states: Optional[QueueStates]
+    ) -> None:
+        self._session = session
+        self._future = server_future
+        self._kind = OPERATIONS[server_future.kind]
+        self._call = call
+        self._states = states
+        #: Number of polls that have ended.
+        self.number = 0
+        # Whether the response may contain the size of the result only, so that not too many are read concurrently.
+        self._allows_metadata = session.capabilities.metadata_only_polls
+        self._reserved = 0
+        # Whether the server has shown that it knows the future.
+        self._is_known = False
+        # Whether the server may have returned the result in a response that was lost.
+        self._is_abandoned = False
+        self._poll_started = 0.0
+        # The failures since the last good response; None after a good response.
+        self._failures: Optional[Attempts] = None
+        self._unknown_since: Optional[float] = None
+        # Polls that failed, by kinds with a limit of their own.
+        self._confirmations = self._early_polls = self._bad_requests = 0
+
+    def run(self, deadline: Optional[float], extend: Optional[Callable[[], float]]) -> Any:
+        """Poll until there is a result or a final error; arguments as :func:`poll`."""
+        session, call = self._session, self._call
+        call.phase, call.sent, call.request_id = "polling", "yes", self._future.request_id
+        while True:
+            self._poll_started = session.clock.time()
+            call.reconnects = 0
+            try:
+                body = self._decode(session.send_once(self._request(deadline)))
+            except DeadlineExceeded:
+                later = None if extend is None else extend()
+                if later is None or later <= session.clock.time():
+                    raise
+                deadline = later
+                delay = self._after_timeout()
+            except (APIStatusError, APIConnectionError) as error:
+                delay = self._after_failure(error)
+            else:
+                progress = self._after_response(body, deadline)
+                if progress is None:
+                    return self._result(body)
+                delay = progress
+            self.number += 1
+            call.polls = self.number
+            # The request may have been answered on the connection that was reset.
+            self._is_abandoned = self._is_abandoned or call.reconnects > 0
+            if delay > 0:
+                session.sleep(delay, deadline, call, "polling")
+
+    # Requests
+
+    def polled(self) -> Polled:
+        """Return what is being polled, for errors."""
+        return Polled(self._future.request_id, self._kind.request_type, self.number)
+
+    def _request(self, deadline: Optional[float]) -> Request:
+        capabilities = self._session.capabilities
+        # Servers of protocol 0.7 may reject unknown keys.
+        allows_metadata = self._allows_metadata if capabilities.metadata_only_polls else None
+        body = FutureRetrieveRequest(self._future.request_id, allows_metadata)
+        headers = {
+            **capabilities.wire.accept_header(self._kind.result),
+            "X-Tinker-Request-Iteration": str(self.number),
+            "X-Tinker-Request-Type": self._kind.request_type,
+        }
+        if self.number == 0:
+            headers["X-Tinker-Create-Promise-Roundtrip-Time"] = str(self._future.roundtrip)
+        return Request(
+            "retrieve_future",
+            body,
+            headers=headers,
+            call=self._call,
+            deadline=deadline,
+            polled=self.polled(),
+            attempt=1 if self._failures is None else self._failures.number + 1,
+        )
+
+    def reserve(self, size: Any, deadline: Optional[float]) -> None:
+        """Wait until the budget has room for a result of ``size`` bytes; request the result from now on."""
+        self._allows_metadata = False
+        if isinstance(size, int) and size > 0:
+            self._session.fetch_budget.acquire(size, deadline=deadline)
+            self._reserved = size
+
+    def release(self) -> None:
+        """Return the reserved bytes to the budget."""
+        size, self._reserved = self._reserved, 0
+        if size:
+            self._session.fetch_budget.release(size)
+
+    # Responses. The methods return the seconds until the next poll.
+
+    def _decode(self, reply: Reply) -> Any:
+        try:
+            return self._session.capabilities.wire.decode_result(
+                reply.content, reply.headers.get("content-type", ""), reply.status, self._kind.result
+            )
+        except APIResponseValidationError as error:
+            error.__dict__["request_id"] = self._future.request_id
+            raise
+
+    def _after_response(self, body: Any, deadline: Optional[float]) -> Optional[float]:
+        """Return None if the body is the result, or the operation's error."""
+        if not isinstance(body, dict):
+            return None
+        if body.get("type") == "try_again":
+            self._note_progress()
+            if self._states is not None:
+                self._states.read(self._call, self._with_state(body))
+            return self._rest_of_interval()
+        if self._allows_metadata and body.get("status") == "complete_metadata":
+            self._note_progress()
+            self.reserve(body.get("response_payload_size"), deadline)
+            return 0.0
+        return None
+
+    def _with_state(self, body: Dict[str, Any]) -> Dict[str, Any]:
+        """Return a body with a queue state, if the server may return a reason without one, or unknown states."""
+        if not self._session.capabilities.open_queue_states or body.get("queue_state") in _STATES:
+            return body
+        state = QueueState.UNKNOWN.value if body.get("queue_state_reason") else None
+        return {**body, "queue_state": state}
+
+    def _result(self, body: Any) -> Any:
+        if isinstance(body, self._kind.result):
+            return body
+        if isinstance(body, dict) and "error" in body:
+            raise RequestFailedError(
+                f"Request failed: {body['error']} (request {self._future.request_id},"
+                f" expected {self._kind.result.__name__})",
+                request_id=self._future.request_id,
+                category=RequestErrorCategory(body.get("category")),
+                body=body,
+            )
+        try:
+            return self._kind.result.from_wire(body)
+        except APIResponseValidationError as error:
+            error.__dict__["request_id"] = self._future.request_id
+            raise
+
+    def _note_progress(self) -> None:
+        self._is_known, self._failures, self._confirmations = True, None, 0
+
+    def _rest_of_interval(self) -> float:
+        return _SHORTEST_INTERVAL - (self._session.clock.time() - self._poll_started)
+
+    # Failures. The methods return the seconds until the next poll, or raise.
+
+    def _after_failure(self, error: APIError) -> float:
+        if isinstance(error, APIStatusError):
+            error.request_id = self._future.request_id
+            if error.status_code in (408, 429) and self._states is not None:
+                self._states.read(self._call, error.body)
+            tolerant = self._session.capabilities.retries_bad_polls
+            return _HANDLERS[action_after(error, retries_bad_requests=tolerant)](self, error)
+        assert isinstance(error, APIConnectionError)
+        if isinstance(error, APITimeoutError) and not error.unsent:
+            return self._after_timeout()
+        self._is_abandoned = self._is_abandoned or not error.unsent
+        return self.back_off(error)
+
+    def _after_timeout(self) -> float:
+        """No response within the read timeout: the operation is most likely in progress."""
+        self._is_abandoned, self._failures = True, None
+        return self._rest_of_interval()
+
+    def poll_again(self, error: APIStatusError) -> float:
+        self._note_progress()
+        return self._rest_of_interval()
+
+    def back_off(self, error: APIError, is_transient: bool = False) -> float:
+        """Return the delay of the retry policy.
+
+        Args:
+            is_transient: Whether a retry may succeed although the policy does not retry this error.
+        """
+        failures = self._failures = self._failures or self._session.attempts("poll")
+        failures.start()
+        try:
+            delay = failures.policy.next_delay(failures, error, is_transient)
+        except APIError as final:
+            failures.describe(final, f"polling request {self._future.request_id}: ")
+            raise
+        self._session.report_retry(Request("retrieve_future", call=self._call), failures, delay, error)
+        log_long_retry(failures, delay, error, f"polling of request {self._future.request_id}")
+        return max(delay, 0.01)
+
+    def await_gateway(self, error: APIStatusError) -> float:
+        return self.back_off(error, is_transient=True)
+
+    def retry_bad_request(self, error: APIStatusError) -> float:
+        self._bad_requests += 1
+        if self._bad_requests > MOST_BAD_POLLS:
+            raise error
+        return self._rest_of_interval()
+
+    def await_payment(self, error: APIStatusError) -> float:
+        assert isinstance(error, BillingError)
+        return self._session.payment_wait.pause(error, self._call.source, self._call.call_id)
+
+    def await_future(self, error: APIStatusError) -> float:
+        if self._is_abandoned or self._call.reconnects:
+            raise ResultLostError(
+                f"the result of request {self._future.request_id} was sent in a response that was lost, and the"
+                " server no longer has it",
+                request_id=self._future.request_id,
+            ) from error
+        now = self._session.clock.time()
+        if self._unknown_since is None:
+            self._unknown_since, self._failures = now, self._session.attempts("poll")
+        left = _UNKNOWN_FOR - (now - self._unknown_since)
+        if self._is_known or left <= 0:
+            raise error
+        return min(self.back_off(error, is_transient=True), max(0.01, left))
+
+    def await_checkpoint(self, error: APIStatusError) -> float:
+        self._is_known = True
+        self._early_polls += 1
+        attempts = self._session.attempts("poll")
+        attempts.number = self._early_polls
+        return attempts.policy.backoff(attempts, error)
+
+    def confirm_failure(self, error: APIStatusError) -> float:
+        if self._confirmations >= len(_CONFIRMATION_DELAYS):
+            raise RequestFailedError(
+                f"Request failed: {error.body['detail']} (request {self._future.request_id})",
+                request_id=self._future.request_id,
+                category=RequestErrorCategory.Server,
+                body=error.body,
+            ) from error
+        self._confirmations += 1
+        return _CONFIRMATION_DELAYS[self._confirmations - 1]
+
+    def raise_expired(self, error: APIStatusError) -> float:
+        raise PromiseExpiredError(
+            f"promise expired/broken for request {self._future.request_id}",
+            request_id=self._future.request_id,
+        ) from error
+
+    def raise_error(self, error: APIStatusError) -> float:
+        raise error
+
+
+_HANDLERS: Dict[Action, Callable[[_Polling, APIStatusError], float]] = {
+    Action.POLL_AGAIN: _Polling.poll_again,
+    Action.BACK_OFF: _Polling.back_off,
+    Action.AWAIT_GATEWAY: _Polling.await_gateway,
+    Action.RETRY_BAD_REQUEST: _Polling.retry_bad_request,
+    Action.AWAIT_PAYMENT: _Polling.await_payment,
+    Action.AWAIT_FUTURE: _Polling.await_future,
+    Action.AWAIT_CHECKPOINT: _Polling.await_checkpoint,
+    Action.CONFIRM_FAILURE: _Polling.confirm_failure,
+    Action.RAISE_EXPIRED: _Polling.raise_expired,
+    Action.RAISE: _Polling.raise_error,
+}

@@ -34,7 +34,7 @@ from ..http.request import Request, new_idempotency_key
 from ..http.retry import Attempts, RetryConfig, log_long_retry
 from ..plugins.events import Source
 from ..polling.bulk_poller import BulkPoller
-from ..polling.poller import Promise, poll
+from ..polling.poller import ServerFuture, poll
 from ..polling.queue_states import QueueStates
 from ..protocol import json_wire
 from ..protocol.byte_estimates import model_input_bytes
@@ -186,7 +186,7 @@ class _Sample:
         self.deadline = deadline
         self.result: Any = None
         #: The server future of the accepted sample.
-        self.promise: Optional[Promise] = None
+        self.server_future: Optional[ServerFuture] = None
         self._place: Optional[Admission] = Admission(1, self.wake)
         self._is_running = False
         self._is_retrying = False
@@ -301,7 +301,7 @@ class _Sample:
             delay = self._resubmit_delay(error)
         self._resubmissions += 1
         self._content = b""  # the next send takes a new number
-        self.promise = None
+        self.server_future = None
         self.call.request_id, self.call.sent = None, "no"
         return self._retry_in(delay, self.begin_dispatch)
 
@@ -321,7 +321,7 @@ class _Sample:
     def _accepted(self, response: types.UntypedAPIFuture) -> Next:
         self._release_permit()
         roundtrip = self.session.clock.time() - self._dispatch_began
-        self.promise = Promise(response.request_id, "asample", roundtrip)
+        self.server_future = ServerFuture(response.request_id, "asample", roundtrip)
         self._sequence_ids = response.sample_sequence_ids
         self.call.phase, self.call.request_id = "polling", response.request_id
         return Next(self.poll, is_poll=True)
@@ -399,28 +399,33 @@ class _Sample:
         return limit if self.deadline is None else min(limit, self.deadline)
 
     def _wait_for_result(self) -> types.SampleResponse:
-        promise, bulk, size = self.promise, self.context.bulk, None
-        assert promise is not None
+        assert self.server_future is not None
         try:
-            if bulk is not None:
-                size = bulk.wait(promise.request_id, self.call, self._gives_up_at)
-            result: types.SampleResponse = poll(
-                self.session,
-                promise,
-                self.call,
-                states=self.context.states,
-                deadline=self._gives_up_at(),
-                extend=self._gives_up_at,
-                announced=size,
-            )
-            return result
+            bulk = self.context.bulk
+            if bulk is None:
+                return self._poll(self.server_future, None)
+            request_id = self.server_future.request_id
+            size = bulk.wait(request_id, self.call, self._gives_up_at)
+            try:
+                return self._poll(self.server_future, size)
+            finally:
+                bulk.acknowledge(request_id)
         except DeadlineExceeded:
             if self.deadline is not None and self.session.clock.time() >= self.deadline:
                 raise
             raise self.context.progress.error() from None
-        finally:
-            if bulk is not None:
-                bulk.read(promise.request_id)
+
+    def _poll(self, server_future: ServerFuture, size: Optional[int]) -> types.SampleResponse:
+        result: types.SampleResponse = poll(
+            self.session,
+            server_future,
+            self.call,
+            states=self.context.states,
+            deadline=self._gives_up_at(),
+            extend=self._gives_up_at,
+            announced=size,
+        )
+        return result
 
     def _with_sequence_ids(self, result: types.SampleResponse) -> types.SampleResponse:
         """Return ``result`` with the ids of its completions, which the server returns when it accepts the sample."""
@@ -542,12 +547,12 @@ class _SubmittedSample(_Sample):
 
         def cancel_remote() -> bool:
             sample = reference()
-            promise = None if sample is None else sample.promise
+            accepted = None if sample is None else sample.server_future
             # The server can cancel an accepted sample, but not a request that is being sent.
             return (
                 sample is not None
-                and promise is not None
-                and sample.session.cancel_remote(promise.request_id)
+                and accepted is not None
+                and sample.session.cancel_remote(accepted.request_id)
             )
 
         self._future.cancel_remote = cancel_remote

@@ -1,1 +1,1 @@
-"""Training operations of one model, in order."""
+"""Training operations of one model: dispatched in order, with their results fetched in any order."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Callable, Dict, Iterable, List, Optional, Sequence, Tuple
 
 from .. import types
@@ -193,7 +194,7 @@ class BatchOperation(LaneOperation[types.ForwardBackwardOutput]):
         """Report an accepted chunk and start to fetch its result."""
         accepted.append(boundary)
         call = self.future.call
-        call.request_id = request.promise.request_id
+        call.request_id = request.server_future.request_id
         hook = self.session.observers.chunk_sent
         if hook is not None:
             hook(
@@ -201,10 +202,10 @@ class BatchOperation(LaneOperation[types.ForwardBackwardOutput]):
                 call_id=call.call_id,
                 boundary=boundary,
                 body_bytes=request.body_bytes,
-                request_id=request.promise.request_id,
+                request_id=request.server_future.request_id,
                 elapsed=self.session.clock.time() - request.started,
             )
-        self.session.helpers.submit(lambda: self._fetch(boundary, request))
+        self.session.helpers.submit(partial(self._fetch, boundary, request))
 
     def _fetch(self, boundary: Boundary, request: NumberedRequest) -> None:
         try:
@@ -241,20 +242,21 @@ class BatchOperation(LaneOperation[types.ForwardBackwardOutput]):
             self.resolve(error=error)
 
     def _partial_error(self, error: BaseException, accepted: List[Boundary]) -> PartialBatchError:
-        taken = _joined([(boundary.start, boundary.stop) for boundary in accepted])
-        missing = _gaps(taken, len(self._batch.data))
-        unknown = " or nobody knows" if isinstance(error, OutcomeUnknownError) else ""
+        ranges = _joined([(boundary.start, boundary.stop) for boundary in accepted])
+        missing = _gaps(ranges, len(self._batch.data))
+        unknown = " or it is unknown" if isinstance(error, OutcomeUnknownError) else ""
         consequence = ""
         if self.name == "forward_backward":
             consequence = (
-                " The gradients of the accepted ones stay accumulated on the server and will be part of the next"
+                " The gradients of the accepted datums stay accumulated on the server and will be part of the next"
                 " optimizer step."
             )
+        outcome = f"{_datums(ranges)} were accepted, {_datums(missing)} were not{unknown}"
         partial = PartialBatchError(
-            f"{self.name}: {_datums(taken)} were accepted, {_datums(missing)} were not{unknown}: {error}.{consequence}",
-            accepted=taken[0],
+            f"{self.name}: {outcome}: {error}.{consequence}",
+            accepted=ranges[0],
             refused=missing[0],
-            accepted_ranges=tuple(taken),
+            accepted_ranges=tuple(ranges),
             refused_ranges=tuple(missing),
         )
         partial.__cause__ = error

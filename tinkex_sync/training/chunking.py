@@ -1,22 +1,27 @@
-"""Where a batch is divided into requests."""
+"""Where a batch is divided into chunks."""
 
 from __future__ import annotations
 
 from typing import Iterable, Iterator
 
-from ..plugins.hookspecs import Boundary
+from ..plugins.events import Boundary
 
 __all__ = ["plan"]
 
 
 def plan(sizes: Iterable[int], max_items: int = 1024, max_bytes: int = 5_000_000) -> Iterator[Boundary]:
-    """Divide items into chunks, in order; ``sizes`` is drawn as chunks are asked for.
+    """Divide items into chunks, in order. ``sizes`` is read lazily, one item ahead of the chunk.
 
-    A chunk ends before the item that would be its ``max_items + 1``-th or would take it over
-    ``max_bytes``; an item larger than that is a chunk by itself. No items, no chunks.
+    A chunk ends before an item with which it would exceed ``max_items`` or ``max_bytes``. An item that is larger than
+    ``max_bytes`` is a chunk of its own.
 
     Args:
-        sizes: Estimated bytes of each item, see ``byte_estimates``.
+        sizes: Estimated bytes of each item; see :mod:`tinkex_sync.protocol.byte_estimates`.
+        max_items: Items of one chunk at most.
+        max_bytes: Estimated bytes of one chunk at most.
+
+    Returns:
+        The boundaries of the chunks; none if there are no items.
     """
     index = start = stop = filled = 0
     for size in sizes:

@@ -19,8 +19,8 @@ from .lane import TrainingLane
 
 __all__ = ["CustomLossOperation", "LossFunction", "MissingTargetsError"]
 
-#: ``loss(data, logprobs)``, where ``logprobs`` has one tensor or array per datum. With torch it returns
-#: (loss, metrics), with numpy (loss, gradients, metrics).
+#: ``loss(data, logprobs)``, where ``logprobs`` contains one tensor or array per datum. It returns (loss, metrics) with
+#: torch, and (loss, gradients, metrics) with numpy.
 LossFunction = Callable[[List[types.Datum], List[Any]], Any]
 
 #: Returns the gradient for each datum, the metrics and the loss, given the loss function, the data and their log
@@ -229,11 +229,11 @@ def _differentiate_by_torch(
         for index, leaf in enumerate(leaves):
             if not leaf.is_floating_point():
                 raise RuntimeError(
-                    f"only Tensors of floating point dtype can require gradients: the server gave the logprobs of"
+                    f"only Tensors of floating point dtype can require gradients: the server returned the logprobs of"
                     f" data[{index}] as whole numbers"
                 )
             leaf.requires_grad_()
-        loss, metrics = _parts(loss_fn(data, leaves), "loss", "metrics")
+        loss, metrics = _unpack(loss_fn(data, leaves), "loss", "metrics")
         if not isinstance(loss, torch.Tensor):
             raise TypeError(f"the loss must be a torch tensor made from the logprobs, not {loss!r:.80}")
         if loss.numel() != 1:
@@ -260,23 +260,23 @@ def _differentiate_by_numpy(
     import numpy
 
     arrays = [numpy.array(values, dtype=numpy.float32) for values in logprobs]
-    loss, gradients, metrics = _parts(loss_fn(data, arrays), "loss", "gradients", "metrics")
+    loss, gradients, metrics = _unpack(loss_fn(data, arrays), "loss", "gradients", "metrics")
     if numpy.size(loss) != 1:
         raise ValueError(f"the loss must be one number, not an array of shape {numpy.shape(loss)}")
     gradients = list(gradients)
     if len(gradients) != len(data):
         raise ValueError(f"there must be one gradient array per datum: {len(data)}, not {len(gradients)}")
-    made = []
+    checked = []
     for index, (gradient, values) in enumerate(zip(gradients, arrays)):
         if gradient is None:
             raise _no_gradient(index)
-        made.append(numpy.asarray(gradient, dtype=numpy.float32))
-        if made[-1].shape != values.shape:
+        checked.append(numpy.asarray(gradient, dtype=numpy.float32))
+        if checked[-1].shape != values.shape:
             raise ValueError(
                 f"the gradient of data[{index}] must have shape {values.shape}, as its logprobs have,"
-                f" not {made[-1].shape}"
+                f" not {checked[-1].shape}"
             )
-    return made, metrics, float(numpy.asarray(loss).reshape(-1)[0])
+    return checked, metrics, float(numpy.asarray(loss).reshape(-1)[0])
 
 
 def _no_gradient(index: int) -> ValueError:
@@ -286,13 +286,14 @@ def _no_gradient(index: int) -> ValueError:
     )
 
 
-def _parts(returned: Any, *names: str) -> Any:
-    wanted = f"({', '.join(names)})"
+def _unpack(returned: Any, *names: str) -> Any:
+    """Return what the loss function returned, if it is a tuple or list with as many values as there are names."""
+    expected = f"({', '.join(names)})"
     if not isinstance(returned, (tuple, list)):
-        raise TypeError(f"the loss function must return {wanted}, not {type(returned).__name__}")
+        raise TypeError(f"the loss function must return {expected}, not {type(returned).__name__}")
     if len(returned) != len(names):
         raise ValueError(
-            f"the loss function must return {wanted}, not {len(returned)} values: with torch (loss, metrics),"
+            f"the loss function must return {expected}, not {len(returned)} values: with torch (loss, metrics),"
             ' with backend="numpy" (loss, gradients, metrics)'
         )
     return returned
@@ -301,9 +302,9 @@ def _parts(returned: Any, *names: str) -> Any:
 def _check_finite(index: int, gradient: Any) -> None:
     values = gradient.tolist()
     if not all(map(math.isfinite, values)):
-        place, value = next((place, value) for place, value in enumerate(values) if not math.isfinite(value))
+        element, value = next((at, value) for at, value in enumerate(values) if not math.isfinite(value))
         raise ValueError(
-            f"the loss's gradient is {value!r} at data[{index}], logprob {place}; only finite numbers can be sent"
+            f"the loss's gradient is {value!r} at data[{index}], logprob {element}; only finite numbers can be sent"
         )
 
 

@@ -110,30 +110,30 @@ class TrainingLane:
                 if resends == _MOST_RESENDS or (number == request.number and not has_waited):
                     raise
             request.assign(number)
-            request.send_attempts()
+            request.send()
         raise AssertionError("the last resend returns or raises")
 
     def _result(self, request: NumberedRequest, call: CallState) -> Any:
         """Poll an accepted request; if the server has lost the result, send the same request once more."""
         try:
-            return poll(self.session, request.promise, call, states=self._queue_states)
+            return poll(self.session, request.server_future, call, states=self._queue_states)
         except PromiseExpiredError as error:
             expired = error
         try:
-            request.send_attempts()
+            request.send()
         except APIError as error:
             raise PromiseExpiredError(
                 f"{call.operation} (number {request.number}) was accepted, but the server has lost its result and"
-                f" does not take it a second time ({error}); whatever it changed in the model stays",
+                f" rejects the request when it is sent again ({error}); its changes to the model remain",
                 request_id=expired.request_id,
             ) from error
         try:
-            return poll(self.session, request.promise, call, states=self._queue_states)
+            return poll(self.session, request.server_future, call, states=self._queue_states)
         except PromiseExpiredError as error:
             raise PromiseExpiredError(
                 f"{call.operation} (number {request.number}) was accepted, but the server has lost its result twice;"
-                " whatever it changed in the model stays",
-                request_id=request.promise.request_id,
+                " its changes to the model remain",
+                request_id=request.server_future.request_id,
             ) from error
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import types as python_types
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Callable, Dict, List, Optional, Tuple, TypeVar
 
 from .. import types
@@ -54,8 +55,8 @@ class RequestOperation(LaneOperation[T]):
         except BaseException as error:
             self.resolve(error=error)
             return
-        call.request_id = request.promise.request_id
-        self.session.helpers.submit(lambda: self._fetch(request))
+        call.request_id = request.server_future.request_id
+        self.session.helpers.submit(partial(self._fetch, request))
 
     def before_dispatch(self) -> None:
         """Called in the lane's thread before the request is sent; an error fails the operation."""

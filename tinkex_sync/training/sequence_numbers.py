@@ -14,7 +14,8 @@ The rules (rule 4 of SERVERS):
 from __future__ import annotations
 
 import re
-from typing import Any, Callable, List, Optional, Set
+from contextlib import contextmanager
+from typing import Callable, Iterator, List, Optional, Set
 
 from ..concurrency.primitives import Event, Lock
 from ..errors import (
@@ -28,7 +29,8 @@ from ..errors import (
 )
 from ..http.call_state import CallState
 from ..http.request import Request, new_idempotency_key
-from ..polling.poller import Promise
+from ..http.retry import Attempts
+from ..polling.poller import ServerFuture
 from ..protocol.wire import Body
 from ..session import Session
 
@@ -65,7 +67,7 @@ class NumberedRequest:
         self.body_bytes = 0
         self.started = session.clock.time()
         #: The server future, once the request was accepted.
-        self.promise = Promise("", endpoint)
+        self.server_future = ServerFuture("", endpoint)
 
     def assign(self, number: int) -> None:
         """Set the number of a request that was not sent, or that the server did not count under its former number."""
@@ -75,25 +77,22 @@ class NumberedRequest:
         """Send the request, retries included, and keep the server future.
 
         Raises:
-            OutcomeUnknownError: The request failed, and an attempt is in doubt.
-            APIStatusError, APIConnectionError, ClosedError: It failed; for the first two, it was not accepted.
+            APIStatusError, APIConnectionError, ClosedError: It failed; see :meth:`checking_outcome`.
         """
-        try:
-            self.send_attempts()
-        except (APIError, ClosedError) as error:
-            self.in_doubt = self.in_doubt or _may_be_accepted(error)
-            if not self.in_doubt or isinstance(error, ClosedError):
-                raise
-            raise self.unknown_outcome(error) from error
-
-    def send_attempts(self) -> None:
-        """Send the request as :meth:`send` does, but raise the error of the last attempt even if one is in doubt."""
         session = self._session
         while True:
             body = self._encode(self.number)
             self.body_bytes = len(body.content)
+            request = Request(
+                body.endpoint,
+                body.content,
+                headers=body.headers,
+                call=self._call,
+                idempotency_key=self._key,
+            )
             try:
-                response = self._send_body(body)
+                with self._recording_doubt() as attempts:
+                    response = session.call(request, attempts)
                 break
             except APIStatusError as error:
                 if not session.negotiation.switch(error, body):
@@ -101,26 +100,38 @@ class NumberedRequest:
                 # The server rejected the encoding without reading the body, so the number is unused. The key
                 # identifies the body, so the other encoding needs another key.
                 self.assign(self.number)
-        self.promise = Promise(response.request_id, self.endpoint, session.clock.time() - self.started)
-
-    def _send_body(self, body: Body) -> Any:
-        attempts = self._session.attempts("submit")
-        request = Request(
-            body.endpoint,
-            body.content,
-            headers=body.headers,
-            call=self._call,
-            idempotency_key=self._key,
+        self.server_future = ServerFuture(
+            response.request_id, self.endpoint, session.clock.time() - self.started
         )
+
+    @contextmanager
+    def checking_outcome(self) -> Iterator[None]:
+        """Replace the error of :meth:`send` by an OutcomeUnknownError if an attempt is in doubt.
+
+        Raises:
+            OutcomeUnknownError: The request failed, and an attempt is in doubt.
+            APIStatusError, APIConnectionError, ClosedError: It failed; for the first two, it was not accepted.
+        """
         try:
-            return self._session.call(request, attempts)
+            yield
+        except (APIError, ClosedError) as error:
+            self.in_doubt = self.in_doubt or _may_be_accepted(error)
+            if not self.in_doubt or isinstance(error, ClosedError):
+                raise
+            raise self.unknown_outcome(error) from error
+
+    @contextmanager
+    def _recording_doubt(self) -> Iterator[Attempts]:
+        attempts = self._session.attempts("submit")
+        try:
+            yield attempts
         finally:
             self.in_doubt = self.in_doubt or attempts.in_doubt
 
     def unknown_outcome(self, error: Exception) -> OutcomeUnknownError:
         """Return the error for a request whose response was lost and that then failed with ``error``."""
         return OutcomeUnknownError(
-            f"{self.endpoint} (number {self.number}) may or may not have been applied: a reply was lost, and then:"
+            f"{self.endpoint} (number {self.number}) may or may not have been applied: a response was lost, and then:"
             f" {error}. Check the model before repeating it.",
             seq_id=self.number,
         )
@@ -157,31 +168,26 @@ class SequenceNumbers:
             OutcomeUnknownError: A response was lost, and it is unknown whether the operation was applied.
             APIStatusError, APIConnectionError, ClosedError: The operation was not applied.
         """
-        try:
-            self._dispatch_at(self._next, request)
-            return
-        except ConflictError as error:
-            conflict = error
-        for position in list(self._doubtful):
-            # If the doubtful request did not arrive, the server still expects its number.
+        conflict: Optional[ConflictError] = None
+        # If a doubtful request did not arrive, the server still expects its number.
+        for position in (self._next, *self._doubtful):
+            self._assign(position, request)
             try:
-                self._dispatch_at(position, request)
-                return
+                with request.checking_outcome():
+                    request.send()
             except ConflictError as error:
                 conflict = error
+            except (APIError, ClosedError, OutcomeUnknownError):
+                if request.in_doubt and position not in self._doubtful:
+                    self._next = position + 1
+                    self._doubtful.append(position)
+                raise
+            else:
+                self._next, self._doubtful = position + 1, []
+                self.outcomes.record_accepted(position)
+                return
+        assert conflict is not None
         raise conflict
-
-    def _dispatch_at(self, position: int, request: NumberedRequest) -> None:
-        self._assign(position, request)
-        try:
-            request.send()
-        except (APIError, ClosedError, OutcomeUnknownError):
-            if request.in_doubt and position not in self._doubtful:
-                self._next = position + 1
-                self._doubtful.append(position)
-            raise
-        self._next, self._doubtful = position + 1, []
-        self.outcomes.record_accepted(position)
 
     @property
     def are_certain(self) -> bool:
@@ -206,7 +212,8 @@ class SequenceNumbers:
             Exception: As :meth:`dispatch`. After an OutcomeUnknownError the position counts as used.
         """
         self._assign(position, request)
-        request.send()
+        with request.checking_outcome():
+            request.send()
 
     def _assign(self, position: int, request: NumberedRequest) -> None:
         request.position = position

@@ -44,8 +44,12 @@ def out(tmp_path):
 
 
 def test_every_prompt_gets_one_reply(command, prompts, out):
-    asked = prompts({"prompt": "hello", "id": "a"}, "\n", {"prompt": [1, 2, 3], "id": 7}, {"prompt": "ü"})
-    done = command("sample", asked, "-o", out, *MODEL, "-n", "2", "--logprobs", "--seed", "5", "-f", "json")
+    prompt_file = prompts(
+        {"prompt": "hello", "id": "a"}, "\n", {"prompt": [1, 2, 3], "id": 7}, {"prompt": "ü"}
+    )
+    done = command(
+        "sample", prompt_file, "-o", out, *MODEL, "-n", "2", "--logprobs", "--seed", "5", "-f", "json"
+    )
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     assert {name: result[name] for name in ("prompts", "answered", "failed", "new")} == {
@@ -62,15 +66,15 @@ def test_every_prompt_gets_one_reply(command, prompts, out):
             assert len(sequence["tokens"]) == len(sequence["logprobs"]) <= 4
             assert sequence["stop_reason"] in ("length", "stop")
             assert isinstance(sequence["text"], str)
-    again = command("sample", asked, "-o", out, *MODEL, "-n", "2", "--logprobs", "--seed", "5")
+    again = command("sample", prompt_file, "-o", out, *MODEL, "-n", "2", "--logprobs", "--seed", "5")
     assert again.returncode == 0
     assert "3 of 3 prompts already have replies" in again.stderr
     assert sorted(read_lines(out), key=lambda reply: reply["index"]) == replies
 
 
 def test_saved_weights_are_sampled_by_their_path(command, prompts, out, saved):
-    asked = prompts({"prompt": "hello"})
-    done = command("sample", asked, "-o", out, "-m", saved.sampler, "--max-tokens", "2", "--stop", "zz")
+    prompt_file = prompts({"prompt": "hello"})
+    done = command("sample", prompt_file, "-o", out, "-m", saved.sampler, "--max-tokens", "2", "--stop", "zz")
     assert done.returncode == 0, done.stderr
     assert len(read_lines(out)[0]["sequences"][0]["tokens"]) <= 2
 
@@ -91,11 +95,11 @@ def test_saved_weights_are_sampled_by_their_path(command, prompts, out, saved):
     ],
 )
 def test_a_malformed_line_is_named_before_anything_is_sent(line, reason, command, server, prompts, out):
-    asked = prompts({"prompt": "good"}, "\n", line)
+    prompt_file = prompts({"prompt": "good"}, "\n", line)
     before = server.stats()["requests"]
-    done = command("sample", asked, "-o", out, *MODEL)
+    done = command("sample", prompt_file, "-o", out, *MODEL)
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.startswith(f"Error: {asked}, line 3: ")
+    assert done.stderr.startswith(f"Error: {prompt_file}, line 3: ")
     assert reason in done.stderr
     after = server.stats()["requests"]
     assert {name: after.get(name) for name in ("/api/v1/create_session", "/api/v1/asample")} == {
@@ -109,34 +113,34 @@ def test_unusable_files_are_refused(command, prompts, out, tmp_path):
     assert "contains no prompt" in command("sample", prompts("\n"), "-o", out, *MODEL).stderr
     (tmp_path / "latin.jsonl").write_bytes(b'{"prompt": "\xe4"}\n')
     assert "line 1: not UTF-8" in command("sample", tmp_path / "latin.jsonl", "-o", out, *MODEL).stderr
-    asked = prompts({"prompt": "a"})
-    assert "is the file of prompts" in command("sample", asked, "-o", asked, *MODEL).stderr
-    missing = command("sample", asked, "-o", tmp_path / "no" / "folder.jsonl", *MODEL)
+    prompt_file = prompts({"prompt": "a"})
+    assert "is the file of prompts" in command("sample", prompt_file, "-o", prompt_file, *MODEL).stderr
+    missing = command("sample", prompt_file, "-o", tmp_path / "no" / "folder.jsonl", *MODEL)
     assert missing.returncode == 1
     assert "cannot write" in missing.stderr
-    assert command("sample", asked, "-o", out, *MODEL, "--top-k", "0").returncode == 2
+    assert command("sample", prompt_file, "-o", out, *MODEL, "--top-k", "0").returncode == 2
     assert not out.exists()
 
 
 def test_an_output_of_other_prompts_or_settings_is_refused(command, prompts, out, tmp_path):
-    asked = prompts({"prompt": "a"})
-    assert command("sample", asked, "-o", out, *MODEL).returncode == 0
+    prompt_file = prompts({"prompt": "a"})
+    assert command("sample", prompt_file, "-o", out, *MODEL).returncode == 0
     before = out.read_bytes()
     changed = command("sample", prompts({"prompt": "b"}), "-o", out, *MODEL)
     assert changed.returncode == 1
     assert "contains replies to other prompts" in changed.stderr
-    asked = prompts({"prompt": "a"})
-    other = command("sample", asked, "-o", out, *MODEL, "--temperature", "0.5")
+    prompt_file = prompts({"prompt": "a"})
+    other = command("sample", prompt_file, "-o", out, *MODEL, "--temperature", "0.5")
     assert other.returncode == 1
     assert "temperature was 1.0, is 0.5" in other.stderr
     strange = tmp_path / "strange.jsonl"
     strange.write_text("mine\n")
-    assert "exists, and no record" in command("sample", asked, "-o", strange, *MODEL).stderr
+    assert "exists, and no record" in command("sample", prompt_file, "-o", strange, *MODEL).stderr
     assert strange.read_text() == "mine\n"
     out.write_bytes(b"rubbish\n" + before)
-    assert "line 1: not a reply" in command("sample", asked, "-o", out, *MODEL).stderr
+    assert "line 1: not a reply" in command("sample", prompt_file, "-o", out, *MODEL).stderr
     out.write_bytes(before + before)
-    assert "line 2: prompt 0 already has a reply" in command("sample", asked, "-o", out, *MODEL).stderr
+    assert "line 2: prompt 0 already has a reply" in command("sample", prompt_file, "-o", out, *MODEL).stderr
     assert out.read_bytes() == before + before
 
 
@@ -157,10 +161,10 @@ def reply(request):
 
 def test_failed_prompts_are_reported_and_sampled_again(scripted, prompts, out):
     command = partial(in_process, variables(scripted.base_url))
-    asked = prompts(*({"prompt": f"{place}"} for place in range(20)))
+    prompt_file = prompts(*({"prompt": f"{index}"} for index in range(20)))
     failure = Answer(body={"error": "too odd", "category": "user"})
     scripted.script("retrieve_future", *[failure] * 3)
-    done = command("sample", asked, "-o", out, *MODEL, "-f", "json")
+    done = command("sample", prompt_file, "-o", out, *MODEL, "-f", "json")
     assert done.returncode == 1
     result = json.loads(done.stdout)
     assert (result["answered"], result["failed"]) == (17, 3)
@@ -169,7 +173,7 @@ def test_failed_prompts_are_reported_and_sampled_again(scripted, prompts, out):
     assert [line["error"]["type"] for line in failed] == ["RequestFailedError"] * 3
     assert "too odd" in failed[0]["error"]["message"]
     sent = len(scripted.sent("asample"))
-    again = command("sample", asked, "-o", out, *MODEL)
+    again = command("sample", prompt_file, "-o", out, *MODEL)
     assert again.returncode == 0, again.stderr
     assert len(scripted.sent("asample")) == sent + 3
     assert sorted(line["index"] for line in read_lines(out)) == list(range(20))
@@ -178,28 +182,28 @@ def test_failed_prompts_are_reported_and_sampled_again(scripted, prompts, out):
 
 def test_on_error_stop_ends_at_the_first_failure(scripted, prompts, out):
     scripted.script("retrieve_future", Answer(body={"error": "too odd", "category": "user"}))
-    asked = prompts({"prompt": "a"}, {"prompt": "b"})
+    prompt_file = prompts({"prompt": "a"}, {"prompt": "b"})
     command = partial(in_process, variables(scripted.base_url))
-    done = command("sample", asked, "-o", out, *MODEL, "--on-error", "stop", "--concurrency", "1")
+    done = command("sample", prompt_file, "-o", out, *MODEL, "--on-error", "stop", "--concurrency", "1")
     assert done.returncode == 1
     assert "prompt 0 failed" in done.stderr
     assert len(scripted.sent("asample")) == 1
-    assert command("sample", asked, "-o", out, *MODEL).returncode == 0
+    assert command("sample", prompt_file, "-o", out, *MODEL).returncode == 0
     assert sorted(line["index"] for line in read_lines(out)) == [0, 1]
 
 
 def test_an_error_that_does_not_depend_on_the_prompt_ends_the_run(scripted, prompts, out):
-    asked = prompts(*({"prompt": f"{place}"} for place in range(50)))
+    prompt_file = prompts(*({"prompt": f"{index}"} for index in range(50)))
     scripted.script("asample", *[scripted.defaults["asample"]] * 10, *[Answer(401, {"detail": "key"})] * 40)
     command = partial(in_process, variables(scripted.base_url))
-    done = command("sample", asked, "-o", out, *MODEL, "--concurrency", "5")
+    done = command("sample", prompt_file, "-o", out, *MODEL, "--concurrency", "5")
     assert done.returncode == 1
     assert "Authentication failed" in done.stderr
     assert "Run the same command again to continue" in done.stderr
     assert all("error" not in line for line in read_lines(out))
     assert len(scripted.sent("asample")) < 30
     scripted.clear()
-    assert command("sample", asked, "-o", out, *MODEL).returncode == 0
+    assert command("sample", prompt_file, "-o", out, *MODEL).returncode == 0
     assert sorted(line["index"] for line in read_lines(out)) == list(range(50))
 
 
@@ -238,9 +242,11 @@ def test_a_bar_is_shown_on_a_terminal(scripted, prompts, out):
         "queue_state_reason": "full",
     }
     scripted.script("retrieve_future", Answer(body=paused))
-    asked = prompts(*({"prompt": f"{place}"} for place in range(5)))
+    prompt_file = prompts(*({"prompt": f"{index}"} for index in range(5)))
     command = Commands(variables(scripted.base_url))
-    with command.start("sample", asked, "-o", out, *MODEL, stderr=theirs, env={"COLUMNS": "120"}) as running:
+    with command.start(
+        "sample", prompt_file, "-o", out, *MODEL, stderr=theirs, env={"COLUMNS": "120"}
+    ) as running:
         assert running.wait(timeout=60) == 0
     os.close(theirs)
     reader.join(10)
@@ -266,14 +272,14 @@ def test_a_second_process_is_refused_and_ctrl_c_keeps_the_replies_so_far(scripte
 
     scripted.script("retrieve_future", *[reply] * 3)
     scripted.defaults["retrieve_future"] = hold
-    asked = prompts(*({"prompt": f"{place}"} for place in range(8)))
+    prompt_file = prompts(*({"prompt": f"{index}"} for index in range(8)))
     command = Commands(variables(scripted.base_url))
     try:
-        first = command.start("sample", asked, "-o", out, *MODEL)
+        first = command.start("sample", prompt_file, "-o", out, *MODEL)
         while not out.exists() or len(out.read_bytes().splitlines()) < 3:
             assert first.poll() is None, first.communicate()
             held.wait(0.02)
-        second = in_process(command.environment, "sample", asked, "-o", out, *MODEL)
+        second = in_process(command.environment, "sample", prompt_file, "-o", out, *MODEL)
         assert second.returncode == 1
         assert "another process is writing" in second.stderr
         os.kill(first.pid, signal.SIGINT)
@@ -285,14 +291,14 @@ def test_a_second_process_is_refused_and_ctrl_c_keeps_the_replies_so_far(scripte
     assert "Run the same command again to continue" in errors
     assert "Interrupted." in errors
     scripted.defaults["retrieve_future"] = reply
-    assert command("sample", asked, "-o", out, *MODEL).returncode == 0
+    assert command("sample", prompt_file, "-o", out, *MODEL).returncode == 0
     assert sorted(line["index"] for line in read_lines(out)) == list(range(8))
 
 
 def test_without_a_tokenizer_replies_contain_token_ids_only(scripted, prompts, out):
     settings = {**variables(scripted.base_url, KEY), "HF_HUB_OFFLINE": "1", "HF_HOME": str(out.parent)}
     command = Commands(settings)
-    nameless = ["--model", "nobody/knows-this", "--max-tokens", "4"]
+    nameless = ["--model", "unknown/model", "--max-tokens", "4"]
     assert command("sample", prompts({"prompt": [1]}), "-o", out, *nameless).returncode == 0
     assert "text" not in read_lines(out)[0]["sequences"][0]
     out.unlink()
@@ -342,8 +348,8 @@ def test_standard_output_redirected_to_a_file_is_refused_by_its_device_name(comm
 
 
 def test_dash_writes_replies_to_standard_output(command, prompts, tmp_path):
-    asked = prompts({"prompt": "a", "id": "x"}, {"prompt": "b"})
-    done = Commands(command.args[0])("sample", asked, "-o", "-", *MODEL, cwd=tmp_path)
+    prompt_file = prompts({"prompt": "a", "id": "x"}, {"prompt": "b"})
+    done = Commands(command.args[0])("sample", prompt_file, "-o", "-", *MODEL, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert sorted(json.loads(line)["index"] for line in done.stdout.splitlines()) == [0, 1]
     assert "2 of 2 prompts have replies." in done.stderr
@@ -352,10 +358,10 @@ def test_dash_writes_replies_to_standard_output(command, prompts, tmp_path):
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
 def test_a_write_error_on_standard_output_ends_the_run(scripted, prompts):
-    asked = prompts(*({"prompt": f"{place}"} for place in range(50)))
+    prompt_file = prompts(*({"prompt": f"{index}"} for index in range(50)))
     with Path("/dev/full").open("w") as full:
         done = Commands(variables(scripted.base_url))(
-            "sample", asked, "-o", "-", *MODEL, "--concurrency", "2", stdout=full
+            "sample", prompt_file, "-o", "-", *MODEL, "--concurrency", "2", stdout=full
         )
     assert done.returncode == 1
     assert "cannot write standard output: No space left on device" in done.stderr
@@ -363,9 +369,9 @@ def test_a_write_error_on_standard_output_ends_the_run(scripted, prompts):
 
 
 def test_a_closed_pipe_ends_the_run(scripted, prompts):
-    asked = prompts(*({"prompt": f"{place}"} for place in range(50)))
+    prompt_file = prompts(*({"prompt": f"{index}"} for index in range(50)))
     command = Commands(variables(scripted.base_url))
-    with command.start("sample", asked, "-o", "-", *MODEL, "--concurrency", "2") as process:
+    with command.start("sample", prompt_file, "-o", "-", *MODEL, "--concurrency", "2") as process:
         process.stdout.close()
         errors = process.stderr.read()
     assert process.returncode == 1

@@ -23,7 +23,7 @@ class Response:
 
 
 class Sampler:
-    """Finishes each future when the test asks for it, or immediately with the given results."""
+    """Finishes each future when the test sets its result, or immediately with the given results."""
 
     logprobs = False
 

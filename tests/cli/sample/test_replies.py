@@ -46,15 +46,17 @@ def count_lines(path):
 
 
 def test_after_kill_9_every_prompt_has_one_reply(scripted, tmp_path):
-    asked, out = tmp_path / "prompts.jsonl", tmp_path / "replies.jsonl"
-    asked.write_text("".join(json.dumps({"prompt": f"prompt {place}"}) + "\n" for place in range(PROMPTS)))
+    prompt_file, out = tmp_path / "prompts.jsonl", tmp_path / "replies.jsonl"
+    prompt_file.write_text(
+        "".join(json.dumps({"prompt": f"prompt {index}"}) + "\n" for index in range(PROMPTS))
+    )
     command = Commands(variables(scripted.base_url))
     generator, pause = random.Random(4), threading.Event()
     kept = set()
     for _ in range(4):
         before = count_lines(out)
         target = before + generator.randrange(0, 90)
-        running = command.start("sample", asked, "-o", out, *MODEL)
+        running = command.start("sample", prompt_file, "-o", out, *MODEL)
         while count_lines(out) < target and running.poll() is None:
             pause.wait(0.002)
         os.kill(running.pid, signal.SIGKILL)
@@ -72,7 +74,7 @@ def test_after_kill_9_every_prompt_has_one_reply(scripted, tmp_path):
             file.write(b'{"index":3,"sequ'[: generator.randrange(0, 16)])
     assert 0 < len(kept) < PROMPTS
     sent = len(scripted.sent("asample"))
-    done = in_process(command.environment, "sample", asked, "-o", out, *MODEL, "-f", "json")
+    done = in_process(command.environment, "sample", prompt_file, "-o", out, *MODEL, "-f", "json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["new"] == PROMPTS - len(kept) == len(scripted.sent("asample")) - sent
     replies = [json.loads(line) for line in out.read_text().splitlines()]
@@ -82,13 +84,13 @@ def test_after_kill_9_every_prompt_has_one_reply(scripted, tmp_path):
 
 
 def test_an_interrupted_removal_of_failed_prompts_is_repeated(scripted, tmp_path):
-    asked, out = tmp_path / "prompts.jsonl", tmp_path / "replies.jsonl"
-    asked.write_text('{"prompt": "a"}\n{"prompt": "b"}\n')
+    prompt_file, out = tmp_path / "prompts.jsonl", tmp_path / "replies.jsonl"
+    prompt_file.write_text('{"prompt": "a"}\n{"prompt": "b"}\n')
     scripted.script("retrieve_future", Answer(body={"error": "no", "category": "user"}))
     environment = variables(scripted.base_url)
-    assert in_process(environment, "sample", asked, "-o", out, *MODEL).returncode == 1
+    assert in_process(environment, "sample", prompt_file, "-o", out, *MODEL).returncode == 1
     (tmp_path / "replies.jsonl.new").write_bytes(b'{"index":1,"sequ')
-    assert in_process(environment, "sample", asked, "-o", out, *MODEL).returncode == 0
+    assert in_process(environment, "sample", prompt_file, "-o", out, *MODEL).returncode == 0
     assert sorted(json.loads(line)["index"] for line in out.read_text().splitlines()) == [0, 1]
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "prompts.jsonl",
@@ -136,8 +138,10 @@ def test_changed_settings_are_named(tmp_path):
 
 
 def test_a_write_error_ends_the_run_and_the_next_run_continues(scripted, tmp_path):
-    asked, out = tmp_path / "prompts.jsonl", tmp_path / "replies.jsonl"
-    asked.write_text("".join(json.dumps({"prompt": f"prompt {index}"}) + "\n" for index in range(PROMPTS)))
+    prompt_file, out = tmp_path / "prompts.jsonl", tmp_path / "replies.jsonl"
+    prompt_file.write_text(
+        "".join(json.dumps({"prompt": f"prompt {index}"}) + "\n" for index in range(PROMPTS))
+    )
     command = Commands({**variables(scripted.base_url), "PYTHONDONTWRITEBYTECODE": "1"})
     limit = 10_000
 
@@ -145,10 +149,10 @@ def test_a_write_error_ends_the_run_and_the_next_run_continues(scripted, tmp_pat
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 
-    done = command("sample", asked, "-o", out, *MODEL, preexec_fn=limit_file_size)
+    done = command("sample", prompt_file, "-o", out, *MODEL, preexec_fn=limit_file_size)
     assert done.returncode == 1
     assert f"cannot write {out}: File too large" in done.stderr
     assert len(scripted.sent("asample")) < PROMPTS
-    assert command("sample", asked, "-o", out, *MODEL).returncode == 0
+    assert command("sample", prompt_file, "-o", out, *MODEL).returncode == 0
     replies = [json.loads(line) for line in out.read_text().splitlines()]
     assert sorted(reply["index"] for reply in replies) == list(range(PROMPTS))

@@ -40,9 +40,9 @@ def test_without_a_tokenizer_texts_are_refused_and_token_ids_are_sampled(monkeyp
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("HF_HOME", str(tmp_path))
     with pytest.raises(CommandError) as refused:
-        tokenizer(Service(), "nobody/knows-this")
+        tokenizer(Service(), "unknown/model")
     assert "--tokenizer" in refused.value.details[0]
-    assert tokenizer(Service(), "nobody/knows-this", has_texts=False).decode(None) is None
+    assert tokenizer(Service(), "unknown/model", has_texts=False).decode(None) is None
     assert "Replies contain token ids only" in capsys.readouterr().err
 
 

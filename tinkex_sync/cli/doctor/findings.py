@@ -208,5 +208,5 @@ def _without_key(text: str, key: Optional[str]) -> str:
 
 
 def _without_html(text: str) -> str:
-    """Replace an HTML page in the text of an error, because its lines say nothing about the API."""
-    return re.sub(r"\s*<(!doctype|html)\b.*", " (an HTML page)", text, flags=re.IGNORECASE | re.DOTALL)
+    """Replace an HTML page in the text of an error, because it does not describe the fault."""
+    return re.sub(r"<(!doctype|html)\b.*", "(an HTML page)", text, flags=re.IGNORECASE | re.DOTALL)

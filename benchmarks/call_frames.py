@@ -1,0 +1,103 @@
+"""Frames of tinkex_sync between a public method and ``requests``: ``python benchmarks/call_frames.py``.
+
+Runs a ``sample`` and a ``train_step`` against the embedded server. Prints, for each request, the thread that sent it
+and the functions of the package on its stack, outermost first. Exits with status 1 if a stack has more than ten.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import traceback
+from pathlib import Path
+from typing import Any, Dict, List, NamedTuple
+
+import requests
+import requests.adapters
+
+import tinkex_sync
+from tinkex_sync import ServiceClient, types
+from tinkex_sync.local import LocalServer
+
+MOST_FRAMES = 10
+
+_PACKAGE = Path(tinkex_sync.__file__).resolve().parent
+
+
+class Sent(NamedTuple):
+    """One request."""
+
+    endpoint: str
+    thread: str
+    #: ``module.function`` of each frame of the package, outermost first.
+    frames: List[str]
+
+
+class RecordingAdapter(requests.adapters.HTTPAdapter):
+    """Notes the stack of each request before it sends it."""
+
+    def __init__(self, sent: List[Sent]) -> None:
+        super().__init__()
+        self._sent = sent
+
+    def send(self, request: Any, *args: Any, **options: Any) -> Any:
+        frames = []
+        for frame in traceback.extract_stack():
+            path = Path(frame.filename).resolve()
+            if _PACKAGE in path.parents:
+                module = ".".join(path.relative_to(_PACKAGE).with_suffix("").parts)
+                frames.append(f"{module}.{frame.name}")
+        endpoint = request.url.partition("/api/v1/")[2]
+        self._sent.append(Sent(endpoint, threading.current_thread().name, frames))
+        return super().send(request, *args, **options)
+
+
+def record() -> Dict[str, List[Sent]]:
+    """Return the requests of a ``sample`` and of a ``train_step``, by the name of the method."""
+    sent: List[Sent] = []
+
+    def make_session() -> requests.Session:
+        session = requests.Session()
+        session.mount("http://", RecordingAdapter(sent))
+        return session
+
+    tokens = list(b"the quick brown fox")
+    datum = types.Datum(
+        model_input=types.ModelInput.from_ints(tokens[:-1]),
+        loss_fn_inputs={"target_tokens": tokens[1:], "weights": [1.0] * (len(tokens) - 1)},
+    )
+    found: Dict[str, List[Sent]] = {}
+    with (
+        LocalServer() as server,
+        ServiceClient(
+            base_url=server.base_url, api_key="local", load_plugins=False, session_factory=make_session
+        ) as service,
+    ):
+        training = service.create_lora_training_client("tinkex/tiny", rank=4)
+        sampler = service.create_sampling_client(base_model="tinkex/tiny")
+        for name in ("sample", "train_step"):
+            sent.clear()
+            if name == "sample":
+                sampler.sample(types.ModelInput.from_ints(tokens), 1, types.SamplingParams(max_tokens=2))
+            else:
+                training.train_step([datum], "cross_entropy", types.AdamParams())
+            found[name] = [one for one in sent if one.endpoint != "session_heartbeat"]
+    return found
+
+
+def main() -> int:
+    """Print the frames; return the exit status."""
+    most = 0
+    for name, sent in record().items():
+        print(f"{name}:")
+        for one in sent:
+            most = max(most, len(one.frames))
+            print(f"  {one.endpoint}, {len(one.frames)} frames in thread {one.thread}")
+            for frame in one.frames:
+                print(f"    {frame}")
+    print(f"at most {most} frames; the limit is {MOST_FRAMES}")
+    return int(most > MOST_FRAMES)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,182 @@
+"""Polls for results, and repeated numbers."""
+
+import http.client
+import json
+import threading
+import time
+
+import pytest
+from server_calls import Wire, until
+
+from tinkex_sync.concurrency.clock import Clock
+from tinkex_sync.local import Faults, LocalServer, server_futures
+from tinkex_sync.local.fault_gate import FaultGate
+from tinkex_sync.local.json_bodies import ErrorResponse
+from tinkex_sync.local.stats import Stats
+
+STALLED = Faults(pause=600, pause_hold=600)
+
+
+def test_500_polls_are_held_concurrently_and_all_get_results():
+    with LocalServer() as server, Wire(server) as wire:
+        sampler = wire.sampler(wire.session())
+        server.set_faults(STALLED)
+        host, port = server.base_url[len("http://") :].split(":")
+        futures = [wire.sample(sampler, seq).json()["request_id"] for seq in range(500)]
+        connections = [http.client.HTTPConnection(host, int(port), timeout=60) for _ in futures]
+        try:
+            for connection, request_id in zip(connections, futures):
+                connection.request("POST", "/api/v1/retrieve_future", json.dumps({"request_id": request_id}))
+            until(lambda: server.stats()["polls"] == 500)
+            # The server still responds to other requests immediately.
+            started = time.monotonic()
+            assert wire.get("healthz").status_code == 200
+            assert time.monotonic() - started < 2
+            server.set_faults(Faults())
+            for connection in connections:
+                response = connection.getresponse()
+                assert response.status == 200
+                assert json.loads(response.read())["sequences"]
+        finally:
+            for connection in connections:
+                connection.close()
+        stats = server.stats()
+        assert stats["max_polls"] == 500
+        assert stats["polls"] == 0
+        assert stats["samples_done"] == stats["samples_delivered"] == 500
+
+
+def test_poll_is_held_and_then_gets_408():
+    with LocalServer(hold=0.3, faults=STALLED) as server, Wire(server) as wire:
+        future = wire.sample(wire.sampler(wire.session()), 0).json()
+        started = time.monotonic()
+        response = wire.poll(future)
+        assert 0.25 < time.monotonic() - started < 3
+    assert response.status_code == 408
+    assert response.json()["type"] == "try_again"
+
+
+def test_result_ends_the_held_poll():
+    with LocalServer() as server, Wire(server) as wire:
+        sampler = wire.sampler(wire.session())
+        server.set_faults(Faults(pause=0.5, pause_hold=60))
+        started = time.monotonic()
+        assert wire.poll(wire.sample(sampler, 0).json()).status_code == 200
+        assert time.monotonic() - started < 10
+
+
+def test_held_poll_reports_a_pause_that_begins():
+    with LocalServer() as server, Wire(server) as wire:
+        sampler = wire.sampler(wire.session())
+        server.set_faults(STALLED)
+        future = wire.sample(sampler, 0).json()
+        host, port = server.base_url[len("http://") :].split(":")
+        connection = http.client.HTTPConnection(host, int(port), timeout=60)
+        try:
+            connection.request("POST", "/api/v1/retrieve_future", json.dumps(future))
+            until(lambda: server.stats()["polls"] == 1)
+            server.set_faults(Faults(pause=600, pause_hold=0, pause_reason="now"))
+            response = connection.getresponse()
+            assert response.status == 408
+            assert json.loads(response.read())["queue_state_reason"] == "now"
+        finally:
+            connection.close()
+
+
+def test_delivered_result_can_be_polled_again(wire):
+    future = wire.sample(wire.sampler(wire.session()), 0).json()
+    assert wire.result(future) == wire.result(future)
+
+
+def test_oldest_delivered_results_are_discarded_above_the_memory_limit(monkeypatch):
+    monkeypatch.setattr(server_futures, "MAX_DELIVERED_BYTES", 100)
+    gate = FaultGate(Faults(), Clock())
+    futures = server_futures.ServerFutures(gate, Stats(), Clock())
+    first, second, unread = (futures.accept("sampling", None, ("s", number), b"")[0] for number in range(3))
+    result = server_futures.OperationResult(b"x" * 60, b"y" * 30)
+    for future in (first, second, unread):
+        futures.finish(future, result)
+    assert futures.wait(first, 0) == futures.wait(first, 0) == result
+    assert futures.wait(second, 0) == result
+    with pytest.raises(ErrorResponse) as rejection:
+        futures.wait(first, 0)
+    assert rejection.value.status == 410
+    assert futures.wait(unread, 0) == result
+
+
+def test_repeated_number_gets_the_same_future_and_runs_once(server, wire):
+    model = wire.model()
+    before = server.stats()
+    first = wire.backward(model, seq=5)
+    assert wire.backward(model, seq=5) == first
+    wire.result(first)
+    after = server.stats()
+    assert after["datums_done"] - before["datums_done"] == 1
+    assert after["dedupe_hits"] - before["dedupe_hits"] == 1
+    assert after["chunks"][model] == [1]
+
+
+def test_repeated_number_with_another_body_gets_409(wire):
+    model = wire.model()
+    wire.backward(model, seq=5)
+    body = {"adam_params": {}, "model_id": model, "seq_id": 5}
+    response = wire.post("optim_step", body)
+    assert response.status_code == 409
+    assert "seq_id 5" in response.json()["detail"]
+
+
+def test_numbers_can_have_gaps(wire):
+    model = wire.model()
+    assert wire.result(wire.backward(model, seq=5))["metrics"]
+    assert wire.result(wire.backward(model, seq=90))["metrics"]
+
+
+def test_each_model_and_each_sampler_has_numbers_of_its_own(wire):
+    models = [wire.model(), wire.model()]
+    assert len({wire.backward(model, seq=1)["request_id"] for model in models}) == 2
+    session = wire.session()
+    samplers = [wire.sampler(session, 0), wire.sampler(session, 1)]
+    assert len({wire.sample(sampler, 1).json()["request_id"] for sampler in samplers}) == 2
+
+
+def test_concurrent_copies_of_one_sample_run_once(server, wire):
+    body = wire.sample_body(wire.sampler(wire.session()), 3)
+    before = server.stats()["samples_accepted"]
+    ids, start = [], threading.Barrier(12)
+
+    def send():
+        with Wire(server) as mine:
+            start.wait()
+            ids.append(mine.ok("asample", body)["request_id"])
+
+    threads = [threading.Thread(target=send) for _ in range(12)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(ids) == 12
+    assert len(set(ids)) == 1
+    assert server.stats()["samples_accepted"] - before == 1
+
+
+def test_expired_result_is_computed_and_polls_get_410(server, wire):
+    model = wire.model()
+    before = server.stats()
+    server.set_faults(Faults(expire_promises=2))
+    lost = [wire.backward(model), wire.step(model)]
+    kept = wire.backward(model)
+    assert wire.result(kept)["metrics"]
+    for future in lost:
+        response = wire.poll(future)
+        assert response.status_code == 410
+        assert future["request_id"] in response.json()["detail"]
+    assert server.stats()["optim_steps"] - before["optim_steps"] == 1
+
+
+def test_configured_number_of_polls_gets_408_before_the_result(server, wire):
+    model = wire.model()
+    server.set_faults(Faults(try_again_polls=3))
+    for future in (wire.backward(model), wire.step(model)):
+        responses = [wire.poll(future) for _ in range(4)]
+        assert [response.status_code for response in responses] == [408, 408, 408, 200]
+        assert responses[0].json()["queue_state"] == "active"

@@ -1,0 +1,48 @@
+"""The table of failed polls: what follows each status, for both kinds of polls."""
+
+import pytest
+
+from tinkex_sync.errors import status_error
+from tinkex_sync.polling.failed_polls import FAILED_POLLS, Action, action_after
+
+DETAIL = {"detail": "why"}
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "action", "bulk_action"),
+    [
+        (400, DETAIL, Action.RETRY_BAD_REQUEST, Action.RETRY_BAD_REQUEST),
+        (400, "", Action.AWAIT_GATEWAY, Action.RETRY_BAD_REQUEST),
+        (401, DETAIL, Action.RAISE, Action.RAISE),
+        (402, DETAIL, Action.AWAIT_PAYMENT, Action.AWAIT_PAYMENT),
+        (403, DETAIL, Action.RAISE, Action.RAISE),
+        (404, DETAIL, Action.AWAIT_FUTURE, Action.RAISE),
+        (408, "", Action.POLL_AGAIN, Action.BACK_OFF),
+        (409, DETAIL, Action.RAISE, Action.BACK_OFF),
+        (409, {}, Action.BACK_OFF, Action.BACK_OFF),
+        (410, {}, Action.RAISE_EXPIRED, Action.RAISE),
+        (418, {}, Action.RAISE, Action.RAISE),
+        (422, DETAIL, Action.RAISE, Action.RAISE),
+        (425, DETAIL, Action.AWAIT_CHECKPOINT, Action.RAISE),
+        (429, DETAIL, Action.BACK_OFF, Action.BACK_OFF),
+        (500, DETAIL, Action.CONFIRM_FAILURE, Action.BACK_OFF),
+        (500, "boom", Action.BACK_OFF, Action.BACK_OFF),
+        (501, DETAIL, Action.RAISE, Action.BACK_OFF),
+        (503, DETAIL, Action.BACK_OFF, Action.BACK_OFF),
+        (599, "", Action.BACK_OFF, Action.BACK_OFF),
+    ],
+)
+def test_the_status_and_the_form_of_the_body_decide_the_action(status, body, action, bulk_action):
+    error = status_error(status, body=body)
+    assert action_after(error) is action
+    assert action_after(error, is_bulk=True) is bulk_action
+
+
+def test_400_is_final_unless_the_server_returns_it_for_valid_polls():
+    assert action_after(status_error(400, body=DETAIL), retries_bad_requests=False) is Action.RAISE
+
+
+def test_no_row_is_unreachable():
+    rows = [(row.status, row.body) for row in FAILED_POLLS]
+    for index, (status, _) in enumerate(rows):
+        assert (status, "any") not in rows[:index]

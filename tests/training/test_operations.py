@@ -1,0 +1,63 @@
+"""Operations of one request, and train steps: the optimizer step depends on its backward pass."""
+
+import threading
+
+import pytest
+from imitations import ADAM, client, datums, training
+
+from tinkex_sync import DeadlineExceeded, WithdrawnError, hookimpl, types
+from tinkex_sync.concurrency.clock import ScaledClock
+
+BUSY = (503, "busy", {"Retry-After": "0.4"})
+
+
+def test_cancelling_a_backward_pass_withdraws_its_optimizer_step(imitation, model):
+    imitation.script["training"] = [BUSY]
+    head = model.submit_optim_step(ADAM)
+    imitation.until(lambda: any(row[0] == "optim_step" for row in imitation.arrived))
+    backward, step = model.submit_train_step(datums(3), "cross_entropy", ADAM)
+    assert backward.cancel()
+    head.result(20)
+    with pytest.raises(WithdrawnError, match="backward pass was not accepted"):
+        step.result(20)
+    assert imitation.numbers() == [(1, "optim_step")]
+
+
+def test_a_train_step_has_the_results_of_both_operations(imitation):
+    with client(imitation, clock=ScaledClock(20)) as service:
+        step = training(service).train_step(datums(2), "cross_entropy", types.AdamParams())
+    assert step.metrics == {"loss:sum": 1.0}
+    assert step.loss_fn_outputs is step.forward_backward.loss_fn_outputs
+    assert step.optim_step.metrics is None
+
+
+def test_the_timeout_of_a_submitted_train_step_applies_to_both_futures(imitation, model):
+    imitation.ready.clear()
+    for future in model.submit_train_step(datums(1), "cross_entropy", ADAM, timeout=0.3):
+        with pytest.raises(DeadlineExceeded):
+            future.result(20)
+    imitation.ready.set()
+
+
+def test_the_serialized_adam_parameters_are_observed_in_the_lanes_thread_and_cannot_be_changed(imitation):
+    seen = []
+
+    class Recorder:
+        @hookimpl
+        def tinkex_adam_params_serialized(self, source, params, payload):
+            seen.append((source.id, params, dict(payload), threading.current_thread().name))
+            with pytest.raises(TypeError):
+                payload["beta1"] = 0.5
+
+    with client(imitation, plugins=[Recorder()]) as service:
+        model = training(service)
+        model.optim_step(ADAM, timeout=20)
+        ((source, params, payload, thread),) = seen
+        assert (source, params, payload) == (model.model_id, ADAM, ADAM.to_wire())
+        assert thread == f"tinkex-lane-{model.model_id}"
+
+
+def test_optimizer_parameters_of_another_type_are_rejected(imitation, model):
+    with pytest.raises(TypeError, match="AdamParams or DimuonParams, not dict"):
+        model.submit_optim_step({"learning_rate": 1e-3})
+    assert imitation.requests_to("optim_step") == []

@@ -1,0 +1,91 @@
+"""What the client does after a poll that failed with an HTTP status: one table for both kinds of polls.
+
+A poll of one server future (``retrieve_future``) also returns the failure of the operation. A bulk poll
+(``retrieve_futures``) only returns failures of the poll itself.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import NamedTuple, Tuple
+
+from ..errors import APIStatusError
+from ..http.retry import is_transient
+
+__all__ = ["FAILED_POLLS", "Action", "FailedPoll", "action_after"]
+
+
+class Action(enum.Enum):
+    """What the client does after a failed poll."""
+
+    #: The operation is in progress: poll again, without limit.
+    POLL_AGAIN = "poll again"
+    #: The poll failed: poll again if the retry policy allows it, after the policy's delay.
+    BACK_OFF = "back off"
+    #: A gateway rejected the poll: poll again after the policy's delay, within the policy's limit.
+    AWAIT_GATEWAY = "await the gateway"
+    #: The server rejected a valid poll: poll again, at most ``MOST_BAD_POLLS`` times.
+    RETRY_BAD_REQUEST = "retry a bad request"
+    #: Wait until the account is paid.
+    AWAIT_PAYMENT = "await payment"
+    #: The server does not know the future yet: poll again for a minute.
+    AWAIT_FUTURE = "await the future"
+    #: The checkpoint is being written: poll again after a delay, without limit.
+    AWAIT_CHECKPOINT = "await the checkpoint"
+    #: The operation failed: poll again twice within ten seconds, because some servers return this while they restart.
+    CONFIRM_FAILURE = "confirm the failure"
+    #: The server has lost the result.
+    RAISE_EXPIRED = "raise PromiseExpiredError"
+    #: The error is final.
+    RAISE = "raise the error"
+
+
+class FailedPoll(NamedTuple):
+    """One row of the table."""
+
+    status: int
+    #: The form of the body: "detail" (JSON with a ``detail``), "empty" or "any".
+    body: str
+    #: After a poll of one server future.
+    action: Action
+    #: After a bulk poll.
+    bulk_action: Action
+
+
+#: The first row that matches decides. Statuses without a row: BACK_OFF if they are transient, otherwise RAISE.
+FAILED_POLLS: Tuple[FailedPoll, ...] = (
+    FailedPoll(400, "empty", Action.AWAIT_GATEWAY, Action.RETRY_BAD_REQUEST),
+    FailedPoll(400, "any", Action.RETRY_BAD_REQUEST, Action.RETRY_BAD_REQUEST),
+    FailedPoll(402, "any", Action.AWAIT_PAYMENT, Action.AWAIT_PAYMENT),
+    FailedPoll(404, "any", Action.AWAIT_FUTURE, Action.RAISE),
+    FailedPoll(408, "any", Action.POLL_AGAIN, Action.BACK_OFF),
+    FailedPoll(409, "detail", Action.RAISE, Action.BACK_OFF),
+    FailedPoll(410, "any", Action.RAISE_EXPIRED, Action.RAISE),
+    FailedPoll(425, "any", Action.AWAIT_CHECKPOINT, Action.RAISE),
+    FailedPoll(500, "detail", Action.CONFIRM_FAILURE, Action.BACK_OFF),
+    FailedPoll(501, "any", Action.RAISE, Action.BACK_OFF),
+)
+
+
+def action_after(
+    error: APIStatusError, *, retries_bad_requests: bool = True, is_bulk: bool = False
+) -> Action:
+    """Return what the client does after a poll that failed.
+
+    Args:
+        retries_bad_requests: Whether the server is one that rejects valid polls with 400 now and then.
+        is_bulk: Whether it was a bulk poll.
+    """
+    status = error.status_code
+    if status == 400 and not retries_bad_requests:
+        return Action.RAISE
+    for row in FAILED_POLLS:
+        if row.status == status and (row.body == "any" or row.body == _form(error)):
+            return row.bulk_action if is_bulk else row.action
+    return Action.BACK_OFF if is_transient(status, last=999) else Action.RAISE
+
+
+def _form(error: APIStatusError) -> str:
+    if isinstance(error.body, dict) and "detail" in error.body:
+        return "detail"
+    return "any" if error.body else "empty"
