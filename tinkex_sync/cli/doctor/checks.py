@@ -217,12 +217,13 @@ def check_heartbeat(context: CheckContext) -> Finding:
     """Send a heartbeat of the session. POST /api/v1/session_heartbeat."""
     from ...errors import TinkexError
     from ...http.request import Request
+    from ...types import SessionHeartbeatRequest
 
     assert context.session is not None
     session = context.session
     started = session.clock.time()
     try:
-        session.call(Request("session_heartbeat", {"session_id": session.session_id}))
+        session.call(Request("session_heartbeat", SessionHeartbeatRequest(session.session_id)))
     except (TinkexError, OSError) as error:
         return Finding(
             "failed",
