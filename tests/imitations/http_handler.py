@@ -110,9 +110,7 @@ class Handler(BaseHTTPRequestHandler):
             body = json.loads(content) if content else {}
             if endpoint in ("forward", "forward_backward") and "json" not in self.imitation.profile.wires:
                 rejection = (
-                    (404, "Not Found")
-                    if endpoint == "forward"
-                    else (415, "this endpoint accepts protobuf only")
+                    (404, "Not Found") if endpoint == "forward" else (415, "only protobuf is accepted")
                 )
         self._serve(endpoint, ids, body, content, rejection)
 

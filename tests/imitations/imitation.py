@@ -57,7 +57,7 @@ class Imitation(Results):
         self.sessions = []
         #: Ids of sampling sessions, and the corresponding ids of the engine.
         self.samplers = {}
-        self._accepted = {}  # request_id: AcceptedOperation
+        self.accepted_operations = {}  # request_id: AcceptedOperation
         self._by_number = {}  # (model, seq_id): (body, response)
         self._next = defaultdict(lambda: 1)
         self._counter = self._models = self._samplers = 0
@@ -108,8 +108,8 @@ class Imitation(Results):
         self._http.reset_connections()
         self._thread.join()
         with self.changed:
-            self._gone |= {*self.sessions, *self.samplers, *(one.model for one in self._accepted.values())}
-            self._accepted.clear()
+            self._gone |= {*self.sessions, *self.samplers, *(one.model for one in self.accepted_operations.values())}
+            self.accepted_operations.clear()
             self._by_number.clear()
 
     def start_again(self):
@@ -214,7 +214,7 @@ class Imitation(Results):
         with self.changed:
             return any(
                 one.model == body["model_id"] and one.body["path"] == body.get("path") and one.body != body
-                for one in self._accepted.values()
+                for one in self.accepted_operations.values()
                 if one.operation.startswith("save_weights") and one.body.get("path")
             )
 
@@ -290,7 +290,7 @@ class Imitation(Results):
         with self.changed:
             self._counter += 1
             response = self.profile.accepted_body(self._counter, model, operation)
-            self._accepted[response["request_id"]] = AcceptedOperation(
+            self.accepted_operations[response["request_id"]] = AcceptedOperation(
                 operation, number, body, model, engine_id
             )
         if operation in self.profile.inside_post:
@@ -363,10 +363,10 @@ class Imitation(Results):
                 response = self.profile.accepted_body(self._counter, model, endpoint)
                 rejected = AcceptedOperation(endpoint, number, body, model, None)
                 rejected.conflict = f"Sequence conflict: expected {expected}, got {number}."
-                self._accepted[response["request_id"]] = rejected
+                self.accepted_operations[response["request_id"]] = rejected
             return response
         response = self._accept(endpoint, number, body)
-        found = self._accepted[response["request_id"]]
+        found = self.accepted_operations[response["request_id"]]
         failed = number in self.fails
         self.fails.discard(number)
         found.fails = failed

@@ -37,7 +37,7 @@ class Results:
     def operation(self, request_id):
         """Return the name of the operation of a request id, or None if the id is unknown."""
         with self.changed:
-            found = self._accepted.get(request_id)
+            found = self.accepted_operations.get(request_id)
         return found and found.operation
 
     def _wait_ready(self):
@@ -45,7 +45,7 @@ class Results:
 
     def _poll(self, request_id):
         with self.changed:
-            found = self._accepted.get(request_id)
+            found = self.accepted_operations.get(request_id)
             self.polls += 1
             self.most_polls = max(self.most_polls, self.polls)
             self.changed.notify_all()
@@ -66,7 +66,7 @@ class Results:
         if isinstance(body, dict) and "queue_state" in body:
             body = {**body, "request_id": request_id}
             with self.changed:
-                queued = sum(not one.delivered for one in self._accepted.values())
+                queued = sum(not one.delivered for one in self.accepted_operations.values())
             if self.queued_limit is not None and queued > self.queued_limit:
                 body["queue_state"] = "paused_capacity"
         return status, body

@@ -205,8 +205,8 @@ def test_unsent_operation_can_be_withdrawn(imitated, quick):
     assert imitated.numbers() == [(1, "forward_backward"), (2, "optim_step")]
 
 
-def test_invalid_datum_fails_its_batch_and_later_batches_succeed(imitated, quick):
-    learner = model(quick)
+def test_invalid_datum_fails_its_batch_and_later_batches_succeed(imitated, very_quick):
+    learner = model(very_quick)
     data = datums(5)
     data[2].loss_fn_inputs["target_tokens"].data[0] = 99_999
     with pytest.raises(TinkexError, match="99999.*datums 2 to 3") as caught:

@@ -80,17 +80,19 @@ def test_operation_that_the_server_lacks_raises_and_uses_no_number(imitated, qui
     assert [number for number, _ in imitated.numbers()] == [1, 2]
 
 
-def test_errors_name_models_and_checkpoints_that_do_not_exist(imitated, quick):
-    learner = model(quick)
+def test_errors_name_models_and_checkpoints_that_do_not_exist(very_quick):
+    learner = model(very_quick)
     before = current_logprobs(learner)
     for operate in (
-        lambda: quick.create_lora_training_client("no/such-model"),
-        lambda: learner.load_state("tinker://unknown/weights/nothing"),
-        lambda: quick.create_training_client_from_state("tinker://unknown/weights/nothing"),
-        lambda: quick.create_sampling_client(model_path="tinker://unknown/sampler_weights/nothing"),
-        lambda: quick.create_rest_client().get_weights_info_by_tinker_path("tinker://unknown/weights/x"),
+        lambda: very_quick.create_lora_training_client("no/such-model"),
+        lambda: learner.load_state("tinker://missing-run/weights/nothing"),
+        lambda: very_quick.create_training_client_from_state("tinker://missing-run/weights/nothing"),
+        lambda: very_quick.create_sampling_client(model_path="tinker://missing-run/sampler_weights/nothing"),
+        lambda: very_quick.create_rest_client().get_weights_info_by_tinker_path(
+            "tinker://missing-run/weights/x"
+        ),
     ):
-        with pytest.raises(TinkexError, match=r"unknown|no/such-model"):
+        with pytest.raises(TinkexError, match=r"missing-run|no/such-model"):
             operate()
     assert current_logprobs(learner) == before
 
