@@ -1,4 +1,4 @@
-"""A real HTTP/1.1 server on loopback that answers as it is told, and a clock whose waits pass at once."""
+"""An HTTP/1.1 server on loopback with scripted responses, and a clock whose waits pass immediately."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ API = "/api/v1/"
 
 @dataclass
 class Answer:
-    """One answer. ``text`` goes out as it is, ``packed`` too, as protobuf, and ``body`` as JSON."""
+    """One response. ``body`` is sent as JSON, ``text`` unchanged, and ``packed`` unchanged, as protobuf."""
 
     status: int = 200
     body: Any = None
     text: Optional[str] = None
     headers: Mapping[str, str] = field(default_factory=dict)
-    #: Close the connection instead of answering.
+    #: Close the connection instead of responding.
     drop: bool = False
-    #: Called before answering; whatever it waits for, the answer waits for.
+    #: Called before the response is sent, which it may delay.
     hold: Optional[Callable[[], Any]] = None
     packed: Optional[bytes] = None
 
@@ -53,11 +53,11 @@ class Request:
     headers: Dict[str, Union[str, List[str]]]
     #: Decoded JSON, or the bytes of any other body; None if there was none.
     body: Any
-    #: Time of the server's clock.
+    #: Time of arrival on the server's clock.
     time: float
-    #: Which connection it came on, from 0.
+    #: Index of its connection, from 0.
     connection: int
-    #: As it stood in the request line, query included.
+    #: As in the request line, query included.
     raw_path: str = ""
     answer: Optional[Answer] = None
 
@@ -70,9 +70,9 @@ Script = Union[Answer, Callable[[Request], Answer]]
 
 
 class SteppedClock(Clock):
-    """A clock that stands still, but for the waits of the thread that made it, which pass at once.
+    """A clock that only advances by the waits of the thread that made it, which pass immediately.
 
-    Other threads (heartbeat, timer) wait for their event alone.
+    Other threads (heartbeat, timer) wait for their event without a timeout.
     """
 
     def __init__(self) -> None:
@@ -100,9 +100,9 @@ class SteppedClock(Clock):
 
 
 class ScriptedServer:
-    """Answers each operation (the path below ``/api/v1/``) with its list of answers, in order.
+    """Returns for each operation (the path below ``/api/v1/``) the responses of its list, in order.
 
-    When a list is used up, ``defaults`` answers; where there is no default, 404 ``{"detail": "no route"}``.
+    When a list is used up, the response is that of ``defaults``, or else 404 with ``{"detail": "no route"}``.
     """
 
     def __init__(self, clock: Optional[Clock] = None) -> None:
@@ -113,7 +113,7 @@ class ScriptedServer:
         self.defaults: Dict[str, Script] = {"session_heartbeat": Answer(body={})}
         #: Every request but heartbeats, in order of arrival.
         self.requests: List[Request] = []  # guarded by _lock
-        #: Set at the end; whoever holds an answer back waits on it too.
+        #: Set at the end; functions that delay a response wait for it too.
         self.stopping = threading.Event()
         outer = self
 
@@ -129,23 +129,23 @@ class ScriptedServer:
         )
 
     def script(self, operation: str, *answers: Script) -> None:
-        """Answer the next requests of an operation with these."""
+        """Set the responses to the next requests of an operation."""
         with self._lock:
             self._scripts[operation].extend(answers)
 
     def clear(self) -> None:
-        """Forget requests and scripts."""
+        """Remove requests and scripts."""
         with self._lock:
             self.requests.clear()
             self._scripts.clear()
 
     def sent(self, operation: str) -> List[Request]:
-        """The requests of one operation so far."""
+        """Return the requests of one operation so far."""
         with self._lock:
             return [request for request in self.requests if request.operation == operation]
 
     def noted(self, answer: Answer) -> Script:
-        """``answer``, for requests that are otherwise left out of ``requests``."""
+        """Return a script for ``answer`` that also records requests which are otherwise left out of ``requests``."""
 
         def give(request: Request) -> Answer:
             with self._lock:
@@ -249,7 +249,7 @@ class _Handler(BaseHTTPRequestHandler):
 def bare_session(
     clock: Optional[Clock] = None, plugins: Tuple[object, ...] = (), **settings: Any
 ) -> Iterator[Tuple[ScriptedServer, Session]]:
-    """A session nobody has opened: no request was sent and no connection made."""
+    """Yield a session that is not open: no request was sent and no connection made."""
     made = clock or Clock()
     with ScriptedServer(made) as server:
         config = Config(base_url=server.base_url, api_key="tml-test-key", clock=made, **settings)
@@ -262,10 +262,10 @@ def bare_session(
 
 
 class Quiet:
-    """Holds answers back until no further request has come for ``seconds``; then lets those it has go.
+    """Delays responses until no further request has arrived for ``seconds``; then releases all of them.
 
-    So it sees how many requests a client has in flight when nothing holds it up but itself. For the first
-    ``expected`` requests it waits for longer: a busy machine may be slow to send them.
+    So it measures how many requests a client has in flight when only the client limits them. For the first
+    ``expected`` requests it waits longer, because a busy machine may be slow to send them.
     """
 
     def __init__(self, server: ScriptedServer, seconds: float, expected: int = 0) -> None:
@@ -275,7 +275,7 @@ class Quiet:
         self._lock = threading.Lock()
         self._held: List[threading.Event] = []  # guarded by _lock
         self._latest = 0.0  # guarded by _lock
-        #: How many were let go together, in order.
+        #: The number of responses released together, in order.
         self.waves: List[int] = []  # guarded by _lock
 
     def __call__(self) -> None:

@@ -1,4 +1,4 @@
-"""A session: what it says at the start, its heartbeat, how it ends."""
+"""A session: its creation, its heartbeat, its end."""
 
 import gc
 import logging
@@ -28,15 +28,15 @@ def server():
 
 
 class Watch:
-    """Hears of sessions and heartbeats."""
+    """Records the hooks of sessions and heartbeats."""
 
     def __init__(self):
         self.changed = threading.Condition()
         self.opened, self.closed, self.missed = [], [], []
 
-    def _note(self, where, what):
+    def _note(self, events, event):
         with self.changed:
-            where.append(what)
+            events.append(event)
             self.changed.notify_all()
 
     def until(self, condition):
@@ -67,7 +67,7 @@ def beats(server):
 # The start
 
 
-def test_what_the_server_is_told(server, monkeypatch):
+def test_create_session_sends_tags_metadata_and_version(server, monkeypatch):
     with client(server, user_metadata={"run": 7}, tags=["b", "a", "b"]) as service:
         assert service.session_id == "session"
     monkeypatch.setenv("TINKER_TAGS", "z, y,,")
@@ -83,7 +83,7 @@ def test_what_the_server_is_told(server, monkeypatch):
     assert third["tags"] == []
 
 
-def test_what_the_server_has_to_say_is_logged(server, caplog):
+def test_messages_of_the_server_are_logged(server, caplog):
     answer = {"session_id": "s-1", "info_message": "hello", "warning_message": "old", "error_message": "bad"}
     server.script["create_session"] = [(200, answer), (200, {"session_id": "s-2", "info_message": ""})]
     with caplog.at_level(logging.INFO, logger="tinkex_sync"):
@@ -91,11 +91,11 @@ def test_what_the_server_has_to_say_is_logged(server, caplog):
             assert service.session_id == "s-1"
         with client(server) as service:
             assert service.session_id == "s-2"
-    said = [(record.levelname, record.message) for record in caplog.records]
-    assert said == [("INFO", "hello"), ("WARNING", "old"), ("ERROR", "bad")]
+    logged = [(record.levelname, record.message) for record in caplog.records]
+    assert logged == [("INFO", "hello"), ("WARNING", "old"), ("ERROR", "bad")]
 
 
-def test_an_answer_without_a_session(server, no_threads_left):
+def test_a_response_without_a_session_id_is_an_error(server, no_threads_left):
     server.script["create_session"] = [(200, {"type": "create_session"}), (200, "<html>welcome</html>")]
     with pytest.raises(APIResponseValidationError, match="session_id"):
         client(server)
@@ -103,7 +103,7 @@ def test_an_answer_without_a_session(server, no_threads_left):
         client(server)
 
 
-def test_a_session_is_tried_for_again(server):
+def test_session_creation_is_retried(server):
     server.script["create_session"] = [(503, "busy"), "before", (429, {"detail": "wait"}), "after"]
     with client(server, clock=ScaledClock(50)):
         assert len(created(server)) == 5
@@ -111,7 +111,7 @@ def test_a_session_is_tried_for_again(server):
     assert len(keys) == 1
 
 
-def test_a_session_that_is_never_given(server, no_threads_left):
+def test_session_creation_gives_up_after_max_retries(server, no_threads_left):
     server.script["create_session"] = [(429, {"detail": "too many sessions"})] * 9
     with pytest.raises(RateLimitError, match="too many sessions.*after 3 attempts") as caught:
         client(server, clock=ScaledClock(50), max_retries=2)
@@ -125,7 +125,7 @@ def test_a_refused_version_names_the_setting(server):
         client(server)
 
 
-def test_a_failed_start_leaves_nothing(server, no_threads_left):
+def test_a_failed_start_leaves_no_threads(server, no_threads_left):
     server.script["create_session"] = [(401, {"detail": "no API key"})]
     with pytest.raises(AuthenticationError, match="the API key was refused"):
         client(server)
@@ -138,7 +138,7 @@ def test_a_failed_start_leaves_nothing(server, no_threads_left):
 # The heartbeat
 
 
-def test_it_beats_from_one_interval_after_the_start_on(server):
+def test_heartbeats_start_one_interval_after_the_session(server):
     watch = Watch()
     with client(server, heartbeat_interval=0.02, plugins=[watch]) as service:
         server.until(lambda: sum(row[0] == "session_heartbeat" for row in server.arrived) >= 3)
@@ -152,7 +152,7 @@ def test_it_beats_from_one_interval_after_the_start_on(server):
     assert beats(server) == count
 
 
-def test_a_missed_beat_is_told_and_counted_and_the_next_good_one_ends_the_count(server):
+def test_failed_heartbeats_are_counted_until_the_next_success(server):
     watch = Watch()
     server.script["session_heartbeat"] = [
         (503, "busy"),
@@ -191,14 +191,14 @@ def test_two_minutes_without_heartbeat_are_logged_and_calls_still_succeed(server
     assert "the session will be terminated" in warnings[0]
 
 
-def test_a_server_without_heartbeats_is_no_trouble(caplog):
+def test_a_missing_heartbeat_endpoint_is_not_logged(caplog):
     with Imitation(STRICT) as server, client(server, heartbeat_interval=0.02) as service:
         server.until(lambda: sum(row[0] == "session_heartbeat" for row in server.arrived) >= 3)
         assert service.get_server_capabilities()
     assert caplog.records == []
 
 
-def test_a_beat_that_hangs_ends_at_its_timeout(server):
+def test_a_heartbeat_that_hangs_ends_at_its_timeout(server):
     watch = Watch()
     server.script["session_heartbeat"] = ["silent"]
     with client(server, heartbeat_interval=0.02, heartbeat_timeout=0.1, plugins=[watch]):
@@ -223,7 +223,7 @@ def test_a_session_opens_and_closes_once(server, no_threads_left):
         service.create_sampling_client(base_model="base")
 
 
-def test_no_beat_comes_after_the_end(server, no_threads_left):
+def test_no_heartbeat_is_sent_after_close(server, no_threads_left):
     service = client(server, heartbeat_interval=0.01)
     server.until(lambda: any(row[0] == "session_heartbeat" for row in server.arrived))
     service.close()
@@ -232,7 +232,7 @@ def test_no_beat_comes_after_the_end(server, no_threads_left):
     assert beats(server) - count <= 1  # One may have been on its way.
 
 
-def test_the_heartbeat_holds_no_client(server, no_threads_left):
+def test_the_heartbeat_does_not_keep_a_dropped_client(server, no_threads_left):
     service = client(server, heartbeat_interval=0.01)
     server.until(lambda: any(row[0] == "session_heartbeat" for row in server.arrived))
     gone = weakref.ref(service._session)

@@ -1,4 +1,4 @@
-"""Closing: from anywhere, at once, and saying what was left; draining; exit of the interpreter; the last reference."""
+"""Closing from any thread, within a second; draining; interpreter exit; dropping the last reference."""
 
 import gc
 import logging
@@ -34,7 +34,7 @@ def timed(function):
 def until(condition):
     ends, tick = time.monotonic() + 20, threading.Event()
     while not condition():
-        assert time.monotonic() < ends, "waited in vain"
+        assert time.monotonic() < ends, "the condition was not met in time"
         tick.wait(0.005)
 
 
@@ -92,7 +92,7 @@ def test_blocking_calls_in_other_threads_end_with_closed_error(server, caplog):
     assert len(left) == 50
 
 
-def test_waits_at_the_throttle_between_retries_and_in_the_lane_end_too(server):
+def test_waits_at_the_throttle_between_retries_and_in_the_lane_end_at_close(server):
     service = client(server, max_dispatches=1)
     model = training(service)
     sampler = service.create_sampling_client(base_model="base")
@@ -117,7 +117,7 @@ def test_waits_at_the_throttle_between_retries_and_in_the_lane_end_too(server):
     assert sum(one.sent == "no" for one in left) == 5
 
 
-def test_after_close_every_call_says_so(server):
+def test_after_close_every_call_raises_closed_error(server):
     service = client(server)
     model = training(service)
     sampler = service.create_sampling_client(base_model="base")
@@ -141,7 +141,7 @@ def test_after_close_every_call_says_so(server):
     assert len(server.arrived) == count
 
 
-@pytest.mark.parametrize("where", ["another thread", "a callback", "a hook", "twice at once"])
+@pytest.mark.parametrize("where", ["another thread", "a callback", "a hook", "two threads"])
 def test_close_may_be_called_from_any_thread(server, where):
     box, closed = [], threading.Event()
 
@@ -166,7 +166,7 @@ def test_close_may_be_called_from_any_thread(server, where):
         with pytest.raises(ClosedError):
             future.result(5)
     else:
-        threads = [threading.Thread(target=close) for _ in range(2 if where == "twice at once" else 1)]
+        threads = [threading.Thread(target=close) for _ in range(2 if where == "two threads" else 1)]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -177,7 +177,7 @@ def test_close_may_be_called_from_any_thread(server, where):
         model.optim_step(ADAM)
 
 
-def test_callbacks_that_block_do_not_hold_close_up(server):
+def test_callbacks_that_block_do_not_delay_close(server):
     server.ready.clear()
     service = client(server)
     sampler = service.create_sampling_client(base_model="base")
@@ -194,7 +194,7 @@ def test_callbacks_that_block_do_not_hold_close_up(server):
             future.result(5)
 
 
-def test_leaving_with_normally_sends_everything_first(server, caplog):
+def test_leaving_with_waits_until_everything_is_sent(server, caplog):
     with client(server, max_chunk_datums=1) as service:
         model = training(service)
         futures = [model.submit_forward_backward(datums(5), "cross_entropy") for _ in range(3)]
@@ -207,14 +207,14 @@ def test_leaving_with_normally_sends_everything_first(server, caplog):
     assert "never sent" not in caplog.text or "(0 of them never sent)" in caplog.text
 
 
-def test_leaving_with_waits_for_retries_of_what_was_submitted(server):
+def test_leaving_with_waits_for_retries_of_submitted_calls(server):
     server.script["training"] = [(503, "busy", {"Retry-After": "0.3"}), (503, "busy", {"Retry-After": "0.3"})]
     with client(server) as service:
         training(service).submit_optim_step(ADAM)
     assert server.numbers() == [(1, "optim_step")]
 
 
-def test_leaving_with_waits_no_longer_than_told(server):
+def test_leaving_with_waits_no_longer_than_drain(server):
     server.script["training"] = [(503, "busy", {"Retry-After": "50"})]
     started = time.monotonic()
     with client(server, drain=0.3) as service:
@@ -235,7 +235,7 @@ def test_an_exception_does_not_wait(server):
     assert server.numbers() == []
 
 
-def test_leaving_with_after_close_does_not_wait_for_what_was_dropped(server):
+def test_leaving_with_after_close_does_not_wait(server):
     server.script["training"] = [(503, "busy", {"Retry-After": "50"})]
     started = time.monotonic()
     with client(server) as service:
@@ -246,7 +246,7 @@ def test_leaving_with_after_close_does_not_wait_for_what_was_dropped(server):
     assert time.monotonic() - started < 2
 
 
-def test_what_was_cancelled_is_not_counted_as_left(server, caplog):
+def test_cancelled_calls_are_not_counted_as_unfinished(server, caplog):
     server.script["training"] = [(503, "busy", {"Retry-After": "50"})]
     service = client(server)
     model = training(service)
@@ -258,7 +258,7 @@ def test_what_was_cancelled_is_not_counted_as_left(server, caplog):
     assert [one.operation for one in left] == ["optim_step"]
 
 
-def test_calls_begun_while_it_closes_end_too(server):
+def test_calls_that_begin_during_close_end_with_closed_error(server):
     """No call slips between the list of open ones and the end of all waits."""
     for _ in range(10):
         service = client(server)
@@ -286,7 +286,7 @@ def test_calls_begun_while_it_closes_end_too(server):
             assert error is None or isinstance(error, ClosedError)
 
 
-def test_tls_polls_are_cut_as_fast(tmp_path, caplog):
+def test_close_cuts_tls_polls_within_a_second(tmp_path, caplog):
     from tls_certificate import certificate
 
     context, bundle = certificate(tmp_path)
@@ -319,7 +319,7 @@ def test_dropping_the_last_reference_closes_with_a_warning(server):
         gc.collect()
 
 
-def test_dropping_an_unclosed_client_closes_it_even_where_warnings_are_errors(server, monkeypatch):
+def test_dropping_an_unclosed_client_closes_it_even_if_warnings_are_errors(server, monkeypatch):
     monkeypatch.setattr(sys, "unraisablehook", lambda _: None)
     service = client(server)
     training(service).optim_step(ADAM)
@@ -373,7 +373,7 @@ print("leaving", time.monotonic(), flush=True)
 
 
 @pytest.mark.parametrize("kind", ["pool", "threads"])
-def test_the_interpreter_ends_promptly_with_calls_in_flight(server, kind):
+def test_the_interpreter_exits_promptly_with_calls_in_flight(server, kind):
     server.ready.clear()
     child = subprocess.Popen(
         [sys.executable, "-c", EXIT, server.base_url, kind],
@@ -396,7 +396,7 @@ def test_the_interpreter_ends_promptly_with_calls_in_flight(server, kind):
     assert "Closed with 8 calls unfinished" in complaints
 
 
-def test_a_script_that_never_closes_ends_and_is_silent(server):
+def test_a_script_that_never_closes_exits_without_output(server):
     ended = run(
         "import sys\nfrom types import SimpleNamespace\nfrom imitations import *\n"
         "model = training(client(SimpleNamespace(base_url=sys.argv[1])))\n"
@@ -423,7 +423,7 @@ def test_closing_many_clients_leaves_no_thread(server):
             assert len(list(sampler.sample_many([prompt()] * 20))) == 20
 
 
-def test_a_blackholed_client_closes_at_once(no_threads_left):
+def test_a_client_of_an_unreachable_server_closes_immediately(no_threads_left):
     """Ten thousand seconds of timeouts and a server that is gone."""
     with Imitation(NEITHER) as server:
         service = client(server)

@@ -25,7 +25,7 @@ _WARN_AFTER = 120.0
 
 
 class HeartbeatSession(Protocol):
-    """What a heartbeat needs of a session."""
+    """The part of a session that its heartbeat uses."""
 
     session_id: str
     #: Time of the clock at which the server last confirmed the session.

@@ -1,4 +1,4 @@
-"""A session on the server: what its clients share, the calls that have not ended, and closing."""
+"""A session on the server: the state that its clients share, the calls that have not ended, and closing."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ _log = logging.getLogger(__name__)
 
 
 class Session(Connection):
-    """What the clients of one server session share. Thread-safe.
+    """The state that the clients of one server session share. Thread-safe.
 
     Background threads hold a session weakly unless they work for a call, so that dropping the last client closes it.
     Invariants: after :meth:`close` no call begins, and every wait ends with ClosedError. A call is in ``_open`` from

@@ -1,4 +1,4 @@
-"""Tokens in the place of the key: exchanged, renewed in time, replaced once when refused, shown nowhere."""
+"""Tokens that replace the API key: exchanged, renewed in time, replaced once when refused, shown nowhere."""
 
 import base64
 import json
@@ -17,7 +17,7 @@ from tinkex_sync.errors import ConfigError
 from tinkex_sync.http.auth import AuthTokens, check_credential, read_claims
 from tinkex_sync.http.request import Request
 
-WANTS = {"pjwt_auth_enabled": True}
+REQUIRES_TOKENS = {"pjwt_auth_enabled": True}
 INVALID = {"WWW-Authenticate": 'Bearer realm="x", error="invalid_token"'}
 
 
@@ -30,7 +30,7 @@ def jwt(serial=1, lifetime=600.0, **changes):
 
 
 class Issuer:
-    """Answers auth/token with the next token, and notes what it was asked with."""
+    """Returns the next token from auth/token, and records the keys of the requests."""
 
     def __init__(self, server, **claim):
         self.made, self.keys, self._claims = [], [], claim
@@ -45,19 +45,19 @@ class Issuer:
 
 
 def keys_sent(server, issuer):
-    """(operation, serial of the token it carried, or "key") of every request."""
+    """Return for every request its operation and the serial of its token, or "key"."""
     names = {token: index for index, token in enumerate(issuer.made, 1)}
     return [(one.operation, names.get(one.headers["x-api-key"], "key")) for one in server.requests]
 
 
 def started(server, session, **claim):
     issuer = Issuer(server, **claim)
-    server.script("client/config", Answer(body=WANTS))
+    server.script("client/config", Answer(body=REQUIRES_TOKENS))
     session.open()
     return issuer
 
 
-def test_a_server_that_asks_for_it_gets_tokens_and_the_exchange_alone_carries_the_key():
+def test_a_server_that_requires_tokens_gets_the_key_in_the_exchange_only():
     with bare_session(protocol="auto") as (server, session):
         issuer = started(server, session)
         session.call(Request("sessions"))
@@ -70,7 +70,7 @@ def test_a_server_that_asks_for_it_gets_tokens_and_the_exchange_alone_carries_th
         assert server.sent("auth/token")[0].body == {}
 
 
-def test_other_servers_never_see_an_exchange():
+def test_other_servers_get_no_exchange():
     with bare_session(protocol="auto") as (server, session):
         issuer = Issuer(server)
         server.script("client/config", Answer(body={"pjwt_auth_enabled": False, "fwdbwd_max_chunk_len": 4}))
@@ -90,14 +90,14 @@ def test_a_token_with_a_minute_left_is_renewed_before_it_is_used(lifetime, excha
 
 
 @pytest.mark.parametrize("claim", [{"exp": None}, {"exp": "soon"}, {"exp": True}])
-def test_a_token_that_does_not_say_when_it_ends_is_used_once(claim):
+def test_a_token_without_expiry_is_used_once(claim):
     with bare_session(protocol="auto") as (server, session):
         issuer = started(server, session, **claim)
         session.call(Request("sessions"))
         assert [key for name, key in keys_sent(server, issuer) if name != "auth/token"] == ["key", 1, 2]
 
 
-def test_a_refused_token_is_replaced_and_the_request_sent_once_more():
+def test_a_refused_token_is_replaced_and_the_request_is_sent_once_more():
     with bare_session(protocol="auto") as (server, session):
         issuer = started(server, session)
         server.script("sessions", Answer(401, {"detail": "x"}, headers=INVALID))
@@ -121,17 +121,17 @@ def test_other_refusals_are_final(answer):
         assert len(issuer.made) == 1
 
 
-def test_an_exchange_that_is_refused_is_the_error_of_the_call():
+def test_a_refused_exchange_is_the_error_of_the_call():
     with bare_session(SteppedClock(), protocol="auto") as (server, session):
         Issuer(server)
-        server.script("client/config", Answer(body=WANTS))
+        server.script("client/config", Answer(body=REQUIRES_TOKENS))
         server.script("auth/token", Answer(401, {"detail": "bad key"}))
         with pytest.raises(errors.AuthenticationError, match="bad key"):
             session.open()
         assert not server.sent("create_session")
 
 
-def test_the_old_token_serves_while_the_exchange_fails_and_it_has_not_ended():
+def test_a_valid_token_is_used_while_the_exchange_fails():
     with bare_session(SteppedClock(), protocol="auto", max_retries=0) as (server, session):
         issuer = started(server, session, lifetime=30.0)
         server.script("auth/token", Answer(503))
@@ -139,7 +139,7 @@ def test_the_old_token_serves_while_the_exchange_fails_and_it_has_not_ended():
         assert keys_sent(server, issuer)[-1] == ("sessions", 1)
 
 
-def test_of_many_threads_one_exchanges_and_all_get_its_token():
+def test_one_exchange_serves_all_threads():
     calls, held, inside = [], threading.Event(), threading.Event()
 
     def exchange(deadline):
@@ -171,7 +171,7 @@ def test_of_many_threads_one_exchanges_and_all_get_its_token():
         timer.close()
 
 
-def test_whoever_waits_for_anothers_exchange_gets_its_error_or_runs_out_of_time():
+def test_a_thread_that_waits_for_an_exchange_gets_its_error_or_times_out():
     clock, held, inside = Clock(), threading.Event(), threading.Event()
 
     def exchange(deadline):
@@ -183,13 +183,13 @@ def test_whoever_waits_for_anothers_exchange_gets_its_error_or_runs_out_of_time(
     tokens = AuthTokens(exchange, clock, timer, lambda job: job())
     outcomes = []
 
-    def ask():
+    def request_token():
         try:
             tokens.current()
         except errors.APIConnectionError as error:
             outcomes.append(str(error))
 
-    threads = [threading.Thread(target=ask) for _ in range(2)]
+    threads = [threading.Thread(target=request_token) for _ in range(2)]
     try:
         threads[0].start()
         assert inside.wait(20)
@@ -205,9 +205,9 @@ def test_whoever_waits_for_anothers_exchange_gets_its_error_or_runs_out_of_time(
         timer.close()
 
 
-def test_a_token_is_renewed_in_the_background_about_half_its_life_long():
+def test_a_token_is_renewed_in_the_background_after_half_its_lifetime():
     class Due:
-        """A timer that notes what is due when."""
+        """A timer that records scheduled calls."""
 
         def __init__(self):
             self.planned = []
@@ -229,12 +229,12 @@ def test_a_token_is_renewed_in_the_background_about_half_its_life_long():
     assert len(made) == 2 and len(due.planned) == 2
     assert tokens.current() == made[1]
     del tokens
-    # Nobody uses it any more: what is still planned does nothing.
+    # The tokens are dropped: a renewal that is still scheduled does nothing.
     due.planned[-1][1]()
     assert len(made) == 2
 
 
-def test_tokens_show_up_nowhere(caplog):
+def test_tokens_are_in_no_log_repr_pickle_or_status(caplog):
     caplog.set_level(logging.DEBUG)
     with bare_session(protocol="auto") as (server, session):
         issuer = started(server, session)
@@ -257,12 +257,12 @@ def test_tokens_show_up_nowhere(caplog):
 
 
 @pytest.mark.parametrize("key", ["a.b", "eyJ.!!!.x", "eyJ.W10.x", "", "tml-key", "a.b.c.d"])
-def test_what_is_no_token_has_no_claims(key):
+def test_a_key_that_is_not_a_token_has_no_claims(key):
     assert read_claims(key) == {}
     check_credential(key)
 
 
-def test_a_key_that_is_a_token_whose_time_is_over_is_refused_before_anything_is_sent():
+def test_an_expired_token_as_key_is_refused_before_anything_is_sent():
     check_credential(jwt(lifetime=5.0))
     with pytest.raises(ConfigError, match="TINKER_API_KEY"):
         check_credential(jwt(lifetime=-5.0))

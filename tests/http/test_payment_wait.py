@@ -1,4 +1,4 @@
-"""402: calls wait for the account to be topped up, say so, and give up when they have waited for long enough."""
+"""Payment waits (402): calls wait, report it, and fail when the limit has passed."""
 
 import logging
 
@@ -19,18 +19,18 @@ SOURCE = Source("training", "model-1", "sess-1")
 
 class Recorder:
     def __init__(self):
-        self.told = []
+        self.reports = []
 
     @hookimpl
     def tinkex_billing_paused(self, source, waited, limit, error):
-        self.told.append((source.kind, waited, limit, type(error).__name__))
+        self.reports.append((source.kind, waited, limit, type(error).__name__))
 
 
 def unpaid():
     return errors.status_error(402, body={"detail": "top up"})
 
 
-def test_a_call_waits_and_goes_on_and_says_so(caplog):
+def test_a_call_waits_for_payment_succeeds_and_reports_each_minute(caplog):
     clock, recorder = SteppedClock(), Recorder()
     with bare_session(clock, (recorder,)) as (server, session):
         server.script("get_info", *[UNPAID] * 40)
@@ -40,9 +40,9 @@ def test_a_call_waits_and_goes_on_and_says_so(caplog):
         with caplog.at_level(logging.WARNING):
             assert session.call(Request("get_info", {"model_id": "model-1"})).model_id == "model-1"
         assert clock.waits == [5.0] * 40
-        # 200 s of pausing: at once, then each 60 s.
-        assert [waited for _, waited, _, _ in recorder.told] == [0.0, 60.0, 120.0, 180.0]
-        assert recorder.told[0] == ("service", 0.0, 3600.0, "BillingError")
+        # During 200 s of waiting: immediately, then every 60 s.
+        assert [waited for _, waited, _, _ in recorder.reports] == [0.0, 60.0, 120.0, 180.0]
+        assert recorder.reports[0] == ("service", 0.0, 3600.0, "BillingError")
         assert sum("requires payment" in one.getMessage() for one in caplog.records) == 4
         state = session.payment_wait.status()
         assert state is not None and state["limit"] == 3600.0 and "top up" in state["reason"]
@@ -50,7 +50,7 @@ def test_a_call_waits_and_goes_on_and_says_so(caplog):
         assert session.payment_wait.status() is None
 
 
-def test_waiting_for_payment_is_not_trying():
+def test_payment_waits_do_not_count_towards_the_retry_limit():
     """The five minutes of the policy do not run meanwhile, nor does an outage before it count twice."""
     clock = SteppedClock()
     with bare_session(clock) as (server, session):
@@ -61,7 +61,7 @@ def test_waiting_for_payment_is_not_trying():
 
 
 @pytest.mark.parametrize(("limit", "sent"), [(0.0, 1), (12.0, 4)])
-def test_when_the_limit_has_passed_the_refusal_is_raised(limit, sent):
+def test_the_error_is_raised_when_the_limit_has_passed(limit, sent):
     clock = SteppedClock()
     with bare_session(clock, billing_pause=limit) as (server, session):
         server.defaults["get_info"] = UNPAID
@@ -71,7 +71,7 @@ def test_when_the_limit_has_passed_the_refusal_is_raised(limit, sent):
         assert sum(clock.waits) == limit
 
 
-def test_the_servers_limit_counts_where_the_user_set_none():
+def test_the_servers_limit_applies_unless_the_user_sets_one():
     with bare_session(SteppedClock(), protocol="auto") as (server, session):
         server.defaults["create_session"] = Answer(body={"session_id": "sess-1"})
         server.script("client/config", Answer(body={"billing_exception_max_pause_duration_sec": 0}))
@@ -81,7 +81,7 @@ def test_the_servers_limit_counts_where_the_user_set_none():
             session.call(Request("get_info", {"model_id": "model-1"}))
 
 
-def test_the_callers_own_time_ends_the_wait():
+def test_the_timeout_of_a_call_ends_its_wait():
     clock = SteppedClock()
     with bare_session(clock) as (server, session):
         server.defaults["get_info"] = UNPAID
@@ -90,7 +90,7 @@ def test_the_callers_own_time_ends_the_wait():
         assert sum(clock.waits) == 7.0
 
 
-def test_making_a_session_does_not_wait():
+def test_session_creation_does_not_wait():
     with bare_session(SteppedClock()) as (server, session):
         server.defaults["create_session"] = UNPAID
         with pytest.raises(errors.BillingError):
@@ -123,15 +123,15 @@ def test_samples_wait_at_the_throttle():
         assert len(sent) == 3 and len({request.body["seq_id"] for request in sent}) == 1
 
 
-def test_an_incident_ends_when_nobody_was_refused_for_five_minutes():
+def test_an_incident_ends_five_minutes_after_the_last_refusal():
     clock = SteppedClock()
-    billing = PaymentWait(lambda: 1000.0, clock, Observers(autoload=False))
+    payment_wait = PaymentWait(lambda: 1000.0, clock, Observers(autoload=False))
     for _ in range(3):
-        assert billing.pause(unpaid(), SOURCE, "") == 5.0
+        assert payment_wait.pause(unpaid(), SOURCE, "") == 5.0
         clock.advance(299.0)
-    assert billing.pause(unpaid(), SOURCE, "") == 5.0
+    assert payment_wait.pause(unpaid(), SOURCE, "") == 5.0
     clock.advance(104.0)
     with pytest.raises(errors.BillingError, match="waited 1001 s"):
-        billing.pause(unpaid(), SOURCE, "")
+        payment_wait.pause(unpaid(), SOURCE, "")
     clock.advance(301.0)
-    assert billing.pause(unpaid(), SOURCE, "") == 5.0
+    assert payment_wait.pause(unpaid(), SOURCE, "") == 5.0

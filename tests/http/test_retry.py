@@ -1,4 +1,4 @@
-"""Retry policies, run on a clock whose waits pass at once."""
+"""Retry policies, run on a clock whose waits pass immediately."""
 
 import logging
 import pickle
@@ -59,11 +59,11 @@ def runs(attempts, clock, failures):
         ({"retry-after-ms": "x", "retry-after": "9"}, 9.0),
     ],
 )
-def test_what_a_server_asks_for(headers, seconds):
+def test_retry_after_is_read_as_seconds_milliseconds_or_date(headers, seconds):
     assert retry_after(headers) == seconds
 
 
-def test_the_error_at_the_end_says_how_often_and_how_long(clock):
+def test_the_final_error_contains_the_number_of_attempts_and_their_time(clock):
     last = status_error(503, body="busy")
     with pytest.raises(InternalServerError) as caught:
         runs(
@@ -80,19 +80,19 @@ def test_the_error_at_the_end_says_how_often_and_how_long(clock):
 
 @pytest.mark.parametrize("name", ["short", "submit"])
 @pytest.mark.parametrize("status", [409, 501])
-def test_what_is_permanent_is_tried_three_times(clock, name, status):
+def test_409_with_detail_and_501_are_final_at_the_third_attempt(clock, name, status):
     attempts = Attempts(POLICIES[name], clock)
     with pytest.raises(Exception) as caught:
         runs(attempts, clock, [status_error(status, body={"detail": "x"}) for _ in range(9)])
     assert (caught.value.status_code, attempts.number) == (status, 3)
 
 
-def test_a_409_that_gives_no_reason_is_retried_like_any(clock):
+def test_a_409_without_detail_is_retried_like_others(clock):
     attempts = Attempts(POLICIES["submit"], clock)
     assert runs(attempts, clock, [status_error(409, body={}) for _ in range(9)]) == "ok"
 
 
-def test_an_attempt_that_cannot_fit_is_not_begun(clock):
+def test_an_attempt_that_cannot_end_before_the_limit_is_not_started(clock):
     attempts = Attempts(POLICIES["submit"], clock)
 
     def send(made):
@@ -105,7 +105,7 @@ def test_an_attempt_that_cannot_fit_is_not_begun(clock):
     assert (attempts.number, clock.time()) == (2, 1000.0 + 140 + 1 + 140)
 
 
-def test_a_late_attempt_is_cut_where_the_policy_ends(clock):
+def test_a_late_attempt_is_cut_at_the_limit(clock):
     attempts = Attempts(POLICIES["submit"], clock)
     cuts = []
 
@@ -120,7 +120,7 @@ def test_a_late_attempt_is_cut_where_the_policy_ends(clock):
     assert clock.time() == 1300.0
 
 
-def test_time_spent_waiting_to_be_let_in_does_not_count(clock):
+def test_excluded_time_does_not_count_towards_the_limit(clock):
     attempts = Attempts(POLICIES["submit"], clock)
 
     def send(made):
@@ -134,7 +134,7 @@ def test_time_spent_waiting_to_be_let_in_does_not_count(clock):
     assert attempts.elapsed == pytest.approx(7.0)
 
 
-def test_jitter_is_only_for_a_crowd(clock):
+def test_submit_waits_have_jitter_only_while_other_calls_wait(clock):
     attempts = Attempts(POLICIES["submit"], clock)
     attempts.random = lambda: 1.0
     failures = [status_error(503, body="") for _ in range(2)]
@@ -145,7 +145,7 @@ def test_jitter_is_only_for_a_crowd(clock):
     assert clock.waits == [1.0, 2.0, 0.75, 1.5]
 
 
-def test_a_warning_after_ten_seconds_of_retrying(clock, caplog):
+def test_a_warning_is_logged_after_ten_seconds_of_retrying(clock, caplog):
     with caplog.at_level(logging.WARNING, "tinkex_sync.http.retry"):
         runs(Attempts(POLICIES["submit"], clock), clock, [status_error(503, body="x") for _ in range(7)])
     assert [record.getMessage().partition(" error=")[0] for record in caplog.records] == [
@@ -163,13 +163,13 @@ def test_a_warning_after_ten_seconds_of_retrying(clock, caplog):
         ([APITimeoutError()], True),
     ],
 )
-def test_what_leaves_doubt(clock, failures, in_doubt):
+def test_an_attempt_is_in_doubt_if_the_server_may_have_received_it(clock, failures, in_doubt):
     attempts = Attempts(POLICIES["submit"], clock)
     runs(attempts, clock, failures)
     assert attempts.in_doubt is in_doubt
 
 
-def test_an_attempt_that_never_left_leaves_no_doubt(clock):
+def test_an_attempt_that_was_not_sent_is_not_in_doubt(clock):
     refused = APIConnectionError()
     refused.unsent = True
     attempts = Attempts(POLICIES["submit"], clock)
@@ -188,7 +188,7 @@ def test_a_sleep_ends_at_the_deadline_and_at_close(clock):
             session.sleep(1.0)
 
 
-def test_a_drop_on_a_used_connection_is_sent_again_at_once(clock):
+def test_a_request_on_a_dropped_kept_alive_connection_is_sent_again_immediately(clock):
     with bare_session(clock) as (server, session):
         server.script("unload_model", Answer(body={"request_id": "a"}), Answer(drop=True))
         server.defaults["unload_model"] = Answer(body={"request_id": "b"})
@@ -202,7 +202,7 @@ def test_a_drop_on_a_used_connection_is_sent_again_at_once(clock):
     assert keys[0] != keys[1] == keys[2]
 
 
-def test_settings_of_a_sampling_client_make_its_delays():
+def test_retry_config_sets_the_delays_of_resubmissions():
     config = RetryConfig(retry_delay_base=2.0, retry_delay_max=9.0, jitter_factor=0.5)
     assert [config.resubmit_delay(n, lambda: 0.5) for n in range(5)] == [2.0, 4.0, 8.0, 9.0, 9.0]
     assert [config.resubmit_delay(0, lambda: 0.0), config.resubmit_delay(3, lambda: 0.999999)] == [1.0, 9.0]

@@ -23,7 +23,7 @@ def is_teapot(error):
 
 
 class Waits:
-    """A wait strategy that records what it is asked for."""
+    """A wait strategy that records the attempts and errors it is called with."""
 
     def __init__(self):
         self.attempts, self.errors = [], []

@@ -1,4 +1,4 @@
-"""Calls that are cut: while they connect, in the handshake, while they read, and in time."""
+"""Requests that are cut: while they connect, in the TLS handshake, while they read, and at the deadline."""
 
 import socket
 import threading
@@ -40,7 +40,7 @@ def transport_to():
 
 @pytest.fixture
 def blackhole():
-    """A port whose queue of connections is full: connecting to it takes for ever."""
+    """Yield the address of a port whose backlog is full, so that connecting to it hangs."""
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
     listener.listen(0)
@@ -61,7 +61,7 @@ def blackhole():
 
 @pytest.fixture
 def mute():
-    """A port that takes connections and says nothing."""
+    """Yield the address of a port that accepts connections and sends nothing."""
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
     listener.listen(16)
@@ -70,7 +70,7 @@ def mute():
 
 
 def call(function, *args, **kwargs):
-    """Run it in a thread; returns that thread and where its error will be."""
+    """Run a function in a thread; return the thread and the list for its result or error."""
     box = []
 
     def run():
@@ -90,7 +90,7 @@ def until(condition):
         if condition():
             return
         tick.wait(0.005)
-    raise AssertionError("waited in vain")
+    raise AssertionError("the condition was not met in time")
 
 
 def elapsed(function):
@@ -164,7 +164,7 @@ def test_a_deadline_that_has_passed_sends_nothing(transport_to):
         assert server.arrived == []
 
 
-def test_a_connection_outlives_a_deadline_it_met(transport_to):
+def test_a_connection_is_reused_after_a_deadline_that_was_met(transport_to):
     with Imitation(TUFT) as server:
         transport = transport_to(server.base_url)
         for _ in range(20):
@@ -172,7 +172,7 @@ def test_a_connection_outlives_a_deadline_it_met(transport_to):
         assert transport.registry.opened == 1
 
 
-def test_a_refused_port_is_told_apart_from_a_broken_reply(transport_to):
+def test_a_refused_connection_is_unsent_and_a_broken_response_is_not(transport_to):
     with Imitation(TUFT) as server:
         transport = transport_to(server.base_url)
         server.script["get_info"] = ["before"]
@@ -184,7 +184,7 @@ def test_a_refused_port_is_told_apart_from_a_broken_reply(transport_to):
     assert caught.value.unsent
 
 
-def test_an_answer_cut_off_in_its_body_is_no_answer(transport_to):
+def test_a_response_with_an_incomplete_body_is_an_error(transport_to):
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
     listener.listen(1)
@@ -207,7 +207,7 @@ def test_an_answer_cut_off_in_its_body_is_no_answer(transport_to):
     listener.close()
 
 
-def test_after_close_nothing_is_sent_and_no_descriptor_stays(transport_to):
+def test_after_close_nothing_is_sent_and_no_descriptor_is_open(transport_to):
     with Imitation(TUFT) as server:
         transport = transport_to(server.base_url)
         send(transport, "get_server_capabilities")
@@ -221,7 +221,7 @@ def test_after_close_nothing_is_sent_and_no_descriptor_stays(transport_to):
         assert len(server.arrived) == 1
 
 
-def test_an_exchange_that_is_over_cannot_be_cut():
+def test_a_finished_exchange_cannot_be_cut():
     left, right = socket.socketpair()
     exchange = Exchange()
     with exchange:
@@ -233,7 +233,7 @@ def test_an_exchange_that_is_over_cannot_be_cut():
     right.close()
 
 
-def test_an_exchange_cut_before_it_has_a_socket_cuts_the_one_it_gets():
+def test_an_exchange_that_is_cut_before_it_connects_cuts_its_socket():
     left, right = socket.socketpair()
     exchange = Exchange()
     with exchange:
@@ -257,7 +257,7 @@ def test_a_registry_that_was_shut_down_shuts_later_sockets_too():
         sock.close()
 
 
-def test_tls_calls_work_and_are_cut_by_close(transport_to, tmp_path):
+def test_tls_requests_succeed_and_are_cut_by_close(transport_to, tmp_path):
     context, bundle = certificate(tmp_path)
     with Imitation(TUFT) as server:
         server.use_tls(context)
@@ -283,7 +283,7 @@ def test_tls_body_that_drips_is_cut_at_the_deadline(transport_to, tmp_path):
         assert clock.time() - started < 1.3
 
 
-def test_an_unknown_certificate_is_an_error_that_says_so_and_sent_nothing(transport_to, tmp_path):
+def test_an_unknown_certificate_is_an_error_that_names_it_and_sends_nothing(transport_to, tmp_path):
     context, _ = certificate(tmp_path)
     with Imitation(TUFT) as server:
         server.use_tls(context)

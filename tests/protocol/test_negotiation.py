@@ -1,4 +1,4 @@
-"""What a server speaks, found out before the session is made: asked once, remembered, overridable."""
+"""Negotiation of the protocol version before a session is created: requested once, cached, configurable."""
 
 import pickle
 import threading
@@ -17,7 +17,11 @@ from tinkex_sync.protocol import negotiation as protocol
 from tinkex_sync.protocol.wire import Body
 
 SESSION = Answer(body={"session_id": "sess-1", "type": "create_session"})
-TELLING = {"fwdbwd_max_chunk_len": 16, "fwdbwd_max_chunk_bytes_count": 4000, "parallel_fwdbwd_chunks": False}
+CHUNK_LIMITS = {
+    "fwdbwd_max_chunk_len": 16,
+    "fwdbwd_max_chunk_bytes_count": 4000,
+    "parallel_fwdbwd_chunks": False,
+}
 
 
 def opened(server, session, config=None, **answers):
@@ -46,7 +50,7 @@ def opened(server, session, config=None, **answers):
         (Answer(body={"parallel_fwdbwd_chunks": False}), "protobuf"),
     ],
 )
-def test_the_answer_to_the_first_question_decides(answer, wire):
+def test_the_response_of_client_config_selects_the_protocol(answer, wire):
     with bare_session(SteppedClock(), protocol="auto") as (server, session):
         sent = opened(server, session, answer)
         assert session.capabilities.wire.name == wire
@@ -54,11 +58,11 @@ def test_the_answer_to_the_first_question_decides(answer, wire):
         assert server.requests[0].body == {"sdk_version": "0.38.0"}
         version = {"json": "0.7.0", "protobuf": "0.38.0"}[wire]
         assert server.requests[-1].body["sdk_version"] == version
-        # What may change is asked for only where something was announced.
+        # The dynamic configuration is requested in protocol 0.38 only.
         assert ("client/dynamic_config" in sent) == (wire == "protobuf")
 
 
-def test_a_server_without_the_question_is_no_failure_to_observers():
+def test_observers_get_no_error_if_client_config_is_missing():
     class Watching:
         def __init__(self):
             self.seen = []
@@ -73,13 +77,13 @@ def test_a_server_without_the_question_is_no_failure_to_observers():
     assert watching.seen == [("/api/v1/client/config", 404, None), ("/api/v1/create_session", 200, None)]
 
 
-def test_the_users_own_version_is_announced_whatever_is_spoken():
+def test_a_configured_sdk_version_is_sent_in_every_protocol():
     with bare_session(SteppedClock(), protocol="auto", sdk_version="0.25.0") as (server, session):
-        opened(server, session, Answer(body=TELLING))
+        opened(server, session, Answer(body=CHUNK_LIMITS))
         assert server.requests[-1].body["sdk_version"] == "0.25.0"
 
 
-def test_0_7_is_not_asked_about_and_0_38_is_spoken_to_a_server_that_says_nothing():
+def test_a_configured_protocol_is_used_and_0_7_sends_no_client_config():
     with bare_session(SteppedClock(), protocol="0.7") as (server, session):
         assert opened(server, session) == ["create_session"]
         assert session.capabilities.wire.name == "json"
@@ -89,7 +93,7 @@ def test_0_7_is_not_asked_about_and_0_38_is_spoken_to_a_server_that_says_nothing
 
 
 @pytest.mark.parametrize("status", [401, 403])
-def test_a_key_that_is_refused_is_said_at_once(status):
+def test_a_refused_key_fails_the_negotiation_without_a_retry(status):
     with bare_session(SteppedClock(), protocol="auto") as (server, session):
         with pytest.raises(errors.APIStatusError, match="TINKER_API_KEY") as refused:
             opened(server, session, Answer(status, {"detail": "bad key"}))
@@ -97,15 +101,15 @@ def test_a_key_that_is_refused_is_said_at_once(status):
         assert [request.operation for request in server.requests] == ["client/config"]
 
 
-def test_a_server_that_starts_slowly_is_asked_again():
+def test_client_config_is_retried_after_503():
     with bare_session(SteppedClock(), protocol="auto") as (server, session):
         server.script("client/config", Answer(503), Answer(503))
-        sent = opened(server, session, Answer(body=TELLING))
+        sent = opened(server, session, Answer(body=CHUNK_LIMITS))
         assert sent.count("client/config") == 3
         assert session.capabilities.wire.name == "protobuf"
 
 
-def test_numbers_as_text_are_taken_and_other_text_is_not():
+def test_limits_may_be_sent_as_text_if_they_are_numbers():
     with bare_session(SteppedClock(), protocol="auto") as (server, session):
         opened(server, session, Answer(body={"fwdbwd_max_chunk_len": "16"}))
         assert session.capabilities.max_chunk_datums == 16
@@ -115,10 +119,10 @@ def test_numbers_as_text_are_taken_and_other_text_is_not():
         opened(server, session, Answer(body={"fwdbwd_max_chunk_len": "many"}))
 
 
-def test_what_was_found_is_remembered_for_its_server_for_five_minutes():
+def test_the_result_is_cached_for_its_base_url_for_five_minutes():
     clock = SteppedClock()
     with bare_session(clock, protocol="auto") as (server, session):
-        opened(server, session, Answer(body=TELLING))
+        opened(server, session, Answer(body=CHUNK_LIMITS))
         server.clear()
         again = type(session)(session.config, session.observers)
         try:
@@ -132,19 +136,19 @@ def test_what_was_found_is_remembered_for_its_server_for_five_minutes():
             again.close(None)
         clock.advance(301.0)
         server.clear()
-        later = type(session)(session.config, session.observers)
+        late = type(session)(session.config, session.observers)
         try:
-            later.open()
-            # The server says nothing now, and is believed.
+            late.open()
+            # The endpoint is missing now, so the client uses protocol 0.7.
             assert server.requests[0].operation == "client/config"
-            assert later.capabilities.wire.name == "json"
+            assert late.capabilities.wire.name == "json"
         finally:
-            later.close(None)
+            late.close(None)
 
 
-def test_limits_are_the_servers_where_the_user_set_none():
+def test_the_servers_limits_apply_unless_the_user_sets_them():
     announced = {
-        **TELLING,
+        **CHUNK_LIMITS,
         "sample_dispatch_bytes_semaphore_size": 10485760,
         "sample_max_concurrent_requests": 7,
         "inflight_response_bytes_semaphore_size": 300,
@@ -173,7 +177,7 @@ def test_limits_are_the_servers_where_the_user_set_none():
             assert session.throttle.status()["bytes_left"] == own["dispatch_bytes"]
 
 
-def test_whether_a_limit_was_set_is_known_after_a_change_and_a_pickle():
+def test_a_default_limit_remains_one_after_replace_and_pickle():
     config = pickle.loads(pickle.dumps(Config().replace(drain=1.0)))
     assert isinstance(config.max_chunk_datums, Preset) and config.max_chunk_datums == 1024
     assert repr(config.max_chunk_datums) == "1024"
@@ -263,16 +267,16 @@ def test_a_changed_dynamic_configuration_replaces_the_capabilities():
     assert negotiated.capabilities.max_cancellations == 1
 
 
-def test_the_setting_is_checked_and_read_from_the_environment(monkeypatch):
+def test_the_protocol_setting_is_validated_and_read_from_the_environment(monkeypatch):
     with pytest.raises(ConfigError, match=r"auto, 0.7, 0.38, not '0.8'"):
         Config(protocol="0.8")
     monkeypatch.setenv("TINKEX_SYNC_PROTOCOL", "0.38")
     assert Config.from_env().protocol == "0.38"
 
 
-def test_a_session_says_once_how_it_ended_where_the_server_wants_to_know():
+def test_the_end_of_a_session_is_reported_once_in_protocol_0_38():
     with bare_session(SteppedClock(), protocol="auto") as (server, session):
-        opened(server, session, Answer(body=TELLING))
+        opened(server, session, Answer(body=CHUNK_LIMITS))
         server.defaults["sessions/sess-1/finish"] = Answer(body={})
         session.close("errored", "ValueError: boom")
         session.close()
@@ -285,16 +289,16 @@ def test_a_session_says_once_how_it_ended_where_the_server_wants_to_know():
         assert not server.sent("sessions/sess-1/finish")
 
 
-def test_a_finish_that_hangs_holds_nobody_up():
+def test_close_does_not_wait_for_a_finish_request_that_hangs():
     with bare_session(protocol="auto") as (server, session):
-        opened(server, session, Answer(body=TELLING))
+        opened(server, session, Answer(body=CHUNK_LIMITS))
         server.defaults["sessions/sess-1/finish"] = Answer(body={}, hold=lambda: server.stopping.wait(20))
         before = time.monotonic()
         session.close()
         assert session.closing.is_set() and time.monotonic() - before < 3.0
 
 
-def test_what_may_change_is_looked_at_again_and_a_failure_changes_nothing(monkeypatch):
+def test_the_dynamic_configuration_is_refreshed_and_a_failure_changes_nothing(monkeypatch):
     monkeypatch.setattr(session_module, "_LEAST_REFRESH", 0.0)
     changed = threading.Event()
 
@@ -303,7 +307,7 @@ def test_what_may_change_is_looked_at_again_and_a_failure_changes_nothing(monkey
         return Answer(body={"refresh_interval_sec": 300, "sample_cancel_enabled": True})
 
     with bare_session(protocol="auto") as (server, session):
-        server.script("client/config", Answer(body=TELLING))
+        server.script("client/config", Answer(body=CHUNK_LIMITS))
         server.script(
             "client/dynamic_config",
             Answer(body={"refresh_interval_sec": 0, "sample_cancel_max_batch_size": 3}),
@@ -319,17 +323,20 @@ def test_what_may_change_is_looked_at_again_and_a_failure_changes_nothing(monkey
         assert len(server.sent("client/dynamic_config")) == 4
 
 
-def test_a_server_without_the_endpoint_is_not_asked_again():
+def test_a_missing_dynamic_config_endpoint_is_requested_once():
     with bare_session(protocol="auto") as (server, session):
         opened(
-            server, session, Answer(body=TELLING), client__dynamic_config=Answer(404, {"detail": "Not Found"})
+            server,
+            session,
+            Answer(body=CHUNK_LIMITS),
+            client__dynamic_config=Answer(404, {"detail": "Not Found"}),
         )
         assert len(server.sent("client/dynamic_config")) == 1
         assert not session.timer._heap
 
 
 @pytest.mark.parametrize(("level", "wanted"), [("error", "ERROR"), ("warning", "WARNING"), (None, "WARNING")])
-def test_notes_on_what_is_going_away_are_logged_once(caplog, level, wanted):
+def test_a_deprecation_note_is_logged_once(caplog, level, wanted):
     headers = {"X-Deprecation-Note": "use the other one", **({"X-Deprecation-Level": level} if level else {})}
     with bare_session() as (server, session):
         server.defaults["get_info"] = Answer(404, {"detail": "no model"}, headers=headers)
@@ -338,5 +345,5 @@ def test_notes_on_what_is_going_away_are_logged_once(caplog, level, wanted):
             session.call(Request("healthz"))
             with pytest.raises(errors.NotFoundError):
                 session.call(Request("get_info", {"model_id": "m"}))
-    told = [record for record in caplog.records if "use the other one" in record.getMessage()]
-    assert [record.levelname for record in told] == [wanted]
+    logged = [record for record in caplog.records if "use the other one" in record.getMessage()]
+    assert [record.levelname for record in logged] == [wanted]

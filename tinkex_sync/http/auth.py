@@ -34,7 +34,7 @@ _NEAR_END = 60.0
 _RENEW_AGAIN = 60.0
 #: A refused background renewal is not repeated if the token is valid for fewer seconds than this.
 _LAST_REFUSAL = 120.0
-#: Seconds that a credential command may take; it may prompt the user.
+#: Longest run of a credential command in seconds; it may prompt the user.
 _COMMAND_TIMEOUT = 120.0
 
 #: Exchanges the key for a token, until a deadline on the client's clock.
@@ -129,7 +129,7 @@ class Credentials:
 
         Args:
             uses_key: Whether the endpoint requires the key itself instead of a token.
-            deadline: Time of the clock until which an exchange may take.
+            deadline: Time of the clock at which an exchange ends.
         """
         if not uses_key:
             return None if self.tokens is None else self.tokens.current(deadline)

@@ -1,4 +1,4 @@
-"""Calls that have not ended: the facts known of each, for errors, for status and for closing."""
+"""The state of calls that have not ended, for errors, ``ServiceClient.status()`` and closing."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ class CallState:
 
     __slots__ = (
         "__weakref__",
+        "accepted_at",
         "call_id",
         "future",
         "is_withdrawn",
@@ -30,7 +31,6 @@ class CallState:
         "operation",
         "phase",
         "polls",
-        "promised",
         "queue_reason",
         "queue_state",
         "reconnects",
@@ -48,15 +48,15 @@ class CallState:
         self.started = started
         #: "queued", "throttled", "sending", "retrying" or "polling".
         self.phase = "queued"
-        #: Whether the server has it: "no", "unknown" or "yes".
+        #: Whether it was sent: "no", "unknown" or "yes" (the server has accepted it).
         self.sent = "no"
-        #: Whether some of its chunks are still to be sent.
+        #: Whether chunks of it have not been sent yet.
         self.more_to_send = False
-        #: Whether it was cancelled before anything of it was sent.
+        #: Whether it was cancelled before it was sent.
         self.is_withdrawn = False
         self.request_id: Optional[str] = None
-        #: When the server accepted it.
-        self.promised: Optional[float] = None
+        #: Time of the clock at which the server accepted it.
+        self.accepted_at: Optional[float] = None
         self.queue_state: Optional[str] = None
         self.queue_reason: Optional[str] = None
         self.polls = 0
@@ -82,7 +82,7 @@ class CallState:
 
     @property
     def is_unsent(self) -> bool:
-        """Whether it, or some of its chunks, still has to be accepted by the server."""
+        """Whether the server has not accepted the call, or a chunk of it, yet."""
         return not self.is_withdrawn and (self.sent != "yes" or self.more_to_send)
 
     def deadline_exceeded(self, is_started: bool = False) -> DeadlineExceeded:
@@ -108,7 +108,7 @@ class Unfinished:
     """A call that had no result when its client was closed."""
 
     operation: str
-    #: Whether the server has it: "no", "unknown" or "yes".
+    #: Whether it was sent: "no", "unknown" or "yes" (the server has accepted it).
     sent: str
     #: Fetch the result later with ``ServiceClient.resume_future``; None if the server did not accept it yet.
     request_id: Optional[str]

@@ -72,7 +72,7 @@ class Connection:
         self.negotiation = Negotiation(config, self.transport.base_url, self.clock)
         self.payment_wait = PaymentWait(lambda: self.capabilities.payment_wait_limit, self.clock, observers)
         self.credentials = Credentials(config, self.clock, self.timer)
-        #: The source of requests that belong to no client in particular.
+        #: The source of requests that belong to no single client.
         self.source = Source("service", "", "")
         self._policies = make_policies(config)
         self._lock = Lock()
@@ -81,7 +81,7 @@ class Connection:
 
     @property
     def capabilities(self) -> Capabilities:
-        """What the server supports, as known now."""
+        """The server's capabilities, as negotiated so far."""
         return self.negotiation.capabilities
 
     def call(
@@ -293,7 +293,17 @@ class Connection:
         call: Optional[CallState] = None,
         phase: str = "retrying",
     ) -> None:
-        """Wait between attempts; ends early with ClosedError or, at the deadline, DeadlineExceeded."""
+        """Wait between two attempts.
+
+        Args:
+            seconds: The wait.
+            deadline: Time of the clock at which it ends with DeadlineExceeded.
+            call: The call, whose phase becomes ``phase``.
+
+        Raises:
+            ClosedError: The client was closed.
+            DeadlineExceeded: The deadline has passed.
+        """
         if call is not None:
             call.phase = phase
         left = remaining(self.clock, deadline)
@@ -340,7 +350,7 @@ class Connection:
         return self.clock.time() + timeout
 
     def check_usable(self) -> None:
-        """Raise if it is closed, or if it was made before a fork.
+        """Raise an error if the client is closed, or if it was created before a fork.
 
         Raises:
             ForkedClientError, ClosedError: as named.
@@ -355,13 +365,13 @@ class Connection:
 
     @property
     def forked(self) -> bool:
-        """Whether this is a child of the process it was made in."""
+        """Whether this process is a child of the process that created the client."""
         return os.getpid() != self._pid
 
 
 @dataclass
 class _Outcome:
-    """What is reported of one HTTP request."""
+    """The facts of one HTTP request that observers get."""
 
     started: float
     attempt: int

@@ -1,4 +1,4 @@
-"""The table of endpoints: where each request goes, how it is retried, and what its response is.
+"""The table of endpoints: the path, the retry policy and the response type of each request.
 
 A new endpoint is a new row of :data:`ENDPOINTS`, its request and response classes in ``types/``, and a method of a
 client. Source: PROTOCOL section 2.
@@ -17,7 +17,7 @@ __all__ = ["ENDPOINTS", "OPERATIONS", "Endpoint"]
 
 @dataclass(frozen=True)
 class Endpoint:
-    """One row: how one request is sent over HTTP, and what its response is."""
+    """One row: how a request is sent over HTTP, and how its response is decoded."""
 
     name: str
     method: str

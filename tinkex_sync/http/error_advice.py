@@ -15,7 +15,7 @@ __all__ = ["advise", "is_unknown_endpoint"]
 
 
 def advise(error: APIError, config: Config, first_contact: bool) -> None:
-    """Add to the message of an error what the user can do about it.
+    """Add advice for the user to the message of an error.
 
     Args:
         error: The final error of a call.

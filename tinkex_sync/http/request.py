@@ -1,4 +1,4 @@
-"""One request to the server, as it goes down from a client to the transport."""
+"""The request value that clients pass down to the transport."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Request:
     call: Optional[CallState] = None
     #: Time of the client's clock at which it ends with DeadlineExceeded.
     deadline: Optional[float] = None
-    #: Whether it is the first contact with the server, for which errors name what to check.
+    #: Whether it is the first contact with the server, after which errors name the settings to check.
     first_contact: bool = False
     #: The server future that it polls, for errors.
     polled: Optional[Polled] = None

@@ -1,8 +1,8 @@
 """Sockets that can be cut from another thread: at a deadline, and when a client closes.
 
-A read on a socket ends only when data comes, a timeout without any data passes, or the socket is shut down. A
-body that drips never times out, and closing a ``requests.Session`` aborts nothing; so our connections register
-their socket before they connect, and whoever must end a call shuts that socket down.
+A read on a socket ends only when data arrives, when no data arrives during the timeout, or when the socket is shut
+down. A body that arrives in small pieces never times out, and closing a ``requests.Session`` aborts nothing. So our
+connections register their socket before they connect, and a thread that must end a request shuts that socket down.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from ..concurrency.primitives import Lock
 
 __all__ = ["Adapter", "Exchange", "SocketRegistry"]
 
-#: Keeps a peer that vanished from holding a long poll: probes after 30 s, every 10 s, three of them.
+#: Ends a long poll if the peer has vanished: three probes, after 30 s and then every 10 s.
 _KEEPALIVE = (("TCP_KEEPIDLE", 30), ("TCP_KEEPALIVE", 30), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3))
 
-#: Pieces of a request up to this many bytes are sent as one; copying larger ones costs more than it saves.
+#: Head and body of a request are sent as one piece up to this many bytes each; copying more costs more than it saves.
 _SMALL = 64 * 1024
 
 _running = threading.local()
@@ -40,9 +40,10 @@ def _shut(sock: socket.socket) -> None:
 
 
 class Exchange:
-    """One HTTP attempt, as far as it can be cut from outside.
+    """One HTTP request that another thread can cut. Thread-safe.
 
-    Invariant: after :meth:`finish`, no :meth:`cut` touches the socket, which may serve another call by then.
+    Invariant: after the ``with`` block of the request, :meth:`cut` does not touch the socket, which may serve another
+    request then.
     """
 
     def __init__(self) -> None:
@@ -67,7 +68,7 @@ class Exchange:
             self._socket = None
 
     def attach(self, sock: Optional[socket.socket]) -> None:
-        """From here on, this is the socket to cut."""
+        """Set the socket of the request; shut it down if the request was cut before."""
         with self._lock:
             self._socket = sock
             cut = self.cut_by is not None
@@ -75,18 +76,18 @@ class Exchange:
             _shut(sock)
 
     def cut(self, reason: str) -> None:
-        """End the attempt; does nothing after it has ended."""
+        """End the request for a reason ("deadline" or "closed"). No effect after it has ended."""
         with self._lock:
             if self._finished or self.cut_by is not None:
                 return
             self.cut_by = reason
             if self._socket is not None:
-                # Under the lock, so that the socket cannot have gone back to the pool.
+                # Under the lock, so that the socket cannot have been returned to the pool.
                 _shut(self._socket)
 
 
 class SocketRegistry:
-    """Every open socket of one transport, so that closing reaches all of them.
+    """The open sockets of one transport, so that closing reaches all of them. Thread-safe.
 
     Invariant: once :meth:`shut_down` has run, no socket added earlier or later stays open for traffic.
     """
@@ -108,7 +109,11 @@ class SocketRegistry:
             _shut(sock)
 
     def shut_down(self) -> bool:
-        """Cut every socket. In a forked child it does nothing, and is False: the parent still uses them."""
+        """Shut down every socket.
+
+        Returns:
+            False in a forked child, where this has no effect because the parent still uses the sockets.
+        """
         if os.getpid() != self._pid:
             return False
         with self._lock:
@@ -120,7 +125,7 @@ class SocketRegistry:
 
 
 class _Tracked:
-    """Mixed into urllib3's connections: tells the running exchange and the registry about the socket."""
+    """A mixin of urllib3's connections that registers the socket with the registry and the running exchange."""
 
     registry: SocketRegistry
     sock: Any
@@ -201,7 +206,7 @@ class _SecureConnection(_Tracked, urllib3_connection.HTTPSConnection):
 
     def _new_conn(self) -> socket.socket:
         sock = super()._new_conn()
-        # TLS takes the descriptor away from ``sock`` and shows the new object only after the handshake; a
+        # TLS detaches the descriptor from ``sock``, and the new object is accessible only after the handshake. A
         # duplicate can be shut down meanwhile.
         self._raw = sock.dup()
         exchange: Optional[Exchange] = getattr(_running, "exchange", None)

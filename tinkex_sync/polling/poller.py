@@ -87,7 +87,7 @@ def poll(
     """
     polling = _Polling(session, server_future, call, states)
     error: Optional[BaseException] = None
-    call.promised = session.clock.time()
+    call.accepted_at = session.clock.time()
     try:
         if announced is not None:
             polling.reserve(announced, deadline)

@@ -113,7 +113,7 @@ class QueueStates:
             return None
         previous = self._current[0] if self._current is not None else None
         if previous in (None, _ACTIVE):
-            self._waiting_since = call.promised if call.promised is not None else call.started
+            self._waiting_since = call.accepted_at if call.accepted_at is not None else call.started
         self._current = new
         return {"previous": previous, **self._facts()}
 

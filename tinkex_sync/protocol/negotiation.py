@@ -87,7 +87,7 @@ def _feature(since: str, setting: Optional[str] = None, default: bool = False) -
 
 @dataclass(frozen=True)
 class Capabilities:
-    """What a client can use with its server: protocol version, features, limits. Immutable.
+    """The protocol version, features and limits that a client uses with its server. Immutable.
 
     A session's capabilities are replaced as a whole when they change: by the response of client/config or
     client/dynamic_config, and by the one switch of the protocol version.
@@ -225,7 +225,7 @@ class Negotiation:
 
     @property
     def negotiated(self) -> Negotiated:
-        """What another session with this server may start from."""
+        """The result, from which another session with this server may start."""
         with self._lock:
             return self._negotiated
 
