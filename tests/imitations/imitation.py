@@ -108,7 +108,11 @@ class Imitation(Results):
         self._http.reset_connections()
         self._thread.join()
         with self.changed:
-            self._gone |= {*self.sessions, *self.samplers, *(one.model for one in self.accepted_operations.values())}
+            self._gone |= {
+                *self.sessions,
+                *self.samplers,
+                *(one.model for one in self.accepted_operations.values()),
+            }
             self.accepted_operations.clear()
             self._by_number.clear()
 
