@@ -134,7 +134,7 @@ LISTS = {
     "run_checkpoints": lambda rest, learner, sampler, path: rest.list_checkpoints(learner.model_id),
     "checkpoints": lambda rest, learner, sampler, path: rest.list_user_checkpoints(limit=1000),
     "sessions": lambda rest, learner, sampler, path: rest.list_sessions(limit=1000),
-    "session": lambda rest, learner, sampler, path: rest.get_session(rest._session.session_id),
+    "session": lambda rest, learner, sampler, path: rest.get_session(rest.session.session_id),
     "sampler": lambda rest, learner, sampler, path: rest.get_sampler(sampler.sampling_session_id),
     "publish_checkpoint": lambda rest, learner, sampler, path: rest.publish_checkpoint_from_tinker_path(path),
     "unpublish_checkpoint": lambda rest, learner, sampler, path: rest.unpublish_checkpoint_from_tinker_path(
