@@ -203,7 +203,7 @@ def bulk_futures(case: Dict[str, Any], document: Dict[str, Any], row: Optional[i
         prompt, one = types.ModelInput.from_ints([1, 2]), types.SamplingParams(max_tokens=2)
         waiting = [sampler.submit_sample(prompt, 1, one) for _ in range(given["samples"])]
         outcomes = [future.exception(30) or future.result() for future in waiting]
-        bulk = sampler._bulk
+        bulk = sampler._context.bulk
         assert bulk is not None
         ends = time.monotonic() + 10.0
         while bulk._running and time.monotonic() < ends:
