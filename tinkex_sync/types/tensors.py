@@ -3,7 +3,7 @@
 import array
 import math
 import sys
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, Any, List, Literal, Optional, Sequence
 
 from ..errors import MissingExtraError
@@ -59,7 +59,6 @@ def _data(values: Any) -> Any:
     return _flat(values) if is_array(values) else numbers(values)
 
 
-@dataclass(frozen=True, repr=False, eq=False)
 class TensorData(FastWire):
     """A tensor flattened in row-major order.
 
