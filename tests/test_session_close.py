@@ -103,7 +103,7 @@ def test_waits_at_the_throttle_between_retries_and_in_the_lane_end_at_close(serv
     until(
         lambda: (
             sorted(call.phase for call in service.session.open_calls())
-            == ["queued"] * 4 + ["retrying", "throttled"]
+            == ["queued"] * 2 + ["retrying"] + ["throttled"] * 3
         )
     )
     took, left = timed(service.close)
