@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import Any, Collection, Dict, Mapping, Optional, Tuple
 
-
 _SCHEME = "tinker://"
 #: Seconds that a checkpoint may be kept: an hour to ten years.
 _SHORTEST_TTL, _LONGEST_TTL = 3600, 10 * 365 * 86400

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from ..types import Datum, EncodedTextChunk, ImageChunk, ModelInput, ModelInputChunk
 
-
 #: Estimate for each token, and for each element of a loss input.
 _BYTES_PER_ELEMENT = 10
 

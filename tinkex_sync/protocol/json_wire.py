@@ -31,7 +31,6 @@ from ..types import (
 from ..types.wire import Wire
 from . import protobuf_reader as reading
 
-
 CONTENT_TYPE = "application/json"
 PROTOBUF = "application/x-protobuf"
 

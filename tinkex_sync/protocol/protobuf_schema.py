@@ -8,7 +8,6 @@ from typing import Any, Dict, Tuple
 from ..concurrency.primitives import Lock
 from ..errors import MissingExtraError
 
-
 _PACKAGE = "tinker_public"
 
 ENUMS = {

@@ -6,8 +6,9 @@ from dataclasses import field
 from typing import Any, Dict, List, Literal, Optional, Sequence, Union
 
 from .decoders import FieldError, each, ints, shorten
+from .dumping import NOT_GIVEN
 from .tensors import TensorData, is_array, is_tensor
-from .wire import NOT_GIVEN, NOT_SENT, FastWire, coding, decode_object
+from .wire import NOT_SENT, FastWire, coding, decode_object
 
 __all__ = [
     "Datum",

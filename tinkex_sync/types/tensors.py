@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, List, Literal, Optional, Sequence
 
 from ..errors import MissingExtraError
 from .decoders import FieldError, numbers
-from .wire import NOT_GIVEN, FastWire, coding
+from .dumping import NOT_GIVEN
+from .wire import FastWire, coding
 
 if TYPE_CHECKING:
     import numpy
