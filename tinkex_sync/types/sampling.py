@@ -21,8 +21,6 @@ StopReason = Literal["length", "stop"]
 
 
 def _stop(value: Any) -> Any:
-    if value is None:
-        return None
     try:
         if isinstance(value, (str, bytes)):
             return text(value)
@@ -77,9 +75,7 @@ class SampleRequest(FastWire):
     wire_order = ("num_samples",)
 
 
-def _topk(values: Any) -> Optional[List[Optional[List[Tuple[int, float]]]]]:
-    if values is None:
-        return None
+def _topk(values: Any) -> List[Optional[List[Tuple[int, float]]]]:
     if not isinstance(values, (list, tuple)):
         raise FieldError(f"must be a list with one entry per prompt token, not {shorten(values)}")
     return [None if pairs is None else _pairs(index, pairs) for index, pairs in enumerate(values)]
