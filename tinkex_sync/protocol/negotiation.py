@@ -19,8 +19,7 @@ from ..concurrency.primitives import Lock
 from ..config import Config, Preset
 from ..errors import APIStatusError
 from ..types import DynamicConfigResponse, ServerConfigResponse
-from .wire import Body, WireFormat
-from .wires import JsonWire, ProtobufWire
+from .wire import Body, JsonWire, ProtobufWire, WireFormat
 
 
 @dataclass(frozen=True)
