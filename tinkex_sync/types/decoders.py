@@ -159,24 +159,34 @@ def _own(values: Any) -> Sequence[Any]:
     raise FieldError(f"must be a list of numbers, not {shorten(values)}{remedy}")
 
 
+def _copy(values: Any, kinds: set[type], decode: Convert) -> Any:
+    values = _own(values)
+    return values if set(map(type, values)) <= kinds else _convert(decode, values)
+
+
 def ints(values: Any) -> Any:
     """Return a copy of a sequence of ints, each element converted if it is not an int."""
-    values = _own(values)
-    return values if set(map(type, values)) <= {int} else _convert(integer, values)
+    return _copy(values, {int}, integer)
 
 
 def floats(values: Any) -> Any:
     """Return a copy of a sequence of floats, each element converted if it is not a float."""
-    values = _own(values)
-    return values if set(map(type, values)) <= {float} else _convert(number, values)
+    return _copy(values, {float}, number)
 
 
 def optional_floats(values: Any) -> Any:
     """Return a copy as :func:`floats` does, with None allowed as an element."""
-    values = _own(values)
-    if set(map(type, values)) <= {float, type(None)}:
-        return values
-    return _convert(lambda value: None if value is None else number(value), values)
+    return _copy(values, {float, type(None)}, functools.partial(_unless_none, number))
+
+
+def pairs(values: Any) -> List[Tuple[int, float]]:
+    """Decode a list of pairs of a token and its log probability."""
+    try:
+        if isinstance(values, (list, tuple)):
+            return [(integer(token), number(logprob)) for token, logprob in values]
+    except (TypeError, ValueError):
+        pass
+    raise FieldError(f"must be a list of [token, logprob] pairs, not {shorten(values)}")
 
 
 def numbers(values: Any) -> Any:
@@ -240,6 +250,8 @@ _CODERS: Dict[Any, Tuple[Convert, Optional[Convert]]] = {
     datetime: (instant, instant_text),
     List[int]: (ints, None),
     List[float]: (floats, None),
+    List[Optional[float]]: (optional_floats, None),
+    List[Tuple[int, float]]: (pairs, None),
     Any: (lambda value: value, None),
 }
 

@@ -35,9 +35,7 @@ class EncodedTextChunk(FastWire):
 
 
 def _image_bytes(data: Any) -> bytes:
-    if isinstance(data, bytes):
-        return data
-    if isinstance(data, bytearray):
+    if isinstance(data, (bytes, bytearray)):
         return bytes(data)
     if isinstance(data, str):
         try:
@@ -45,10 +43,6 @@ def _image_bytes(data: Any) -> bytes:
         except (binascii.Error, ValueError) as error:
             raise FieldError(f"is not base64 text: {error}") from None
     raise FieldError(f"must be bytes, or base64 text, not {shorten(data)}")
-
-
-def _base64_text(data: bytes) -> str:
-    return base64.b64encode(data).decode("ascii")
 
 
 class ImageChunk(FastWire):
@@ -59,7 +53,7 @@ class ImageChunk(FastWire):
         expected_tokens: The number of tokens it takes. The server rejects the request early if its own count differs.
     """
 
-    data: bytes = field(metadata=coding(_image_bytes, _base64_text))
+    data: bytes = field(metadata=coding(_image_bytes, lambda data: base64.b64encode(data).decode()))
     format: Literal["png", "jpeg"]
     expected_tokens: Optional[int] = NOT_GIVEN
     type: str = field(default="image", metadata=NOT_SENT)
