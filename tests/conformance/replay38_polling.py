@@ -12,7 +12,7 @@ from scripted_server import Answer, Request, ScriptedServer, SteppedClock, bare_
 from tinkex_sync import errors, hookimpl, types
 from tinkex_sync.clients.sampling import SamplingClient
 from tinkex_sync.concurrency.clock import Clock
-from tinkex_sync.plugins.hookspecs import Source
+from tinkex_sync.plugins.events import Source
 from tinkex_sync.polling.poller import ServerFuture, poll
 
 from .registry import error_class, no_excuse, not_understood, only, replay38

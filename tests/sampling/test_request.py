@@ -10,7 +10,7 @@ from throttle_examples import until
 from tinkex_sync import RetryConfig, errors, hookimpl, types
 from tinkex_sync.clients.sampling import SamplingClient
 from tinkex_sync.concurrency.clock import ScaledClock
-from tinkex_sync.plugins.hookspecs import Source
+from tinkex_sync.plugins.events import Source
 from tinkex_sync.plugins.queue_log import QueueLog
 from tinkex_sync.polling.poller import ServerFuture, poll
 from tinkex_sync.polling.queue_states import QueueStates

@@ -1,8 +1,9 @@
 """Telemetry events, and the batches in which they are sent."""
 
-from dataclasses import dataclass, field
+import functools
+from dataclasses import field
 from datetime import datetime
-from typing import Any, Dict, List, Literal, Optional, Union
+from typing import Any, Dict, List, Literal, Optional, Union, get_args
 
 from .decoders import FieldError, each, shorten
 from .wire import SENT_AS_NULL, Wire, coding, decode_object, since
@@ -24,7 +25,6 @@ EventType = Literal["SESSION_START", "SESSION_END", "UNHANDLED_EXCEPTION", "GENE
 Severity = Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
 
 
-@dataclass(frozen=True, repr=False)
 class SessionStartEvent(Wire):
     """The session was created. ``event_session_index`` counts the events of a session from 0."""
 
@@ -35,7 +35,6 @@ class SessionStartEvent(Wire):
     timestamp: datetime
 
 
-@dataclass(frozen=True, repr=False)
 class SessionEndEvent(Wire):
     """The session ended after ``duration``, which is the text of a Python timedelta."""
 
@@ -47,7 +46,6 @@ class SessionEndEvent(Wire):
     timestamp: datetime
 
 
-@dataclass(frozen=True, repr=False)
 class UnhandledExceptionEvent(Wire):
     """The client raised an exception."""
 
@@ -61,7 +59,6 @@ class UnhandledExceptionEvent(Wire):
     traceback: Optional[str] = field(default=None, metadata=SENT_AS_NULL)
 
 
-@dataclass(frozen=True, repr=False)
 class GenericEvent(Wire):
     """Another event: a name from a small set, and its data."""
 
@@ -84,47 +81,35 @@ _EVENTS: Dict[str, Any] = {
 }
 
 
-def _event(value: Any) -> TelemetryEvent:
-    if isinstance(value, (SessionStartEvent, SessionEndEvent, UnhandledExceptionEvent, GenericEvent)):
+def _event(value: Any) -> Any:
+    """Decode one event; its field ``event`` determines its class."""
+    if isinstance(value, get_args(TelemetryEvent)):
         return value
     kind = _EVENTS.get(str(value.get("event"))) if isinstance(value, dict) else None
     if kind is None:
         raise FieldError(f"must be a telemetry event, not {shorten(value)}")
-    event: TelemetryEvent = decode_object(kind, value)
-    return event
+    return decode_object(kind, value)
 
 
-def _events(values: Any) -> List[TelemetryEvent]:
-    return each(_event, values)
+_EVENT_LIST = coding(functools.partial(each, _event), lambda events: [event.to_wire() for event in events])
 
 
-def _event_bodies(events: List[TelemetryEvent]) -> List[Dict[str, Any]]:
-    return [event.to_wire() for event in events]
-
-
-@dataclass(frozen=True, repr=False)
 class TelemetryBatch(Wire):
     """The events of one session."""
 
-    events: List[TelemetryEvent] = field(metadata=coding(_events, _event_bodies))
+    events: List[TelemetryEvent] = field(metadata=_EVENT_LIST)
     platform: str
     sdk_version: str
     session_id: str
 
 
-@dataclass(frozen=True, repr=False)
-class TelemetrySendRequest(Wire):
+class TelemetrySendRequest(TelemetryBatch):
     """Body of ``POST /api/v1/telemetry``."""
 
-    events: List[TelemetryEvent] = field(metadata=coding(_events, _event_bodies))
-    platform: str
-    sdk_version: str
-    session_id: str
     #: Distinguishes processes of one session.
     process_uuid: Optional[str] = field(default=None, metadata=since("0.38.0"))
 
 
-@dataclass(frozen=True, repr=False)
 class TelemetryResponse(Wire):
     """Response of ``POST /api/v1/telemetry``."""
 
