@@ -6,46 +6,16 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import NamedTuple, Optional
 
-__all__ = ["Pace", "ThrottleLimits", "Ticket"]
+from ..config import ThrottleLimits
+
+__all__ = ["Pace", "Ticket"]
 
 #: The clock of growth and measurement stands still between acceptances further apart than this (seconds).
 _IDLE = 1.0
 #: Acceptances that make a measured rate usable, and good enough to start a new measurement.
 _ROUGH, _SOUND = 5, 10
-
-
-@dataclass(frozen=True)
-class ThrottleLimits:
-    """The numbers of the throttle. Times are seconds, sizes bytes, rates sends per second."""
-
-    #: Dispatches at once.
-    max_dispatches: int = 400
-    #: Dispatches at once within ``throttle_memory`` of the end of the last requested backoff.
-    throttled_dispatches: int = 10
-    #: Estimated bytes at once.
-    dispatch_bytes: int = 5 * 1024 * 1024
-    #: By how much bytes count more within ``throttle_memory`` of a backoff.
-    throttled_bytes_factor: int = 20
-    throttle_memory: float = 10.0
-    #: Up to this estimate a refusal costs ``small_backoff``, above it ``large_backoff``.
-    small_payload_bytes: int = 128 * 1024
-    small_backoff: float = 1.0
-    large_backoff: float = 5.0
-    #: Rate of re-entry after the stop that begins an episode, and the time it takes to double.
-    pace_start: float = 20.0
-    pace_doubling: float = 0.25
-    #: What a refusal leaves of the rate accepted so far, and the least it can become.
-    pace_cut: float = 0.9
-    pace_floor: float = 1.0
-    #: ``pace_growth`` seconds after a cut the rate has grown by a factor e, nearly all of it at the end. The
-    #: first measurement of an episode is rough (it may count a full bucket): then it takes ``pace_search``.
-    pace_growth: float = 5.0
-    pace_search: float = 2.0
-    #: The pace goes away when it held nobody back for so long.
-    pace_memory: float = 10.0
 
 
 class Ticket(NamedTuple):
