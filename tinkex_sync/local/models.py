@@ -256,7 +256,9 @@ class Models:
     def save(
         self, model: TrainedModel, folder: str, name: str, fields: Mapping[str, Any] = _NO_FIELDS
     ) -> JsonObject:
-        """Save a checkpoint under a reserved name. It replaces one of this name. Checkpoints in the folder "weights" contain the optimizer state.
+        """Save a checkpoint under a reserved name. It replaces one of this name.
+
+        Checkpoints in the folder "weights" contain the optimizer state.
 
         Args:
             model: The model.
