@@ -252,8 +252,6 @@ class BatchOperation(LaneOperation[types.ForwardBackwardOutput]):
         outcome = f"{_datums(ranges)} were accepted, {_datums(missing)} were not{unknown}"
         partial = PartialBatchError(
             f"{self.name}: {outcome}: {error}.{consequence}",
-            accepted=ranges[0],
-            refused=missing[0],
             accepted_ranges=tuple(ranges),
             refused_ranges=tuple(missing),
         )
