@@ -186,7 +186,8 @@ def test_neither_numpy_nor_torch_is_imported_for_lists() -> None:
     program = (
         "import sys; from tinkex_sync import types\nfrom tinkex_sync.protocol import json_wire\n"
         "d = types.Datum(model_input=types.ModelInput.from_ints([1]), loss_fn_inputs={'weights': [1.0]})\n"
-        "json_wire.encode_forward_backward('forward', [d], 'cross_entropy', None, 'm', 1)\n"
+        "batch = types.ForwardBackwardInput([d], 'cross_entropy')\n"
+        "json_wire.encode_forward_backward('forward', batch, 'm', 1)\n"
         "assert d.loss_fn_inputs['weights'].tolist() == [1.0]\n"
         "assert not {'numpy', 'torch'} & set(sys.modules)"
     )

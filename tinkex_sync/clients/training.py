@@ -16,7 +16,7 @@ from ..training.batch import BatchOperation
 from ..training.custom_loss import CustomLossOperation, LossFunction
 from ..training.lane import TrainingLane
 from ..training.operations import OptimizerStep, RequestOperation, TrainStepOutput
-from ..validation import check_labels, check_optional_text, check_text, check_ttl
+from ..validation import check_labels, check_model_path, check_optional_text, check_text, check_ttl
 from .base import CallOperation, Client, blocking, request_operation, submitted
 from .sampling import SamplingClient, open_sampling_client, sampling_client_operation
 
@@ -382,7 +382,7 @@ class TrainingClient(Client):
         """
         return sampling_client_operation(
             self,
-            model_path=model_path,
+            model_path=check_model_path(model_path),
             base_model=None,
             retry_config=retry_config,
             record_stability_info=record_stability_info,

@@ -84,7 +84,25 @@ class BatchOperation(LaneOperation[types.ForwardBackwardOutput]):
 
     def as_failure(self, error: BaseException) -> BaseException:
         self.error = error
-        return self._partial_error(error) if self._accepted else error
+        ranges = _ranges(self._accepted, len(self._batch.data))
+        accepted, refused = ranges[True], ranges[False]
+        if not (accepted and refused):
+            return error
+        unknown = " or it is unknown" if isinstance(error, OutcomeUnknownError) else ""
+        consequence = ""
+        if self.name == "forward_backward":
+            consequence = (
+                " The gradients of the accepted datums stay accumulated on the server and will be part of the next"
+                " optimizer step."
+            )
+        outcome = f"{_datums(accepted)} were accepted, {_datums(refused)} were not{unknown}"
+        partial = PartialBatchError(
+            f"{self.name}: {outcome}: {error}.{consequence}",
+            accepted_ranges=tuple(accepted),
+            refused_ranges=tuple(refused),
+        )
+        partial.__cause__ = error
+        return partial
 
     def _boundaries(self) -> Iterable[Boundary]:
         """Return the boundaries of the chunks. They are computed lazily if no plugin observes them."""
@@ -209,27 +227,6 @@ class BatchOperation(LaneOperation[types.ForwardBackwardOutput]):
         if self._convert is not None:
             self._convert(merged)
         return merged
-
-    def _partial_error(self, error: BaseException) -> PartialBatchError:
-        ranges = _ranges(self._accepted, len(self._batch.data))
-        accepted, refused = ranges[True], ranges[False]
-        unknown = " or it is unknown" if isinstance(error, OutcomeUnknownError) else ""
-        consequence = ""
-        if self.name == "forward_backward":
-            consequence = (
-                " The gradients of the accepted datums stay accumulated on the server and will be part of the next"
-                " optimizer step."
-            )
-        outcome = f"{_datums(accepted)} were accepted, {_datums(refused)} were not{unknown}"
-        partial = PartialBatchError(
-            f"{self.name}: {outcome}: {error}.{consequence}",
-            accepted=accepted[0],
-            refused=refused[0],
-            accepted_ranges=tuple(accepted),
-            refused_ranges=tuple(refused),
-        )
-        partial.__cause__ = error
-        return partial
 
 
 @dataclass
