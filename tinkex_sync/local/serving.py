@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import tempfile
@@ -10,6 +11,7 @@ import threading
 from pathlib import Path
 from typing import Callable, Optional
 
+from .browser_protection import is_wildcard
 from .options import ServerOptions
 from .process import BLAS_THREADS, check_extra
 
@@ -44,14 +46,13 @@ def serve(
 
     root = Path(tempfile.mkdtemp(prefix="tinkex-local-") if options.data is None else options.data)
     root.mkdir(parents=True, exist_ok=True)
-    state = ServerState.create(options, root)
     family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
-    address = (options.host, options.port)
     try:
-        with socket.create_server(address, family=family, backlog=1024) as listening:
-            server = Server(address, create_app(state), state.stats, listening.fileno())
+        with socket.create_server((options.host, options.port), family=family, backlog=1024) as listening:
+            base_url = f"http://{_url_host(options.host)}:{listening.getsockname()[1]}"
+            state = ServerState.create(options, root, None if is_wildcard(options.host) else base_url)
+            server = Server((options.host, options.port), create_app(state), state.stats, listening.fileno())
         threading.Thread(target=server.serve_forever, args=(0.1,), name="accept", daemon=True).start()
-        base_url = f"http://{_url_host(options.host)}:{server.port}"
         try:
             _wait_for_stop(stop or threading.Event(), lambda: on_ready(base_url))
         finally:
@@ -60,7 +61,7 @@ def serve(
             state.models.save_records()
     finally:
         if options.data is None:
-            state.store.remove()
+            shutil.rmtree(root, ignore_errors=True)
 
 
 def _url_host(host: str) -> str:

@@ -19,7 +19,6 @@ import gzip
 import io
 import os
 import re
-import shutil
 import tarfile
 import threading
 import uuid
@@ -294,10 +293,6 @@ class Store:
         path.unlink(missing_ok=True)
         path.with_suffix(".npz").unlink(missing_ok=True)
         (self.root / "archives" / f"{record['id']}.tar.gz").unlink(missing_ok=True)
-
-    def remove(self) -> None:
-        """Delete the whole directory."""
-        shutil.rmtree(self.root, ignore_errors=True)
 
 
 def _is_expired(record: Record) -> bool:
