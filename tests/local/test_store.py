@@ -21,7 +21,7 @@ def test_name_saved_again_contains_the_new_weights(wire):
     wire.save(model, "latest")
     wire.learn(model)
     newest = wire.loss(model)
-    path = wire.save(model, "latest")
+    path = wire.result(wire.send("save_weights", model, {"path": "latest", "overwrite": True}))["path"]
     assert len(wire.get(f"training_runs/{model}/checkpoints").json()["checkpoints"]) == 1
     wire.learn(model)
     wire.result(wire.send("load_weights", model, {"path": path, "optimizer": False}))

@@ -13,7 +13,7 @@ from . import protobuf_bodies
 from .checkpoint_operations import CheckpointOperations
 from .faults import Faults
 from .idempotency import IDEMPOTENT_OPERATIONS, RecordedResponses, digest
-from .json_bodies import Body, ErrorResponse, decode_body
+from .json_bodies import Body, ErrorResponse, decode_body, decompress
 from .model_operations import ModelOperations
 from .resource_routes import KEY_ENDPOINTS, add_client_routes, add_resource_routes, json_response
 from .sampling_operations import SamplingOperations
@@ -211,8 +211,9 @@ class _OperationRoutes:
         return view
 
     def _decode(self, name: str, data: bytes) -> Body:
+        decompressed = decompress(data, request.headers.get("Content-Encoding", ""))
         if name != "forward_backward":
-            return decode_body(data)
+            return decode_body(decompressed)
         is_protobuf = request.mimetype == protobuf_bodies.PROTOBUF_TYPE
         if not (self._config.supports_0_38 if is_protobuf else self._config.supports_0_7):
             accepted = protobuf_bodies.PROTOBUF_TYPE if self._config.supports_0_38 else "application/json"
@@ -220,9 +221,8 @@ class _OperationRoutes:
                 415, f"forward_backward needs {accepted} on this server, got {request.mimetype}"
             )
         if not is_protobuf:
-            return decode_body(data)
+            return decode_body(decompressed)
         self._stats.add("protobuf_requests")
-        decompressed = protobuf_bodies.decompress(data, request.headers.get("Content-Encoding", ""))
         if decompressed is not data:
             self._stats.add("compressed_requests")
         return Body(protobuf_bodies.decode_forward_backward(decompressed))

@@ -95,6 +95,7 @@ class ServerState:
         data: bytes,
         work: Callable[[], Any],
         encode_protobuf: Optional[EncodeProtobuf] = None,
+        admit: Callable[[], None] = lambda: None,
     ) -> Tuple[ServerFuture, bool]:
         """Submit an operation of a model. A repetition of an earlier request gets the same future.
 
@@ -104,6 +105,7 @@ class ServerState:
             data: The bytes of the body.
             work: Computes the result.
             encode_protobuf: Encodes the protobuf form of the result.
+            admit: Called for a new request. It rejects the request by raising.
 
         Returns:
             The future, and whether it is new.
@@ -111,7 +113,7 @@ class ServerState:
         model_id = model.record["id"]
         number = body.optional_integer("seq_id")
         key = None if number is None else (f"model {model_id}", number)
-        future, is_new = self.futures.accept("training", model_id, key, digest(data))
+        future, is_new = self.futures.accept("training", model_id, key, digest(data), admit)
         if is_new:
             self.runner.train(model.queue, future, work, number, encode_protobuf)
         return future, is_new
