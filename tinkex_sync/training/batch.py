@@ -3,8 +3,8 @@
 If the server accepts the chunks of a batch in any order (capability of protocol 0.38.0), they are sent in parallel. The
 first chunk is sent last: such a server starts with it, and has received the whole batch by then.
 
-If a chunk is rejected and a later one is accepted, the number of the rejected chunk is unused. The server would wait for
-it without end. A forward pass of one datum is then sent under this number, because it does not change the model.
+If a chunk is rejected and a later one is accepted, the number of the rejected chunk is unused. The server would wait
+for it without end. A forward pass of one datum, which does not change the model, is then sent under this number.
 """
 
 from __future__ import annotations
