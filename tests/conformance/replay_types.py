@@ -175,7 +175,9 @@ def check_tensor(tensor: types.TensorData, expected: Dict[str, Any], singles: bo
         assert same(sent, reference)
     else:
         with pytest.raises(ValueError, match=r"datum 0: .*'x'.*finite"):
-            codec.encode_forward_backward("forward", [datum], "cross_entropy", None, "m", 1)
+            codec.encode_forward_backward(
+                "forward", types.ForwardBackwardInput([datum], "cross_entropy"), "m", 1
+            )
     check_readings(tensor, expected)
 
 

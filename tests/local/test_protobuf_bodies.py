@@ -152,6 +152,11 @@ def test_error_states_why_a_body_cannot_be_decoded(both):
         short = message(model_id="m", seq_id=1)
         short.data.add().model_input.add().encoded_text.tokens = b"123"
         cases.append((short, {}, 422, "3 bytes"))
+        huge = message(model_id="m", seq_id=1)
+        tensor = huge.data.add().loss_fn_inputs["target_tokens"]
+        tensor.dtype, tensor.shape[:] = 2, [1, 2**50]
+        tensor.sparse_csr.crow_indices = bytes(16)
+        cases.append((huge, {}, 422, "more than"))
         for body, headers, status, message in cases:
             response = post_protobuf(wire, body, **headers)
             assert response.status_code == status, response.text

@@ -19,16 +19,10 @@ def datum(**inputs):
 
 
 def batch(data, **changes):
-    call = {
-        "kind": "forward_backward",
-        "data": data,
-        "loss_fn": "cross_entropy",
-        "loss_fn_config": None,
-        "model_id": "model-1",
-        "seq_id": 2,
-        **changes,
-    }
-    return codec.encode_forward_backward(**call)
+    loss = {name: changes.pop(name) for name in ("loss_fn", "loss_fn_config") if name in changes}
+    call = {"operation": "forward_backward", "model_id": "model-1", "seq_id": 2, **changes}
+    given = types.ForwardBackwardInput(data, **{"loss_fn": "cross_entropy", **loss})
+    return codec.encode_forward_backward(batch=given, **call)
 
 
 @pytest.mark.parametrize("count", [0, 1, 3])
@@ -41,7 +35,7 @@ def test_a_batch_encoded_by_datum_equals_the_encoded_request(kind, count) -> Non
         "forward_backward": types.ForwardBackwardRequest(given, "m", 7),
     }
     pieces = batch(
-        data, kind=kind, loss_fn="ppo", loss_fn_config={"clip_high_threshold": 1}, model_id="m", seq_id=7
+        data, operation=kind, loss_fn="ppo", loss_fn_config={"clip_high_threshold": 1}, model_id="m", seq_id=7
     )
     assert pieces == codec.encode(requests[kind])
 

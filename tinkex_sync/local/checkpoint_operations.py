@@ -36,16 +36,14 @@ class CheckpointOperations:
         return handlers
 
     def save_weights(self, body: Body, data: bytes) -> JsonObject:
-        """Save a training checkpoint. POST /api/v1/save_weights."""
+        """Save a training checkpoint. POST /api/v1/save_weights.
+
+        Raises:
+            ErrorResponse: 409, there is a checkpoint of this name, and the request does not contain ``overwrite``.
+        """
         model = self._models.loaded(body.text("model_id"))
         name = uuid.uuid4().hex if body.optional_text("path") is None else check_name(body.text("path"))
-        fields = self._optional_fields(body)
-        # In protocol 0.7.0 a new checkpoint always replaces one of the same name.
-        overwrite = not self._config.supports_0_38 or body.flag("overwrite", self._config.supports_0_7)
-        future, _ = self._state.submit_training(
-            model, body, data, lambda: self._models.save(model, "weights", name, fields, overwrite=overwrite)
-        )
-        return accepted(future)
+        return self._save(model, "weights", name, self._optional_fields(body), body, data)
 
     def _optional_fields(self, body: Body) -> JsonObject:
         if not self._config.supports_0_38:
@@ -82,8 +80,13 @@ class CheckpointOperations:
     def _save(
         self, model: TrainedModel, folder: str, name: str, fields: JsonObject, body: Body, data: bytes
     ) -> JsonObject:
+        overwrite = body.flag("overwrite", False)
         future, _ = self._state.submit_training(
-            model, body, data, lambda: self._models.save(model, folder, name, fields)
+            model,
+            body,
+            data,
+            lambda: self._models.save(model, folder, name, fields),
+            admit=lambda: self._models.reserve_name(model, folder, name, overwrite=overwrite),
         )
         return accepted(future)
 

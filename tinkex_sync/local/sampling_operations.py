@@ -8,6 +8,7 @@ from collections import defaultdict
 from typing import Callable, DefaultDict, Dict, Iterator, Optional, Tuple
 
 from . import protobuf_bodies
+from .engine import MAX_SAMPLES
 from .idempotency import digest
 from .json_bodies import Body, ErrorResponse, JsonObject
 from .optional_fields import parse_score_options
@@ -117,7 +118,7 @@ class SamplingOperations:
             )
         if not self._supports_0_38:
             return accepted(future)
-        ids = [f"{future.request_id}-{index}" for index in range(num_samples)]
+        ids = [f"{future.request_id}-{index}" for index in range(min(num_samples, MAX_SAMPLES))]
         return {**accepted(future), "sample_sequence_ids": ids}
 
     def _score_options(self, body: Body) -> JsonObject:

@@ -86,6 +86,7 @@ class ServerFutures:
         self._gate = gate
         self._stats = stats
         self._clock = clock
+        self._admission = threading.Lock()  # acquired before _lock
         self._lock = threading.Lock()
         self._by_id: Dict[str, ServerFuture] = {}  # guarded by _lock
         self._by_number: Dict[Tuple[str, int], Tuple[bytes, ServerFuture]] = {}  # guarded by _lock
@@ -110,7 +111,7 @@ class ServerFutures:
             model_id: The model of the operation, if any.
             number: Owner and number of the request. None: the request is never a repetition.
             body: Digest of the request body.
-            admit: Called for a new request. It rejects the request by raising.
+            admit: Called for a new request, for one request at a time. It rejects the request by raising.
 
         Returns:
             The future, and whether it is new. If so, the caller must run the operation.
@@ -118,18 +119,19 @@ class ServerFutures:
         Raises:
             ErrorResponse: 409, another body was sent under this number.
         """
-        with self._lock:
-            known = self._by_number.get(number) if number is not None else None
-        if known is None:
-            admit()
-            expired, polls = self._gate.expires_next_result(), self._gate.faults.try_again_polls
-            own = (body, ServerFuture(kind, model_id, expired=expired, try_again_polls=polls))
+        # Two copies of a request may arrive concurrently. The second must find the future of the first.
+        with self._admission:
             with self._lock:
-                # Two copies of a request may arrive concurrently. One of them registers its future.
-                known = self._by_number.setdefault(number, own) if number is not None else own
-                if known is own:
-                    self._by_id[own[1].request_id] = own[1]
-                    return own[1], True
+                known = self._by_number.get(number) if number is not None else None
+            if known is None:
+                admit()
+                expired, polls = self._gate.expires_next_result(), self._gate.faults.try_again_polls
+                future = ServerFuture(kind, model_id, expired=expired, try_again_polls=polls)
+                with self._lock:
+                    self._by_id[future.request_id] = future
+                    if number is not None:
+                        self._by_number[number] = (body, future)
+                return future, True
         if known[0] != body:
             assert number is not None
             raise ErrorResponse(

@@ -37,6 +37,8 @@ class ServerState:
     """The parts of a running server, shared by all request handlers. Each part is thread-safe."""
 
     options: ServerOptions
+    #: The address of the server for links. None: the address in the request, because the server listens on all.
+    base_url: Optional[str]
     clock: Clock
     stats: Stats
     gate: FaultGate
@@ -49,13 +51,14 @@ class ServerState:
     closing: threading.Event
 
     @classmethod
-    def create(cls, options: ServerOptions, root: Path) -> ServerState:
+    def create(cls, options: ServerOptions, root: Path, base_url: Optional[str]) -> ServerState:
         """Create all parts, and load the records in the directory ``root``."""
         clock, stats, store = Clock(), Stats(), Store(root)
         gate = FaultGate(options.faults, clock)
         futures = ServerFutures(gate, stats, clock)
         return cls(
             options=options,
+            base_url=base_url,
             clock=clock,
             stats=stats,
             gate=gate,
@@ -95,6 +98,7 @@ class ServerState:
         data: bytes,
         work: Callable[[], Any],
         encode_protobuf: Optional[EncodeProtobuf] = None,
+        admit: Callable[[], None] = lambda: None,
     ) -> Tuple[ServerFuture, bool]:
         """Submit an operation of a model. A repetition of an earlier request gets the same future.
 
@@ -104,6 +108,7 @@ class ServerState:
             data: The bytes of the body.
             work: Computes the result.
             encode_protobuf: Encodes the protobuf form of the result.
+            admit: Called for a new request. It rejects the request by raising.
 
         Returns:
             The future, and whether it is new.
@@ -111,7 +116,7 @@ class ServerState:
         model_id = model.record["id"]
         number = body.optional_integer("seq_id")
         key = None if number is None else (f"model {model_id}", number)
-        future, is_new = self.futures.accept("training", model_id, key, digest(data))
+        future, is_new = self.futures.accept("training", model_id, key, digest(data), admit)
         if is_new:
             self.runner.train(model.queue, future, work, number, encode_protobuf)
         return future, is_new

@@ -17,7 +17,6 @@ from ..errors import (
     BillingError,
     ClosedError,
     DeadlineExceeded,
-    TinkexError,
 )
 from ..http.call_state import CallState
 from ..http.request import Request
@@ -26,8 +25,6 @@ from ..plugins.events import Source
 from ..session import Session
 from ..types import FuturesRetrieveRequest, FuturesTarget
 from .failed_polls import Action, action_after
-
-__all__ = ["BulkPoller"]
 
 _log = logging.getLogger(__name__)
 
@@ -43,7 +40,7 @@ class _Waiter:
     def __init__(self) -> None:
         self.done = Event()
         self.size: Optional[int] = None
-        self.error: Optional[BaseException] = None
+        self.error: Optional[Exception] = None
 
 
 class BulkPoller:
@@ -67,7 +64,7 @@ class BulkPoller:
         self._cursor = 0  # guarded by _lock
         self._acknowledged = 0  # guarded by _lock; the cursor of the last poll that succeeded
         self._running = False  # guarded by _lock
-        self._final_error: Optional[TinkexError] = None  # guarded by _lock
+        self._final_error: Optional[Exception] = None  # guarded by _lock
         # Consecutive polls that failed with 400. Used by the poller's thread only.
         self._bad_requests = 0
 
@@ -187,16 +184,15 @@ class BulkPoller:
 
     def _fail(self, error: Exception) -> None:
         """Fail all current and later waiters."""
-        final = error if isinstance(error, TinkexError) else TinkexError(f"{type(error).__name__}: {error}")
         with self._lock:
-            self._final_error = final
+            self._final_error = error
             self._running = False
             waiters = list(self._waiters.values())
             self._waiters.clear()
         if not isinstance(error, ClosedError):
             _log.debug("Bulk polling ended: sampling_session=%s error=%s", self._source.id, error)
         for waiter in waiters:
-            waiter.error = final
+            waiter.error = error
             waiter.done.set()
 
 

@@ -12,8 +12,6 @@ from typing import NamedTuple, Tuple
 from ..errors import APIStatusError
 from ..http.retry import is_transient
 
-__all__ = ["FAILED_POLLS", "Action", "FailedPoll", "action_after"]
-
 
 class Action(enum.Enum):
     """What the client does after a failed poll."""

@@ -18,6 +18,10 @@ from .protobuf_schema import ENUMS, message
 _Result = TypeVar("_Result", ForwardBackwardOutput, SampleResponse)
 _TopK = Optional[List[Optional[List[Tuple[int, float]]]]]
 
+#: Content type of protobuf, and the results that servers of protocol 0.38 may send as protobuf.
+CONTENT_TYPE = "application/x-protobuf"
+RESULTS = (ForwardBackwardOutput, SampleResponse)
+
 #: Type on the wire -> (struct format of an element, its bytes, dtype of the TensorData).
 _DTYPES = {
     "DTYPE_FLOAT32": ("f", 4, "float32"),
@@ -40,13 +44,20 @@ def decode(content: bytes, kind: Type[_Result], status_code: int = 200) -> _Resu
     """Decode the body of a response of content type ``application/x-protobuf``.
 
     Args:
-        kind: ForwardBackwardOutput or SampleResponse.
+        kind: The expected type of the result.
         status_code: The response's status, for the error.
 
     Raises:
         MissingExtraError: The protobuf package is not installed.
-        APIResponseValidationError: The body is damaged or has an unknown value; ``.path`` is the place.
+        APIResponseValidationError: The body is damaged or has an unknown value (``.path`` is the place), or ``kind`` is
+            none of :data:`RESULTS`.
     """
+    if kind not in RESULTS:
+        raise APIResponseValidationError(
+            f"The response is protobuf, and {kind.__name__} can only be decoded from JSON",
+            status_code=status_code,
+            body=content,
+        )
     parsed = message(kind.__name__)()
     from google.protobuf.message import DecodeError
 

@@ -14,10 +14,8 @@ from .. import types
 from ..concurrency.clock import remaining
 from ..errors import APIResponseValidationError, DeadlineExceeded, MissingExtraError
 from ..futures import Future, wait_until
-from .batch import BatchOperation, validate_batch
+from .batch import BatchOperation
 from .lane import TrainingLane
-
-__all__ = ["CustomLossOperation", "LossFunction", "MissingTargetsError"]
 
 #: ``loss(data, logprobs)``, where ``logprobs`` contains one tensor or array per datum. It returns (loss, metrics) with
 #: torch, and (loss, gradients, metrics) with numpy.
@@ -80,8 +78,8 @@ class CustomLossOperation:
         """Execute the forward pass, call the loss function, and return the second pass."""
         session, data = self._session, self._data
         is_reported = session.capabilities.reports_custom_loss
-        batch = validate_batch(session, _as_forward_batch(data, is_reported), "cross_entropy")
-        forward = BatchOperation(self._lane, "forward", batch)
+        inputs = _as_forward_batch(data, is_reported)
+        forward = BatchOperation(self._lane, "forward", inputs, "cross_entropy")
         logprobs = _logprobs(data, wait_until(session, forward.submit(), deadline))
         weighted, metrics, loss = _as_weighted_batch(data, logprobs, self._loss_fn, self._differentiate)
         if remaining(session.clock, deadline) == 0:
@@ -93,8 +91,9 @@ class CustomLossOperation:
         return BatchOperation(
             self._lane,
             "forward_backward",
-            validate_batch(session, weighted, "cross_entropy"),
-            lambda output: _merge_metrics(output, metrics, loss if is_reported else None),
+            weighted,
+            "cross_entropy",
+            convert=lambda output: _merge_metrics(output, metrics, loss if is_reported else None),
         )
 
 

@@ -2,13 +2,14 @@
 
 import base64
 import binascii
+import functools
 from dataclasses import field
 from typing import TYPE_CHECKING, Any, Dict, List, Literal, Mapping, Optional, Sequence, Tuple, Union
 
-from .decoders import FieldError, each, ints, shorten
+from .decoders import FieldError, decode_at, each, ints, shorten
 from .dumping import NOT_GIVEN
 from .tensors import TensorData, is_array, is_tensor
-from .wire import NOT_SENT, FastWire, coding, decode_object
+from .wire import NOT_SENT, FastWire, coding
 
 __all__ = [
     "Datum",
@@ -34,9 +35,7 @@ class EncodedTextChunk(FastWire):
 
 
 def _image_bytes(data: Any) -> bytes:
-    if isinstance(data, bytes):
-        return data
-    if isinstance(data, bytearray):
+    if isinstance(data, (bytes, bytearray)):
         return bytes(data)
     if isinstance(data, str):
         try:
@@ -44,10 +43,6 @@ def _image_bytes(data: Any) -> bytes:
         except (binascii.Error, ValueError) as error:
             raise FieldError(f"is not base64 text: {error}") from None
     raise FieldError(f"must be bytes, or base64 text, not {shorten(data)}")
-
-
-def _base64_text(data: bytes) -> str:
-    return base64.b64encode(data).decode("ascii")
 
 
 class ImageChunk(FastWire):
@@ -58,7 +53,7 @@ class ImageChunk(FastWire):
         expected_tokens: The number of tokens it takes. The server rejects the request early if its own count differs.
     """
 
-    data: bytes = field(metadata=coding(_image_bytes, _base64_text))
+    data: bytes = field(metadata=coding(_image_bytes, lambda data: base64.b64encode(data).decode()))
     format: Literal["png", "jpeg"]
     expected_tokens: Optional[int] = NOT_GIVEN
     type: str = field(default="image", metadata=NOT_SENT)
@@ -93,7 +88,6 @@ def _expected(chunk: Union[ImageChunk, ImageAssetPointerChunk]) -> int:
 
 ModelInputChunk = Union[EncodedTextChunk, ImageAssetPointerChunk, ImageChunk]
 
-_CHUNKS = (EncodedTextChunk, ImageAssetPointerChunk, ImageChunk)
 #: The key that only this kind of chunk has. Chunks in JSON are told apart by it, because ``type`` is not sent.
 _CHUNK_BY_KEY: Dict[str, Any] = {
     "tokens": EncodedTextChunk,
@@ -103,7 +97,7 @@ _CHUNK_BY_KEY: Dict[str, Any] = {
 
 
 def _chunk(value: Any) -> ModelInputChunk:
-    if isinstance(value, _CHUNKS):
+    if isinstance(value, (EncodedTextChunk, ImageAssetPointerChunk, ImageChunk)):
         return value
     if not isinstance(value, dict):
         raise FieldError(f"must be a chunk of text or image, not {shorten(value)}")
@@ -112,7 +106,7 @@ def _chunk(value: Any) -> ModelInputChunk:
         raise FieldError(
             f"a chunk has exactly one of the keys {', '.join(_CHUNK_BY_KEY)}, not {sorted(value)}"
         )
-    chunk: ModelInputChunk = decode_object(kinds[0], value)
+    chunk: ModelInputChunk = kinds[0].model_validate(value)
     return chunk
 
 
@@ -184,7 +178,7 @@ def _loss_input(key: str, value: Any) -> TensorData:
     if is_tensor(value):
         return TensorData.from_torch(value)
     if isinstance(value, dict):
-        return decode_object(TensorData, value)
+        return TensorData.model_validate(value)
     if isinstance(value, (list, tuple)):
         dtype = _DTYPE_BY_KEY.get(key)
         if dtype is None:
@@ -218,13 +212,9 @@ def _flattened(values: Sequence[Any]) -> Tuple[Sequence[Any], List[int]]:
 def _loss_inputs(values: Any) -> Dict[str, TensorData]:
     if not isinstance(values, Mapping):
         raise FieldError(f"must be a dict from names to tensors, not {shorten(values)}")
-    converted = {}
-    for key, value in values.items():
-        try:
-            converted[key] = _loss_input(key, value)
-        except FieldError as error:
-            raise error.inside(str(key)) from None
-    return converted
+    return {
+        key: decode_at(str(key), functools.partial(_loss_input, key), value) for key, value in values.items()
+    }
 
 
 def _model_input(value: Any) -> ModelInput:

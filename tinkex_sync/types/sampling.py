@@ -3,7 +3,7 @@
 from dataclasses import field
 from typing import Any, List, Literal, Optional, Sequence, Tuple, Union
 
-from .decoders import FieldError, integer, ints, number, optional_floats, shorten, text
+from .decoders import FieldError, ints, shorten, text
 from .inputs import ModelInput
 from .tensors import TensorData
 from .wire import NOT_SENT, FastWire, coding, since
@@ -21,8 +21,6 @@ StopReason = Literal["length", "stop"]
 
 
 def _stop(value: Any) -> Any:
-    if value is None:
-        return None
     try:
         if isinstance(value, (str, bytes)):
             return text(value)
@@ -77,23 +75,6 @@ class SampleRequest(FastWire):
     wire_order = ("num_samples",)
 
 
-def _topk(values: Any) -> Optional[List[Optional[List[Tuple[int, float]]]]]:
-    if values is None:
-        return None
-    if not isinstance(values, (list, tuple)):
-        raise FieldError(f"must be a list with one entry per prompt token, not {shorten(values)}")
-    return [None if pairs is None else _pairs(index, pairs) for index, pairs in enumerate(values)]
-
-
-def _pairs(index: int, pairs: Any) -> List[Tuple[int, float]]:
-    try:
-        if isinstance(pairs, (list, tuple)):
-            return [(integer(token), number(logprob)) for token, logprob in pairs]
-    except (TypeError, ValueError):
-        pass
-    raise FieldError(f"must be a list of [token, logprob] pairs, not {shorten(pairs)}").inside(f"[{index}]")
-
-
 class SampledSequence(FastWire):
     """One completion. ``logprobs`` has one natural logarithm per token; None if the server sends none."""
 
@@ -101,9 +82,7 @@ class SampledSequence(FastWire):
     tokens: List[int]
     logprobs: Optional[List[float]] = None
     #: (token, logprob) of the most probable tokens at each position; None unless requested.
-    topk_sampled_logprobs: Optional[List[Optional[List[Tuple[int, float]]]]] = field(
-        default=None, metadata=coding(_topk)
-    )
+    topk_sampled_logprobs: Optional[List[Optional[List[Tuple[int, float]]]]] = None
     #: The server's id of this completion; None if it sends none.
     sequence_id: Optional[str] = None
 
@@ -124,10 +103,8 @@ class SampleResponse(FastWire):
 
     sequences: List[SampledSequence]
     type: str = "sample"
-    prompt_logprobs: Optional[List[Optional[float]]] = field(default=None, metadata=coding(optional_floats))
-    topk_prompt_logprobs: Optional[List[Optional[List[Tuple[int, float]]]]] = field(
-        default=None, metadata=coding(_topk)
-    )
+    prompt_logprobs: Optional[List[Optional[float]]] = None
+    topk_prompt_logprobs: Optional[List[Optional[List[Tuple[int, float]]]]] = None
     #: Log probabilities of the request's target tokens, of the same shape.
     target_prompt_logprobs: Optional[TensorData] = None
     prompt_alt_tokens: Optional[PromptAltTokens] = None

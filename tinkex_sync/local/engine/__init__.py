@@ -7,12 +7,13 @@ The matrices are small, and equal inputs give equal bits only on one BLAS thread
 
 from .architecture import BASE_MODELS, DEFAULT_MODEL, BaseModel, ModelConfig
 from .errors import EngineError
-from .sampling import SamplingModel
+from .sampling import MAX_SAMPLES, SamplingModel
 from .training import TrainingModel
 
 __all__ = [
     "BASE_MODELS",
     "DEFAULT_MODEL",
+    "MAX_SAMPLES",
     "BaseModel",
     "EngineError",
     "ModelConfig",
