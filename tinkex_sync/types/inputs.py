@@ -220,7 +220,7 @@ def _loss_inputs(values: Any) -> Dict[str, TensorData]:
 def _model_input(value: Any) -> ModelInput:
     if isinstance(value, (list, tuple, str)) or is_array(value) or is_tensor(value):
         raise FieldError(f"must be a ModelInput, not {shorten(value)}: use ModelInput.from_ints(tokens)")
-    return decode_object(ModelInput, value)
+    return ModelInput.model_validate(value)
 
 
 class Datum(FastWire):
