@@ -1,5 +1,6 @@
 """Datums and chunks: copies, refused values and encoded forms."""
 
+import json
 import subprocess
 import sys
 import time
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 from tinkex_sync import types
+from tinkex_sync.protocol import json_wire
 
 PROMPT = types.ModelInput.from_ints([1])
 
@@ -116,7 +118,8 @@ def test_neither_numpy_nor_torch_is_imported_for_lists() -> None:
     ],
 )
 def test_k_targets_per_position_keep_their_shape_as_nested_lists_and_as_arrays(given) -> None:
-    assert sent(given, "target_tokens") == {"data": [5, 6, 7, 8, 9, 10], "dtype": "int64", "shape": [3, 2]}
+    sent = json.loads(json_wire.encode(tensor(given, "target_tokens")))
+    assert sent == {"data": [5, 6, 7, 8, 9, 10], "dtype": "int64", "shape": [3, 2]}
 
 
 def test_nested_lists_of_unequal_rows_are_refused_with_the_row() -> None:
