@@ -28,10 +28,10 @@ class ServerOptions:
     models: Tuple[str, ...] = ()
     #: Seconds for which a poll for a result is held at most.
     hold: float = 45.0
-    #: Seconds without a request or a heartbeat after which the models of a session are unloaded.
-    session_lifetime: float = 3600.0
     faults: Faults = field(default_factory=Faults)
     config: ServerConfig = field(default_factory=ServerConfig)
+    #: Seconds without a request or a heartbeat after which the models of a session are unloaded.
+    session_lifetime: float = 3600.0
 
     def check(self) -> None:
         """Check the ranges of port, hold and session lifetime.
