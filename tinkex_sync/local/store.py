@@ -260,6 +260,14 @@ class Store:
         """Read the weights that were saved with a sampler."""
         return _read_arrays(self._path("samplers", id).with_suffix(".npz"))
 
+    def delete_sampler(self, record: Record) -> None:
+        """Delete a sampler and its weights."""
+        with self._lock:
+            self._tables["samplers"].pop(record["id"], None)
+        path = self._path("samplers", record["id"])
+        path.unlink(missing_ok=True)
+        path.with_suffix(".npz").unlink(missing_ok=True)
+
     # Checkpoints.
 
     def save(self, record: Record, arrays: Arrays) -> Record:
