@@ -14,6 +14,7 @@ import numpy as np
 from ..shortened import shortened
 from .architecture import BaseModel
 from .errors import EngineError
+from .images import check_image
 from .losses import LOSSES, OPTIONAL_INPUTS
 
 #: The number of positions of an image if ``expected_tokens`` is null.
@@ -243,11 +244,13 @@ def _image_bytes(chunk: Mapping[str, Any], where: str) -> bytes:
     if key == "location":
         return b"location:" + value.encode("utf-8", "surrogatepass")
     try:
-        return base64.b64decode(value, validate=True)
+        content = base64.b64decode(value, validate=True)
     except (binascii.Error, ValueError) as error:
         raise EngineError(
             f"{where}: data {shortened(value)} is not base64 ({error}): encode the bytes of the image"
         ) from None
+    check_image(content, chunk.get("format"), where)
+    return content
 
 
 def _seed_words(digest: bytes) -> Sequence[int]:
