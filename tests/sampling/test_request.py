@@ -1,5 +1,6 @@
 """The steps of a sample: waits, retries, timeouts, limits, and the reports about them."""
 
+import gc
 import logging
 import threading
 
@@ -333,3 +334,17 @@ def test_no_permit_place_or_wake_is_lost_when_the_server_limits_and_fails():
         assert (status["in_flight"], status["waiting"]) == (0, 0)
         assert status["bytes_left"] == session.throttle.limits.dispatch_bytes
         assert (places.balance, places.waiting) == (8, 0)
+
+
+def test_an_unread_error_is_logged_when_the_sample_ends_without_garbage_collection(caplog):
+    with bare_session() as (server, session):
+        sampler = sampler_of(server, session)
+        server.defaults["retrieve_future"] = Answer(body={"error": "bad prompt", "category": "user"})
+        gc.collect()
+        gc.disable()
+        try:
+            sampler.submit_sample(PROMPT, 1, ONE)
+            until(lambda: "bad prompt" in caplog.text)
+        finally:
+            gc.enable()
+        assert "Unread error: operation=sample" in caplog.text
