@@ -27,7 +27,7 @@ from ..errors import (
     PromiseExpiredError,
     RateLimitError,
 )
-from ..futures import Future, resolve_in_worker
+from ..futures import Future
 from ..http.call_state import CallState
 from ..http.error_advice import advise
 from ..http.request import Request, new_idempotency_key
@@ -152,7 +152,7 @@ class SampleOperation(Generic[T]):
         session = self.context.session
         deadline = session.deadline(timeout)
         call = session.begin(self.context.source, self.name)
-        future: Future[T] = Future(call)
+        future: Future[T] = Future(session, call)
         _SubmittedSample(self, call, deadline, future).start()
         return future
 
@@ -421,7 +421,7 @@ class _Sample:
             states=self.context.states,
             deadline=self._gives_up_at(),
             extend=self._gives_up_at,
-            announced=size,
+            result_size=size,
         )
         return result
 
@@ -645,8 +645,7 @@ class _SubmittedSample(_Sample):
         # dropped is freed and logs its error immediately.
         del self._future, self._next
         if error is not None:
-            resolve_in_worker(self.session, future, error=error)
+            future.fail_in_worker(error)
         else:
             # A poller may run the callbacks of the future, even if they block.
-            self.session.end(self.call)
             future.set_result(self.result)

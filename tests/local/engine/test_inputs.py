@@ -5,10 +5,11 @@ import base64
 import numpy as np
 import pytest
 from engine_data import CONFIG, batch_for, datum, randomized_model, tensor
+from image_files import png
 
 from tinkex_sync.local.engine import EngineError
 
-CAT, DOG = (base64.b64encode(data).decode() for data in (b"\x89PNG cat", b"\x89PNG dog"))
+CAT, DOG = (base64.b64encode(data).decode() for data in (png(1), png(2)))
 
 
 @pytest.fixture(scope="module")

@@ -188,7 +188,7 @@ def check_session(context: CheckContext) -> Finding:
     """Check the key and the version by creating a session as the client does. POST /api/v1/create_session."""
     from ...errors import TinkexError
     from ...plugins.registry import Observers
-    from ...protocol.json_wire import reads_protobuf
+    from ...protocol.protobuf_schema import reads_protobuf
     from ...session import Session
 
     assert context.config is not None

@@ -11,8 +11,10 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence
 
 import numpy as np
 
+from ..shortened import shortened
 from .architecture import BaseModel
 from .errors import EngineError
+from .images import check_image
 from .losses import LOSSES, OPTIONAL_INPUTS
 
 #: The number of positions of an image if ``expected_tokens`` is null.
@@ -64,14 +66,15 @@ def embed_prompt(base: BaseModel, chunks: Any, where: str) -> Prompt:
             too long.
     """
     if not isinstance(chunks, (list, tuple)):
-        raise EngineError(f"{where}: chunks must be a list, not {chunks!r:.80}")
+        raise EngineError(f"{where}: chunks must be a list, not {shortened(chunks)}")
+    _check_length(base, chunks, where)
     tokens: List[Optional[int]] = []
     parts: List[Any] = []
     for number, chunk in enumerate(chunks):
         place = f"{where}, chunk {number}"
         if not isinstance(chunk, Mapping):
             raise EngineError(
-                f"{place}: {chunk!r:.80} is not a chunk: send an object with tokens, data or location"
+                f"{place}: {shortened(chunk)} is not a chunk: send an object with tokens, data or location"
             )
         if "tokens" in chunk:
             ids = integers(chunk["tokens"], f"{place}, tokens", base.config.vocab)
@@ -87,11 +90,29 @@ def embed_prompt(base: BaseModel, chunks: Any, where: str) -> Prompt:
             )
     if not tokens:
         raise EngineError(f"{where} has no tokens: give at least one, e.g. ByteTokenizer.bos_token_id")
-    if len(tokens) > base.config.context:
-        raise EngineError(
-            f"{where} has {len(tokens)} tokens, {base.name} accepts at most {base.config.context}: shorten it"
-        )
     return Prompt(tokens, np.concatenate(parts))
+
+
+def _check_length(base: BaseModel, chunks: Sequence[Any], where: str) -> None:
+    """Raise EngineError if the chunks have more positions than the context.
+
+    The embedding of a token has hundreds of bytes, so the length is checked before the tokens are embedded.
+    """
+    length = 0
+    for chunk in chunks:
+        if isinstance(chunk, Mapping):
+            tokens = chunk.get("tokens")
+            if isinstance(tokens, (list, tuple, np.ndarray)):
+                length += len(tokens)
+            elif "data" in chunk or "location" in chunk:
+                count = chunk.get("expected_tokens")
+                length += (
+                    count if isinstance(count, int) and 0 < count <= base.config.context else IMAGE_TOKENS
+                )
+    if length > base.config.context:
+        raise EngineError(
+            f"{where} has {length} tokens, {base.name} accepts at most {base.config.context}: shorten it"
+        )
 
 
 def parse_datum(base: BaseModel, item: Any, index: int, loss_fn: str) -> TrainingExample:
@@ -151,7 +172,7 @@ def integers(values: Any, where: str, vocab: int) -> Any:
         if array.ndim != 1 or array.dtype.kind not in "iuf":
             raise ValueError
     except ValueError:
-        raise EngineError(f"{where} must be a flat list of token ids, not {values!r:.80}") from None
+        raise EngineError(f"{where} must be a flat list of token ids, not {shortened(values)}") from None
     wrong = np.flatnonzero(~((array >= 0) & (array < vocab) & (array == np.floor(array))))
     if wrong.size:
         raise EngineError(
@@ -170,7 +191,7 @@ def floats(values: Any, where: str) -> Any:
     try:
         array = np.asarray(values, np.float64)
     except (TypeError, ValueError):
-        raise EngineError(f"{where} must be a flat list of numbers, not {values!r:.80}") from None
+        raise EngineError(f"{where} must be a flat list of numbers, not {shortened(values)}") from None
     wrong = np.flatnonzero(~(np.abs(array) <= np.finfo(np.float32).max))
     if wrong.size:
         raise EngineError(
@@ -184,7 +205,7 @@ def _flat(tensor: Any, time: int, where: str) -> Any:
     """Return the data of a TensorData whose shape, if present, must be (time,)."""
     data = tensor.get("data") if isinstance(tensor, Mapping) else None
     if not isinstance(data, (list, tuple, np.ndarray)):
-        raise EngineError(f"{where} must be an object with data, dtype and shape, not {tensor!r:.80}")
+        raise EngineError(f"{where} must be an object with data, dtype and shape, not {shortened(tensor)}")
     shape = tensor.get("shape")
     if shape is not None and list(shape) not in ([len(data)], [-1]):
         raise EngineError(
@@ -219,15 +240,17 @@ def _image_bytes(chunk: Mapping[str, Any], where: str) -> bytes:
     key = "data" if "data" in chunk else "location"
     value = chunk[key]
     if not isinstance(value, str) or not value:
-        raise EngineError(f"{where}: {key} is {value!r:.80}: send a non-empty string")
+        raise EngineError(f"{where}: {key} is {shortened(value)}: send a non-empty string")
     if key == "location":
         return b"location:" + value.encode("utf-8", "surrogatepass")
     try:
-        return base64.b64decode(value, validate=True)
+        content = base64.b64decode(value, validate=True)
     except (binascii.Error, ValueError) as error:
         raise EngineError(
-            f"{where}: data {value!r:.40} is not base64 ({error}): encode the bytes of the image"
+            f"{where}: data {shortened(value)} is not base64 ({error}): encode the bytes of the image"
         ) from None
+    check_image(content, chunk.get("format"), where)
+    return content
 
 
 def _seed_words(digest: bytes) -> Sequence[int]:
