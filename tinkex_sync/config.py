@@ -319,6 +319,9 @@ class Config(ThrottleLimits):
     max_polls: int = _setting(1000, _check_count)
     #: Connections that are kept open.
     pool_size: int = _setting(1400, _check_count)
+    #: Most bytes of a response after decompression. A larger response, or a small one that decompresses to more than
+    #: 64 MiB and 200 times its size, raises APIResponseValidationError.
+    max_response_bytes: int = _setting(1 << 30, _check_count)
 
     #: Proxy URL by scheme; None: HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY of the environment.
     proxies: Optional[Mapping[str, str]] = _setting(None, _check_proxies, secret=True)
