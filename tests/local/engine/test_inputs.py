@@ -141,6 +141,29 @@ RATIO = {"logprobs": tensor([-1.0, -1.0]), "advantages": tensor([1.0, 1.0])}
             r"datum 1, target_tokens has shape \[1, 2\]",
         ),
         (
+            "cross_entropy",
+            {"target_tokens": {"data": [[1, 2], [3]], "dtype": "int64"}},
+            r"target_tokens, row 1 is \[3\]: all rows must be lists of 2 numbers",
+        ),
+        (
+            "cross_entropy",
+            {"target_tokens": {"data": [[], []], "dtype": "int64"}},
+            r"has shape \[2, 0\] for 0 numbers",
+        ),
+        (
+            "cross_entropy",
+            {
+                "target_tokens": {"data": [1, 2, 3, 4], "dtype": "int64", "shape": [2, 2]},
+                "weights": tensor([1, 1]),
+            },
+            r"weights has shape \[2\] and target_tokens has shape \[2, 2\]",
+        ),
+        (
+            "ppo",
+            {**RATIO, "target_tokens": {"data": [1, 2, 3, 4], "dtype": "int64", "shape": [2, 2]}},
+            "ppo accepts one target per position",
+        ),
+        (
             "dro",
             {**GOOD, **RATIO, "advantages": tensor([float("inf"), 0.0])},
             r"datum 1, advantages\[0\] is inf",
