@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Callable, Dict, Optional
 
 from . import protobuf_bodies
+from .engine import DEFAULT_MODEL
 from .engine.losses import LOSSES
 from .idempotency import digest
 from .json_bodies import Body, JsonObject
@@ -72,8 +73,8 @@ class ModelOperations:
             "model_data": {
                 "arch": "tinkex",
                 "model_name": record["base_model"],
-                # All models of this server use bytes, so the tokenizer of an extra name would not match.
-                "tokenizer_id": "tinkex/tiny",
+                # Models with an extra name use bytes, so the tokenizer of that name would not match.
+                "tokenizer_id": self._state.tokenizer_ids.get(record["base_model"], DEFAULT_MODEL),
             },
             "is_lora": True,
             "lora_rank": record["lora_rank"],

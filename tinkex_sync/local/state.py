@@ -5,11 +5,11 @@ from __future__ import annotations
 import threading
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable, Optional, Tuple
+from typing import Any, Callable, Mapping, Optional, Tuple
 
 from ..concurrency.clock import Clock
 from .completions import Completions
-from .engine import EngineError
+from .engine import BASE_MODELS, CHAT_MODEL, EngineError
 from .fault_gate import FaultGate
 from .idempotency import digest
 from .json_bodies import Body, JsonObject
@@ -21,6 +21,7 @@ from .server_config import ServerConfig
 from .server_futures import ServerFuture, ServerFutures
 from .stats import Stats
 from .store import Record, Store
+from .tokenizer_folder import write_tokenizer_folder
 
 __all__ = ["Handler", "ServerState", "accepted"]
 
@@ -40,6 +41,8 @@ class ServerState:
     options: ServerOptions
     #: The address of the server for links. None: the address in the request, because the server listens on all.
     base_url: Optional[str]
+    #: The ``tokenizer_id`` of base models. The others use bytes.
+    tokenizer_ids: Mapping[str, str]
     clock: Clock
     stats: Stats
     gate: FaultGate
@@ -58,10 +61,15 @@ class ServerState:
         clock, stats, store = Clock(), Stats(), Store(root)
         gate = FaultGate(options.faults, clock)
         futures = ServerFutures(gate, stats, clock)
+        chat = BASE_MODELS[CHAT_MODEL]
+        # An absolute path, because the working directory of a client may be another one.
+        tokenizer_folder = root.resolve() / "tokenizers" / "chat"
+        write_tokenizer_folder(tokenizer_folder, chat.special_tokens, chat.context)
         models = Models(store, stats, options.models, ordered=options.config.orders_by_number)
         return cls(
             options=options,
             base_url=base_url,
+            tokenizer_ids={CHAT_MODEL: str(tokenizer_folder)},
             clock=clock,
             stats=stats,
             gate=gate,
