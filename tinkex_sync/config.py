@@ -158,7 +158,7 @@ def _check_strategies(value: Any) -> Optional[str]:
         name in RETRY_POLICIES and isinstance(given, RetryStrategies) for name, given in value.items()
     ):
         return None
-    return f"must be a mapping of {', '.join(RETRY_POLICIES)} to RetryStrategies, got {value!r}"
+    return f"must be a mapping of policies ({', '.join(RETRY_POLICIES)}) to RetryStrategies, got {value!r}"
 
 
 def _check_proxies(value: Any) -> Optional[str]:

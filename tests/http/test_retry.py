@@ -199,5 +199,5 @@ def test_strategies_of_the_user_replace_those_of_a_policy(clock):
 
 
 def test_an_unknown_policy_is_refused_by_name():
-    with pytest.raises(ConfigError, match=r"mapping of short, .*, got \{'sample':"):
+    with pytest.raises(ConfigError, match=r"mapping of policies \(short, .*, got \{'sample':"):
         Config(retry_strategies={"sample": RetryStrategies()})
