@@ -7,11 +7,13 @@ A line with ``type: ignore`` is a mistake that type checkers must find. They rep
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from typing import Iterator, List, Optional, Tuple
+from typing import Any, Dict, Iterator, List, Optional, Tuple
 
+import numpy
 from typing_extensions import assert_type
 
 import tinkex_sync
+import tinkex_sync.compat as tinker
 from tinkex_sync import Future, RestClient, SamplingClient, ServiceClient, TrainingClient, types
 
 MODEL = "Qwen/Qwen3-8B"
@@ -26,6 +28,23 @@ def datum(tokens: List[int]) -> types.Datum:
             "weights": types.TensorData(data=[1.0] * (len(tokens) - 1), dtype="float32"),
         },
     )
+
+
+def datums(tokens: List[int], array: numpy.ndarray[Any, Any]) -> List[types.Datum]:
+    prompt = types.ModelInput.from_ints(tokens[:-1])
+    inputs = {"target_tokens": tokens[1:], "weights": [1.0] * (len(tokens) - 1)}
+    tensors = {"target_tokens": types.TensorData.from_numpy(array)}
+    made = [
+        types.Datum(model_input=prompt, loss_fn_inputs={"target_tokens": tokens[1:], "weights": [0.5]}),
+        types.Datum(loss_fn_inputs=inputs, model_input=prompt),
+        types.Datum(prompt, {"target_tokens": [[1, 2], [3, 4]], "weights": array}),
+        types.Datum(prompt, tensors),
+        tinker.Datum(model_input=prompt, loss_fn_inputs={"target_tokens": array, "advantages": (0.5,)}),
+    ]
+    assert_type(made[0].loss_fn_inputs, Dict[str, types.TensorData])
+    types.Datum(tokens, inputs)  # type: ignore[arg-type]
+    types.Datum(prompt)  # type: ignore[call-arg]
+    return made
 
 
 def train(batches: Iterator[List[types.Datum]]) -> None:
@@ -94,3 +113,17 @@ def manage(rest: RestClient) -> Tuple[str, ...]:
     rest.list_training_runs(access_scope="all")  # type: ignore[arg-type]
     rest.submit_get_session()  # type: ignore[call-arg]
     return tuple(run.training_run_id for run in rest.iter_training_runs())
+
+
+async def use_official_names(service: tinker.ServiceClient) -> None:
+    assert_type(tinker.types.ModelInput.from_ints([1, 2]), types.ModelInput)
+    assert_type(tinker.AdamParams(), types.AdamParams)
+    sampler = service.create_sampling_client(base_model=MODEL)
+    assert_type(sampler, tinker.SamplingClient)
+    prompt, params = tinker.ModelInput.from_ints([1, 2]), tinker.SamplingParams(max_tokens=2)
+    assert_type(sampler.sample(prompt, 1, params).result().sequences[0].stop_reason, types.StopReason)
+    step = service.create_rest_client().get_sampler("sampler-1")
+    assert_type(step, tinker.APIFuture[types.GetSamplerResponse])
+    assert_type((await step).base_model, str)
+    print(tinker.no_such_name)  # type: ignore[attr-defined]
+    sampler.no_such_method()  # type: ignore[attr-defined]

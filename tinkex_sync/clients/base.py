@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Callable, Dict, ForwardRef, Generic, Opti
 from ..concurrency.primitives import Lock
 from ..config import Config
 from ..errors import ClosedError, ConfigError
-from ..futures import Future, Operation, resolve
+from ..futures import Future, Operation
 from ..heartbeat import start_heartbeat
 from ..http.call_state import CallState
 from ..http.request import Request
@@ -107,7 +107,7 @@ class CallOperation(Generic[T]):
     """
 
     def __init__(
-        self, client: Client, name: str, function: Callable[[CallState, Optional[float]], T], items: int = 1
+        self, client: Client, name: str, function: Callable[[CallState, Optional[float]], T]
     ) -> None:
         """Make an operation.
 
@@ -116,41 +116,32 @@ class CallOperation(Generic[T]):
             name: The operation's name for observers, errors and ``ServiceClient.status()``.
             function: Returns the result, given the call's state and its deadline (time of the client's clock, or
                 None).
-            items: How many items the call has, for observers.
         """
         self._client = client
         self._name = name
         self._function = function
-        self._items = items
 
     def run(self, timeout: Optional[float] = None) -> T:
         """Run it in this thread and return its result; ``timeout`` is in seconds, default ``Config.timeout``."""
         session = self._client.session
         deadline = session.deadline(timeout)
-        with session.calling(self._client.source, self._name, self._items) as call:
+        with session.calling(self._client.source, self._name) as call:
             return self._function(call, deadline)
 
     def submit(self, timeout: Optional[float] = None) -> Future[T]:
         """Run it in a worker and return its future; never waits."""
         session = self._client.session
         deadline = session.deadline(timeout)
-        call = session.begin(self._client.source, self._name, self._items)
-        future: Future[T] = Future(call)
-        if not session.helpers.submit(lambda: self._resolve(session, future, deadline)):
-            session.end(call)
+        call = session.begin(self._client.source, self._name)
+        future: Future[T] = Future(session, call)
+
+        def resolve() -> None:
+            if future.begin():
+                future.resolve_by(lambda: self._function(call, deadline))
+
+        if not session.helpers.submit(resolve):
             future.set_exception(ClosedError("the client is closed"))
         return future
-
-    def _resolve(self, session: Session, future: Future[T], deadline: Optional[float]) -> None:
-        if not future.begin():
-            session.end(future.call)
-            return
-        try:
-            result = self._function(future.call, deadline)
-        except BaseException as error:
-            resolve(session, future, error=error)
-        else:
-            resolve(session, future, result)
 
 
 def request_operation(
@@ -188,31 +179,6 @@ class Client:
         """The session that this client shares with the other clients of its service client."""
         assert self._own_session is not None
         return self._own_session
-
-    @property
-    def _session(self) -> Session:
-        return self.session
-
-    @property
-    def _source(self) -> Source:
-        return self.source
-
-    def _run(
-        self,
-        operation: str,
-        function: Callable[[CallState, Optional[float]], T],
-        timeout: Optional[float],
-        items: int = 1,
-    ) -> T:
-        return CallOperation(self, operation, function, items).run(timeout)
-
-    def _submit(
-        self,
-        operation: str,
-        function: Callable[[CallState, Optional[float]], T],
-        timeout: Optional[float] = None,
-    ) -> Future[T]:
-        return CallOperation(self, operation, function).submit(timeout)
 
     def get_telemetry(self) -> Optional[Telemetry]:
         """Return the plugin that reports failures to the server, for events of your own.
