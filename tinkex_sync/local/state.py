@@ -12,7 +12,7 @@ from .completions import Completions
 from .engine import BASE_MODELS, CHAT_MODEL, EngineError
 from .fault_gate import FaultGate
 from .idempotency import digest
-from .json_bodies import Body, JsonObject
+from .json_bodies import Body, ErrorResponse, JsonObject
 from .models import Models, TrainedModel
 from .options import ServerOptions
 from .retention import Retention
@@ -146,11 +146,36 @@ class ServerState:
 
         Returns:
             The future, and whether it is new.
+
+        Raises:
+            ErrorResponse: 409, the number was used for another body, or is not the next of a strict server.
         """
-        model_id = model.record["id"]
         number = body.optional_integer("seq_id")
+        if not self.options.strictness.requires_consecutive_numbers:
+            return self._submit(model, number, digest(data), work, encode_protobuf, admit)
+        with model.numbering:
+            if number != model.next_number:
+                # TuFT returns 409 for a repetition too.
+                raise ErrorResponse(
+                    409,
+                    f"Sequence conflict: expected {model.next_number}, got {number}; the request was not accepted",
+                )
+            submitted = self._submit(model, number, digest(data), work, encode_protobuf, admit)
+            model.next_number += 1
+            return submitted
+
+    def _submit(
+        self,
+        model: TrainedModel,
+        number: Optional[int],
+        body: bytes,
+        work: Callable[[], Any],
+        encode_protobuf: Optional[EncodeProtobuf],
+        admit: Callable[[], None],
+    ) -> Tuple[ServerFuture, bool]:
+        model_id = model.record["id"]
         key = None if number is None else (f"model {model_id}", number)
-        future, is_new = self.futures.accept("training", model_id, key, digest(data), admit)
+        future, is_new = self.futures.accept("training", model_id, key, body, admit)
         if is_new:
             self.runner.train(model.queue, future, work, number, encode_protobuf)
         return future, is_new

@@ -55,10 +55,9 @@ class ModelConfig:
 
     def encode(self, text: str) -> List[int]:
         """Encode text as bytes and special tokens."""
-        if not self.special_tokens:
-            return ByteTokenizer().encode(text)
         tokens: List[int] = []
-        for part in re.split("(" + "|".join(map(re.escape, self.special_tokens)) + ")", text):
+        pattern = "(" + "|".join(map(re.escape, self.special_tokens)) + ")"
+        for part in re.split(pattern, text) if self.special_tokens else [text]:
             if part in self.special_tokens:
                 tokens.append(256 + self.special_tokens.index(part))
             else:
