@@ -56,19 +56,6 @@ def test_module_paths_of_tinker_do_not_exist_without_install():
     assert done.returncode == 0, done.stderr
 
 
-def test_the_version_of_tinker_is_found_after_install_only():
-    done = run_python(
-        "import importlib.metadata as m, tinkex_sync.compat as c\n"
-        "before = [d.metadata['Name'] for d in m.distributions(name='tinker')]\n"
-        "c.install()\n"
-        "assert m.version('tinker') == c.__version__, m.version('tinker')\n"
-        "assert m.metadata('tinker')['Name'] == 'tinker' and not m.files('tinker')\n"
-        "print(before)\n"
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout == "[]\n"
-
-
 def test_install_fails_if_the_official_package_was_imported():
     done = run_python(
         "import sys, types; sys.modules['tinker'] = types.ModuleType('tinker')\n"
