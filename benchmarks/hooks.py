@@ -12,8 +12,7 @@ import timeit
 
 import pluggy
 
-from tinkex_sync.plugins import hookspecs
-from tinkex_sync.plugins.hookspecs import Source, hookimpl
+from tinkex_sync.plugins import Source, hookimpl, hookspecs
 from tinkex_sync.plugins.registry import Observers
 
 SOURCE = Source("sampling", "session-1:sample:0", "session-1")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Dict
 
-from tinkex_sync.plugins.hookspecs import SPECS, Boundary, Source, argument_names
+from tinkex_sync.plugins.events import Boundary, Source
+from tinkex_sync.plugins.hookspecs import SPECS, argument_names
 
 SOURCE = Source("training", "model-1", "session-1")
 

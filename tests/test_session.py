@@ -235,7 +235,7 @@ def test_no_heartbeat_is_sent_after_close(server, no_threads_left):
 def test_the_heartbeat_does_not_keep_a_dropped_client(server, no_threads_left):
     service = client(server, heartbeat_interval=0.01)
     server.until(lambda: any(row[0] == "session_heartbeat" for row in server.arrived))
-    gone = weakref.ref(service._session)
+    gone = weakref.ref(service.session)
     with pytest.warns(ResourceWarning, match="unclosed client of session 'session'"):
         del service
         for _ in range(100):

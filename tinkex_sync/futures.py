@@ -16,7 +16,7 @@ from .errors import ClosedError, DeadlineExceeded
 from .http.call_state import CallState
 from .session import Session
 
-__all__ = ["Future", "Operation", "fail_at_deadline", "resolve_in_worker", "wait_until"]
+__all__ = ["Future", "Operation", "fail_at_deadline", "resolve", "resolve_in_worker", "wait_until"]
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -236,6 +236,17 @@ def fail_at_deadline(session: Session, future: Future[Any], deadline: Optional[f
     future.add_done_callback(lambda _: handle.cancel())
 
 
+def resolve(
+    session: Session, future: Future[Any], result: Any = None, error: Optional[BaseException] = None
+) -> None:
+    """End a call and resolve its future, in a thread that the user's callbacks may block."""
+    session.end(future.call)
+    if error is not None:
+        future.set_exception(error)
+    else:
+        future.set_result(result)
+
+
 def resolve_in_worker(
     session: Session, future: Future[Any], result: Any = None, error: Optional[BaseException] = None
 ) -> None:
@@ -244,14 +255,6 @@ def resolve_in_worker(
     The user's callbacks run in the thread that resolves the future. They may block, so lanes, timers and pollers
     do not resolve futures themselves.
     """
-
-    def resolve() -> None:
-        session.end(future.call)
-        if error is not None:
-            future.set_exception(error)
-        else:
-            future.set_result(result)
-
     # A closed session has no workers.
-    if not session.helpers.submit(resolve):
-        resolve()
+    if not session.helpers.submit(lambda: resolve(session, future, result, error)):
+        resolve(session, future, result, error)

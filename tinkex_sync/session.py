@@ -82,7 +82,7 @@ class Session(Connection):
     def _throttle(self) -> Throttle:
         numbers = {one.name: getattr(self.config, one.name) for one in fields(ThrottleLimits)}
         limits = ThrottleLimits(**{**numbers, "dispatch_bytes": self.capabilities.dispatch_bytes})
-        return Throttle(limits, self.clock, self.closing)
+        return Throttle(limits, self.clock)
 
     def _budget(self, size: int) -> BytesSemaphore:
         return BytesSemaphore(size, self.clock, self.closing)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import platform
 import time
 import traceback
 import uuid
 from datetime import datetime, timedelta, timezone
-from typing import Any, Callable, Dict, Mapping, Optional, Sequence
+from typing import Any, Dict, Mapping, Optional, Sequence
 
 from . import types
 from .concurrency.clock import Clock
-from .concurrency.primitives import Lock, start_thread
+from .concurrency.primitives import start_thread
 from .config import Config
 from .errors import (
     APIResponseValidationError,
@@ -24,13 +26,9 @@ from .errors import (
 )
 from .http.connection import Connection
 from .http.request import Request
-from .plugins.hookspecs import Source, hookimpl
-from .plugins.queued_observer import QueuedObserver
-from .plugins.registry import Observers
+from .plugins import Observers, QueuedObserver, Source, hookimpl
 from .protocol import json_wire
 from .protocol.negotiation import Negotiated
-
-__all__ = ["Telemetry"]
 
 #: Seconds between two requests.
 INTERVAL = 10.0
@@ -42,6 +40,7 @@ CLOSE_FLUSH = 0.5
 #: Identifies this process to servers of protocol 0.38.
 _PROCESS = str(uuid.uuid4())
 
+#: Prefix of the names of events about server futures, as in the official SDK.
 _POLLING = "APIFuture.result_async."
 #: Ends of paths whose failed requests are not reported. The official SDK does not report them either.
 _NOT_REPORTED = ("/create_session", "/create_sampling_session", "/create_model", "/session_heartbeat")
@@ -65,8 +64,13 @@ def _traceback_of(error: BaseException) -> str:
     return "".join(traceback.format_exception(type(error), error, error.__traceback__))
 
 
-def _start_thread(job: Callable[[], None]) -> None:
-    start_thread(job, "tinkex-telemetry-token")
+def _describe(error: BaseException) -> Dict[str, Any]:
+    """Return the fields of an event that describe an exception."""
+    return {
+        "exception": str(error),
+        "exception_type": type(error).__name__,
+        "exception_stack": _traceback_of(error),
+    }
 
 
 class Telemetry(QueuedObserver):
@@ -77,6 +81,9 @@ class Telemetry(QueuedObserver):
     the thread of the observer. An event that cannot be encoded is dropped; other events are not affected. A
     batch that cannot be sent within 30 s is dropped and counted in ``failed``. All methods are thread-safe.
 
+    Attributes:
+        unencodable: Number of events dropped because they have no JSON form.
+
     Args:
         config: Configuration of the service client.
     """
@@ -86,24 +93,18 @@ class Telemetry(QueuedObserver):
         self._clock = config.clock
         observers = Observers(autoload=False, disabled=(), modules=(), strict=False)
         self._connection = Connection(config, observers)
-        self._events_lock = Lock()
-        self._session_id = ""  # guarded by _events_lock
-        self._index = 0  # guarded by _events_lock
-        self._unencodable = 0  # guarded by _events_lock
-        # Number of consecutive failed connections of the polls of a server future, by request id.
-        self._failed_connections: Dict[str, int] = {}  # guarded by _events_lock
+        self.unencodable = 0  # changed with _lock held
+        self._session_id = ""
+        self._indexes = itertools.count()
+        # Number of consecutive failed connections of the polls of a server future, by request id. Not guarded by
+        # a lock, because one thread at a time polls a server future.
+        self._failed_connections: Dict[Optional[str], int] = {}
         self._started = 0.0
 
     def restore(self, negotiated: Negotiated) -> None:
         """Use the result of the session's negotiation with the server. Call it before anything is sent."""
         self._connection.negotiation.restore(negotiated)
-        self._connection.use_server_credentials(_start_thread)
-
-    @property
-    def unencodable(self) -> int:
-        """Number of events dropped because they have no JSON form."""
-        with self._events_lock:
-            return self._unencodable
+        self._connection.use_server_credentials(lambda job: start_thread(job, "tinkex-telemetry-token"))
 
     def log(
         self,
@@ -122,11 +123,7 @@ class Telemetry(QueuedObserver):
             False if the event has no JSON form and was dropped.
         """
         return self._event(
-            types.GenericEvent,
-            "GENERIC_EVENT",
-            severity,
-            event_name=event_name,
-            event_data=dict(event_data or {}),
+            types.GenericEvent, "GENERIC_EVENT", severity, event_name=event_name, event_data=event_data or {}
         )
 
     def log_exception(self, error: BaseException, severity: types.Severity = "ERROR") -> bool:
@@ -157,13 +154,11 @@ class Telemetry(QueuedObserver):
         return queued
 
     def _event(self, kind: Any, name: str, severity: str, **fields: Any) -> bool:
-        with self._events_lock:
-            index = self._index
-            self._index += 1
+        """Encode and queue an event; return False if it has no JSON form."""
         event = kind(
             event=name,
             event_id=str(uuid.uuid4()),
-            event_session_index=index,
+            event_session_index=next(self._indexes),
             severity=severity,
             timestamp=datetime.now(timezone.utc),
             **fields,
@@ -171,8 +166,8 @@ class Telemetry(QueuedObserver):
         try:
             encoded = json_wire.encode(event)
         except Exception:  # Methods of the caller's values may raise any error.
-            with self._events_lock:
-                self._unencodable += 1
+            with self._lock:
+                self.unencodable += 1
             return False
         self.put(encoded)
         return True
@@ -181,22 +176,17 @@ class Telemetry(QueuedObserver):
         """Send one batch of encoded events."""
         if self._connection.forked:
             return  # The session belongs to the parent process.
-        with self._events_lock:
-            session_id = self._session_id
         capabilities = self._connection.capabilities
         batch = types.TelemetrySendRequest(
             events=[],
             platform=platform.system(),
             sdk_version=capabilities.sdk_version,
-            session_id=session_id,
+            session_id=self._session_id,
             process_uuid=_PROCESS if capabilities.identifies_processes else None,
         )
         body = json_wire.fill_first_list(json_wire.encode(batch), events)
-        try:
+        with contextlib.suppress(ClosedError):
             self._connection.call(Request("telemetry", body))
-        except ClosedError:
-            if not self._connection.closing.is_set():
-                raise
 
     def close(self, deadline: Optional[float] = None) -> bool:
         """Send the queued events for at most half a second, then close the connection.
@@ -218,8 +208,7 @@ class Telemetry(QueuedObserver):
     def tinkex_session_opened(self, source: Source) -> None:
         """Queue a SESSION_START event."""
         self._started = time.monotonic()
-        with self._events_lock:
-            self._session_id = source.session_id
+        self._session_id = source.session_id
         self._event(types.SessionStartEvent, "SESSION_START", "INFO")
 
     @hookimpl
@@ -240,93 +229,80 @@ class Telemetry(QueuedObserver):
         error: Optional[BaseException],
     ) -> None:
         """Queue an event about a failed request or a failed poll."""
-        if (
-            error is None
-            or isinstance(error, (ClosedError, DeadlineExceeded))
-            or path.endswith(_NOT_REPORTED)
-        ):
+        if error is None or path.endswith(_NOT_REPORTED):
             return
-        if path.endswith("/asample") and status == 429:
-            return  # Backpressure is not a failure.
+        is_backpressure = status == 429 and path.endswith("/asample")
+        if is_backpressure or isinstance(error, (ClosedError, DeadlineExceeded)):
+            return  # The operation continues, or the client itself ended it.
         attempts = self._connection.attempts("submit")
         attempts.number = attempt
         retried = attempts.policy.is_retryable(attempts, error)
         polled = getattr(error, "polled", None)
         if polled is not None:
             self._poll_failed(error, polled, status, retried, elapsed)
-            return
-        self._request_failed(f"{method} {path}", error, attempt, retried, elapsed)
+        else:
+            self._request_failed(f"{method} {path}", error, attempt, retried, elapsed)
 
     def _request_failed(
         self, request: str, error: BaseException, attempt: int, retried: bool, elapsed: float
     ) -> None:
+        """Queue an event about a failed request that was not a poll."""
         now = datetime.now(timezone.utc).timestamp()
-        data: Dict[str, Any] = {
+        data = {
             "func": request,
-            "exception": str(error),
-            "exception_type": type(error).__name__,
-            "exception_stack": _traceback_of(error),
+            **_describe(error),
+            "is_retryable": retried,
+            "is_user_error": _is_user_error(error),
+            "attempt_count": attempt - 1,
+            "start_time": now - elapsed,
+            "current_time": now,
+            "elapsed_time": elapsed,
         }
         status = getattr(error, "status_code", None)
         if status is not None:
             data["status_code"] = status
-        data.update(
-            is_retryable=retried,
-            is_user_error=_is_user_error(error),
-            attempt_count=attempt - 1,
-            start_time=now - elapsed,
-            current_time=now,
-            elapsed_time=elapsed,
-        )
         self.log("InternalClientHolder.execute_with_retries.exception", data, "WARNING")
 
     def _poll_failed(
         self, error: BaseException, polled: Polled, status: Optional[int], retried: bool, elapsed: float
     ) -> None:
-        data: Dict[str, Any] = {"request_id": polled.request_id, "request_type": polled.request_type}
-        with self._events_lock:
-            failures = self._failed_connections.pop(polled.request_id, 0)
-            if status is None:
-                self._failed_connections[polled.request_id] = failures + 1
+        """Queue an event about a poll: the connection failed, or the server returned an error."""
+        data = {**polled._asdict(), "exception": str(error), "elapsed_time": elapsed}
+        failures = self._failed_connections.pop(polled.request_id, 0)
         if status is None:
-            data.update(exception=str(error), connection_error_retries=failures)
-            severity: types.Severity = "WARNING"
+            self._failed_connections[polled.request_id] = failures + 1
+            data["connection_error_retries"] = failures
+            self.log(_POLLING + "connection_error", data, "WARNING")
         else:
             is_user_error = _is_user_error(error)
-            data.update(
-                status_code=status, exception=str(error), should_retry=retried, is_user_error=is_user_error
-            )
-            severity = "WARNING" if retried or is_user_error else "ERROR"
-        data.update(iteration=polled.iteration, elapsed_time=elapsed)
-        self.log(_POLLING + ("connection_error" if status is None else "api_status_error"), data, severity)
+            data.update(status_code=status, should_retry=retried, is_user_error=is_user_error)
+            severity: types.Severity = "WARNING" if retried or is_user_error else "ERROR"
+            self.log(_POLLING + "api_status_error", data, severity)
 
     @hookimpl
     def tinkex_future_resolved(
         self, operation: str, request_id: Optional[str], elapsed: float, error: Optional[BaseException]
     ) -> None:
         """Queue events about a server future that ended with an error."""
-        if request_id is not None:
-            with self._events_lock:
-                self._failed_connections.pop(request_id, None)
+        self._failed_connections.pop(request_id, None)
         if not isinstance(error, Exception) or isinstance(error, (ClosedError, WithdrawnError)):
             return  # The operation succeeded, or the client itself ended it.
         polled = getattr(error, "polled", None)
         data: Dict[str, Any] = {
             "request_id": request_id,
             "request_type": polled.request_type if polled is not None else operation,
+            "iteration": polled.iteration if polled is not None else 0,
+            "elapsed_time": elapsed,
         }
-        ending = {"iteration": polled.iteration if polled is not None else 0, "elapsed_time": elapsed}
         if isinstance(error, DeadlineExceeded):
-            self.log(_POLLING + "timeout", {**data, "timeout": elapsed, **ending}, "ERROR")
+            self.log(_POLLING + "timeout", {**data, "timeout": elapsed}, "ERROR")
             return
-        is_user_error = _is_user_error(error)
         if isinstance(error, RequestFailedError):
+            is_user_error = _is_user_error(error)
             text = error.body.get("error") if isinstance(error.body, dict) else None
             data.update(error=text or error.message, error_category=error.category.capitalize())
-            data.update(is_user_error=is_user_error, **ending)
+            data.update(is_user_error=is_user_error)
             self.log(_POLLING + "application_error", data, "WARNING" if is_user_error else "ERROR")
         elif isinstance(error, APIResponseValidationError):
-            data.update(exception=str(error), exception_type=type(error).__name__)
-            data.update(exception_stack=_traceback_of(error), **ending)
-            self.log(_POLLING + "validation_error", data, "ERROR")
+            self.log(_POLLING + "validation_error", {**data, **_describe(error)}, "ERROR")
         self.log_exception(error)

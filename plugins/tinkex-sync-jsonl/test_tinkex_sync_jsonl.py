@@ -15,7 +15,8 @@ from typing import Any, Dict, List
 import pytest
 from tinkex_sync_jsonl import JsonLines
 
-from tinkex_sync.plugins.hookspecs import SPECS, Boundary, Source, argument_names
+from tinkex_sync.plugins.events import Boundary, Source
+from tinkex_sync.plugins.hookspecs import SPECS, argument_names
 from tinkex_sync.plugins.registry import Observers
 
 SOURCE = Source("training", "model-1", "session-1")

@@ -65,7 +65,7 @@ def test_timeout_while_polling(server, sampler):
     server.ready.clear()
     error = deadline_error(lambda: sampler.sample(prompt(), 1, PARAMS, timeout=0.2))
     assert facts(error) == ("polling", "yes")
-    assert error.request_id in server._promises
+    assert error.request_id in server.accepted_operations
     assert error.request_id in str(error)
 
 

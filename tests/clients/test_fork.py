@@ -146,7 +146,8 @@ def test_clients_stay_usable_after_a_fork_while_threads_use_them(service):
 
 def test_a_child_has_its_own_throttle(server, service):
     sampler = service.create_sampling_client(base_model="tinkex/tiny")
-    with service.session.throttle.permit(10**9, None):
+    with service.session.throttle.request(10**9, lambda: None) as permit:
+        assert permit.admit()
         with pytest.raises(DeadlineExceeded):
             sampler.sample(prompt(1, 2), 1, PARAMS, timeout=0.2)
         assert in_a_child(lambda: len(sampler.sample(prompt(1, 2), 1, PARAMS, timeout=20).sequences)) == "1"
@@ -202,6 +203,6 @@ def test_concurrent_first_uses_in_a_child_make_one_session(service):
             thread.start()
         for thread in threads:
             thread.join(20)
-        return len(found), len(set(map(id, found))), sampler._progress._running
+        return len(found), len(set(map(id, found))), sampler._context.progress._running
 
     assert in_a_child(child) == "(8, 1, 0)"

@@ -210,7 +210,7 @@ def test_timeouts_in_every_phase(server, sampler, way):
     with pytest.raises(DeadlineExceeded) as caught:
         drawn(sampler, way, prompt(), 1, PARAMS, timeout=0.5)
     assert (caught.value.phase, caught.value.sent) == ("polling", "yes")
-    assert caught.value.request_id in server._promises
+    assert caught.value.request_id in server.accepted_operations
     server.ready.set()
     server.script["asample"] = ["silent"]
     with pytest.raises(DeadlineExceeded) as caught:
@@ -246,7 +246,7 @@ def test_what_was_sent_cannot_be_withdrawn(server, sampler):
     future = sampler.submit_sample(prompt(1, 2), 1, PARAMS)
     server.until(lambda: server.polls == 1)
     assert not future.cancel()
-    assert future.request_id in server._promises
+    assert future.request_id in server.accepted_operations
     server.ready.set()
     assert backwards(future.result(20), 1, 2)
 

@@ -208,3 +208,10 @@ def test_both_names_of_the_future_are_one_class():
 @pytest.mark.skipif(OFFICIAL is None, reason="TINKEX_OFFICIAL_PYTHON is not set")
 def test_the_recorded_surface_is_that_of_the_official_package():
     assert surface(OFFICIAL, "official") == RECORDED
+
+
+def test_every_public_name_exists():
+    for name in tinker.__all__:
+        assert getattr(tinker, name) is not None
+    for name in ("NOT_GIVEN", "NotGiven", "Omit", "NoneType", "DEFAULT_TIMEOUT", "DEFAULT_MAX_RETRIES"):
+        assert hasattr(tinker, name)

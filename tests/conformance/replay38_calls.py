@@ -6,6 +6,7 @@ values that were given. A field that it omits must have a default value, so that
 
 import ast
 import base64
+import dataclasses
 import itertools
 from typing import Any, Callable, Dict, List, Optional
 
@@ -75,7 +76,9 @@ class Exchanges:
     def sampling(self, settings: Dict[str, Any]) -> SamplingClient:
         sampler = self.body.get("sampling_session_id", "sess-1:sample:0")
         made = SamplingClient(self.session, sampler, **only(settings, "record_stability_info"))
-        made._seq_ids = itertools.count(self.body.get("seq_id", 0))
+        made._context = dataclasses.replace(
+            made._context, seq_ids=itertools.count(self.body.get("seq_id", 0))
+        )
         return made
 
     def prompt(self, given: Any) -> types.ModelInput:

@@ -83,7 +83,7 @@ def startup(case: Dict[str, Any], document: Dict[str, Any], row: Optional[int]) 
         session = None
         try:
             service = ServiceClient(**opening(args, server.base_url))
-            session = service._session
+            session = service.session
             check_config(session.negotiation, expected)
             finish(service, given.get("op"), end)
         except Exception as error:
@@ -120,7 +120,7 @@ def check_config(negotiation: Any, expected: Dict[str, Any]) -> None:
 
 def finish(service: ServiceClient, op: Optional[str], args: Dict[str, Any]) -> None:
     if op == "close":
-        service._session.close(args.get("status", "success"), args.get("detail"))
+        service.session.close(args.get("status", "success"), args.get("detail"))
     elif op == "with ServiceClient: pass":
         with service:
             pass
@@ -227,7 +227,7 @@ def auth(case: Dict[str, Any], document: Dict[str, Any], row: Optional[int]) -> 
             service = ServiceClient(
                 base_url=server.base_url, protocol="0.38", load_plugins=False, clock=SteppedClock()
             )
-            session = service._session
+            session = service.session
             if "after" in expected:
                 outcome = service.create_rest_client().list_sessions().sessions
         except errors.TinkexError as error:

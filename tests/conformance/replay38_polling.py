@@ -12,7 +12,7 @@ from scripted_server import Answer, Request, ScriptedServer, SteppedClock, bare_
 from tinkex_sync import errors, hookimpl, types
 from tinkex_sync.clients.sampling import SamplingClient
 from tinkex_sync.concurrency.clock import Clock
-from tinkex_sync.plugins.hookspecs import Source
+from tinkex_sync.plugins.events import Source
 from tinkex_sync.polling.poller import ServerFuture, poll
 
 from .registry import error_class, no_excuse, not_understood, only, replay38
@@ -203,7 +203,7 @@ def bulk_futures(case: Dict[str, Any], document: Dict[str, Any], row: Optional[i
         prompt, one = types.ModelInput.from_ints([1, 2]), types.SamplingParams(max_tokens=2)
         waiting = [sampler.submit_sample(prompt, 1, one) for _ in range(given["samples"])]
         outcomes = [future.exception(30) or future.result() for future in waiting]
-        bulk = sampler._bulk
+        bulk = sampler._context.bulk
         assert bulk is not None
         ends = time.monotonic() + 10.0
         while bulk._running and time.monotonic() < ends:

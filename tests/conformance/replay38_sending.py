@@ -241,7 +241,7 @@ def run_story(
         outcomes = [sample(sampler)]
         for _ in range(2):
             copy = pickle.loads(pickle.dumps(sampler))  # noqa: S301 - pickled here
-            rebuilt = Session(sampler._session.config, sampler._session.observers, owned=False)
+            rebuilt = Session(sampler.session.config, sampler.session.observers, owned=False)
             rebuilt.restore(copy._origin.negotiated)
             copy._on_rebuilt(rebuilt)
             copy._own_session = rebuilt

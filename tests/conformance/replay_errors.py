@@ -16,7 +16,7 @@ from tinkex_sync.concurrency.clock import Clock
 from tinkex_sync.errors import APIResponseValidationError, RequestFailedError, TinkexError
 from tinkex_sync.http.endpoints import ENDPOINTS, OPERATIONS
 from tinkex_sync.http.request import Request
-from tinkex_sync.plugins.hookspecs import Source
+from tinkex_sync.plugins.events import Source
 from tinkex_sync.polling.poller import ServerFuture, poll
 
 from .registry import RENAMED_ERRORS, error_class, no_excuse, not_understood, only, replay, same

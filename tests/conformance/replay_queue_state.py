@@ -5,7 +5,7 @@ from typing import Any, Callable, Dict, List, Optional, Tuple
 
 from scripted_server import Answer, Request, SteppedClock, bare_session
 
-from tinkex_sync.plugins.hookspecs import Source, hookimpl
+from tinkex_sync.plugins import Source, hookimpl
 from tinkex_sync.plugins.queue_log import QueueLog
 from tinkex_sync.plugins.queue_log import logger as queue_logger
 from tinkex_sync.polling.poller import ServerFuture, poll

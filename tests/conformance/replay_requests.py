@@ -4,6 +4,7 @@ Operations are called through ``tinkex_sync.compat`` with the recorded arguments
 (of models, samplers and operations) from case to case. Each replay reads their values from the recorded requests.
 """
 
+import dataclasses
 import itertools
 import json
 from datetime import datetime, timedelta, timezone
@@ -93,12 +94,12 @@ class Client:
     def training(self) -> OfficialTraining:
         model = self.first("model_id", "model-1")
         core = TrainingClient(self.session, model, first_seq_id=self.first("seq_id", 1))
-        return OfficialTraining._of(self.service.holder, core)
+        return OfficialTraining.from_native(self.service.holder, core)
 
     def sampling(self) -> OfficialSampling:
         core = SamplingClient(self.session, self.first("sampling_session_id", "sess-1:sample:0"))
-        core._seq_ids = itertools.count(self.first("seq_id", 0))
-        return OfficialSampling._of(self.service.holder, core)
+        core._context = dataclasses.replace(core._context, seq_ids=itertools.count(self.first("seq_id", 0)))
+        return OfficialSampling.from_native(self.service.holder, core)
 
     def call(self, op: str, args: Dict[str, Any]) -> Any:
         made = {name: ARGUMENTS.get(name, lambda value: value)(value) for name, value in args.items()}

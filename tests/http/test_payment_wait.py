@@ -9,7 +9,7 @@ from tinkex_sync import errors, hookimpl, types
 from tinkex_sync.clients.sampling import SamplingClient
 from tinkex_sync.http.payment_wait import PaymentWait
 from tinkex_sync.http.request import Request
-from tinkex_sync.plugins.hookspecs import Source
+from tinkex_sync.plugins.events import Source
 from tinkex_sync.plugins.registry import Observers
 from tinkex_sync.polling.poller import ServerFuture, poll
 

@@ -1,13 +1,24 @@
-"""Small real HTTP servers that imitate the servers of the field, for the tests of the client."""
+"""Small HTTP servers that behave like known servers of the Tinker API, for the tests of the client."""
 
-from .columns import COLUMNS, EMBEDDED, HATCHERY, LATE, NEITHER, SKYRL, STRICT, TUFT, TUFT_TODAY, Column
-from .driving import ADAM, PARAMS, client, datum, datums, prompt, training
-from .results import TRAINING
-from .server import Imitation
+from .client_helpers import ADAM, PARAMS, client, datum, datums, prompt, training
+from .imitation import Imitation
+from .poll_results import TRAINING
+from .profiles import (
+    EMBEDDED,
+    HATCHERY,
+    LATE,
+    NEITHER,
+    PROFILES,
+    SKYRL,
+    STRICT,
+    TUFT,
+    TUFT_0_38,
+    ServerProfile,
+)
 
 __all__ = [
     "ADAM",
-    "COLUMNS",
+    "PROFILES",
     "EMBEDDED",
     "HATCHERY",
     "LATE",
@@ -17,8 +28,8 @@ __all__ = [
     "STRICT",
     "TRAINING",
     "TUFT",
-    "TUFT_TODAY",
-    "Column",
+    "TUFT_0_38",
+    "ServerProfile",
     "Imitation",
     "client",
     "datum",

@@ -1,15 +1,15 @@
-"""The embedded server behind an imitation: what the client is told to have happened did happen."""
+"""Requests to the embedded server, which computes the results of an imitation."""
 
 import http.client
 import json
 import threading
 from urllib.parse import urlsplit
 
-__all__ = ["Engine", "Refused"]
+__all__ = ["Engine", "ErrorReply"]
 
 
-class Refused(Exception):
-    """The engine does not take a request: status and reason."""
+class ErrorReply(Exception):
+    """An error response: its status and reason."""
 
     def __init__(self, status, reason):
         super().__init__(reason)
@@ -17,7 +17,7 @@ class Refused(Exception):
 
 
 class Engine:
-    """Calls of the embedded server; its connections are used again. Thread-safe."""
+    """Sends requests to the embedded server and reuses connections. Thread-safe."""
 
     def __init__(self, base_url):
         self._host = urlsplit(base_url).netloc
@@ -26,27 +26,31 @@ class Engine:
         self._closed = False  # guarded by _lock
 
     def send(self, method, path, content=None, headers=None):
-        """Status, headers with names in lower case, and body."""
+        """Send a request. Return status, headers with lower-case names, and body."""
         with self._lock:
             connection = (
                 self._idle.pop() if self._idle else http.client.HTTPConnection(self._host, timeout=60)
             )
         try:
             connection.request(method, path, content, headers or {})
-            answer = connection.getresponse()
-            found = answer.status, {name.lower(): text for name, text in answer.getheaders()}, answer.read()
+            response = connection.getresponse()
+            received = (
+                response.status,
+                {name.lower(): text for name, text in response.getheaders()},
+                response.read(),
+            )
         except BaseException:
             connection.close()
             raise
         with self._lock:
             if not self._closed:
                 self._idle.append(connection)
-                return found
+                return received
         connection.close()
-        return found
+        return received
 
     def close(self):
-        """Close the connections that are idle, and the others once they are."""
+        """Close all idle connections now, and the others when they become idle."""
         with self._lock:
             self._closed = True
             idle, self._idle = self._idle, []
@@ -54,16 +58,16 @@ class Engine:
             connection.close()
 
     def call(self, endpoint, body):
-        """The decoded answer; Refused if it is not 2xx."""
+        """Send a POST. Return the decoded response. Raise ErrorReply if its status is not 2xx."""
         status, _, content = self.send("POST", f"/api/v1/{endpoint}", json.dumps(body).encode())
-        answer = json.loads(content)
+        response = json.loads(content)
         if status >= 300:
-            raise Refused(status, answer["detail"])
-        return answer
+            raise ErrorReply(status, response["detail"])
+        return response
 
     def poll(self, request_id, hold):
-        """Status (200, 408, 410 ...) and decoded answer."""
-        # The server answers within 0.9 of what a client says it would wait.
+        """Poll once. Return the status (200, 408, 410 ...) and the decoded response."""
+        # The server holds a poll for at most 0.9 of the read timeout that the client sends.
         headers = {"x-stainless-read-timeout": str(max(hold, 0.0) / 0.9)}
         status, _, content = self.send(
             "POST", "/api/v1/retrieve_future", json.dumps({"request_id": request_id}).encode(), headers

@@ -13,7 +13,8 @@ import pluggy
 import pytest
 
 from tinkex_sync.plugins import hookspecs
-from tinkex_sync.plugins.hookspecs import SPECS, Boundary, Source, argument_names
+from tinkex_sync.plugins.events import Boundary, Source
+from tinkex_sync.plugins.hookspecs import SPECS, argument_names
 from tinkex_sync.plugins.registry import Observers
 
 # Arguments of each hook that plugins may rely on. Add arguments here; remove none.

@@ -16,9 +16,9 @@ from hook_examples import EVENTS, SOURCE, facts
 
 from tinkex_sync.concurrency.clock import Clock, ScaledClock
 from tinkex_sync.errors import ConfigError, PluginError
+from tinkex_sync.plugins import Observers, PluginStatus
 from tinkex_sync.plugins.hookspecs import SPECS, hookimpl
 from tinkex_sync.plugins.queued_observer import observe_all
-from tinkex_sync.plugins.registry import Observers, PluginStatus
 
 SWITCHES = ["DISABLE_PLUGIN_AUTOLOAD", "DISABLED_PLUGINS", "PLUGINS", "PLUGINS_STRICT"]
 

@@ -118,8 +118,9 @@ def test_a_thousand_samples_share_the_polls_and_each_has_its_own_result():
         for future in futures:
             assert future.request_id == f"req-{future.result().sequences[0].tokens[0]}"
         assert until(lambda: len(bulk.acknowledged()) == 1000)
-        assert until(lambda: not sampler._bulk._running)
-        assert not sampler._bulk._early and not sampler._bulk._waiters and not sampler._bulk._read
+        assert until(lambda: not sampler._context.bulk._running)
+        poller = sampler._context.bulk
+        assert not poller._early and not poller._waiters and not poller._read
 
 
 @pytest.mark.parametrize(

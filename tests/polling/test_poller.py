@@ -10,7 +10,7 @@ from scripted_server import Answer, SteppedClock, bare_session
 from tinkex_sync import errors
 from tinkex_sync.concurrency.clock import Clock
 from tinkex_sync.config import RetryStrategies
-from tinkex_sync.plugins.hookspecs import Source
+from tinkex_sync.plugins.events import Source
 from tinkex_sync.polling.poller import ServerFuture, poll
 
 RESULT = Answer(body={"metrics": {"a": 1.0}})

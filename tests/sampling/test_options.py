@@ -1,6 +1,5 @@
 """Options of samples that came after 0.7.0, on the embedded server speaking today's protocol."""
 
-import json
 import pickle
 
 import pytest
@@ -9,8 +8,7 @@ from scripted_server import Answer, bare_session
 import tinkex_sync
 from tinkex_sync import SamplingClient, TrainingClient, types
 from tinkex_sync.local import LocalServer
-from tinkex_sync.protocol import json_wire
-from tinkex_sync.sampling.options import OptionIgnoredError, SampleOptions, sample_request
+from tinkex_sync.sampling.options import OptionIgnoredError
 
 np = pytest.importorskip("numpy")
 
@@ -96,7 +94,7 @@ TARGETS = types.TensorData(data=[1, 2, 3, 4], dtype="int64", shape=[4, 1])
         ({"include_prompt_logprobs": True, "prompt_logprobs_last_n": True}, ValueError, "not True"),
         ({"target_prompt_logprobs": [1, 2]}, TypeError, "not list"),
         ({"target_prompt_logprobs": np.ones((4, 1))}, ValueError, "int64, not float32"),
-        ({"target_prompt_logprobs": np.array([1, 2, 3, 4])}, ValueError, r"K columns, not shape \[4\]"),
+        ({"target_prompt_logprobs": np.array([1, 2, 3, 4])}, ValueError, r"K columns; its shape is \[4\]"),
         ({"target_prompt_logprobs": np.array([[1, 2, 3]])}, ValueError, "4 rows"),
     ],
 )
@@ -145,7 +143,7 @@ def test_an_option_that_the_server_ignores_raises_with_the_response(scripted, op
     server, sampler = scripted
     for way in ("sample", "submit_sample"):
         answered(server, result)
-        with pytest.raises(OptionIgnoredError, match="does not support") as caught:
+        with pytest.raises(OptionIgnoredError, match="too old") as caught:
             reply = getattr(sampler, way)(PROMPT, 1, ONE, **options)
             reply.result(20)
         assert isinstance(caught.value, RuntimeError)
@@ -175,12 +173,15 @@ def test_names_that_do_not_fit_are_dropped_and_the_completions_kept(scripted, ca
     answered(server, DRAWN, sample_sequence_ids=["a", "b"])
     (drawn,) = sampler.sample(PROMPT, 1, ONE).sequences
     assert (drawn.tokens, drawn.sequence_id) == ([1], None)
-    assert "named 2 completions and sent 1" in caplog.text
+    assert "Sequence ids dropped: ids=2 completions=1 request_id=req-1" in caplog.text
 
 
-def test_targets_travel_as_they_are(scripted):
-    server, _ = scripted
-    options = SampleOptions(target_prompt_logprobs=TARGETS)
-    request = sample_request("s", PROMPT, 1, ONE, False, 0, options)
-    sent = json.loads(json_wire.encode(request))
-    assert sent["target_prompt_logprobs"] == {"data": [1, 2, 3, 4], "dtype": "int64", "shape": [4, 1]}
+def test_target_tokens_are_sent_as_a_tensor(scripted):
+    server, sampler = scripted
+    answered(server, DRAWN)
+    sampler.sample(PROMPT, 1, ONE, target_prompt_logprobs=TARGETS)
+    assert server.sent("asample")[0].body["target_prompt_logprobs"] == {
+        "data": [1, 2, 3, 4],
+        "dtype": "int64",
+        "shape": [4, 1],
+    }

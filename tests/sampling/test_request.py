@@ -5,11 +5,12 @@ import threading
 
 import pytest
 from scripted_server import Answer, SteppedClock, bare_session
+from throttle_examples import until
 
 from tinkex_sync import RetryConfig, errors, hookimpl, types
 from tinkex_sync.clients.sampling import SamplingClient
 from tinkex_sync.concurrency.clock import ScaledClock
-from tinkex_sync.plugins.hookspecs import Source
+from tinkex_sync.plugins.events import Source
 from tinkex_sync.plugins.queue_log import QueueLog
 from tinkex_sync.polling.poller import ServerFuture, poll
 from tinkex_sync.polling.queue_states import QueueStates
@@ -170,7 +171,8 @@ def test_no_more_samples_are_in_progress_than_connections_are_allowed(submitted)
             for thread in threads:
                 thread.join(30)
         assert crowd.served == 60 and 1 <= crowd.most <= 3
-        assert sampler._places._held == 0 and not sampler._places._waiting
+        places = sampler._context.places
+        assert (places.balance, places.waiting) == (3, 0)
 
 
 def test_waiting_for_a_place_ends_with_time_withdrawal_and_close_and_leaks_none():
@@ -213,3 +215,121 @@ def test_waiting_for_a_place_ends_with_time_withdrawal_and_close_and_leaks_none(
         assert ended == [True]
         for future in (last, queued):
             assert isinstance(future.exception(20), errors.ClosedError)
+
+
+def test_four_samples_that_wait_for_a_retry_do_not_block_other_submitted_samples():
+    with bare_session(dispatchers=4) as (server, session):
+        sampler = sampler_of(server, session)
+        accept = server.defaults["asample"]
+
+        def fail_some(request):
+            is_bad = request.body["prompt"]["chunks"][0]["tokens"] == [9]
+            return Answer(503, {}, headers={"Retry-After": "50"}) if is_bad else accept(request)
+
+        server.defaults["asample"] = fail_some
+        bad = [sampler.submit_sample(types.ModelInput.from_ints([9]), 1, ONE) for _ in range(4)]
+        until(lambda: [call.phase for call in session.open_calls()] == ["retrying"] * 4)
+        good = [sampler.submit_sample(PROMPT, 1, ONE) for _ in range(40)]
+        assert all(future.result(10).sequences for future in good)
+        assert not any(future.done() for future in bad)
+        assert session.throttle.status()["in_flight"] == 0
+
+
+@pytest.mark.parametrize("wait", ["dispatcher", "place", "permit", "turn"])
+def test_the_timeout_of_a_submitted_sample_ends_every_wait_before_it_is_sent(wait):
+    limits = {"max_dispatches": 1} if wait in ("dispatcher", "permit") else {}
+    connections = {"max_connections": 1} if wait == "place" else {}
+    with bare_session(dispatchers=1, **limits) as (server, session):
+        sampler = sampler_of(server, session, **connections)
+        if wait == "dispatcher":
+            server.script("asample", Answer(body={}, hold=lambda: server.stopping.wait(20)))
+        elif wait == "place":
+            server.defaults["retrieve_future"] = Answer(408, {}, hold=lambda: server.stopping.wait(0.02))
+        else:
+            server.script("asample", Answer(429, {}, headers={"Retry-After": "50"}))
+        first = sampler.submit_sample(PROMPT, 1, ONE)
+        until(lambda: server.sent("retrieve_future" if wait == "place" else "asample"))
+        if wait in ("permit", "turn"):
+            until(lambda: session.throttle.status()["pace"] is not None)
+        late = sampler.submit_sample(PROMPT, 1, ONE, timeout=0.05)
+        error = late.exception(10)
+        assert isinstance(error, errors.DeadlineExceeded)
+        assert error.phase in ("queued", "throttled") and error.sent == "no"
+        assert not first.done()
+        assert len(server.sent("asample")) == 1
+        until(lambda: len(session.open_calls()) == 1)
+
+
+@pytest.mark.parametrize("submitted", [False, True])
+def test_a_sample_that_is_refused_without_end_fails_for_lack_of_progress(submitted):
+    with bare_session(ScaledClock(100.0)) as (server, session):
+        sampler = sampler_of(server, session, progress_timeout=30.0)
+        server.defaults["asample"] = Answer(429, {})
+        with pytest.raises(errors.APIConnectionError, match="No progress made in 30.0s"):
+            if submitted:
+                sampler.submit_sample(PROMPT, 1, ONE).result(20)
+            else:
+                sampler.sample(PROMPT, 1, ONE)
+        assert session.throttle.status()["in_flight"] == 0
+
+
+def test_thousands_of_submitted_samples_need_few_threads_while_they_wait():
+    with bare_session(dispatchers=4) as (server, session):
+        sampler = sampler_of(server, session)
+        server.defaults["asample"] = Answer(429, {}, headers={"Retry-After": "50"})
+        futures = [sampler.submit_sample(PROMPT, 1, ONE) for _ in range(3000)]
+        until(lambda: session.throttle.status()["waiting"] >= 900)
+        assert sum(thread.name.startswith("tinkex-") for thread in threading.enumerate()) <= 100
+        session.close()
+        assert all(isinstance(future.exception(10), errors.ClosedError) for future in futures)
+
+
+def test_no_permit_place_or_wake_is_lost_when_the_server_limits_and_fails():
+    """Blocking and submitted samples, timeouts and cancellations share one throttle with few places."""
+    pace = {"pace_start": 1000.0, "pace_floor": 500.0, "small_backoff": 0.01}
+    with bare_session(max_dispatches=5, dispatchers=3, **pace) as (server, session):
+        sampler = sampler_of(server, session, max_connections=8)
+        accept, lock, count = server.defaults["asample"], threading.Lock(), [0]
+
+        def misbehave(request):
+            with lock:
+                count[0] += 1
+                number = count[0]
+            if number % 7 == 0:
+                return Answer(429, {}, headers={"retry-after-ms": "10"})
+            if number % 11 == 0:
+                return Answer(503, {}, headers={"retry-after-ms": "10"})
+            return accept(request)
+
+        server.defaults["asample"] = misbehave
+        outcomes = []
+
+        def block():
+            for number in range(20):
+                try:
+                    sampler.sample(PROMPT, 1, ONE, timeout=0.02 if number % 5 == 0 else None)
+                    outcomes.append("ok")
+                except errors.DeadlineExceeded:
+                    outcomes.append("late")
+
+        threads = [threading.Thread(target=block) for _ in range(6)]
+        for thread in threads:
+            thread.start()
+        futures = [
+            sampler.submit_sample(PROMPT, 1, ONE, timeout=0.02 if number % 5 == 0 else None)
+            for number in range(200)
+        ]
+        for future in futures[::9]:
+            future.cancel()
+        for thread in threads:
+            thread.join(30)
+        assert len(outcomes) == 120
+        for future in futures:
+            if not future.cancelled():
+                error = future.exception(30)
+                assert error is None or isinstance(error, errors.DeadlineExceeded), error
+        until(lambda: not session.open_calls())
+        status, places = session.throttle.status(), sampler._context.places
+        assert (status["in_flight"], status["waiting"]) == (0, 0)
+        assert status["bytes_left"] == session.throttle.limits.dispatch_bytes
+        assert (places.balance, places.waiting) == (8, 0)

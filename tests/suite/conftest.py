@@ -1,17 +1,17 @@
-"""Every test of the suite runs on the embedded server and on each imitation in front of it."""
+"""Fixtures that run each test of the suite on the embedded server and on every imitation."""
 
 import pytest
-from imitations import EMBEDDED, HATCHERY, LATE, NEITHER, SKYRL, STRICT, TUFT, TUFT_TODAY, Imitation, client
+from imitations import EMBEDDED, HATCHERY, LATE, NEITHER, SKYRL, STRICT, TUFT, TUFT_0_38, Imitation, client
 
 from tinkex_sync.concurrency.clock import ScaledClock
 from tinkex_sync.local import Faults
 
-ROWS = (EMBEDDED, SKYRL, TUFT, LATE, TUFT_TODAY, HATCHERY, NEITHER, STRICT)
+PROFILES = (EMBEDDED, SKYRL, TUFT, LATE, TUFT_0_38, HATCHERY, NEITHER, STRICT)
 
 
-@pytest.fixture(params=ROWS, ids=[row.name for row in ROWS])
+@pytest.fixture(params=PROFILES, ids=[profile.name for profile in PROFILES])
 def imitated(request, server):
-    """A server of each kind; the work is done by the embedded one."""
+    """A server with each profile. The embedded server computes the results."""
     server.set_faults(Faults())
     with Imitation(request.param, engine=server.base_url) as running:
         yield running
@@ -20,13 +20,20 @@ def imitated(request, server):
 
 @pytest.fixture
 def user(imitated):
-    """A client of it."""
+    """A client of ``imitated``."""
     with client(imitated) as service:
         yield service
 
 
 @pytest.fixture
 def quick(imitated):
-    """A client whose waits are short, and whose chunks are small."""
+    """A client of ``imitated`` with a 20 times faster clock and chunks of two datums."""
     with client(imitated, clock=ScaledClock(20), max_chunk_datums=2) as service:
+        yield service
+
+
+@pytest.fixture
+def very_quick(imitated):
+    """Like ``quick``, with a 60 times faster clock, for errors that the client retries for a minute."""
+    with client(imitated, clock=ScaledClock(60), max_chunk_datums=2) as service:
         yield service

@@ -1,16 +1,16 @@
-"""A recorder of observer events for the suite."""
+"""A recorder of observer events."""
 
 import threading
 
 
 class EventRecorder:
-    """Records the events an observer receives, and waits for a condition on them."""
+    """Records the events that an observer receives, and waits for conditions. Thread-safe."""
 
     def __init__(self):
         self.changed = threading.Condition()
         self.events = []
 
-    def note(self, *event):
+    def record(self, *event):
         with self.changed:
             self.events.append(event)
             self.changed.notify_all()

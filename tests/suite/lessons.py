@@ -1,4 +1,4 @@
-"""What the models of the suite learn, and how well they know it."""
+"""Models and training data of the suite, and measures of what a model has learned."""
 
 from tinkex_sync import types
 
@@ -21,7 +21,7 @@ def datum(text=TEXT):
 
 
 def datums(count):
-    """Each longer than the one before, so that a result tells which it is of."""
+    """Return datums of increasing length, so that a result identifies its datum."""
     return [datum(TEXT[: 3 + index]) for index in range(count)]
 
 
@@ -34,11 +34,11 @@ def logprobs(output):
 
 
 def loss(output):
-    """Nats per token; not every server says in its metrics."""
+    """Return the loss in nats per token. Not every server returns it as a metric."""
     flat = [value for one in logprobs(output) for value in one]
     return -sum(flat) / len(flat)
 
 
-def known(model):
-    """How the model does now."""
+def current_logprobs(model):
+    """Return the logprobs of the datum under the current weights."""
     return logprobs(model.forward([datum()], "cross_entropy"))[0]

@@ -1,30 +1,30 @@
-"""Which protocol a server speaks is found out on every server, and works there, without a switch."""
+"""Negotiation of the protocol version on every server."""
 
 import pytest
-from imitations import SKYRL, TUFT_TODAY, Imitation, client
+from imitations import SKYRL, TUFT_0_38, Imitation, client
 from lessons import ADAM, GREEDY, MODEL, datum, logprobs, model, prompt
 
 from tinkex_sync import APIStatusError, errors
 from tinkex_sync.protocol import protobuf_schema as schema
 
-#: Name of a server: the wire, and the bytes of samples in dispatch, that it is given.
-SPOKEN = {
-    "TuFT, today": ("protobuf", 10485760),
+#: The wire and the limit of dispatch bytes that the client uses, by server.
+NEGOTIATED = {
+    "TuFT, 0.38": ("protobuf", 10485760),
     "Hatchery": ("json", 134217728),
 }
 
 
-def test_each_server_gets_what_it_takes_and_nothing_else(user, imitated):
-    spoken = user.status()["protocol"]
-    wire, dispatch_bytes = SPOKEN.get(imitated.column.name, ("json", 5242880))
-    assert (spoken["wire"], spoken["chosen"]) == (wire, "auto")
-    assert spoken["limits"]["dispatch_bytes"] == dispatch_bytes
+def test_client_sends_only_what_the_server_accepts(user, imitated):
+    negotiated = user.status()["protocol"]
+    wire, dispatch_bytes = NEGOTIATED.get(imitated.profile.name, ("json", 5242880))
+    assert (negotiated["wire"], negotiated["chosen"]) == (wire, "auto")
+    assert negotiated["limits"]["dispatch_bytes"] == dispatch_bytes
     learner = model(user)
     learner.train_step([datum()], "cross_entropy", ADAM)
     learner.forward([datum()], "cross_entropy")
-    sampler = learner.save_weights_and_get_sampling_client("spoken")
+    sampler = learner.save_weights_and_get_sampling_client("negotiated")
     assert len(sampler.sample(prompt(), 2, GREEDY).sequences) == 2
-    # Nothing was tried in vain, and no key was exchanged.
+    # No request was rejected, and no key was exchanged.
     assert [number for number, _ in imitated.numbers()] == [1, 2, 3, 4]
     trained = imitated.requests_to("forward", "forward_backward", "optim_step", "save_weights_for_sampler")
     assert [number for _, number, _, _ in trained] == [1, 2, 3, 4]
@@ -32,13 +32,13 @@ def test_each_server_gets_what_it_takes_and_nothing_else(user, imitated):
     assert len(imitated.requests_to("client_config", "client/config")) == 1
 
 
-def test_the_second_client_of_a_server_does_not_ask_again(user, imitated):
+def test_second_client_of_a_server_does_not_negotiate_again(user, imitated):
     with client(imitated) as second:
         assert second.status()["protocol"]["wire"] == user.status()["protocol"]["wire"]
     assert len(imitated.requests_to("client_config", "client/config")) == 1
 
 
-def test_both_wires_of_one_server_give_the_same_numbers(server):
+def test_json_and_protobuf_give_the_same_numbers(server):
     def outputs(protocol):
         with (
             Imitation(SKYRL, engine=server.base_url) as running,
@@ -53,13 +53,13 @@ def test_both_wires_of_one_server_give_the_same_numbers(server):
 
     old, new = outputs("0.7"), outputs("0.38")
     assert new[2] == old[2]
-    for ours, theirs in zip((*new[0], *new[1], new[3]), (*old[0], *old[1], old[3])):
-        assert ours == pytest.approx(theirs, rel=1e-5)
+    for new_value, old_value in zip((*new[0], *new[1], new[3]), (*old[0], *old[1], old[3])):
+        assert new_value == pytest.approx(old_value, rel=1e-5)
 
 
 @pytest.mark.parametrize("operation", ["forward", "forward_backward"])
-def test_a_server_that_announces_nothing_and_takes_only_protobuf_is_found_out(server, operation):
-    with Imitation(TUFT_TODAY, engine=server.base_url) as running:
+def test_client_switches_to_protobuf_if_the_server_rejects_json(server, operation):
+    with Imitation(TUFT_0_38, engine=server.base_url) as running:
         running.script["client_config"] = [(404, '{"detail": "Not Found"}')]
         with client(running) as service:
             assert service.status()["protocol"]["wire"] == "json"
@@ -67,13 +67,13 @@ def test_a_server_that_announces_nothing_and_takes_only_protobuf_is_found_out(se
             for _ in range(2):
                 getattr(learner, operation)([datum()], "cross_entropy")
             assert service.status()["protocol"]["wire"] == "protobuf"
-        # Once refused, with the same number again, and not tried again.
+        # The rejected request is sent again with the same number, and later requests are not rejected.
         assert [number for _, number, _, _ in running.requests_to(operation)] == [1, 1, 2]
 
 
-def test_whoever_insists_on_the_older_protocol_is_told(server):
+def test_error_for_a_configured_protocol_that_the_server_rejects_names_the_setting(server):
     with (
-        Imitation(TUFT_TODAY, engine=server.base_url) as running,
+        Imitation(TUFT_0_38, engine=server.base_url) as running,
         client(running, protocol="0.7") as service,
         pytest.raises(APIStatusError, match='set protocol="auto"') as caught,
     ):
@@ -81,7 +81,7 @@ def test_whoever_insists_on_the_older_protocol_is_told(server):
     assert caught.value.status_code == 415
 
 
-def test_without_the_extra_only_a_server_that_wants_protobuf_asks_for_it(imitated, monkeypatch):
+def test_missing_protobuf_is_an_error_only_if_the_server_requires_it(imitated, monkeypatch):
     def missing(name):
         raise schema.missing_extra("protobuf")
 
@@ -92,10 +92,10 @@ def test_without_the_extra_only_a_server_that_wants_protobuf_asks_for_it(imitate
             len(service.create_sampling_client(base_model=MODEL).sample(prompt(), 1, GREEDY).sequences) == 1
         )
         learner = model(service)
-        if "json" in imitated.column.wires:
+        if "json" in imitated.profile.wires:
             assert logprobs(learner.forward_backward([datum()], "cross_entropy"))
         else:
             with pytest.raises(errors.MissingExtraError, match=r"pip install 'tinkex-sync\[proto\]'"):
                 learner.forward_backward([datum()], "cross_entropy")
-            learner.optim_step(ADAM)  # the number is free
+            learner.optim_step(ADAM)  # the number is not used up
         assert [number for number, _ in imitated.numbers()] == [1]

@@ -6,11 +6,22 @@ import threading
 from typing import Any, List, Optional, Tuple
 
 import pytest
-from throttle_examples import MIB5, JumpingClock, accepted, in_threads, join, make, refused, until
+from throttle_examples import (
+    MIB5,
+    BlockingPermit,
+    BlockingThrottle,
+    JumpingClock,
+    accepted,
+    in_threads,
+    join,
+    make,
+    refused,
+    until,
+)
 
 from tinkex_sync.concurrency.clock import ScaledClock
 from tinkex_sync.errors import DeadlineExceeded
-from tinkex_sync.throttle.dispatch import Permit, Throttle, ThrottleLimits
+from tinkex_sync.throttle.dispatch import ThrottleLimits
 
 # -- layers
 
@@ -32,9 +43,9 @@ def test_facts_tell_what_the_permit_took() -> None:
     }
 
 
-def most_at_once(throttle: Throttle, size: int, calls: int) -> Tuple[int, List[Permit]]:
+def most_at_once(throttle: BlockingThrottle, size: int, calls: int) -> Tuple[int, List[BlockingPermit]]:
     """Take permits until one more has to wait; then give all back and let the rest through."""
-    permits: List[Permit] = []
+    permits: List[BlockingPermit] = []
     while len(permits) < calls:
         try:
             permits.append(throttle.permit(size, deadline=0.0))
@@ -116,11 +127,11 @@ def test_wrong_use_is_refused() -> None:
     with pytest.raises(ValueError, match="-5"):
         throttle.permit(-5)
     permit = throttle.permit(1)
-    with pytest.raises(RuntimeError, match="await_turn"):
+    with pytest.raises(RuntimeError, match="take_turn"):
         permit.accepted()
     permit.await_turn()
     permit.accepted()
-    with pytest.raises(RuntimeError, match="await_turn"):
+    with pytest.raises(RuntimeError, match="take_turn"):
         permit.refused()
     permit.release()
 
@@ -227,7 +238,7 @@ def test_samples_leave_in_order_of_arrival_but_not_behind_one_that_is_delayed() 
     unlucky = refused(throttle, retry_after=15.0)  # arrived before the others
     permits = [throttle.permit(1) for _ in range(7)]
 
-    def go(number: int, permit: Permit) -> None:
+    def go(number: int, permit: BlockingPermit) -> None:
         permit.await_turn()
         order.append(number)
         permit.accepted()
@@ -235,7 +246,7 @@ def test_samples_leave_in_order_of_arrival_but_not_behind_one_that_is_delayed() 
 
     # They come to the gate in reverse, during the stop of everyone that another refusal begins.
     clock_now = clock.time()
-    throttle._pace.stopped_until = clock_now + 5.0
+    throttle.throttle._pace.stopped_until = clock_now + 5.0
     threads: List[threading.Thread] = []
     for number in reversed(range(7)):
         before = throttle.status()["waiting"]

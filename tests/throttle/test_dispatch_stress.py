@@ -11,11 +11,10 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
-from throttle_examples import MIB5, JumpingClock, in_threads, join, make, refused, until
+from throttle_examples import MIB5, BlockingPermit, JumpingClock, in_threads, join, make, refused, until
 
 from tinkex_sync.concurrency.clock import ScaledClock
 from tinkex_sync.errors import ClosedError, DeadlineExceeded
-from tinkex_sync.throttle.dispatch import Permit
 
 
 def test_the_close_signal_ends_four_hundred_waits_within_a_second() -> None:
@@ -24,7 +23,7 @@ def test_the_close_signal_ends_four_hundred_waits_within_a_second() -> None:
     blocker = refused(throttle, retry_after=1000.0)
     ended: List[str] = []
 
-    def turn(permit: Permit) -> None:
+    def turn(permit: BlockingPermit) -> None:
         with permit:
             try:
                 permit.await_turn()
@@ -41,7 +40,7 @@ def test_the_close_signal_ends_four_hundred_waits_within_a_second() -> None:
     threads = in_threads([lambda permit=permit: turn(permit) for permit in unthrottled] + [enter] * 300)
     until(lambda: throttle.status()["waiting"] == 400)
     begun = time.monotonic()
-    throttle._closing.set()
+    throttle.closing.set()
     join(threads)
     assert time.monotonic() - begun < 1.0
     assert (ended.count("turn"), ended.count("enter")) == (100, 300)
@@ -57,7 +56,7 @@ class ThrottleMachine(RuleBasedStateMachine):
         super().__init__()
         self.clock = JumpingClock()
         self.throttle = make(self.clock, max_dispatches=6, throttled_dispatches=3, dispatch_bytes=1000)
-        self.permits: List[Permit] = []
+        self.permits: List[BlockingPermit] = []
 
     def charged(self) -> int:
         return sum(permit.facts.charged_bytes for permit in self.permits)

@@ -29,7 +29,7 @@ def test_results_are_merged_in_the_order_of_the_chunks(imitation, model):
     def reversed_polls(endpoint, body):
         if endpoint != "retrieve_future":
             return handle(endpoint, body)
-        number = imitation._promises[body["request_id"]].number
+        number = imitation.accepted_operations[body["request_id"]].number
         with order:
             # The result of the last chunk is returned first.
             assert order.wait_for(lambda: number == 5 - len(seen), 20)

@@ -63,7 +63,7 @@ def test_an_operation_that_was_sent_cannot_be_withdrawn(imitation, model):
     future = model.submit_forward(datums(1), "cross_entropy")
     imitation.until(lambda: imitation.polls == 1)
     assert not future.cancel()
-    assert future.request_id in imitation._promises
+    assert future.request_id in imitation.accepted_operations
     with pytest.raises(DeadlineExceeded):
         future.result(0.05)
     assert not future.done()

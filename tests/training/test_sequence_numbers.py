@@ -3,9 +3,9 @@
 import pytest
 from imitations import (
     ADAM,
-    COLUMNS,
     HATCHERY,
     NEITHER,
+    PROFILES,
     SKYRL,
     TUFT,
     Imitation,
@@ -26,7 +26,7 @@ from tinkex_sync import (
 )
 from tinkex_sync.concurrency.clock import ScaledClock
 
-NAMES = [column.name for column in COLUMNS]
+NAMES = [profile.name for profile in PROFILES]
 POSTS = 8
 
 
@@ -59,26 +59,26 @@ OPERATIONS = [
 ]
 
 
-@pytest.mark.parametrize("column", COLUMNS, ids=NAMES)
-def test_operations_have_consecutive_numbers_from_1(column):
-    with Imitation(column) as server:
+@pytest.mark.parametrize("profile", PROFILES, ids=NAMES)
+def test_operations_have_consecutive_numbers_from_1(profile):
+    with Imitation(profile) as server:
         assert run(server) == ["ok"] * 4
         assert server.numbers() == list(enumerate(OPERATIONS, 1))
 
 
 @pytest.mark.parametrize("lost", range(POSTS))
-@pytest.mark.parametrize("column", COLUMNS, ids=NAMES)
-def test_a_request_that_never_arrived_is_sent_again_under_its_number(column, lost):
-    with Imitation(column) as server:
+@pytest.mark.parametrize("profile", PROFILES, ids=NAMES)
+def test_a_request_that_never_arrived_is_sent_again_under_its_number(profile, lost):
+    with Imitation(profile) as server:
         server.script["training"] = [None] * lost + ["before"]
         assert run(server) == ["ok"] * 4
         assert server.numbers() == list(enumerate(OPERATIONS, 1))
 
 
 @pytest.mark.parametrize("lost", range(POSTS))
-@pytest.mark.parametrize("column", [SKYRL, HATCHERY], ids=["SkyRL", "Hatchery"])
-def test_servers_that_deduplicate_apply_nothing_twice_after_a_lost_response(column, lost):
-    with Imitation(column) as server:
+@pytest.mark.parametrize("profile", [SKYRL, HATCHERY], ids=["SkyRL", "Hatchery"])
+def test_servers_that_deduplicate_apply_nothing_twice_after_a_lost_response(profile, lost):
+    with Imitation(profile) as server:
         server.script["training"] = [None] * lost + ["after"]
         assert run(server) == ["ok"] * 4
         assert server.numbers() == list(enumerate(OPERATIONS, 1))
@@ -120,9 +120,9 @@ def test_servers_that_ignore_numbers_may_apply_an_operation_twice_after_a_lost_r
         assert server.numbers() == expected[: lost + 1] + expected[lost:]
 
 
-@pytest.mark.parametrize("column", COLUMNS, ids=NAMES)
-def test_the_number_of_a_rejected_operation_is_used_by_the_next_one(column):
-    with Imitation(column) as server, client(server, clock=ScaledClock(50)) as service:
+@pytest.mark.parametrize("profile", PROFILES, ids=NAMES)
+def test_the_number_of_a_rejected_operation_is_used_by_the_next_one(profile):
+    with Imitation(profile) as server, client(server, clock=ScaledClock(50)) as service:
         model = training(service)
         model.forward_backward(datums(1), "cross_entropy")
         server.script["training"] = [(400, {"detail": "the learning rate is out of range"})]
@@ -144,9 +144,9 @@ def test_statuses_that_some_servers_return_permanently_are_final_after_three_att
         assert server.numbers() == [(1, "optim_step")]
 
 
-@pytest.mark.parametrize("column", COLUMNS, ids=NAMES)
-def test_a_chunk_rejected_in_the_middle_is_a_partial_batch_and_withdraws_the_optimizer_step(column):
-    with Imitation(column) as server, client(server, max_chunk_datums=2, clock=ScaledClock(50)) as service:
+@pytest.mark.parametrize("profile", PROFILES, ids=NAMES)
+def test_a_chunk_rejected_in_the_middle_is_a_partial_batch_and_withdraws_the_optimizer_step(profile):
+    with Imitation(profile) as server, client(server, max_chunk_datums=2, clock=ScaledClock(50)) as service:
         model = training(service)
         server.script["training"] = [None, (400, {"detail": "datum 3 is too long"})]
         backward, step = model.submit_train_step(datums(5), "cross_entropy", ADAM)
@@ -184,9 +184,9 @@ def test_a_rejected_first_chunk_is_raised_as_its_own_error():
         assert server.numbers() == []
 
 
-@pytest.mark.parametrize("column", [SKYRL, HATCHERY], ids=["SkyRL", "Hatchery"])
-def test_an_operation_whose_result_was_lost_once_is_sent_again_with_the_same_number_key_and_body(column):
-    with Imitation(column) as server, client(server, clock=ScaledClock(50)) as service:
+@pytest.mark.parametrize("profile", [SKYRL, HATCHERY], ids=["SkyRL", "Hatchery"])
+def test_an_operation_whose_result_was_lost_once_is_sent_again_with_the_same_number_key_and_body(profile):
+    with Imitation(profile) as server, client(server, clock=ScaledClock(50)) as service:
         model = training(service)
         server.expires[1] = 1
         model.forward_backward(datums(2), "cross_entropy")
@@ -196,9 +196,9 @@ def test_an_operation_whose_result_was_lost_once_is_sent_again_with_the_same_num
         assert server.numbers() == [(1, "forward_backward"), (2, "optim_step")]
 
 
-@pytest.mark.parametrize("column", COLUMNS, ids=NAMES)
-def test_a_result_that_was_lost_twice_is_an_error_and_the_operation_keeps_its_number(column):
-    with Imitation(column) as server, client(server, clock=ScaledClock(50)) as service:
+@pytest.mark.parametrize("profile", PROFILES, ids=NAMES)
+def test_a_result_that_was_lost_twice_is_an_error_and_the_operation_keeps_its_number(profile):
+    with Imitation(profile) as server, client(server, clock=ScaledClock(50)) as service:
         model = training(service)
         server.expires[1] = 100
         with pytest.raises(PromiseExpiredError, match="was accepted"):
@@ -206,19 +206,19 @@ def test_a_result_that_was_lost_twice_is_an_error_and_the_operation_keeps_its_nu
         model.optim_step(ADAM)
         sent = [number for _, number, _, _ in server.requests_to("forward_backward")]
         # Sent once more. A server that requires the next number returns 409, which is attempted three times.
-        assert sent == [1] * (4 if column is TUFT else 2)
+        assert sent == [1] * (4 if profile is TUFT else 2)
         assert server.numbers()[-1] == (2, "optim_step")
 
 
-@pytest.mark.parametrize("column", COLUMNS, ids=NAMES)
-def test_an_operation_that_failed_on_the_server_keeps_its_number(column):
-    with Imitation(column) as server, client(server, clock=ScaledClock(50)) as service:
+@pytest.mark.parametrize("profile", PROFILES, ids=NAMES)
+def test_an_operation_that_failed_on_the_server_keeps_its_number(profile):
+    with Imitation(profile) as server, client(server, clock=ScaledClock(50)) as service:
         model = training(service)
         server.fails.add(1)
         with pytest.raises(TinkexError, match="it failed") as caught:
             model.forward_backward(datums(1), "cross_entropy")
         assert not isinstance(caught.value, OutcomeUnknownError)
-        if column.failure == "failed":
+        if profile.failure == "failed":
             assert isinstance(caught.value, RequestFailedError)
         model.optim_step(ADAM)
         assert server.numbers() == [(1, "forward_backward"), (2, "optim_step")]

@@ -11,7 +11,7 @@ from .groups import Command
 from .output import Output, pass_output
 
 if TYPE_CHECKING:
-    from ..plugins.registry import Observers, PluginStatus
+    from ..plugins import Observers, PluginStatus
 
 __all__ = ["load_observers", "plugins"]
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Callable, Dict, ForwardRef, Generic, Opti
 from ..concurrency.primitives import Lock
 from ..config import Config
 from ..errors import ClosedError, ConfigError
-from ..futures import Future, Operation
+from ..futures import Future, Operation, resolve
 from ..heartbeat import start_heartbeat
 from ..http.call_state import CallState
 from ..http.request import Request
@@ -148,11 +148,9 @@ class CallOperation(Generic[T]):
         try:
             result = self._function(future.call, deadline)
         except BaseException as error:
-            session.end(future.call)
-            future.set_exception(error)
+            resolve(session, future, error=error)
         else:
-            session.end(future.call)
-            future.set_result(result)
+            resolve(session, future, result)
 
 
 def request_operation(

@@ -197,7 +197,7 @@ class RestClient(RebuildingClient):
             checkpoint_id: ``weights/NAME`` or ``sampler_weights/NAME``.
         """
         parts = {"run": training_run_id, "checkpoint_path": checkpoint_id}
-        return self._request("delete_checkpoint", "delete_checkpoint", parts, decode=_nothing)
+        return self._change("delete_checkpoint", "delete_checkpoint", parts)
 
     submit_delete_checkpoint = submitted(delete_checkpoint)
 
@@ -210,9 +210,8 @@ class RestClient(RebuildingClient):
         Args:
             tinker_path: ``tinker://RUN/weights/NAME`` or ``tinker://RUN/sampler_weights/NAME``.
         """
-        parts = _path_parts(tinker_path)
-        return self._request(
-            "delete_checkpoint_from_tinker_path", "delete_checkpoint", parts, decode=_nothing
+        return self._change(
+            "delete_checkpoint_from_tinker_path", "delete_checkpoint", _path_parts(tinker_path)
         )
 
     submit_delete_checkpoint_from_tinker_path = submitted(delete_checkpoint_from_tinker_path)
@@ -222,9 +221,8 @@ class RestClient(RebuildingClient):
         self, tinker_path: str, *, timeout: Optional[float] = None
     ) -> Operation[None]:
         """Make a checkpoint readable for all accounts. POST .../checkpoints/{id}/publish."""
-        parts = _path_parts(tinker_path)
-        return self._request(
-            "publish_checkpoint_from_tinker_path", "publish_checkpoint", parts, decode=_nothing
+        return self._change(
+            "publish_checkpoint_from_tinker_path", "publish_checkpoint", _path_parts(tinker_path)
         )
 
     submit_publish_checkpoint_from_tinker_path = submitted(publish_checkpoint_from_tinker_path)
@@ -234,9 +232,8 @@ class RestClient(RebuildingClient):
         self, tinker_path: str, *, timeout: Optional[float] = None
     ) -> Operation[None]:
         """Make a published checkpoint private again. DELETE .../checkpoints/{id}/publish."""
-        parts = _path_parts(tinker_path)
-        return self._request(
-            "unpublish_checkpoint_from_tinker_path", "unpublish_checkpoint", parts, decode=_nothing
+        return self._change(
+            "unpublish_checkpoint_from_tinker_path", "unpublish_checkpoint", _path_parts(tinker_path)
         )
 
     submit_unpublish_checkpoint_from_tinker_path = submitted(unpublish_checkpoint_from_tinker_path)
@@ -294,9 +291,7 @@ class RestClient(RebuildingClient):
         """
         body = types.SetCheckpointTtlRequest(check_ttl(ttl_seconds))
         parts = _path_parts(tinker_path)
-        return self._request(
-            "set_checkpoint_ttl_from_tinker_path", "checkpoint_ttl", parts, body=body, decode=_nothing
-        )
+        return self._change("set_checkpoint_ttl_from_tinker_path", "checkpoint_ttl", parts, body)
 
     submit_set_checkpoint_ttl_from_tinker_path = submitted(set_checkpoint_ttl_from_tinker_path)
 
@@ -400,8 +395,7 @@ class RestClient(RebuildingClient):
     ) -> Operation[None]:
         """Assign a session and its training runs to a project. PUT /api/v1/sessions/{id}/project, 0.38.0."""
         body = types.AssignSessionProjectRequest(check_text("project_id", project_id))
-        parts = {"session": session_id}
-        return self._request("assign_session_project", "session_project", parts, body=body, decode=_nothing)
+        return self._change("assign_session_project", "session_project", {"session": session_id}, body)
 
     submit_assign_session_project = submitted(assign_session_project)
 
@@ -437,9 +431,11 @@ class RestClient(RebuildingClient):
         request = Request(endpoint, body, parts=parts or {}, query=query or None)
         return request_operation(self, name, request, decode)
 
-
-def _nothing(response: Any) -> None:
-    """Return the result of an operation whose response has no content."""
+    def _change(
+        self, name: str, endpoint: str, parts: Mapping[str, str], body: Any = None
+    ) -> CallOperation[None]:
+        """Return the operation that sends one request whose response has no content."""
+        return self._request(name, endpoint, parts, body=body, decode=lambda response: None)
 
 
 def _path_parts(tinker_path: str) -> Dict[str, str]:

@@ -25,8 +25,7 @@ from ..validation import check_count, check_text
 from .base import CallOperation, Client, blocking, request_operation, submitted
 from .model_creation import ModelFromCheckpoint, NewModel
 from .rest import RestClient
-from .sampling import SamplingClient
-from .sampling_sessions import sampling_client_operation
+from .sampling import SamplingClient, sampling_client_operation
 from .training import TrainingClient
 
 __all__ = ["ServiceClient", "resolve_endpoint"]

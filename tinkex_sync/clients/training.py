@@ -18,8 +18,7 @@ from ..training.lane import TrainingLane
 from ..training.operations import OptimizerStep, RequestOperation, TrainStep, TrainStepOutput
 from ..validation import check_labels, check_model_path, check_optional_text, check_text, check_ttl
 from .base import CallOperation, Client, blocking, request_operation, submitted
-from .sampling import SamplingClient
-from .sampling_sessions import open_sampling_client
+from .sampling import SamplingClient, open_sampling_client
 
 __all__ = ["TrainStepOutput", "TrainingClient"]
 

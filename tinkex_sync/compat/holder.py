@@ -8,7 +8,7 @@ from typing import Any, Dict, Optional, Set, Tuple
 
 from ..concurrency.clock import Clock
 from ..concurrency.primitives import Lock
-from ..plugins.hookspecs import Source, hookimpl
+from ..plugins import Source, hookimpl
 from ..plugins.queue_log import QueueLog
 from ..session import Session
 from ..types import QueueState

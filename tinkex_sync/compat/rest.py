@@ -7,21 +7,13 @@ from typing import Any, Dict, Optional
 from .. import types
 from ..clients import RestClient as _Native
 from ..clients.base import request_operation
-from ..futures import Future
 from ..http.request import Request
 from .absent import Explained
 from .calls import api_future_method, async_result_method, future_method
+from .futures import APIFuture
 from .holder import Holder, TelemetryProvider
 
 __all__ = ["RestClient"]
-
-
-def _submit_get_server_capabilities(rest: _Native) -> Future[types.GetServerCapabilitiesResponse]:
-    name = "get_server_capabilities"
-    return request_operation(rest, name, Request(name)).submit()
-
-
-_submit_get_server_capabilities.__name__ = "submit_get_server_capabilities"
 
 
 class RestClient(TelemetryProvider, Explained):
@@ -37,7 +29,11 @@ class RestClient(TelemetryProvider, Explained):
     def __setstate__(self, state: Dict[str, Any]) -> None:
         self._holder, self.native = None, state["native"]
 
-    get_server_capabilities = api_future_method(_submit_get_server_capabilities)
+    def get_server_capabilities(self) -> APIFuture[types.GetServerCapabilitiesResponse]:
+        """Return the future of the base models that the server supports."""
+        name = "get_server_capabilities"
+        return APIFuture(request_operation(self.native, name, Request(name)).submit())
+
     get_weights_info_by_tinker_path = api_future_method(_Native.submit_get_weights_info_by_tinker_path)
     get_sampler = api_future_method(_Native.submit_get_sampler)
     get_sampler_async = async_result_method(_Native.submit_get_sampler)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Dict, Optional
 
 from .. import clients as native_clients
-from ..clients.sampling_sessions import sampling_client_operation
+from ..clients.sampling import sampling_client_operation
 from ..http.retry import RetryConfig
 from .absent import Explained
 from .calls import async_result_method, future_method, result_method

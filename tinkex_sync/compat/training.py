@@ -55,8 +55,7 @@ class TrainingClient(QueueStateObserver, Explained):
     @property
     def model_id(self) -> str:
         """The server's id of the model."""
-        model_id: str = self.native.model_id
-        return model_id
+        return self.native.model_id
 
     def forward(
         self,

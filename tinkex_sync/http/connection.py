@@ -50,9 +50,6 @@ __all__ = ["Connection"]
 #: Seconds; a longer timeout means no deadline.
 _LONGEST_TIMEOUT = 3e9
 
-#: Makes one attempt of a call.
-Attempt = Callable[[Request, Attempts], Reply]
-
 
 class Connection:
     """Sends requests to one server, retries them by their endpoint's policy, and reports to observers.
@@ -84,19 +81,12 @@ class Connection:
         """The server's capabilities, as negotiated so far."""
         return self.negotiation.capabilities
 
-    def call(
-        self,
-        request: Request,
-        attempts: Optional[Attempts] = None,
-        make_attempt: Optional[Attempt] = None,
-    ) -> Any:
+    def call(self, request: Request, attempts: Optional[Attempts] = None) -> Any:
         """Send a request, retry it by the policy of its endpoint, and decode the response.
 
         Args:
             request: The request. An endpoint without a policy is sent once.
             attempts: From :meth:`attempts`, for callers that read it afterwards.
-            make_attempt: Makes each attempt instead of :meth:`send_once` with payment waits, in ``running()`` of the
-                attempts.
 
         Returns:
             The decoded response; a :class:`~tinkex_sync.http.transport.Reply` if the endpoint's row names no type;
@@ -118,7 +108,7 @@ class Connection:
                     sleep=lambda delay: self.sleep(delay, request.deadline, request.call),
                     before_sleep=self._report_retry,
                 )
-                reply = retrying(make_attempt or self._attempt, request, made)
+                reply = retrying(self._attempt, request, made)
             return reply if row.reply is None else row.reply.from_wire(reply.json())
         except APIError as error:
             if row.policy is not None and isinstance(error, (APIStatusError, APIConnectionError)):
@@ -307,19 +297,22 @@ class Connection:
         if call is not None:
             call.phase = phase
         left = remaining(self.clock, deadline)
-        with self._lock:
-            self._retrying += 1
+        self.count_retrying(1)
         try:
             closed = self.clock.wait(self.closing, seconds if left is None else min(seconds, left))
         finally:
-            with self._lock:
-                self._retrying -= 1
+            self.count_retrying(-1)
         if closed:
             raise ClosedError("the client was closed while a call waited for its next attempt")
         if left is not None and left <= seconds:
             if call is not None:
                 raise call.deadline_exceeded()
             raise DeadlineExceeded("the timeout ran out while retrying", phase="retrying", sent="unknown")
+
+    def count_retrying(self, change: int) -> None:
+        """Add ``change`` to the number of calls that wait for a retry."""
+        with self._lock:
+            self._retrying += change
 
     def wait(self, event: Event, until: Optional[float] = None) -> None:
         """Wait until ``event`` is set or until a time of the clock.

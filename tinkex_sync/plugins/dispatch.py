@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import logging
+import inspect
 import operator
 import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import Any, Callable, Dict, Iterable, Mapping, Optional, Set, Tuple
+from typing import Any, Callable, Dict, Iterable, Mapping, Optional, Sequence, Set, Tuple
 
 import pluggy
 
@@ -16,12 +16,7 @@ from ..concurrency.clock import Clock
 from ..concurrency.primitives import Lock
 from ..errors import PluginError
 from .hookspecs import PREFIX, SPECS, argument_names
-from .loading import UnloadedPlugin
-
-__all__ = ["Hook", "Implementation", "Plugin", "PluginStatus", "make_hook", "read_only"]
-
-# One logger for all messages about plugins, so that users configure one name.
-logger = logging.getLogger("tinkex_sync.plugins")
+from .loading import UnloadedPlugin, logger
 
 #: A function that calls all implementations of a hook; it takes the hook's arguments by name.
 Hook = Callable[..., None]
@@ -40,7 +35,7 @@ class PluginStatus:
     version: Optional[str]
     #: "entry point", "module", "argument" or "builtin".
     origin: str
-    #: "active"; "blocked" by name; "failed" to load; "invalid" (loaded but unusable); or "loading" in another thread.
+    #: "active"; "blocked" by name; "failed" to load; "invalid" (loaded but unusable); "loading" (in progress).
     status: str
     #: Names of the hooks that it implements.
     hooks: Tuple[str, ...] = ()
@@ -53,85 +48,43 @@ class PluginStatus:
 
 
 class Plugin:
-    """One plugin of one ``Observers``, loaded or not. The methods are thread-safe."""
+    """One plugin of one ``Observers``, loaded or not; its name is unique there. The methods are thread-safe.
+
+    Invariant: ``status`` is replaced with ``_lock`` held and never modified, so it is read without the lock.
+    """
 
     def __init__(self, name: str, found: UnloadedPlugin) -> None:
         self.name = name
         self.found = found
-        #: The loaded module or instance; None before loading.
-        self.object: Any = None
-        self.status = "loading"
-        self.hooks: Tuple[str, ...] = ()
-        self.unknown_hooks: Tuple[str, ...] = ()
+        #: The loaded module or instance; before loading the value that was found.
+        self.object: Any = found.value
+        self.status = PluginStatus(name, found.distribution, found.version, found.origin, "loading")
         self._lock = Lock()
-        self._error = ""  # guarded by _lock
-        self._errors: Dict[str, int] = {}  # guarded by _lock
         self._slow_hooks: Set[str] = set()  # guarded by _lock
 
-    def reject(self, status: str, error: str) -> None:
-        """Set a status other than "active", and its reason."""
-        self.status = status
+    def update(self, **changes: Any) -> None:
+        """Replace fields of the status."""
         with self._lock:
-            self._error = error
+            self.status = replace(self.status, **changes)
 
     def record_error(self, hook: str, error: Exception) -> None:
         """Count an error of a hook and log the first one. Call inside the ``except`` clause."""
         with self._lock:
-            count = self._errors[hook] = self._errors.get(hook, 0) + 1
-            self._error = self._error or f"{hook}: {type(error).__name__}: {error}"
-        if count == 1:
-            logger.warning(
-                "plugin %s failed in %s; further failures of this hook are counted and not logged",
-                self.name,
-                hook,
-                exc_info=True,
-            )
+            errors = {**self.status.errors, hook: self.status.errors.get(hook, 0) + 1}
+            first = self.status.error or f"{hook}: {type(error).__name__}: {error}"
+            self.status = replace(self.status, errors=errors, error=first)
+        if errors[hook] == 1:
+            text = "plugin %s failed in %s; further failures of this hook are counted and not logged"
+            logger.warning(text, self.name, hook, exc_info=True)
 
     def record_slow_call(self, hook: str, elapsed: float) -> None:
         """Log the first slow call of a hook; ``elapsed`` is in seconds."""
         with self._lock:
-            is_known = hook in self._slow_hooks
+            is_first = hook not in self._slow_hooks
             self._slow_hooks.add(hook)
-        if not is_known:
-            logger.warning(
-                "plugin %s took %.1f s in %s and delayed the calling thread; further slow calls of this hook are"
-                " not logged",
-                self.name,
-                elapsed,
-                hook,
-            )
-
-    def report(self) -> PluginStatus:
-        """Return the current state."""
-        with self._lock:
-            errors, error = dict(self._errors), self._error
-        return PluginStatus(
-            name=self.name,
-            distribution=self.found.distribution,
-            version=self.found.version,
-            origin=self.found.origin,
-            status=self.status,
-            hooks=self.hooks,
-            unknown_hooks=self.unknown_hooks,
-            errors=errors,
-            error=error,
-        )
-
-
-class Implementation:
-    """One hook of one plugin. Immutable."""
-
-    __slots__ = ("function", "key", "plugin", "select_arguments")
-
-    def __init__(self, plugin: Plugin, hookimpl: pluggy.HookImpl, known: Tuple[str, ...]) -> None:
-        self.plugin = plugin
-        self.function = hookimpl.function
-        # pluggy does not pass arguments that have a default value. They are passed here, because they allow a
-        # plugin to support several versions.
-        names = (*hookimpl.argnames, *(name for name in hookimpl.kwargnames if name in known))
-        self.select_arguments = _selector(names)
-        # A plugin class is instantiated once per client; all its instances count as the same plugin.
-        self.key = id(plugin.found.identity(plugin.object))
+        if is_first:
+            text = "plugin %s took %.1f s in %s and delayed the calling thread; this is logged once per hook"
+            logger.warning(text, self.name, elapsed, hook)
 
 
 def _selector(names: Tuple[str, ...]) -> Callable[[Dict[str, Any]], Iterable[Any]]:
@@ -159,30 +112,52 @@ class _CallingThread(threading.local):
 
 _running = _CallingThread()
 
+_Call = Tuple[int, Callable[..., object], Callable[[Dict[str, Any]], Iterable[Any]], Plugin]
 
-def make_hook(hook: str, implementations: Tuple[Implementation, ...], clock: Clock, strict: bool) -> Hook:
+
+def _prepare_call(plugin: Plugin, hookimpl: pluggy.HookImpl, known: Tuple[str, ...]) -> _Call:
+    """Return the plugin's key, its function, the selector of the function's arguments, and the plugin.
+
+    Args:
+        plugin: The plugin that implements the hook.
+        hookimpl: The implementation.
+        known: Names of the hook's arguments.
+    """
+    # A plugin class is instantiated once per client; all its instances count as the same plugin.
+    is_instantiated = plugin.object is not plugin.found.value and not inspect.ismodule(plugin.object)
+    key = id(type(plugin.object) if is_instantiated else plugin.object)
+    # pluggy does not pass arguments that have a default value. They are passed here, because they allow a
+    # plugin to support several versions.
+    names = (*hookimpl.argnames, *(name for name in hookimpl.kwargnames if name in known))
+    return key, hookimpl.function, _selector(names), plugin
+
+
+def make_hook(
+    name: str, implementations: Sequence[Tuple[Plugin, pluggy.HookImpl]], clock: Clock, strict: bool
+) -> Hook:
     """Return the function that calls all implementations of a hook.
 
     A plugin that has a hook running in the current thread is skipped. In strict mode the function raises
     PluginError for an implementation that raises, and TypeError for wrong arguments.
 
     Args:
-        hook: Name of the hook, without the prefix.
-        implementations: The implementations in the order of the calls.
+        name: Full name of the hook.
+        implementations: The implementations in the order of the calls, each with its plugin.
         clock: Source of time for slow calls.
         strict: Whether to raise errors instead of recording them only.
     """
-    expected = frozenset(argument_names(PREFIX + hook))
-    mappings = tuple(name for name, hint in SPECS[PREFIX + hook].__annotations__.items() if "Mapping" in hint)
+    hook = name[len(PREFIX) :]
+    expected = argument_names(name)
+    mappings = tuple(key for key, hint in SPECS[name].__annotations__.items() if "Mapping" in hint)
     # Calling the method of the plain clock would be a quarter of the cost of an event.
     now = time.monotonic if type(clock) is Clock else clock.time
-    calls = tuple((one.key, one.function, one.select_arguments, one.plugin) for one in implementations)
+    calls = tuple(_prepare_call(plugin, hookimpl, expected) for plugin, hookimpl in implementations)
 
     def call(**facts: Any) -> None:
-        if strict and facts.keys() != expected:
+        if strict and facts.keys() != set(expected):
             raise TypeError(f"{hook} takes the arguments {sorted(expected)}, got {sorted(facts)}")
-        for name in mappings:
-            facts[name] = read_only(facts.get(name))
+        for argument in mappings:
+            facts[argument] = read_only(facts.get(argument))
         running = _running.keys
         ended = now()
         for key, function, select_arguments, plugin in calls:

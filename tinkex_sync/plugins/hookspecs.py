@@ -1,6 +1,7 @@
 """The hook specifications: one function for each event that a plugin can observe.
 
-To add a hook, add a function here and an attribute to ``registry.Observers``. These rules hold for every hook:
+To add a hook, add a function named ``tinkex_...`` here and an attribute to ``registry.Observers``. These rules hold
+for every hook:
 
 - A hook is called after the event. Its return value is ignored, and it cannot change what the client does.
 - It runs in the thread of the event. It may run in several threads concurrently. No lock of this package is held.
@@ -19,9 +20,7 @@ The specifications name threads as follows:
 
 from __future__ import annotations
 
-import inspect
-import sys
-from typing import TYPE_CHECKING, Any, Callable, Dict, Mapping, Optional, Sequence, Tuple, TypeVar
+from typing import TYPE_CHECKING, Callable, Dict, Mapping, Optional, Sequence, Tuple
 
 import pluggy
 
@@ -32,37 +31,24 @@ if TYPE_CHECKING:
 
     from ..types import AdamParams
 
-__all__ = ["PREFIX", "PROJECT", "SPECS", "Boundary", "Source", "argument_names", "hookimpl", "hookspec"]
-
 #: Name of the pluggy project, of its markers and of the entry-point group.
 PROJECT = "tinkex_sync"
 #: Prefix of every hook's name.
 PREFIX = "tinkex_"
 
-_Function = TypeVar("_Function", bound=Callable[..., Any])
-
 #: Decorator that marks a function or method as the implementation of the hook with the same name.
 hookimpl = pluggy.HookimplMarker(PROJECT)
 
-_marker = pluggy.HookspecMarker(PROJECT)
-
-
-def hookspec(function: _Function) -> _Function:
-    """Mark a function as a specification.
-
-    It accepts no options, so no specification can be ``firstresult`` or historic.
-    """
-    return _marker(function)
+_hookspec = pluggy.HookspecMarker(PROJECT)
 
 
 # Session
 
 
-@hookspec
 def tinkex_session_opened(source: Source, call_id: str) -> None:
     """The service client has created its session on the server.
 
-    Thread: the caller's. Only the requests that open the session precede it.
+    Thread: the caller's. The requests that opened the session are reported before.
 
     Args:
         source: The service client; ``session_id`` is the new session.
@@ -72,7 +58,6 @@ def tinkex_session_opened(source: Source, call_id: str) -> None:
     """
 
 
-@hookspec
 def tinkex_session_closed(source: Source, call_id: str) -> None:
     """The service client is closed: it sends no more requests, and every waiting call has failed.
 
@@ -86,7 +71,6 @@ def tinkex_session_closed(source: Source, call_id: str) -> None:
     """
 
 
-@hookspec
 def tinkex_heartbeat_missed(
     source: Source, call_id: str, misses: int, silent_for: float, error: Optional[BaseException]
 ) -> None:
@@ -105,7 +89,6 @@ def tinkex_heartbeat_missed(
     """
 
 
-@hookspec
 def tinkex_billing_paused(
     source: Source, call_id: str, waited: float, limit: float, error: BaseException
 ) -> None:
@@ -127,7 +110,6 @@ def tinkex_billing_paused(
 # Calls and requests
 
 
-@hookspec
 def tinkex_call_started(source: Source, call_id: str, operation: str, items: int) -> None:
     """A client method was called. All events of this call have the same ``call_id``.
 
@@ -143,7 +125,6 @@ def tinkex_call_started(source: Source, call_id: str, operation: str, items: int
     """
 
 
-@hookspec
 def tinkex_request_finished(
     source: Source,
     call_id: str,
@@ -177,7 +158,6 @@ def tinkex_request_finished(
     """
 
 
-@hookspec
 def tinkex_retry_scheduled(
     source: Source, call_id: str, policy: str, attempt: int, delay: float, cause: Optional[BaseException]
 ) -> None:
@@ -197,7 +177,6 @@ def tinkex_retry_scheduled(
     """
 
 
-@hookspec
 def tinkex_future_resolved(
     source: Source,
     call_id: str,
@@ -230,13 +209,8 @@ def tinkex_future_resolved(
 # Training
 
 
-@hookspec
 def tinkex_chunks_planned(
-    source: Source,
-    call_id: str,
-    operation: str,
-    boundaries: Sequence[Boundary],
-    limits: Mapping[str, int],
+    source: Source, call_id: str, operation: str, boundaries: Sequence[Boundary], limits: Mapping[str, int]
 ) -> None:
     """A batch was divided into chunks.
 
@@ -253,7 +227,6 @@ def tinkex_chunks_planned(
     """
 
 
-@hookspec
 def tinkex_chunk_sent(
     source: Source,
     call_id: str,
@@ -278,7 +251,6 @@ def tinkex_chunk_sent(
     """
 
 
-@hookspec
 def tinkex_adam_params_serialized(
     source: Source, call_id: str, params: AdamParams, payload: Mapping[str, float]
 ) -> None:
@@ -299,7 +271,6 @@ def tinkex_adam_params_serialized(
 # Queue states and throttling
 
 
-@hookspec
 def tinkex_queue_state_changed(
     source: Source,
     call_id: str,
@@ -329,7 +300,6 @@ def tinkex_queue_state_changed(
     """
 
 
-@hookspec
 def tinkex_queue_state_repeated(
     source: Source,
     call_id: str,
@@ -357,7 +327,6 @@ def tinkex_queue_state_repeated(
     """
 
 
-@hookspec
 def tinkex_dispatch_acquired(
     source: Source,
     call_id: str,
@@ -386,7 +355,6 @@ def tinkex_dispatch_acquired(
     """
 
 
-@hookspec
 def tinkex_dispatch_released(source: Source, call_id: str) -> None:
     """A sample returned its permit to the throttle: it was accepted, it failed, or it waits for a retry.
 
@@ -400,7 +368,6 @@ def tinkex_dispatch_released(source: Source, call_id: str) -> None:
     """
 
 
-@hookspec
 def tinkex_backoff_started(
     source: Source, call_id: str, duration: float, until: float, everyone: bool
 ) -> None:
@@ -422,7 +389,6 @@ def tinkex_backoff_started(
 # Command line
 
 
-@hookspec
 def tinkex_register_commands(cli: click.Group) -> None:
     """The command line is being built. Add commands with ``cli.add_command``.
 
@@ -435,11 +401,10 @@ def tinkex_register_commands(cli: click.Group) -> None:
     """
 
 
-#: The specification of each hook by its full name, in the order of this module.
+#: The specification of each hook by its full name, in the order of this module: every function whose name begins with
+#: the prefix. The marker has no options, so no specification is ``firstresult`` or historic.
 SPECS: Dict[str, Callable[..., None]] = {
-    name: value
-    for name, value in vars(sys.modules[__name__]).items()
-    if name.startswith(PREFIX) and inspect.isfunction(value)
+    name: _hookspec(value) for name, value in globals().items() if name.startswith(PREFIX)
 }
 
 

@@ -6,14 +6,11 @@ import inspect
 import logging
 import os
 import re
-from dataclasses import dataclass
 from importlib import metadata
-from typing import Any, FrozenSet, Iterable, Iterator, List, Optional, Set, Tuple
+from typing import Any, Iterable, Iterator, List, NamedTuple, Optional, Set
 
 from ..errors import ConfigError
 from .hookspecs import PROJECT
-
-__all__ = ["Settings", "UnloadedPlugin", "find_plugins", "load"]
 
 # One logger for all messages about plugins, so that users configure one name.
 logger = logging.getLogger("tinkex_sync.plugins")
@@ -24,45 +21,39 @@ def _normalized(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-@dataclass(frozen=True)
 class Settings:
-    """Which plugins to load. ``disabled`` contains normalized names."""
+    """Which plugins to load. Never modified, so it is thread-safe.
 
-    autoload: bool
-    disabled: FrozenSet[str]
-    modules: Tuple[str, ...]
-    strict: bool
+    The value of an argument of None is read from an environment variable. ``Observers`` documents both.
 
-    @classmethod
-    def read(
-        cls,
-        *,
+    Raises:
+        ConfigError: An environment variable is invalid.
+        TypeError: ``disabled`` or ``modules`` is a string.
+    """
+
+    def __init__(
+        self,
         autoload: Optional[bool],
         disabled: Optional[Iterable[str]],
         modules: Optional[Iterable[str]],
         strict: Optional[bool],
-    ) -> Settings:
-        """Return settings from the arguments; an argument of None is read from its environment variable.
-
-        Raises:
-            ConfigError: An environment variable is invalid.
-            TypeError: ``disabled`` or ``modules`` is a string.
-        """
-        if autoload is None:
-            autoload = not _read_flag("TINKEX_SYNC_DISABLE_PLUGIN_AUTOLOAD")
-        if strict is None:
-            strict = _read_flag("TINKEX_SYNC_PLUGINS_STRICT")
+    ) -> None:
+        self.autoload = (
+            not _read_flag("TINKEX_SYNC_DISABLE_PLUGIN_AUTOLOAD") if autoload is None else autoload
+        )
+        self.strict = _read_flag("TINKEX_SYNC_PLUGINS_STRICT") if strict is None else strict
+        self.modules = _read_names("modules", modules, "TINKEX_SYNC_PLUGINS")
         disabled = _read_names("disabled", disabled, "TINKEX_SYNC_DISABLED_PLUGINS")
-        modules = _read_names("modules", modules, "TINKEX_SYNC_PLUGINS")
-        return cls(autoload, frozenset(map(_normalized, disabled)), tuple(modules), strict)
+        self._disabled = set(map(_normalized, disabled))
 
     def blocks(self, plugin: UnloadedPlugin) -> bool:
         """Return whether the plugin's name or its distribution is disabled. Arguments are never blocked."""
         names = {_normalized(plugin.name), _normalized(plugin.distribution or plugin.name)}
-        return plugin.origin != "argument" and not names.isdisjoint(self.disabled)
+        return plugin.origin != "argument" and not names.isdisjoint(self._disabled)
 
 
 def _read_flag(variable: str) -> bool:
+    """Return the value of a boolean environment variable; False if it is not set."""
     value = os.environ.get(variable, "").strip().lower()
     if value in ("", "0", "false", "no", "off"):
         return False
@@ -72,6 +63,7 @@ def _read_flag(variable: str) -> bool:
 
 
 def _read_names(argument: str, names: Optional[Iterable[str]], variable: str) -> List[str]:
+    """Return ``names`` without empty names; if it is None, the names in an environment variable."""
     if isinstance(names, str):
         raise TypeError(f"{argument} must be a list of names, not the string {names!r}")
     if names is None:
@@ -79,8 +71,7 @@ def _read_names(argument: str, names: Optional[Iterable[str]], variable: str) ->
     return [name.strip() for name in names if name.strip()]
 
 
-@dataclass(frozen=True)
-class UnloadedPlugin:
+class UnloadedPlugin(NamedTuple):
     """A plugin that was found and is not loaded yet.
 
     Args:
@@ -103,6 +94,12 @@ class UnloadedPlugin:
     ) -> UnloadedPlugin:
         """Return the description of a module, an instance or a class.
 
+        Args:
+            plugin: The object.
+            name: Name of the plugin. Default: the module's name, or the names of the module and the class. A
+                built-in plugin has the last part of its module's name.
+            origin: "argument" or "builtin".
+
         Raises:
             TypeError: The object is None or a string.
         """
@@ -110,26 +107,14 @@ class UnloadedPlugin:
             raise TypeError(
                 f"a plugin is a module, an instance or a class, not {plugin!r}; pass names as modules="
             )
-        return cls(name or _name_of(plugin, origin), origin, plugin)
-
-    def identity(self, loaded: object) -> object:
-        """Return the object that all clients with this plugin share: its class, or the loaded object.
-
-        Args:
-            loaded: Result of ``load``.
-        """
-        is_entry_point = isinstance(self.value, metadata.EntryPoint)
-        has_class = inspect.isclass(self.value) or (is_entry_point and not inspect.ismodule(loaded))
-        return type(loaded) if has_class else loaded
-
-
-def _name_of(plugin: object, origin: str) -> str:
-    if inspect.ismodule(plugin):
-        return plugin.__name__
-    cls = plugin if inspect.isclass(plugin) else type(plugin)
-    if origin == "builtin":
-        return cls.__module__.rpartition(".")[2]
-    return f"{cls.__module__}.{cls.__qualname__}"
+        kind = plugin if inspect.isclass(plugin) else type(plugin)
+        if inspect.ismodule(plugin):
+            default = plugin.__name__
+        elif origin == "builtin":
+            default = kind.__module__.rpartition(".")[2]
+        else:
+            default = f"{kind.__module__}.{kind.__qualname__}"
+        return cls(name or default, origin, plugin)
 
 
 def find_plugins(
@@ -158,6 +143,7 @@ def find_plugins(
 
 
 def _find_entry_points() -> Iterator[UnloadedPlugin]:
+    """Yield the entry points of all installed distributions. A distribution with broken metadata is skipped."""
     # metadata.entry_points(group=) is missing in Python 3.9, and fails for all distributions if the metadata of
     # one is broken.
     seen: Set[str] = set()
@@ -169,9 +155,8 @@ def _find_entry_points() -> Iterator[UnloadedPlugin]:
             name, version = distribution.metadata["Name"], distribution.version
             normalized = _normalized(name)
         except Exception:
-            logger.warning(
-                "cannot read the metadata of a distribution: distribution=%r", distribution, exc_info=True
-            )
+            text = "cannot read the metadata of a distribution: distribution=%r"
+            logger.warning(text, distribution, exc_info=True)
             continue
         if normalized in seen:
             continue  # The import system finds only the first copy on sys.path.

@@ -11,8 +11,6 @@ from .events import Source
 from .hookspecs import hookimpl
 from .queue_reasons import default_reason
 
-__all__ = ["QueueLog", "warning_text"]
-
 logger = logging.getLogger(__name__)
 
 #: Least time between two warnings about one client, in seconds.
@@ -59,21 +57,16 @@ class QueueLog:
     @hookimpl
     def tinkex_queue_state_changed(self, source: Source, state: str, reason: Optional[str]) -> None:
         """Log a pause that begins, or a pause with a new state or reason."""
-        if state != "active":
-            self._warn(source, state, reason)
-
-    @hookimpl
-    def tinkex_queue_state_repeated(self, source: Source, state: str, reason: Optional[str]) -> None:
-        """Log a pause that continues."""
-        self._warn(source, state, reason)
-
-    def _warn(self, source: Source, state: str, reason: Any) -> None:
+        if state == "active":
+            return
         now = self._clock.time()
         with self._lock:
-            last = self._warned_at.get(source)
-            if last is not None and now - last < INTERVAL:
-                return
-            # Entries older than the interval decide nothing, and clients come and go.
+            # Entries older than the interval have no effect. Without this, they would accumulate.
             recent = {other: then for other, then in self._warned_at.items() if now - then < INTERVAL}
+            if source in recent:
+                return
             self._warned_at = {**recent, source: now}
         self._log.warning("%s", warning_text(source, state, reason))
+
+    #: A pause that continues is logged by the same rules.
+    tinkex_queue_state_repeated = tinkex_queue_state_changed

@@ -2,20 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Dict
-
-__all__ = ["CLIENT_REASONS", "REASONS", "default_reason"]
-
-#: Reason by queue state, for every kind of client without an entry in ``CLIENT_REASONS``.
-REASONS: Dict[str, str] = {
+_REASONS = {
     "paused_rate_limit": "concurrent training clients rate limit hit",
     "paused_capacity": "Tinker backend is running short on capacity, please wait",
 }
-
-#: Reason by queue state for one kind of client: kind -> queue state -> reason.
-CLIENT_REASONS: Dict[str, Dict[str, str]] = {
-    "sampling": {"paused_rate_limit": "concurrent sampler weights limit hit"},
-}
+_REASONS_OF_SAMPLING_CLIENTS = {**_REASONS, "paused_rate_limit": "concurrent sampler weights limit hit"}
 
 
 def default_reason(kind: str, state: str) -> str:
@@ -28,4 +19,5 @@ def default_reason(kind: str, state: str) -> str:
     Returns:
         The reason; "unknown" for a state without a text.
     """
-    return CLIENT_REASONS.get(kind, {}).get(state) or REASONS.get(state, "unknown")
+    reasons = _REASONS_OF_SAMPLING_CLIENTS if kind == "sampling" else _REASONS
+    return reasons.get(state, "unknown")

@@ -12,17 +12,13 @@ from collections import deque
 from typing import Any, Callable, Deque, Dict, List, Optional, Sequence, Tuple
 
 from ..concurrency.clock import Clock, remaining
-from ..concurrency.primitives import Event, Lock, make_daemon_thread
-from .hookspecs import SPECS, argument_names, hookimpl
-
-__all__ = ["CLOSE_TIMEOUT", "QueuedObserver", "observe_all"]
+from ..concurrency.primitives import Event, Lock, start_thread
+from .hookspecs import PREFIX, SPECS, argument_names, hookimpl
 
 logger = logging.getLogger(__name__)
 
 #: Seconds that ``flush()`` and ``close()`` wait if they are called without a deadline.
 CLOSE_TIMEOUT = 5.0
-
-_BATCH = 256
 
 # All existing observers. A forked child empties the queues that it inherited.
 _live: weakref.WeakSet[QueuedObserver] = weakref.WeakSet()
@@ -38,7 +34,12 @@ class QueuedObserver(abc.ABC):
     ``time.monotonic()``. All methods are thread-safe.
 
     Invariant, whenever ``_lock`` is not held: every event is queued, in the batch being handled, or done
-    (handled, dropped or failed). Each entry of ``_waiting`` contains a number of done events not yet reached.
+    (handled, dropped or failed). Each entry of ``_waiting`` is a number of events and the Event to set when as many
+    are done. Entries whose number is reached are removed.
+
+    Attributes:
+        dropped: Number of events lost because the queue was full or the time of ``close()`` was over.
+        failed: Number of events lost because ``handle()`` raised.
 
     Args:
         capacity: Largest number of queued events. A new event replaces the oldest one, which is counted in
@@ -51,16 +52,13 @@ class QueuedObserver(abc.ABC):
         ValueError: An argument is out of range.
     """
 
-    def __init__(self, *, capacity: int = 10_000, batch: int = _BATCH, interval: float = 0.0) -> None:
-        if capacity < 1:
-            raise ValueError(f"capacity must be >= 1, got {capacity!r}")
-        if batch < 1:
-            raise ValueError(f"batch must be >= 1, got {batch!r}")
-        if not interval >= 0:
-            raise ValueError(f"interval must be >= 0 (seconds), got {interval!r}")
+    def __init__(self, *, capacity: int = 10_000, batch: int = 256, interval: float = 0.0) -> None:
+        for name, value, least in (("capacity", capacity, 1), ("batch", batch, 1), ("interval", interval, 0)):
+            if not value >= least:
+                raise ValueError(f"{name} must be >= {least}, got {value!r}")
+        self.capacity = capacity
         self._batch = batch
         self._interval = interval
-        self.capacity = capacity
         self._clock = Clock()
         self._reset()
         _live.add(self)
@@ -69,26 +67,16 @@ class QueuedObserver(abc.ABC):
         self._lock = Lock()
         self._wake = Event()
         self._hurry = Event()
-        self._items: Deque[Any] = deque()  # guarded by _lock
-        self._done_before_batch: Optional[int] = None  # guarded by _lock; None while no batch is handled
-        self._put = 0  # guarded by _lock
-        self._dropped = 0  # guarded by _lock
-        self._failed = 0  # guarded by _lock
+        self._items: Deque[Any] = deque(maxlen=self.capacity)  # guarded by _lock
+        # Number of events that were done when the current batch began; None while no batch is being handled.
+        self._done_before_batch: Optional[int] = None  # guarded by _lock
+        self._put = 0  # number of calls of put(); guarded by _lock
+        self.dropped = 0  # changed with _lock held
+        self.failed = 0  # changed with _lock held
         self._waiting: List[Tuple[int, Event]] = []  # guarded by _lock
         self._thread: Optional[threading.Thread] = None  # guarded by _lock
+        # The thread sets this event when it ends; None while no close() waits for that.
         self._ending: Optional[Event] = None  # guarded by _lock
-
-    @property
-    def dropped(self) -> int:
-        """Number of events lost because the queue was full or the time of ``close()`` was over."""
-        with self._lock:
-            return self._dropped
-
-    @property
-    def failed(self) -> int:
-        """Number of events lost because ``handle()`` raised."""
-        with self._lock:
-            return self._failed
 
     @abc.abstractmethod
     def handle(self, events: Sequence[Any]) -> None:
@@ -102,23 +90,18 @@ class QueuedObserver(abc.ABC):
 
     def put(self, event: Any) -> None:
         """Queue one event without blocking."""
-        started = None
         with self._lock:
+            is_full = len(self._items) == self.capacity
+            is_first_drop = is_full and not self.dropped
+            self.dropped += is_full
             self._put += 1
-            if len(self._items) >= self.capacity:
-                self._items.popleft()
-                self._dropped += 1
-                first_drop = self._dropped == 1
-            else:
-                first_drop = False
-            self._items.append(event)
-            # A thread that is about to end checks the queue again under the lock, so it is still set here.
+            self._items.append(event)  # A full deque removes its oldest element.
+            # A thread that is about to end checks the queue again under the lock, so it is still set here. If
+            # the system cannot start a thread, the next event tries again.
             if self._thread is None:
-                started = self._thread = make_daemon_thread(self._work, f"tinkex-{type(self).__name__}")
-        if started is not None:
-            self._start(started)
+                self._thread = start_thread(self._work, f"tinkex-{type(self).__name__}")
         self._wake.set()
-        if first_drop:
+        if is_first_drop:
             logger.warning("%s is too slow for its events and drops the oldest ones", type(self).__name__)
 
     def hurry(self) -> None:
@@ -134,7 +117,12 @@ class QueuedObserver(abc.ABC):
         Returns:
             Whether the events were handled before the deadline.
         """
-        return self._await(self._flush_event(), self._limit(deadline))
+        handled = Event()
+        with self._lock:
+            self._waiting.append((self._put, handled))
+            self._notify_waiting()
+        self._hurry.set()
+        return self._wait(handled, self._limit(deadline))
 
     def close(self, deadline: Optional[float] = None) -> bool:
         """Handle the queued events, then end the thread.
@@ -148,44 +136,30 @@ class QueuedObserver(abc.ABC):
             Whether all events were handled and the thread ended before the deadline.
         """
         limit = self._limit(deadline)
-        with self._lock:
-            if threading.current_thread() is self._thread:
-                return False  # handle() closed its own client. The thread cannot wait for itself.
-        in_time = self._await(self._flush_event(), limit)
+        if threading.current_thread() is self._thread:
+            return False  # handle() closed its own client. The thread cannot wait for itself.
+        in_time = self.flush(limit)
         with self._lock:
             lost = 0 if in_time else len(self._items)
             if lost:
                 self._items.clear()
-                self._dropped += lost
+                self.dropped += lost
                 self._notify_waiting()
+            if self._thread is not None:
+                self._ending = self._ending or Event()
             ended = self._ending
-            if self._thread is None:
-                ended = None
-            elif ended is None:
-                ended = self._ending = Event()
         self._hurry.set()
         self._wake.set()
         if lost:
-            logger.warning(
-                "%s was closed and dropped events that it had not handled: dropped=%d",
-                type(self).__name__,
-                lost,
-            )
-        return (ended is None or self._await(ended, limit)) and in_time
+            text = "%s was closed and dropped events that it had not handled: dropped=%d"
+            logger.warning(text, type(self).__name__, lost)
+        return (ended is None or self._wait(ended, limit)) and in_time
 
     def _limit(self, deadline: Optional[float]) -> float:
         return self._clock.time() + CLOSE_TIMEOUT if deadline is None else deadline
 
-    def _await(self, event: Event, limit: float) -> bool:
+    def _wait(self, event: Event, limit: float) -> bool:
         return self._clock.wait(event, remaining(self._clock, limit))
-
-    def _flush_event(self) -> Event:
-        event = Event()
-        with self._lock:
-            self._waiting.append((self._put, event))
-            self._notify_waiting()
-        self._hurry.set()
-        return event
 
     def _notify_waiting(self) -> None:
         """Wake the waiters whose events are done. Call with ``_lock`` held."""
@@ -196,15 +170,6 @@ class QueuedObserver(abc.ABC):
             if count <= done:
                 event.set()
         self._waiting = [entry for entry in self._waiting if entry[0] > done]
-
-    def _start(self, thread: threading.Thread) -> None:
-        try:
-            thread.start()
-        except BaseException:
-            # The system has no threads left, or the interpreter exits. The next event tries again.
-            with self._lock:
-                self._thread = None
-            raise
 
     def _work(self) -> None:
         while True:
@@ -229,14 +194,11 @@ class QueuedObserver(abc.ABC):
             self.handle(events)
         except (Exception, SystemExit):
             with self._lock:
-                first_failure = not self._failed
-                self._failed += len(events)
-            if first_failure:
-                logger.warning(
-                    "%s failed to handle events; further failures are counted and not logged",
-                    type(self).__name__,
-                    exc_info=True,
-                )
+                is_first_failure = not self.failed
+                self.failed += len(events)
+            if is_first_failure:
+                text = "%s failed to handle events; further failures are counted and not logged"
+                logger.warning(text, type(self).__name__, exc_info=True)
         finally:
             with self._lock:
                 self._done_before_batch = None
@@ -246,21 +208,19 @@ class QueuedObserver(abc.ABC):
     def _end(self) -> bool:
         """End the thread if ``close()`` requested it and no events are left; return whether it ends."""
         with self._lock:
-            if self._ending is None or self._items:
+            ended = self._ending
+            if ended is None or self._items:
                 return False
         try:
             self.finish()
         except Exception:
             logger.warning("%s failed to finish", type(self).__name__, exc_info=True)
         with self._lock:
-            ended, self._ending = self._ending, None
+            self._ending = None
             ends = not self._items  # put() does not start a thread while this one is set.
             if ends:
                 self._thread = None
-            else:
-                self._wake.set()
-        if ended is not None:
-            ended.set()
+        ended.set()
         return ends
 
 
@@ -285,20 +245,17 @@ def observe_all(plugin: object, receive: Callable[[str, Dict[str, Any]], None]) 
             ``tinkex_``; ``facts`` are all its arguments by name, including ``source`` and ``call_id``.
     """
     for name in SPECS:
-        names = argument_names(name)
-        if names[0] == "source":
-            setattr(plugin, name, _make_implementation(name, names, receive))
+        if argument_names(name)[0] == "source":
+            setattr(plugin, name, _make_implementation(name, receive))
 
 
-def _make_implementation(
-    name: str, names: Tuple[str, ...], receive: Callable[[str, Dict[str, Any]], None]
-) -> Callable[..., None]:
-    hook = name[len("tinkex_") :]
+def _make_implementation(name: str, receive: Callable[[str, Dict[str, Any]], None]) -> Callable[..., None]:
+    hook, names = name[len(PREFIX) :], argument_names(name)
 
     # Every version of pluggy reads the arguments from the wrapped function.
+    @hookimpl
     @functools.wraps(SPECS[name])
     def forward(*values: Any) -> None:
         receive(hook, dict(zip(names, values)))
 
-    marked: Callable[..., None] = hookimpl(forward)
-    return marked
+    return forward

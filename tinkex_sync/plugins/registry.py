@@ -7,8 +7,7 @@ that raises would end the call for all others; see ``dispatch``.
 from __future__ import annotations
 
 import inspect
-import logging
-from typing import Any, Dict, Iterable, List, Optional
+from typing import Any, Iterable, List, Optional
 
 import pluggy
 
@@ -16,23 +15,33 @@ from ..concurrency.clock import Clock
 from ..concurrency.primitives import Event, Lock, start_thread
 from ..errors import PluginError
 from . import hookspecs
-from .dispatch import Hook, Implementation, Plugin, PluginStatus, make_hook
-from .hookspecs import PREFIX, PROJECT, SPECS, argument_names
-from .loading import Settings, UnloadedPlugin, find_plugins, load
+from .dispatch import Hook, Plugin, PluginStatus, make_hook
+from .hookspecs import PREFIX, PROJECT, SPECS
+from .loading import Settings, UnloadedPlugin, find_plugins, load, logger
 from .queued_observer import CLOSE_TIMEOUT
-
-__all__ = ["Hook", "Observers", "PluginStatus"]
-
-# One logger for all messages about plugins, so that users configure one name.
-logger = logging.getLogger("tinkex_sync.plugins")
 
 
 class _Manager(pluggy.PluginManager):
+    """pluggy's manager, restricted to hooks that are plain functions."""
+
     def parse_hookimpl_opts(self, plugin: object, name: str) -> Any:
         # Versions of pluggy before 1.7 evaluate the properties of a plugin while they search for hooks.
         if isinstance(inspect.getattr_static(plugin, name, None), property):
             return None
-        return super().parse_hookimpl_opts(plugin, name)
+        options = super().parse_hookimpl_opts(plugin, name)
+        hook = (options and options.get("specname")) or name
+        # An unknown hook that is optional is neither registered nor reported.
+        if not options or (options.get("optionalhook") and hook not in SPECS):
+            return None
+        if options.get("wrapper") or options.get("hookwrapper"):
+            raise ValueError(f"{hook} is a wrapper; a plugin can only observe, so use a plain function")
+        function = getattr(plugin, name)
+        for test in (inspect.isgeneratorfunction, inspect.iscoroutinefunction, inspect.isasyncgenfunction):
+            if test(function):
+                raise ValueError(
+                    f"{hook} is a generator or a coroutine, whose body would never run; use a plain function"
+                )
+        return options
 
 
 class Observers:
@@ -103,7 +112,7 @@ class Observers:
         builtin: Iterable[object] = (),
         clock: Optional[Clock] = None,
     ) -> None:
-        settings = Settings.read(autoload=autoload, disabled=disabled, modules=modules, strict=strict)
+        settings = Settings(autoload, disabled, modules, strict)
         self.strict = settings.strict
         self._clock = clock or Clock()
         self._lock = Lock()
@@ -128,7 +137,7 @@ class Observers:
             PluginError: The plugin is unusable, in strict mode only.
             TypeError: ``plugin`` is None or a string.
         """
-        return self._add(UnloadedPlugin.from_object(plugin, name)).report()
+        return self._add(UnloadedPlugin.from_object(plugin, name)).status
 
     def unregister(self, plugin: object) -> None:
         """Remove a plugin without closing it.
@@ -144,21 +153,19 @@ class Observers:
             if row is None:
                 names = [row.name for row in self._plugins]
                 raise ValueError(f"{plugin!r} is not registered; registered: {names}")
-            if self._manager.has_plugin(row.name):
-                self._manager.unregister(name=row.name)
+            self._manager.unregister(name=row.name)  # Does nothing for a plugin that is not active.
             self._plugins.remove(row)
             self._publish()
 
     def is_active(self, plugin: object) -> bool:
         """Return whether this instance or module is registered, valid and not blocked."""
         with self._lock:
-            return any(row.object is plugin and row.status == "active" for row in self._plugins)
+            return any(row.object is plugin and row.status.status == "active" for row in self._plugins)
 
     def report(self) -> List[PluginStatus]:
         """Return the status of every plugin, in the order in which they were found."""
         with self._lock:
-            plugins = list(self._plugins)
-        return [plugin.report() for plugin in plugins]
+            return [row.status for row in self._plugins]
 
     def close(self, timeout: float = CLOSE_TIMEOUT) -> bool:
         """Call ``close()`` of every active plugin that has it. The plugins stay registered.
@@ -176,16 +183,17 @@ class Observers:
         """
         deadline = Clock().time() + self._clock.real(timeout)
         with self._lock:
-            closing = [row for row in self._plugins if row.status == "active" and _has_close(row.object)]
+            active = [row for row in self._plugins if row.status.status == "active"]
+        closing = [row for row in active if _has_close(row.object)]
         if not closing:
             return True
         done = Event()
-        started: List[Plugin] = []
+        current = closing[0]
 
         def close_all() -> None:
-            for row in closing:
-                started.append(row)
-                _close(row, deadline)
+            nonlocal current
+            for current in closing:
+                _close(current, deadline)
             done.set()
 
         try:
@@ -194,8 +202,7 @@ class Observers:
             close_all()  # No thread can be started while the interpreter exits.
         if self._clock.wait(done, timeout):
             return True
-        late = started[-1].name if started else closing[0].name
-        logger.warning("plugin %s was still closing after %.1f s", late, timeout)
+        logger.warning("plugin %s was still closing after %.1f s", current.name, timeout)
         return False
 
     def _add(self, found: UnloadedPlugin, is_blocked: bool = False) -> Plugin:
@@ -203,29 +210,22 @@ class Observers:
             row = Plugin(self._unused_name(found.name), found)
             self._plugins.append(row)
         if is_blocked:
-            row.reject("blocked", "")
+            row.update(status="blocked")
             return row
-        cause: Optional[BaseException] = None
-        # Loading runs code of the plugin, so the lock is not held.
+        failure = "failed"
         try:
-            row.object = load(found)
+            row.object = load(found)  # This runs code of the plugin, so the lock is not held.
+            failure = "invalid"
+            self._register(row)
         except (Exception, SystemExit) as error:
-            cause = error
-            row.reject("failed", f"{type(error).__name__}: {error}")
-        else:
-            cause = self._register(row)
-            if cause is None:
-                row.status = "active"
-            else:
-                row.reject("invalid", f"{type(cause).__name__}: {cause}")
-        if row.status != "active":
-            self._warn_or_raise(f"plugin {row.name} is not used: {row.report().error}", cause)
-        elif row.unknown_hooks:
-            names = ", ".join(row.unknown_hooks)
-            self._warn_or_raise(f"plugin {row.name}: unknown hook {names} (ignored)", None)
-        elif not row.hooks:
-            text = f"plugin {row.name} implements no hook; mark its functions with @hookimpl"
-            self._warn_or_raise(text, None)
+            row.update(status=failure, error=f"{type(error).__name__}: {error}")
+            self._warn_or_raise(f"plugin {row.name} is not used: {row.status.error}", error)
+            return row
+        if row.status.unknown_hooks:
+            names = ", ".join(row.status.unknown_hooks)
+            self._warn_or_raise(f"plugin {row.name}: unknown hook {names} (ignored)")
+        elif not row.status.hooks:
+            self._warn_or_raise(f"plugin {row.name} implements no hook; mark its functions with @hookimpl")
         return row
 
     def _unused_name(self, name: str) -> str:
@@ -236,56 +236,33 @@ class Observers:
             unique, number = f"{name}#{number}", number + 1
         return unique
 
-    def _register(self, row: Plugin) -> Optional[Exception]:
-        """Register a loaded plugin with pluggy; return the error if it is invalid."""
+    def _register(self, row: Plugin) -> None:
+        """Register a loaded plugin with pluggy. Raises an error if the plugin is invalid."""
         with self._lock:
             try:
                 self._manager.register(row.object, row.name)
-                hooks = self._implementations(row)
-            except Exception as error:
-                # pluggy 1.6 keeps a part of a plugin that it has rejected.
-                if self._manager.has_plugin(row.name):
-                    self._manager.unregister(name=row.name)
-                return error
-            row.hooks = tuple(sorted(name for name in hooks if name in SPECS))
-            row.unknown_hooks = tuple(
-                sorted(
-                    name
-                    for name, hookimpl in hooks.items()
-                    if name not in SPECS and not hookimpl.optionalhook
-                )
+            except BaseException:
+                # Versions of pluggy before 1.7 keep a part of a plugin that they have rejected.
+                self._manager.unregister(name=row.name)
+                raise
+            names = sorted(hook.name for hook in self._manager.get_hookcallers(row.object) or ())
+            row.update(
+                status="active",
+                hooks=tuple(name for name in names if name in SPECS),
+                unknown_hooks=tuple(name for name in names if name not in SPECS),
             )
             self._publish()
-        return None
-
-    def _implementations(self, row: Plugin) -> Dict[str, pluggy.HookImpl]:
-        """Return the hooks of a plugin that pluggy has accepted, by full name. Call with ``_lock`` held.
-
-        Raises:
-            ValueError: A hook is not a plain function.
-        """
-        implementations = {}
-        for hook in self._manager.get_hookcallers(row.object) or ():
-            for hookimpl in hook.get_hookimpls():
-                if hookimpl.plugin is row.object:
-                    _check_plain_function(hook.name, hookimpl)
-                    implementations[hook.name] = hookimpl
-        return implementations
 
     def _publish(self) -> None:
         """Replace the attributes by functions that call the registered plugins. Call with ``_lock`` held."""
         rows = {row.name: row for row in self._plugins}
         for name in SPECS:
-            known = argument_names(name)
-            implementations = tuple(
-                Implementation(rows[hookimpl.plugin_name], hookimpl, known)
-                for hookimpl in reversed(getattr(self._manager.hook, name).get_hookimpls())
-            )
-            hook = name[len(PREFIX) :]
-            called = make_hook(hook, implementations, self._clock, self.strict) if implementations else None
-            setattr(self, hook, called)
+            registered = reversed(getattr(self._manager.hook, name).get_hookimpls())
+            implementations = [(rows[hookimpl.plugin_name], hookimpl) for hookimpl in registered]
+            called = make_hook(name, implementations, self._clock, self.strict) if implementations else None
+            setattr(self, name[len(PREFIX) :], called)
 
-    def _warn_or_raise(self, text: str, cause: Optional[BaseException]) -> None:
+    def _warn_or_raise(self, text: str, cause: Optional[BaseException] = None) -> None:
         if self.strict:
             raise PluginError(text) from cause
         logger.warning("%s", text, exc_info=cause)
@@ -293,19 +270,7 @@ class Observers:
 
 def _matches(row: Plugin, plugin: object) -> bool:
     """Return whether ``plugin`` is the name, the loaded object or the registered object of a row."""
-    is_object = plugin is not None and (row.object is plugin or row.found.value is plugin)
-    return is_object or row.name == plugin
-
-
-def _check_plain_function(hook: str, hookimpl: pluggy.HookImpl) -> None:
-    if hookimpl.wrapper or hookimpl.hookwrapper:
-        raise ValueError(f"{hook} is a wrapper; a plugin can only observe, so use a plain function")
-    function = hookimpl.function
-    for test in (inspect.isgeneratorfunction, inspect.iscoroutinefunction, inspect.isasyncgenfunction):
-        if test(function):
-            raise ValueError(
-                f"{hook} is a generator or a coroutine, whose body would never run; use a plain function"
-            )
+    return row.object is plugin or row.found.value is plugin or row.name == plugin
 
 
 def _has_close(plugin: object) -> bool:

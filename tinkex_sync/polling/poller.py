@@ -96,6 +96,8 @@ def poll(
         error = failure
         if isinstance(error, TinkexError) and error.polled is None:
             error.polled = polling.polled()
+        if isinstance(error, APIResponseValidationError):
+            error.__dict__["request_id"] = server_future.request_id
         raise
     finally:
         polling.release()
@@ -224,13 +226,9 @@ class _Polling:
     # Responses. The methods return the seconds until the next poll.
 
     def _decode(self, reply: Reply) -> Any:
-        try:
-            return self._session.capabilities.wire.decode_result(
-                reply.content, reply.headers.get("content-type", ""), reply.status, self._kind.result
-            )
-        except APIResponseValidationError as error:
-            error.__dict__["request_id"] = self._future.request_id
-            raise
+        return self._session.capabilities.wire.decode_result(
+            reply.content, reply.headers.get("content-type", ""), reply.status, self._kind.result
+        )
 
     def _after_response(self, body: Any, deadline: Optional[float]) -> Optional[float]:
         """Return None if the body is the result, or the operation's error."""
@@ -265,11 +263,7 @@ class _Polling:
                 category=RequestErrorCategory(body.get("category")),
                 body=body,
             )
-        try:
-            return self._kind.result.from_wire(body)
-        except APIResponseValidationError as error:
-            error.__dict__["request_id"] = self._future.request_id
-            raise
+        return self._kind.result.from_wire(body)
 
     def _note_progress(self) -> None:
         self._is_known, self._failures, self._confirmations = True, None, 0

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Dict, Optional, Tuple
 
 from ..concurrency.clock import Clock
 from ..concurrency.primitives import Lock
 from ..http.call_state import CallState
+from ..plugins.dispatch import Hook
 from ..plugins.queue_reasons import default_reason
-from ..plugins.registry import Hook, Observers
+from ..plugins.registry import Observers
 from ..types import QueueState
-
-__all__ = ["REPEAT_INTERVAL", "QueueStates"]
 
 #: Least time between two calls of ``tinkex_queue_state_repeated`` for one client, in seconds.
 REPEAT_INTERVAL = 60.0
 
 _ACTIVE = QueueState.ACTIVE.value
-_KNOWN = frozenset(state.value for state in QueueState)
+_STATES = [state.value for state in QueueState]
 
 
 class QueueStates:
@@ -37,10 +37,10 @@ class QueueStates:
         self._lock = Lock()
         # State and reason of each paused call.
         self._paused: Dict[str, Tuple[str, Any]] = {}  # guarded by _lock
-        # State and reason of the client; None while they are unknown.
-        self._current: Optional[Tuple[str, Any]] = None  # guarded by _lock
+        # State and reason of the client. The state is None while it is unknown; a missing reason is None or "".
+        self._current: Tuple[Any, Any] = (None, None)  # guarded by _lock
         self._waiting_since = 0.0  # guarded by _lock
-        self._interval_started: Optional[float] = None  # guarded by _lock
+        self._interval_started = -math.inf  # guarded by _lock
 
     def read(self, call: CallState, body: Any) -> None:
         """Report the queue state in a response body, if it contains one.
@@ -50,9 +50,7 @@ class QueueStates:
             body: Decoded body of a 408, a 429 or a ``try_again`` response, of any type.
         """
         if isinstance(body, dict) and body.get("queue_state"):
-            state = body["queue_state"]
-            if not isinstance(state, str) or state not in _KNOWN:
-                state = QueueState.UNKNOWN.value
+            state = body["queue_state"] if body["queue_state"] in _STATES else QueueState.UNKNOWN.value
             self.report(call, state, body.get("queue_state_reason"))
 
     def report(self, call: CallState, state: str, reason: Any = None) -> None:
@@ -65,14 +63,12 @@ class QueueStates:
         """
         reported = (state, reason)
         call.queue_state, call.queue_reason = reported
-        repeat = None
         with self._lock:
             change = self._record(call, reported)
             starts_interval = state != _ACTIVE and self._starts_interval()
-            if change is None and starts_interval:
-                repeat = self._facts()
-        self._call_hook(self._observers.queue_state_changed, call, change)
-        self._call_hook(self._observers.queue_state_repeated, call, repeat)
+            repeat = self._facts(call) if starts_interval and change is None else None
+        _call_hook(self._observers.queue_state_changed, change)
+        _call_hook(self._observers.queue_state_repeated, repeat)
         if starts_interval:
             # The interval is measured from the end of the hook. A plugin that reads the clock in its hook then
             # measures at least as much time between two calls.
@@ -92,8 +88,8 @@ class QueueStates:
                 if succeeded:
                     change = self._change(call, (_ACTIVE, None))
                 else:
-                    self._current = None
-        self._call_hook(self._observers.queue_state_changed, call, change)
+                    self._current = (None, None)
+        _call_hook(self._observers.queue_state_changed, change)
 
     def _record(self, call: CallState, reported: Tuple[str, Any]) -> Optional[Dict[str, Any]]:
         """Return the facts of the change that a call's report causes, if any. Call with ``_lock`` held."""
@@ -111,44 +107,39 @@ class QueueStates:
         """Set the client's state; return the facts of the change, or None. Call with ``_lock`` held."""
         if new == self._current:
             return None
-        previous = self._current[0] if self._current is not None else None
+        previous = self._current[0]
         if previous in (None, _ACTIVE):
             self._waiting_since = call.accepted_at if call.accepted_at is not None else call.started
         self._current = new
-        return {"previous": previous, **self._facts()}
+        return {"previous": previous, **self._facts(call)}
 
-    def _facts(self) -> Dict[str, Any]:
-        """Return what both hooks receive about the client's state. Call with ``_lock`` held."""
-        assert self._current is not None
+    def _facts(self, call: CallState) -> Dict[str, Any]:
+        """Return the arguments of both hooks for the client's state. Call with ``_lock`` held."""
         state, reason = self._current
-        return {
-            "state": state,
-            "reason": reason,
-            "waited": max(0.0, self._clock.time() - self._waiting_since),
-        }
-
-    def _starts_interval(self) -> bool:
-        """Return whether a new interval for repeated reports starts now. Call with ``_lock`` held."""
-        now = self._clock.time()
-        if self._interval_started is not None and now - self._interval_started < REPEAT_INTERVAL:
-            return False
-        self._interval_started = now
-        return True
-
-    def _call_hook(self, hook: Optional[Hook], call: CallState, facts: Optional[Dict[str, Any]]) -> None:
-        if hook is None or facts is None:
-            return
-        reason, state = facts.pop("reason"), facts["state"]
         reason_source: Optional[str] = "server"
         if not reason and state == _ACTIVE:
             reason, reason_source = None, None
         elif not reason:
             reason, reason_source = default_reason(call.source.kind, state), "default"
-        hook(
-            source=call.source,
-            call_id=call.call_id,
-            reason=reason,
-            reason_source=reason_source,
-            request_id=call.request_id,
-            **facts,
-        )
+        return {
+            "source": call.source,
+            "call_id": call.call_id,
+            "state": state,
+            "reason": reason,
+            "reason_source": reason_source,
+            "waited": max(0.0, self._clock.time() - self._waiting_since),
+            "request_id": call.request_id,
+        }
+
+    def _starts_interval(self) -> bool:
+        """Return whether a new interval for repeated reports starts now. Call with ``_lock`` held."""
+        now = self._clock.time()
+        if now - self._interval_started < REPEAT_INTERVAL:
+            return False
+        self._interval_started = now
+        return True
+
+
+def _call_hook(hook: Optional[Hook], facts: Optional[Dict[str, Any]]) -> None:
+    if hook is not None and facts is not None:
+        hook(**facts)

@@ -1,38 +1,64 @@
-"""One sample on its way, and the watch for a server that makes no progress."""
+"""One sample from its submission to its result: a state machine that both forms of a sample run.
+
+Each step does one thing and returns the step that follows, and when. The blocking form runs the steps in the caller's
+thread and waits between them. The submitted form runs them in workers and holds no thread between them.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import enum
 import logging
-import uuid
+import math
+import weakref
 from concurrent.futures import CancelledError
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Callable, List, Optional
+from dataclasses import dataclass, replace
+from typing import Any, Callable, ContextManager, Generic, Iterator, List, NamedTuple, Optional, TypeVar
 
 from .. import types
-from ..concurrency.primitives import Lock
-from ..errors import APIConnectionError, BillingError, DeadlineExceeded, PromiseExpiredError, RateLimitError
-from ..futures import Future
+from ..concurrency.primitives import Event, Lock
+from ..concurrency.timer import TimerHandle
+from ..errors import (
+    APIConnectionError,
+    APIStatusError,
+    BillingError,
+    ClosedError,
+    DeadlineExceeded,
+    PromiseExpiredError,
+    RateLimitError,
+)
+from ..futures import Future, resolve_in_worker
 from ..http.call_state import CallState
-from ..http.request import Request
-from ..http.retry import Attempts
-from ..http.transport import Reply
+from ..http.error_advice import advise
+from ..http.request import Request, new_idempotency_key
+from ..http.retry import Attempts, RetryConfig, log_long_retry
+from ..plugins.events import Source
+from ..polling.bulk_poller import BulkPoller
 from ..polling.poller import ServerFuture, poll
-from ..protocol import json_wire as codec
+from ..polling.queue_states import QueueStates
+from ..protocol import json_wire
+from ..protocol.byte_estimates import model_input_bytes
+from ..session import Session
 from ..throttle.dispatch import Permit
+from ..throttle.semaphores import Admission, CountingSemaphore
 
-if TYPE_CHECKING:
-    from ..clients.sampling import SamplingClient
+__all__ = ["Progress", "SampleOperation", "SamplingContext"]
 
-__all__ = ["Progress", "Sample"]
+T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
-#: A sample whose promise the server has lost is drawn anew at most this often.
-_MOST_RESAMPLES = 2
+#: A sample whose result the server has lost is submitted again at most this often.
+_MOST_RESUBMISSIONS = 2
 
 
 class Progress:
-    """When a sampling session last had a success, to tell a stuck server from a slow one."""
+    """The time of the last success of one sampling client, to detect a server that makes no progress. Thread-safe.
+
+    Args:
+        now: Returns the time of the client's clock.
+        limit: Seconds without a success after which samples fail.
+    """
 
     def __init__(self, now: Callable[[], float], limit: float) -> None:
         self._now = now
@@ -42,235 +68,585 @@ class Progress:
         self._last = now()  # guarded by _lock
 
     def begin(self) -> None:
-        """A call starts; if none was running, the watch starts with it."""
+        """Record that a sample starts. If no other one runs, the limit counts from now."""
         with self._lock:
             if self._running == 0:
                 self._last = self._now()
             self._running += 1
 
-    def end(self, success: bool) -> None:
+    def end(self, *, success: bool) -> None:
+        """Record that a sample has ended."""
         with self._lock:
             self._running -= 1
             if success:
                 self._last = self._now()
 
     def gives_up_at(self) -> float:
+        """Return the time at which samples fail if none succeeds before."""
         with self._lock:
             return self._last + self.limit
 
+    def error(self) -> APIConnectionError:
+        """Return the error of a sample that fails for lack of progress."""
+        return APIConnectionError(f"No progress made in {self.limit}s. Requests appear to be stuck.")
 
-class Sample:
-    """One logical sample on its way: one ``seq_id`` and one idempotency key through all its retries."""
+
+@dataclass(frozen=True)
+class SamplingContext:
+    """The objects that the samples of one sampling client share. Immutable; the objects are thread-safe."""
+
+    session: Session
+    source: Source
+    retry: RetryConfig
+    #: Samples in progress, from dispatch to result.
+    places: CountingSemaphore
+    progress: Progress
+    states: QueueStates
+    #: One poll for all samples, if the server supports it.
+    bulk: Optional[BulkPoller]
+    #: Dense numbers of the samples.
+    seq_ids: Iterator[int]
+
+
+class SampleOperation(Generic[T]):
+    """One sample whose arguments were validated. Started once, by :meth:`run` or :meth:`submit`.
+
+    Args:
+        context: The objects of the sampling client.
+        name: Name of the operation for observers, errors and ``ServiceClient.status()``.
+        request: The body without ``seq_id``.
+        finish: Makes the result of the response; its errors fail the operation.
+    """
 
     def __init__(
         self,
-        client: SamplingClient,
-        call: CallState,
-        body: types.SampleRequest,
-        size: int,
-        deadline: Optional[float],
-        future: Optional[Future[Any]] = None,
+        context: SamplingContext,
+        name: str,
+        request: types.SampleRequest,
+        finish: Callable[[types.SampleResponse], T],
     ) -> None:
-        self.client = client
-        self.session = client._session
+        self.context = context
+        self.name = name
+        self.request = request
+        self.finish = finish
+        self.estimated_bytes = model_input_bytes(request.prompt)
+
+    def run(self, timeout: Optional[float] = None) -> T:
+        """Run the sample in this thread and return its result.
+
+        Args:
+            timeout: Seconds until DeadlineExceeded; None: ``Config.timeout``.
+        """
+        session = self.context.session
+        deadline = session.deadline(timeout)
+        with session.calling(self.context.source, self.name) as call:
+            result: T = _BlockingSample(self, call, deadline).run()
+            return result
+
+    def submit(self, timeout: Optional[float] = None) -> Future[T]:
+        """Submit the sample and return its future without waiting.
+
+        Args:
+            timeout: Seconds until the future fails with DeadlineExceeded; None: ``Config.timeout``.
+        """
+        session = self.context.session
+        deadline = session.deadline(timeout)
+        call = session.begin(self.context.source, self.name)
+        future: Future[T] = Future(call)
+        _SubmittedSample(self, call, deadline, future).start()
+        return future
+
+
+class Next(NamedTuple):
+    """The step that follows another one."""
+
+    step: Callable[[], Optional[Next]]
+    #: Time of the clock at which to run it; None: now; infinity: when the sample is woken. It also runs when the
+    #: sample is woken earlier.
+    at: Optional[float] = None
+    #: Whether it waits for a result, which may take long and is done by pollers.
+    is_poll: bool = False
+
+
+class _Sample:
+    """The steps of one logical sample. Used by one thread at a time.
+
+    Invariants: one ``seq_id`` and one idempotency key are used until the server has lost the result. The place is
+    held from its grant to the end of the sample. The permit is held from its admission until the server has accepted
+    the sample, through every wait after a 429, and not during the wait for another retry.
+    """
+
+    def __init__(
+        self, operation: SampleOperation[Any], call: CallState, deadline: Optional[float] = None
+    ) -> None:
+        self.operation = operation
+        self.context = operation.context
+        self.session = operation.context.session
         self.call = call
-        self.body = body
-        self.size = size
         self.deadline = deadline
-        self.resamples = 0
-        self.permit: Optional[Permit] = None
-        self.promise: Optional[ServerFuture] = None
-        self.sequence_ids: Optional[List[str]] = None
-        #: What its caller can withdraw until the first send.
-        self.future = future
-        self.content = b""
-        self.key = ""
+        self.result: Any = None
+        #: The server future of the accepted sample.
+        self.server_future: Optional[ServerFuture] = None
+        self._place: Optional[Admission] = Admission(1, self.wake)
+        self._is_running = False
+        self._is_retrying = False
+        self._permit: Optional[Permit] = None
+        self._attempts: Attempts
+        self._dispatch_began = 0.0
+        #: When the present wait for a permit or a turn began. Such waits do not count as time of the attempts.
+        self._wait_began = 0.0
+        self._is_claimed = False
+        self._resubmissions = 0
+        self._sequence_ids: Optional[List[str]] = None
+        self._content = b""
+        self._idempotency_key = ""
 
-    def _number(self) -> None:
-        self.content = codec.encode(replace(self.body, seq_id=self.client._next_seq_id()))
-        self.key = f"tinkex-sync-{uuid.uuid4()}"
+    # Drivers implement these
 
-    def _claim(self) -> None:
-        """Just before the first send: from here on it has a number, and cannot be withdrawn."""
-        if self.content:
-            return
-        if self.future is not None and not self.future.begin():
-            raise CancelledError
-        self._number()
+    def wake(self) -> None:
+        """Run the step that waits. Called by any thread; short, does not block."""
+        raise NotImplementedError
 
-    def run(self) -> types.SampleResponse:
-        """All of it, in this thread."""
-        while True:
-            self.dispatch()
-            try:
-                return self.fetch()
-            except Exception as error:
-                self.session.sleep(self.renew(error), self.deadline, self.call)
+    def claim(self) -> bool:
+        """Return whether the sample may be sent; afterwards it cannot be withdrawn."""
+        return True
 
-    def dispatch(self) -> None:
-        """Wait at the throttle, send, and keep the promise."""
-        session = self.session
-        began = session.clock.time()
-        request = Request("asample", call=self.call, deadline=self.deadline)
-        try:
-            answer = session.call(request, make_attempt=self._attempt)
-        finally:
-            self._release()
-        self.promise = ServerFuture(answer.request_id, "asample", session.clock.time() - began)
-        self.sequence_ids = answer.sample_sequence_ids
+    def is_done(self) -> bool:
+        """Return whether the caller has a result or an error already, because of a cancellation or of closing."""
+        return False
 
-    def _attempt(self, request: Request, attempts: Attempts) -> Reply:
-        with attempts.running():
-            return self._admitted_send(attempts)
+    def network(self) -> ContextManager[None]:
+        """Return a context manager for the time in which the thread waits for the network."""
+        return contextlib.nullcontext()
 
-    def _admitted_send(self, attempts: Attempts) -> Reply:
-        """One attempt; a 429 is waited out with the permit held, any other retry gives it back."""
-        session, call = self.session, self.call
-        entered = session.clock.time()
-        permit = self._acquire()
-        try:
-            while True:
-                call.phase = "throttled"
-                own_delay = permit.not_before - session.clock.time()
-                if own_delay > 0:
-                    with session.dispatchers.waiting():
-                        session.sleep(own_delay, self.deadline, call, "throttled")
-                try:
-                    permit.await_turn(self.deadline)
-                except DeadlineExceeded as error:
-                    raise call.deadline_exceeded() from error
-                # Waiting to be let in, however long, is not trying.
-                attempts.exclude(session.clock.time() - entered)
-                self._claim()
-                try:
-                    with session.dispatchers.waiting():
-                        reply = session.send_once(
-                            Request(
-                                "asample",
-                                self.content,
-                                headers={"X-Tinker-Sampling-Backpressure": "1"},
-                                call=call,
-                                deadline=self.deadline,
-                                idempotency_key=self.key,
-                            ),
-                            attempts,
-                        )
-                except (RateLimitError, BillingError) as error:
-                    self.client._states.read(call, error.body)
-                    if isinstance(error, BillingError):
-                        session.payment_wait.pause(error, call.source, call.call_id)
-                    entered = session.clock.time()
-                    backoff = permit.refused(error.retry_after)
-                    hook = session.observers.backoff_started
-                    if hook is not None:
-                        hook(
-                            source=call.source,
-                            call_id=call.call_id,
-                            duration=backoff.duration,
-                            until=backoff.until,
-                            everyone=backoff.everyone,
-                        )
-                else:
-                    permit.accepted()
-                    return reply
-        finally:
-            self._release()
+    # Steps, in their order
 
-    def _acquire(self) -> Permit:
-        session, call = self.session, self.call
+    def wait_for_place(self) -> Optional[Next]:
+        """Wait until fewer than ``RetryConfig.max_connections`` samples of the client are in progress."""
+        self.call.phase = "throttled"
+        if self._place is None or not self._place.is_granted:
+            return Next(self.wait_for_place, math.inf)
+        self.context.progress.begin()
+        self._is_running = True
+        return Next(self.begin_dispatch)
+
+    def begin_dispatch(self) -> Optional[Next]:
+        """Start the attempts under one ``seq_id``."""
+        self._attempts = self.session.attempts("sampling")
+        self._dispatch_began = self.session.clock.time()
+        return Next(self.begin_attempt)
+
+    def begin_attempt(self) -> Optional[Next]:
+        """Request a permit for one more attempt."""
+        self._set_retrying(False)
+        self._attempts.start()
+        self._wait_began = self.session.clock.time()
+        self._permit = self.session.throttle.request(self.operation.estimated_bytes, self.wake)
+        return Next(self.acquire_permit)
+
+    def acquire_permit(self) -> Optional[Next]:
+        """Wait until the throttle admits the sample."""
+        permit, call = self._held_permit, self.call
         call.phase = "throttled"
-        try:
-            permit = session.throttle.permit(self.size, self.deadline)
-        except DeadlineExceeded as error:
-            raise call.deadline_exceeded() from error
-        self.permit = permit
-        hook = session.observers.dispatch_acquired
+        if not permit.admit():
+            return Next(self.acquire_permit, math.inf)
+        hook = self.session.observers.dispatch_acquired
         if hook is not None:
-            facts = permit.facts
-            hook(
-                source=call.source,
-                call_id=call.call_id,
-                estimated_bytes=facts.estimated_bytes,
-                charged_bytes=facts.charged_bytes,
-                throttled=facts.throttled,
-                waited=facts.waited,
-                in_flight=facts.in_flight,
-                bytes_left=facts.bytes_left,
-            )
-        return permit
+            hook(source=call.source, call_id=call.call_id, **vars(permit.facts))
+        return Next(self.wait_for_turn)
 
-    def _release(self) -> None:
-        permit, self.permit = self.permit, None
+    def wait_for_turn(self) -> Optional[Next]:
+        """Wait for the sample's own delay after a 429, for a stop of all samples, and for the pace."""
+        self.call.phase = "throttled"
+        at = self._held_permit.take_turn()
+        if at is not None:
+            return Next(self.wait_for_turn, at)
+        self._attempts.exclude(self.session.clock.time() - self._wait_began)
+        return Next(self.send)
+
+    def send(self) -> Optional[Next]:
+        """Send the sample once. POST /api/v1/asample."""
+        if not self._content:
+            if not (self._is_claimed or self.claim()):
+                raise CancelledError
+            self._is_claimed = True
+            self._assign_seq_id()
+        request = Request(
+            "asample",
+            self._content,
+            headers={"X-Tinker-Sampling-Backpressure": "1"},
+            call=self.call,
+            deadline=self.deadline,
+            idempotency_key=self._idempotency_key,
+        )
+        try:
+            with self.network():
+                reply = self.session.send_once(request, self._attempts)
+            self._held_permit.accepted()
+            response = types.UntypedAPIFuture.from_wire(reply.json())
+        except (RateLimitError, BillingError) as error:
+            return self._refused(error)
+        except Exception as error:
+            return self._failed(error)
+        return self._accepted(response)
+
+    def poll(self) -> Optional[Next]:
+        """Wait for the result; if the server has lost it, submit the sample again under a new ``seq_id``."""
+        try:
+            self.result = self.operation.finish(self._with_sequence_ids(self._wait_for_result()))
+            return None
+        except Exception as error:
+            if self.is_done():
+                raise  # it was cancelled, and the server has dropped it
+            delay = self._resubmit_delay(error)
+        self._resubmissions += 1
+        self._content = b""  # the next send takes a new number
+        self.server_future = None
+        self.call.request_id, self.call.sent = None, "no"
+        return self._retry_in(delay, self.begin_dispatch)
+
+    def release(self, *, success: bool) -> None:
+        """Give back all that the sample holds. Idempotent; the last step of every sample."""
+        self._release_permit()
+        self._set_retrying(False)
+        if self._is_running:
+            self._is_running = False
+            self.context.progress.end(success=success)
+        place, self._place = self._place, None
+        if place is not None:
+            self.context.places.leave(place)
+
+    # What follows a response
+
+    def _accepted(self, response: types.UntypedAPIFuture) -> Next:
+        self._release_permit()
+        roundtrip = self.session.clock.time() - self._dispatch_began
+        self.server_future = ServerFuture(response.request_id, "asample", roundtrip)
+        self._sequence_ids = response.sample_sequence_ids
+        self.call.phase, self.call.request_id = "polling", response.request_id
+        return Next(self.poll, is_poll=True)
+
+    def _refused(self, error: RateLimitError | BillingError) -> Next:
+        """Keep the permit through the wait after a 429 or 402."""
+        call, session = self.call, self.session
+        self.context.states.read(call, error.body)
+        if isinstance(error, BillingError):
+            try:
+                session.payment_wait.pause(error, call.source, call.call_id)
+            except BillingError as final:
+                return self._failed(final)
+        elif session.clock.time() >= self.context.progress.gives_up_at():
+            raise self.context.progress.error() from error
+        self._wait_began = session.clock.time()
+        backoff = self._held_permit.refused(error.retry_after)
+        hook = session.observers.backoff_started
+        if hook is not None:
+            hook(source=call.source, call_id=call.call_id, **vars(backoff))
+        return Next(self.wait_for_turn)
+
+    def _failed(self, error: Exception) -> Next:
+        """Give the permit back and retry by the policy; raises the error if the policy does not retry it."""
+        attempts = self._attempts
+        self._release_permit()
+        try:
+            delay = attempts.policy.next_delay(attempts, error)
+        except (APIStatusError, APIConnectionError) as final:
+            attempts.describe(final)
+            advise(final, self.session.config, False)
+            raise
+        request = Request("asample", source=self.call.source, call=self.call)
+        self.session.report_retry(request, attempts, delay, error)
+        log_long_retry(attempts, delay, error, "asample")
+        return self._retry_in(delay, self.begin_attempt)
+
+    def _retry_in(self, delay: float, step: Callable[[], Optional[Next]]) -> Next:
+        self.call.phase = "retrying"
+        self._set_retrying(True)
+        return Next(step, self.session.clock.time() + delay)
+
+    def _set_retrying(self, is_retrying: bool) -> None:
+        if is_retrying != self._is_retrying:
+            self._is_retrying = is_retrying
+            self.session.count_retrying(1 if is_retrying else -1)
+
+    # The permit and the number
+
+    @property
+    def _held_permit(self) -> Permit:
+        assert self._permit is not None
+        return self._permit
+
+    def _release_permit(self) -> None:
+        permit, self._permit = self._permit, None
         if permit is None:
             return
+        was_admitted = permit.is_admitted
         permit.release()
         hook = self.session.observers.dispatch_released
-        if hook is not None:
+        if hook is not None and was_admitted:
             hook(source=self.call.source, call_id=self.call.call_id)
 
-    def fetch(self) -> types.SampleResponse:
-        """Poll the promise."""
-        assert self.promise is not None
-        progress = self.client._progress
+    def _assign_seq_id(self) -> None:
+        request = replace(self.operation.request, seq_id=next(self.context.seq_ids))
+        self._content = json_wire.encode(request)
+        self._idempotency_key = new_idempotency_key()
+
+    # The result
+
+    def _gives_up_at(self) -> float:
+        """Return the time at which the wait for the result ends. It moves when another sample succeeds."""
+        limit = self.context.progress.gives_up_at()
+        return limit if self.deadline is None else min(limit, self.deadline)
+
+    def _wait_for_result(self) -> types.SampleResponse:
+        assert self.server_future is not None
         try:
-            return self._result(self.promise)
+            bulk = self.context.bulk
+            if bulk is None:
+                return self._poll(self.server_future, None)
+            request_id = self.server_future.request_id
+            size = bulk.wait(request_id, self.call, self._gives_up_at)
+            try:
+                return self._poll(self.server_future, size)
+            finally:
+                bulk.acknowledge(request_id)
         except DeadlineExceeded:
             if self.deadline is not None and self.session.clock.time() >= self.deadline:
                 raise
-            raise APIConnectionError(
-                f"No progress made in {progress.limit}s. Requests appear to be stuck."
-            ) from None
+            raise self.context.progress.error() from None
 
-    def _gives_up_at(self) -> float:
-        """When the wait for the result ends; later, once another sample has succeeded meanwhile."""
-        limit = self.client._progress.gives_up_at()
-        return limit if self.deadline is None else min(limit, self.deadline)
+    def _poll(self, server_future: ServerFuture, size: Optional[int]) -> types.SampleResponse:
+        result: types.SampleResponse = poll(
+            self.session,
+            server_future,
+            self.call,
+            states=self.context.states,
+            deadline=self._gives_up_at(),
+            extend=self._gives_up_at,
+            announced=size,
+        )
+        return result
 
-    def _result(self, promise: ServerFuture) -> types.SampleResponse:
-        bulk, announced = self.client._bulk, None
-        if bulk is not None:
-            announced = bulk.wait(promise.request_id, self.call, self._gives_up_at)
-        try:
-            result = poll(
-                self.session,
-                promise,
-                self.call,
-                states=self.client._states,
-                deadline=self._gives_up_at(),
-                extend=self._gives_up_at,
-                announced=announced,
-            )
-            return self._named(result)
-        finally:
-            if bulk is not None:
-                bulk.acknowledge(promise.request_id)
-
-    def _named(self, result: types.SampleResponse) -> types.SampleResponse:
-        """``result`` with the names that the promise gave its completions."""
-        ids, drawn = self.sequence_ids, result.sequences
+    def _with_sequence_ids(self, result: types.SampleResponse) -> types.SampleResponse:
+        """Return ``result`` with the ids of its completions, which the server returns when it accepts the sample."""
+        ids, sequences = self._sequence_ids, result.sequences
         if not ids:
             return result
-        if len(ids) != len(drawn):
-            # Which name is whose cannot be told; the completions are good all the same.
+        if len(ids) != len(sequences):
+            # The completions are valid, but it is unknown which id belongs to which one.
             _log.warning(
-                "The server named %d completions and sent %d; the names are dropped", len(ids), len(drawn)
+                "Sequence ids dropped: ids=%d completions=%d request_id=%s",
+                len(ids),
+                len(sequences),
+                self.call.request_id,
             )
             return result
-        named = [replace(one, sequence_id=name) for one, name in zip(drawn, ids)]
+        named = [replace(sequence, sequence_id=name) for sequence, name in zip(sequences, ids)]
         return replace(result, sequences=named)
 
-    def renew(self, error: Exception) -> float:
-        """After a failure: a new number; returns the seconds to wait, or raises ``error``.
+    def _resubmit_delay(self, error: Exception) -> float:
+        """Return the seconds to wait before the sample is submitted again; raise ``error`` if it is not.
 
-        A sample whose promise the server has lost is drawn anew, and one that failed as the user's
-        ``RetryConfig.retryable_exceptions`` say beyond the default; what may yet have a result never is.
+        A sample that may still have a result is never submitted again.
         """
-        config = self.client._retry_config
-        lost = isinstance(error, PromiseExpiredError)
-        late = self.session.clock.time() >= self._gives_up_at()
-        if not config.should_resubmit(error) or late or (lost and self.resamples >= _MOST_RESAMPLES):
+        retry = self.context.retry
+        is_late = self.session.clock.time() >= self._gives_up_at()
+        is_lost_again = isinstance(error, PromiseExpiredError) and self._resubmissions >= _MOST_RESUBMISSIONS
+        if is_late or is_lost_again or not retry.should_resubmit(error):
             raise error
-        self.resamples += 1
-        self._number()
-        self.call.request_id, self.call.sent = None, "no"
-        return config.resubmit_delay(self.resamples - 1)
+        return retry.resubmit_delay(self._resubmissions)
+
+
+class _BlockingSample(_Sample):
+    """A sample whose steps run in the thread of its caller, which waits between them."""
+
+    def __init__(
+        self, operation: SampleOperation[Any], call: CallState, deadline: Optional[float] = None
+    ) -> None:
+        self._woken = Event()
+        super().__init__(operation, call, deadline)
+
+    def wake(self) -> None:
+        self._woken.set()
+
+    def run(self) -> Any:
+        """Run all steps and return the result."""
+        success = False
+        try:
+            assert self._place is not None
+            self.context.places.enter(self._place)
+            following: Optional[Next] = Next(self.wait_for_place)
+            while following is not None:
+                # Before the step, so that no wake during the step is missed.
+                self._woken.clear()
+                following = following.step()
+                if following is not None and following.at is not None:
+                    self._wait(following.at)
+            success = True
+            return self.result
+        finally:
+            self.release(success=success)
+
+    def _wait(self, at: float) -> None:
+        until = at if self.deadline is None else min(at, self.deadline)
+        self.session.wait(self._woken, None if until == math.inf else until)
+        if self.deadline is not None and self.session.clock.time() >= self.deadline:
+            raise self.call.deadline_exceeded()
+
+
+class _State(enum.Enum):
+    """What a submitted sample does at the moment."""
+
+    WAITING = 1  # for a time, or to be woken
+    QUEUED = 2  # for a worker
+    RUNNING = 3
+    ENDED = 4
+
+
+class _SubmittedSample(_Sample):
+    """A sample whose steps run in workers. It holds no thread while it waits.
+
+    Dispatchers run the steps up to the acceptance, pollers wait for the result. A sample that waits is known only to
+    the timer, a semaphore or the throttle.
+
+    Invariants: one thread runs steps, in the state RUNNING. A wake during a step is kept in ``_is_woken``, and then the
+    step's wait ends immediately. The deadline ends every wait, also the wait for a worker.
+    """
+
+    def __init__(
+        self,
+        operation: SampleOperation[Any],
+        call: CallState,
+        deadline: Optional[float],
+        future: Future[Any],
+    ) -> None:
+        super().__init__(operation, call, deadline)
+        self._future = future
+        self._lock = Lock()
+        self._state = _State.WAITING  # guarded by _lock
+        self._is_woken = False  # guarded by _lock
+        self._is_expired = False  # guarded by _lock
+        #: The step that a waiting or queued sample runs next.
+        self._next = Next(self.wait_for_place)
+        self._timer: Optional[TimerHandle] = None
+        self._expiry: Optional[TimerHandle] = None
+
+    def claim(self) -> bool:
+        return self._future.begin()
+
+    def is_done(self) -> bool:
+        return self._future.done()
+
+    def network(self) -> ContextManager[None]:
+        return self.session.dispatchers.waiting()
+
+    def start(self) -> None:
+        """Enter the queue of the client's samples."""
+        # Weakly, because a future that is dropped must log its error immediately.
+        reference = weakref.ref(self)
+
+        def cancel_remote() -> bool:
+            sample = reference()
+            accepted = None if sample is None else sample.server_future
+            # The server can cancel an accepted sample, but not a request that is being sent.
+            return (
+                sample is not None
+                and accepted is not None
+                and sample.session.cancel_remote(accepted.request_id)
+            )
+
+        self._future.cancel_remote = cancel_remote
+        if self.deadline is not None:
+            self._expiry = self.session.timer.at(self.deadline, self._expire)
+        assert self._place is not None
+        if self.context.places.enter(self._place):
+            self.wake()
+        # Closing fails the futures of the calls that it finds after it has set the signal. It may have missed this one.
+        if self.session.closing.is_set():
+            self._interrupt(ClosedError("the client was closed before the sample was sent"))
+
+    def wake(self) -> None:
+        with self._lock:
+            if self._state is not _State.WAITING:
+                self._is_woken = True
+                return
+            self._state = _State.QUEUED
+        self._enqueue()
+
+    def _enqueue(self) -> None:
+        workers = self.session.pollers if self._next.is_poll else self.session.dispatchers
+        # A closed session has no workers, and closing fails the future.
+        workers.submit(self._run)
+
+    def _run(self) -> None:
+        with self._lock:
+            if self._state is not _State.QUEUED:
+                return  # it has expired
+            self._state = _State.RUNNING
+            self._is_woken = False
+        timer, self._timer = self._timer, None
+        if timer is not None:
+            timer.cancel()
+        try:
+            following: Optional[Next] = self._next
+            while following is not None:
+                if self.is_done():
+                    raise CancelledError
+                following = following.step()
+                if following is not None and self._hand_over(following):
+                    return
+        except BaseException as error:
+            self._end(error)
+        else:
+            self._end()
+
+    def _hand_over(self, following: Next) -> bool:
+        """Leave the next step to another worker or to a later time; False if this thread runs it now."""
+        if following.is_poll:
+            with self._lock:
+                self._state, self._next = _State.QUEUED, following
+            self._enqueue()
+            return True
+        if following.at is None:
+            return False
+        # Before the state changes, because a wake in another thread may end the wait immediately.
+        self._timer = None if following.at == math.inf else self.session.timer.at(following.at, self.wake)
+        with self._lock:
+            is_expired = self._is_expired
+            is_woken, self._is_woken = self._is_woken, False
+            if not (is_expired or is_woken):
+                self._state, self._next = _State.WAITING, following
+                return True
+        if self._timer is not None:
+            self._timer.cancel()
+        if is_expired:
+            raise self.call.deadline_exceeded()
+        return False
+
+    def _expire(self) -> None:
+        """End a sample that waits at its deadline. Called by the timer, which must not run hooks or callbacks."""
+        with self._lock:
+            self._is_expired = True
+        self.session.helpers.submit(lambda: self._interrupt(self.call.deadline_exceeded()))
+
+    def _interrupt(self, error: BaseException) -> None:
+        """End the sample with ``error`` unless one of its steps runs."""
+        with self._lock:
+            if self._state not in (_State.WAITING, _State.QUEUED):
+                return
+            self._state = _State.ENDED
+        self._end(error)
+
+    def _end(self, error: Optional[BaseException] = None) -> None:
+        with self._lock:
+            self._state = _State.ENDED
+        for timer in (self._timer, self._expiry):
+            if timer is not None:
+                timer.cancel()
+        self.release(success=error is None)
+        if error is not None:
+            resolve_in_worker(self.session, self._future, error=error)
+        else:
+            # A poller may run the callbacks of the future, even if they block.
+            self.session.end(self.call)
+            self._future.set_result(self.result)

@@ -1,4 +1,8 @@
-"""The layered throttle in front of sampling: slots, fewer slots after a refusal, bytes, and a pace."""
+"""The layered throttle that samples pass before they are sent: places, fewer places after a 429, bytes, and a pace.
+
+Nothing here blocks. A sample asks for a permit, and its ``wake`` function is called when it should ask again. So one
+rule serves samples that wait in a thread of their caller and samples that wait without a thread.
+"""
 
 from __future__ import annotations
 
@@ -7,106 +11,165 @@ import itertools
 import math
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Dict, List, Optional, Type
+from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple, Type, Union
 
-from ..concurrency.clock import Clock, remaining
-from ..concurrency.close_signal import CloseSignal
-from ..concurrency.primitives import Event, Lock
-from ..errors import ClosedError, DeadlineExceeded
+from ..concurrency.clock import Clock
+from ..concurrency.primitives import Lock
 from .pacing import Pace, ThrottleLimits, Ticket
-from .semaphores import BytesSemaphore, CountingSemaphore
+from .semaphores import Admission, BytesSemaphore, CountingSemaphore
 
 __all__ = ["Backoff", "Permit", "PermitFacts", "Throttle", "ThrottleLimits"]
 
 
 @dataclass(frozen=True)
 class PermitFacts:
-    """What it took to get a permit, for whoever reports it."""
+    """The facts of an admitted permit, for observers."""
 
-    #: The estimate, and what was taken from the byte budget for it.
+    #: The estimated bytes of the sample, and the bytes charged to the budget for it.
     estimated_bytes: int
     charged_bytes: int
-    #: True if it had to take one of the few slots after a backoff.
+    #: Whether it took one of the few places that are left after a backoff.
     throttled: bool
-    #: Seconds from asking to having it.
+    #: Seconds from the request for the permit to its admission.
     waited: float
-    #: Permits out, this one included, and bytes left (below 0 behind a payload larger than the rest).
+    #: Number of admitted permits, this one included, and the bytes left; below 0 while a payload larger than the
+    #: rest is admitted.
     in_flight: int
     bytes_left: int
 
 
 @dataclass(frozen=True)
 class Backoff:
-    """What a refusal led to."""
+    """The consequence of a 429."""
 
     #: Seconds, and the time of the clock at which they end.
     duration: float
     until: float
-    #: True if nobody sends until then; else only the refused sample waits.
+    #: Whether all samples stop until then; otherwise only the refused sample waits.
     everyone: bool
 
 
-class _Turn:
-    """A thread that waits to send; the earliest permit leaves first."""
-
-    __slots__ = ("arrival", "event")
-
-    def __init__(self, arrival: int) -> None:
-        self.arrival = arrival
-        self.event = Event()
-
-    def __lt__(self, other: _Turn) -> bool:
-        return self.arrival < other.arrival
-
-
 class Permit:
-    """The right to dispatch one sample, held until it is accepted or given up.
+    """The right to dispatch one sample, from its request until it is released.
 
-    Used by one thread at a time, not always the same one. Leaving ``with``, or `release`, gives it back.
+    The order of use is: :meth:`admit` until it returns True; :meth:`take_turn` until it returns None; one send;
+    :meth:`accepted` or :meth:`refused`; after ``refused``, :meth:`take_turn` again; :meth:`release`.
+
+    Used by one thread at a time, not always the same one. Leaving a ``with`` block releases it.
     """
 
-    def __init__(self, throttle: Throttle, arrival: int, facts: PermitFacts) -> None:
-        self.facts = facts
+    def __init__(
+        self, throttle: Throttle, arrival: int, estimated_bytes: int, wake: Callable[[], None]
+    ) -> None:
+        self.estimated_bytes = estimated_bytes
+        #: Position in the order of dispatch, by the time of the request.
+        self.arrival = arrival
+        self.wake = wake
+        #: Time of the clock until which a 429 delays this sample; 0.0 if it was not refused.
+        self.not_before = 0.0
+        #: Whether it is in the throttle's queue of turns. Changed only under the throttle's lock.
+        self.is_queued = False
         self._throttle = throttle
-        self._arrival = arrival
-        self._not_before = 0.0
+        self._facts: Optional[PermitFacts] = None
         self._ticket: Optional[Ticket] = None
-        self._released = False  # guarded by _throttle._lock
+        self._admissions: List[Tuple[Union[CountingSemaphore, BytesSemaphore], Admission]] = []
+        self._layers = self._pass_layers()
+
+    def __lt__(self, other: Permit) -> bool:
+        return self.arrival < other.arrival
 
     @property
-    def not_before(self) -> float:
-        """Time of the clock until which a refusal delays this sample; 0.0 if it was never refused.
+    def is_admitted(self) -> bool:
+        """Whether it holds all layers."""
+        return self._facts is not None
 
-        `await_turn` waits for it; who cannot block calls that after this time.
-        """
-        return self._not_before
-
-    def await_turn(self, deadline: Optional[float] = None) -> None:
-        """Block until this sample may be sent: its own delay, a stop for everybody, then the pace.
+    @property
+    def facts(self) -> PermitFacts:
+        """The facts of the admission.
 
         Raises:
-            DeadlineExceeded: ``deadline`` (time of the clock) passed first; phase "throttled", sent "no".
-            ClosedError: The throttle was closed.
+            RuntimeError: It is not admitted.
         """
-        self._ticket = self._throttle._await_turn(self._arrival, self._not_before, deadline)
+        if self._facts is None:
+            raise RuntimeError("the permit is not admitted: call admit() until it returns True")
+        return self._facts
+
+    def admit(self) -> bool:
+        """Take the layers that are free, and return whether all of them are held.
+
+        If not, ``wake`` is called when the next one is free. Calls before that change nothing.
+        """
+        while self._facts is None:
+            if self._admissions and not self._admissions[-1][1].is_granted:
+                return False
+            next(self._layers)
+        return True
+
+    def _pass_layers(self) -> Iterator[None]:
+        """Enter one semaphore at each step, and keep the facts at the end."""
+        throttle = self._throttle
+        requested = throttle.clock.time()
+        self._enter(throttle.places, 1)
+        yield
+        # Decided once, when the sample has its place; later backoffs do not change its charge.
+        is_throttled = throttle.has_recent_backoff()
+        charge = self.estimated_bytes
+        if is_throttled:
+            charge *= throttle.limits.throttled_bytes_factor
+            self._enter(throttle.few_places, 1)
+            yield
+        self._enter(throttle.bytes, charge)
+        yield
+        waited = throttle.clock.time() - requested
+        in_flight, left = throttle.count_permit(1), throttle.bytes.balance
+        self._facts = PermitFacts(self.estimated_bytes, charge, is_throttled, waited, in_flight, left)
+        yield
+
+    def _enter(self, semaphore: Union[CountingSemaphore, BytesSemaphore], size: int) -> None:
+        admission = Admission(size, self.wake)
+        # First, so that an interrupt between the two lines leaks nothing.
+        self._admissions.append((semaphore, admission))
+        semaphore.enter(admission)
+
+    def take_turn(self) -> Optional[float]:
+        """Take the turn to send, if it has come: after the sample's own delay, a stop of all samples, and the pace.
+
+        Returns:
+            None if the sample must be sent now. Otherwise the time of the clock at which to call again; infinity:
+            when ``wake`` is called.
+        """
+        now = self._throttle.clock.time()
+        if now < self.not_before:
+            return self.not_before  # outside of the queue, so that it delays no other sample
+        turn = self._throttle.take_turn(self, now)
+        if isinstance(turn, Ticket):
+            self._ticket = turn
+            return None
+        return turn
 
     def accepted(self) -> None:
-        """The server accepted the send."""
-        self._throttle._accepted(self._sent())
+        """Record that the server accepted the send."""
+        self._throttle.accepted(self._sent())
 
     def refused(self, retry_after: Optional[float] = None) -> Backoff:
-        """The server answered 429. Call `await_turn` before sending again.
+        """Record that the server returned 429 for the send. The next send needs a turn of its own.
 
         Args:
-            retry_after: Seconds the server asked for; they replace the delay chosen by size.
+            retry_after: Seconds that the response requests; they replace the delay that depends on the size.
         """
-        backoff = self._throttle._refused(self._sent(), self.facts.estimated_bytes, retry_after)
-        self._not_before = backoff.until
+        backoff = self._throttle.refused(self._sent(), self.estimated_bytes, retry_after)
+        self.not_before = backoff.until
         return backoff
 
     def release(self) -> None:
-        """Give slots and bytes back. The second time does nothing."""
-        self._throttle._release(self)
+        """Leave all queues and return all layers. Idempotent."""
+        self._throttle.leave_turns(self)
+        if self._facts is not None:
+            self._facts = None
+            self._throttle.count_permit(-1)
+        while self._admissions:
+            semaphore, admission = self._admissions.pop()
+            semaphore.leave(admission)
 
     def __enter__(self) -> Permit:
         return self
@@ -122,140 +185,117 @@ class Permit:
     def _sent(self) -> Ticket:
         ticket, self._ticket = self._ticket, None
         if ticket is None:
-            raise RuntimeError("there is no unanswered send: call await_turn() once before each send")
+            raise RuntimeError("there is no unanswered send: call take_turn() before each send")
         return ticket
 
 
 class Throttle:
-    """What all sampling clients and threads of one service client wait at.
+    """The limits that all sampling clients and threads of one service client share. Thread-safe.
 
-    Invariant: the first of ``_turns`` either runs or waits on ``closing`` for its time; the others wait on
-    events of their own. Whoever leaves the front wakes the next, so a close runs through the queue too.
-    ``_lock`` is never held while a semaphore is used.
-
-    Args:
-        closing: Once set, every wait ends with ClosedError.
+    Invariant: the first permit of ``_turns`` has been told a time, or is being woken; the others wait until they are
+    first. A permit that leaves the front wakes the next one. ``_lock`` is never held while a semaphore is used.
     """
 
-    def __init__(self, limits: ThrottleLimits, clock: Clock, closing: CloseSignal) -> None:
+    def __init__(self, limits: ThrottleLimits, clock: Clock) -> None:
         self.limits = limits
-        self._clock = clock
-        self._closing = closing
-        self._count = CountingSemaphore(limits.max_dispatches, clock, closing)
-        self._few = CountingSemaphore(limits.throttled_dispatches, clock, closing)
-        self._bytes = BytesSemaphore(limits.dispatch_bytes, clock, closing)
+        self.clock = clock
+        #: The layers in the order in which a permit passes them; the second one only after a recent backoff.
+        self.places = CountingSemaphore(limits.max_dispatches, clock)
+        self.few_places = CountingSemaphore(limits.throttled_dispatches, clock)
+        self.bytes = BytesSemaphore(limits.dispatch_bytes, clock)
         self._arrivals = itertools.count()
         self._lock = Lock()
         self._pace = Pace(limits)  # guarded by _lock
-        self._turns: List[_Turn] = []  # a heap, guarded by _lock
+        self._turns: List[Permit] = []  # a heap, guarded by _lock
         self._in_flight = 0  # guarded by _lock
 
-    def permit(self, estimated_bytes: int, deadline: Optional[float] = None) -> Permit:
-        """Wait for a slot and for bytes; whether a backoff is recent is decided once, when the slot is ours.
+    def request(self, estimated_bytes: int, wake: Callable[[], None]) -> Permit:
+        """Return a new permit, which holds nothing yet.
+
+        Args:
+            estimated_bytes: Estimated size of the sample's body.
+            wake: Called when the permit can make progress, by the thread that makes it possible, with no lock
+                held. It must be short and must not block. It may be called more often than necessary.
 
         Raises:
-            DeadlineExceeded: ``deadline`` (time of the clock) passed first; phase "throttled", sent "no".
-            ClosedError: The throttle was closed.
+            ValueError: ``estimated_bytes`` is negative.
         """
         if estimated_bytes < 0:
-            raise ValueError(f"estimated_bytes must not be negative, not {estimated_bytes}")
-        asked = self._clock.time()
-        arrival = next(self._arrivals)
-        throttled = has_few = False
-        charge = estimated_bytes
-        self._count.acquire(deadline=deadline)
-        try:
-            with self._lock:
-                throttled = self._pace.is_recent(self._clock.time())
-            if throttled:
-                charge *= self.limits.throttled_bytes_factor
-                self._few.acquire(deadline=deadline)
-                has_few = True
-            self._bytes.acquire(charge, deadline=deadline)
-        except BaseException:
-            if has_few:
-                self._few.release()
-            self._count.release()
-            raise
-        left = self._bytes.balance
-        with self._lock:
-            self._in_flight += 1
-            in_flight = self._in_flight
-        waited = self._clock.time() - asked
-        facts = PermitFacts(estimated_bytes, charge, throttled, waited, in_flight, left)
-        return Permit(self, arrival, facts)
+            raise ValueError(f"estimated_bytes must be at least 0, got {estimated_bytes}")
+        return Permit(self, next(self._arrivals), estimated_bytes, wake)
 
     def status(self) -> Dict[str, Any]:
-        """A snapshot: permits out, waiters, bytes left, end of the last backoff, pace per second or None."""
-        queued = self._count.waiting + self._few.waiting + self._bytes.waiting
-        left = self._bytes.balance
-        now = self._clock.time()
+        """Return a snapshot: permits, waiters, bytes left, end of the last backoff, pace per second or None."""
+        waiting = self.places.waiting + self.few_places.waiting + self.bytes.waiting
+        left = self.bytes.balance
+        now = self.clock.time()
         with self._lock:
             self._pace.expire(now)
             return {
                 "in_flight": self._in_flight,
-                "waiting": queued + len(self._turns),
+                "waiting": waiting + len(self._turns),
                 "bytes_left": left,
                 "backoff_until": self._pace.backoff_until,
                 "recently": self._pace.is_recent(now),
                 "pace": self._pace.rate,
             }
 
-    def _await_turn(self, arrival: int, not_before: float, deadline: Optional[float]) -> Ticket:
-        # Outside the queue, so that its own delay holds up nobody.
-        while self._clock.time() < not_before:
-            self._sleep(self._closing, not_before - self._clock.time(), deadline)
-        turn = _Turn(arrival)
-        try:
-            with self._lock:
-                heapq.heappush(self._turns, turn)
-            while True:
-                with self._lock:
-                    turn.event.clear()
-                    first = self._turns[0] is turn
-                    now = self._clock.time()
-                    late = deadline is not None and now >= deadline
-                    opens = self._pace.opens_at(now) if first else math.inf
-                    if opens <= now and not late and not self._closing.is_set():
-                        return self._pace.leave(now)
-                if first:
-                    self._sleep(self._closing, opens - now, deadline)
-                else:
-                    self._sleep(turn.event, None, deadline)
-        finally:
-            self._leave_queue(turn)
+    # For permits
 
-    def _leave_queue(self, turn: _Turn) -> None:
+    def has_recent_backoff(self) -> bool:
+        """Return whether a backoff is in force, or ended less than ``throttle_memory`` seconds ago."""
         with self._lock:
-            if self._turns and self._turns[0] is turn:
-                heapq.heappop(self._turns)
-            elif turn in self._turns:
-                self._turns.remove(turn)
-                heapq.heapify(self._turns)
+            return self._pace.is_recent(self.clock.time())
+
+    def count_permit(self, change: int) -> int:
+        """Add ``change`` to the number of admitted permits and return it."""
+        with self._lock:
+            self._in_flight += change
+            return self._in_flight
+
+    def take_turn(self, permit: Permit, now: float) -> Union[Ticket, float]:
+        """Let a permit leave if it is first and the pace allows it; otherwise keep it in the queue.
+
+        Returns:
+            The ticket of its send, or the time of the clock at which to try again; infinity: when it is woken.
+        """
+        with self._lock:
+            if not permit.is_queued:
+                permit.is_queued = True
+                heapq.heappush(self._turns, permit)
+            if self._turns[0] is not permit:
+                return math.inf
+            opens = self._pace.opens_at(now)
+            if opens > now:
+                return opens
+            heapq.heappop(self._turns)
+            permit.is_queued = False
+            ticket = self._pace.leave(now)
             following = self._turns[0] if self._turns else None
         if following is not None:
-            following.event.set()
+            following.wake()
+        return ticket
 
-    def _sleep(self, event: Event, seconds: Optional[float], deadline: Optional[float]) -> None:
-        if self._closing.is_set():
-            raise ClosedError("the client was closed while this call waited to be sent")
-        left = remaining(self._clock, deadline)
-        if left == 0:
-            raise DeadlineExceeded(
-                "the timeout ran out while the call waited to be sent; nothing was sent",
-                phase="throttled",
-                sent="no",
-            )
-        if seconds is None or (left is not None and left < seconds):
-            seconds = left
-        with self._closing.waking(event):
-            self._clock.wait(event, seconds)
-
-    def _accepted(self, ticket: Ticket) -> None:
+    def leave_turns(self, permit: Permit) -> None:
+        """Take a permit out of the queue of turns, if it is there."""
         with self._lock:
-            self._pace.accepted(self._clock.time(), ticket)
+            if not permit.is_queued:
+                return
+            permit.is_queued = False
+            was_first = self._turns[0] is permit
+            self._turns.remove(permit)
+            heapq.heapify(self._turns)
+            following = self._turns[0] if was_first and self._turns else None
+        if following is not None:
+            following.wake()
 
-    def _refused(self, ticket: Ticket, estimated_bytes: int, retry_after: Optional[float]) -> Backoff:
+    def accepted(self, ticket: Ticket) -> None:
+        """Record that a send was accepted."""
+        with self._lock:
+            self._pace.accepted(self.clock.time(), ticket)
+
+    def refused(self, ticket: Ticket, estimated_bytes: int, retry_after: Optional[float]) -> Backoff:
+        """Record that a send was refused; see :meth:`Permit.refused`."""
         limits = self.limits
         if retry_after is not None:
             duration = max(0.0, retry_after)
@@ -264,17 +304,6 @@ class Throttle:
         else:
             duration = limits.large_backoff
         with self._lock:
-            now = self._clock.time()
+            now = self.clock.time()
             everyone = self._pace.refused(now, ticket, duration)
         return Backoff(duration, now + duration, everyone)
-
-    def _release(self, permit: Permit) -> None:
-        with self._lock:
-            if permit._released:
-                return
-            permit._released = True
-            self._in_flight -= 1
-        self._bytes.release(permit.facts.charged_bytes)
-        if permit.facts.throttled:
-            self._few.release()
-        self._count.release()

@@ -8,8 +8,9 @@ forward pass of one datum, which does not change the model, uses up the number t
 
 from __future__ import annotations
 
+import functools
 import logging
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Callable, Dict, Iterable, List, Optional, Sequence, Tuple
 
@@ -135,16 +136,11 @@ class BatchOperation(LaneOperation[types.ForwardBackwardOutput]):
             _ParallelChunk(boundary, first + index, self._request(boundary))
             for index, boundary in enumerate(boundaries)
         ]
-        others = _Countdown(len(chunks) - 1)
-
-        def send_other(chunk: _ParallelChunk) -> None:
-            self._send_parallel_chunk(chunk)
-            others.count()
-
         for chunk in chunks[1:]:
-            if not self.session.helpers.submit(lambda chunk=chunk: send_other(chunk)):  # type: ignore[misc]
+            if not self.session.helpers.submit(functools.partial(self._send_parallel_chunk, chunk)):
                 raise ClosedError("the client is closed")
-        self.session.wait(others.is_zero)
+        for chunk in chunks[1:]:
+            self.session.wait(chunk.has_ended)
         self._send_parallel_chunk(chunks[0])
         self._fill_gaps(chunks)
         for chunk in chunks:
@@ -165,6 +161,8 @@ class BatchOperation(LaneOperation[types.ForwardBackwardOutput]):
                 budget.release(size)
         except BaseException as error:
             chunk.error = error
+        finally:
+            chunk.has_ended.set()
 
     def _fill_gaps(self, chunks: List[_ParallelChunk]) -> None:
         """Leave no number unused below a used one; release the positions of rejected chunks at the end."""
@@ -271,27 +269,12 @@ class _ParallelChunk:
     position: int
     request: NumberedRequest
     error: Optional[BaseException] = None
+    has_ended: Event = field(default_factory=Event)
 
     @property
     def is_rejected(self) -> bool:
         """Whether the server does not have the chunk, so that its number is unused."""
         return self.error is not None and not isinstance(self.error, (OutcomeUnknownError, ClosedError))
-
-
-class _Countdown:
-    """Sets an event after a number of counts. Thread-safe."""
-
-    def __init__(self, count: int) -> None:
-        self._lock = Lock()
-        self._left = count  # guarded by _lock
-        self.is_zero = Event()
-
-    def count(self) -> None:
-        with self._lock:
-            self._left -= 1
-            is_last = self._left == 0
-        if is_last:
-            self.is_zero.set()
 
 
 _Range = Tuple[int, int]

@@ -9,7 +9,7 @@ from typing import Any, Callable, Dict, List, Optional, Tuple, TypeVar
 
 from .. import types
 from ..errors import WithdrawnError
-from ..futures import Future, fail_at_deadline, wait_until
+from ..futures import Future, fail_at_deadline, resolve, wait_until
 from ..protocol import json_wire
 from ..protocol.wire import Body
 from .batch import BatchOperation
@@ -65,17 +65,14 @@ class RequestOperation(LaneOperation[T]):
         return Body(self._endpoint, json_wire.encode(replace(self._request, seq_id=number).to_wire()))
 
     def _fetch(self, request: NumberedRequest) -> None:
-        session, future = self.session, self.future
         try:
-            result = self.lane.fetch_result(request, future.call)
+            result = self.lane.fetch_result(request, self.future.call)
             if self._convert is not None:
                 result = self._convert(result)
         except BaseException as error:
-            session.end(future.call)
-            future.set_exception(error)
+            resolve(self.session, self.future, error=error)
         else:
-            session.end(future.call)
-            future.set_result(result)
+            resolve(self.session, self.future, result)
 
 
 class OptimizerStep(RequestOperation[types.OptimStepResponse]):

@@ -1,8 +1,9 @@
 """Telemetry events, and the batches in which they are sent."""
 
+import functools
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Dict, List, Literal, Optional, Union
+from typing import Any, Dict, List, Literal, Optional, Union, get_args
 
 from .decoders import FieldError, each, shorten
 from .wire import SENT_AS_NULL, Wire, coding, decode_object, since
@@ -84,42 +85,33 @@ _EVENTS: Dict[str, Any] = {
 }
 
 
-def _event(value: Any) -> TelemetryEvent:
-    if isinstance(value, (SessionStartEvent, SessionEndEvent, UnhandledExceptionEvent, GenericEvent)):
+def _event(value: Any) -> Any:
+    """Decode one event; its field ``event`` determines its class."""
+    if isinstance(value, get_args(TelemetryEvent)):
         return value
     kind = _EVENTS.get(str(value.get("event"))) if isinstance(value, dict) else None
     if kind is None:
         raise FieldError(f"must be a telemetry event, not {shorten(value)}")
-    event: TelemetryEvent = decode_object(kind, value)
-    return event
+    return decode_object(kind, value)
 
 
-def _events(values: Any) -> List[TelemetryEvent]:
-    return each(_event, values)
-
-
-def _event_bodies(events: List[TelemetryEvent]) -> List[Dict[str, Any]]:
-    return [event.to_wire() for event in events]
+_EVENT_LIST = coding(functools.partial(each, _event), lambda events: [event.to_wire() for event in events])
 
 
 @dataclass(frozen=True, repr=False)
 class TelemetryBatch(Wire):
     """The events of one session."""
 
-    events: List[TelemetryEvent] = field(metadata=coding(_events, _event_bodies))
+    events: List[TelemetryEvent] = field(metadata=_EVENT_LIST)
     platform: str
     sdk_version: str
     session_id: str
 
 
 @dataclass(frozen=True, repr=False)
-class TelemetrySendRequest(Wire):
+class TelemetrySendRequest(TelemetryBatch):
     """Body of ``POST /api/v1/telemetry``."""
 
-    events: List[TelemetryEvent] = field(metadata=coding(_events, _event_bodies))
-    platform: str
-    sdk_version: str
-    session_id: str
     #: Distinguishes processes of one session.
     process_uuid: Optional[str] = field(default=None, metadata=since("0.38.0"))
 

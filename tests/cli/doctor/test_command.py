@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from command_runs import KEY, Commands, in_process, variables
-from imitations import TUFT, TUFT_TODAY, Imitation
+from imitations import TUFT, TUFT_0_38, Imitation
 from scripted_server import Answer
 
 from tinkex_sync.local import LocalServer
@@ -363,15 +363,15 @@ def test_an_endpoint_without_a_response_is_not_missing(scripted):
     assert checks["endpoints"]["finding"].startswith("20 of 21 exist")
 
 
-@pytest.mark.parametrize("column", [TUFT_TODAY, TUFT], ids=lambda column: column.name)
+@pytest.mark.parametrize("column", [TUFT_0_38, TUFT], ids=lambda column: column.name)
 def test_an_endpoint_that_is_not_used_is_not_missing(column):
     with LocalServer() as engine, Imitation(column, engine=engine.base_url) as running:
         status, _, checks = run_doctor(running.base_url, "--model", "tinkex/tiny", key=running.key)
     assert status == 0, checks
     found = checks["key and version"]
-    assert found["data"]["wire"] == ("protobuf" if column is TUFT_TODAY else "json")
+    assert found["data"]["wire"] == ("protobuf" if column is TUFT_0_38 else "json")
     limits = "10,485,760 bytes of samples in dispatch, 2,000 samples in progress"
-    assert found["finding"].endswith(limits) == (column is TUFT_TODAY)
+    assert found["finding"].endswith(limits) == (column is TUFT_0_38)
 
 
 def test_a_paused_queue_is_reported_with_its_state(scripted):

@@ -4,7 +4,7 @@ import pytest
 
 from tinkex_sync.cli.output import Output
 from tinkex_sync.cli.sample.progress import SampleProgress, shown_progress
-from tinkex_sync.plugins.hookspecs import Source
+from tinkex_sync.plugins.events import Source
 
 SAMPLING = Source("sampling", "x", "s")
 

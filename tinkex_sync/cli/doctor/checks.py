@@ -256,7 +256,7 @@ def check_endpoints(context: CheckContext) -> Finding:
 
 def check_queue(context: CheckContext) -> Finding:
     """Sample one token, if a model is given. POST /api/v1/asample."""
-    from ...clients.sampling_sessions import open_sampling_client
+    from ...clients.sampling import open_sampling_client
     from ...errors import DeadlineExceeded, TinkexError
     from ...types import ModelInput, SamplingParams
 

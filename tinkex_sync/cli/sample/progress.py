@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Iterator, Optional
 
 from ...concurrency.clock import Clock
-from ...plugins.hookspecs import Source, hookimpl
+from ...plugins import Source, hookimpl
 from ..output import Output, visible_text
 
 if TYPE_CHECKING:

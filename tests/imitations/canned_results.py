@@ -1,10 +1,10 @@
-"""Results without a model: quick, and such that a test knows whose answer it holds."""
+"""Results without a model. They are fast, and identify the request to which they belong."""
 
 __all__ = ["result"]
 
 
 def result(operation, body, model):
-    """What an operation results in, as the protocol has it."""
+    """Return the result of an operation in the form of the protocol."""
     if operation == "create_model":
         return {"model_id": model, "type": "create_model"}
     if operation in ("forward", "forward_backward"):
@@ -22,7 +22,7 @@ def result(operation, body, model):
         return {"path": body["path"], "type": "load_weights"}
     if operation == "asample":
         tokens = [token for chunk in body["prompt"]["chunks"] for token in chunk["tokens"]]
-        # The completion is the prompt backwards.
+        # The completion is the reversed prompt.
         sequence = {"stop_reason": "length", "tokens": tokens[::-1], "logprobs": [-1.0] * len(tokens)}
         return {
             "type": "sample",

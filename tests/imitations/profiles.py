@@ -1,15 +1,14 @@
-"""The servers of the field as data: what each does differently on the wire.
+"""Profiles of servers of the Tinker API: the differences of each in requests and responses.
 
-One row each for the columns of the survey of servers, and two for servers of other kinds: one that neither
-recognises a request it has seen nor asks for consecutive numbers, and one that is as strict and as terse as the
-protocol lets it be.
+There is one profile per known server, and two of other kinds. NEITHER neither recognizes repeated requests nor
+requires consecutive numbers. STRICT accepts and returns as little as the protocol allows.
 """
 
 from dataclasses import dataclass, field, replace
 from typing import Any, Callable, Dict, FrozenSet, Mapping, Optional, Tuple
 
 __all__ = [
-    "COLUMNS",
+    "PROFILES",
     "EMBEDDED",
     "HATCHERY",
     "LATE",
@@ -17,8 +16,8 @@ __all__ = [
     "SKYRL",
     "STRICT",
     "TUFT",
-    "TUFT_TODAY",
-    "Column",
+    "TUFT_0_38",
+    "ServerProfile",
 ]
 
 
@@ -27,101 +26,101 @@ def _detail(status: int, text: str) -> Any:
 
 
 def _validation_list(status: int, text: str) -> Any:
-    """What the validation of pydantic makes of a wrong body: a list of problems."""
+    """Return a list of problems, as the validation of pydantic does."""
     return {"detail": [{"type": "value_error", "loc": ["body"], "msg": text}] if status == 422 else text}
 
 
 def _coded(status: int, text: str) -> Any:
-    """As gateways and the large inference services do it; a missing endpoint is a page for people."""
+    """Return an error as gateways do. For a missing endpoint that is an HTML page."""
     missing = "<html><h1>404 Not Found</h1></html>"
     return missing if text == "Not Found" else {"error": {"message": text, "code": status}}
 
 
-def _nothing(endpoint: str, body: Mapping[str, Any]) -> Optional[Tuple[int, str]]:
+def _reject_nothing(endpoint: str, body: Mapping[str, Any]) -> Optional[Tuple[int, str]]:
     return None
 
 
 @dataclass(frozen=True)
-class Column:
-    """How one server behaves."""
+class ServerProfile:
+    """The behaviour of one server."""
 
     name: str
-    #: "dedupe": same number and body give the same promise, another body 409. "dedupe_number": the body is
-    #: not compared. "consecutive": exactly the next number, or 409. "late": likewise, but every POST is accepted,
-    #: the promise tells of the conflict, and an operation that failed has used up no number. "none": numbers are
-    #: ignored.
+    #: The meaning of sequence numbers. "dedupe": the same number and body return the same server future, another body
+    #: gets 409. "dedupe_number": the body is not compared. "consecutive": any number but the next gets 409. "late":
+    #: like "consecutive", but every POST is accepted, polls report the conflict, and a failed operation does not use
+    #: its number up. "none": numbers are ignored.
     numbers: str
-    #: What a promise looks like, from its number, the model and the operation.
-    promise: Callable[[int, str, str], dict]
-    #: Status of a missing and of an unknown key; None: keys are not checked.
+    #: Makes the response to an accepted operation from a counter, the model and the operation.
+    accepted_body: Callable[[int, str, str], dict]
+    #: Status for a missing and for an unknown API key. None: keys are not checked.
     missing_key: Optional[int] = None
     unknown_key: Optional[int] = None
-    #: A key may also come as a bearer token.
+    #: Whether the key is also accepted as a bearer token.
     bearer: bool = False
-    #: Statuses of success: new sessions, promises, deleting and publishing.
+    #: Statuses of success: for new sessions, for accepted operations, and for deleting and publishing.
     created: int = 200
     accepted: int = 200
     deleted: int = 200
-    #: What a poll is told whose result is not there yet.
+    #: Status and body of the response to a poll without a result.
     not_yet: Tuple[int, Any] = (200, {"type": "try_again", "request_id": "?", "queue_state": "active"})
-    #: With more promises than this without a result, that becomes "paused_capacity".
+    #: If more operations than this have no result, the queue state becomes "paused_capacity".
     queued_limit: Optional[int] = None
-    #: Polls are never held.
-    hurried: bool = False
-    #: The server's own word on queue states is handed on.
-    tells_states: bool = False
-    #: A result is handed out once; later polls get 404.
+    #: Whether polls are never held.
+    never_holds: bool = False
+    #: Whether the queue states of the engine are returned.
+    returns_queue_states: bool = False
+    #: Whether a result is returned once, and later polls get 404.
     once: bool = False
-    #: Operations carried out inside the POST that asks for them.
+    #: Operations that are completed before the POST returns.
     inside_post: FrozenSet[str] = frozenset()
-    #: "400", "cause" (404 with a detail) or "failed" (200 with an error in it).
+    #: The response for a failed operation: "400", "cause" (404 with a detail) or "failed" (200 with an error).
     failure: str = "failed"
     #: The metrics of a forward_backward.
     metrics: Tuple = (("loss:sum", 1.0),)
-    #: Whether the connection is dropped after a 500.
+    #: Whether the connection is closed after a 500.
     drops_after_500: bool = False
-    #: Every connection carries one request.
+    #: Whether every connection is closed after one request.
     closes: bool = False
-    #: Whether create_model is answered by ``{"user_metadata": null}`` with 422.
-    refuses_null_metadata: bool = False
-    #: Logprobs of the prompt have no entry for the first token.
+    #: Whether a create_model with ``"user_metadata": null`` gets 422.
+    rejects_null_metadata: bool = False
+    #: Whether logprobs of the prompt have no entry for the first token.
     short_prompt_logprobs: bool = False
-    #: Outputs have ``elementwise_loss`` beside ``logprobs``.
+    #: Whether outputs have ``elementwise_loss`` in addition to ``logprobs``.
     elementwise_loss: bool = False
-    #: Paths of saved checkpoints by the folder the protocol has for them.
+    #: The form of checkpoint paths by folder.
     paths: Mapping[str, str] = field(
         default_factory=lambda: {
             "weights": "tinker://{model}/weights/{name}",
             "sampler_weights": "tinker://{model}/sampler_weights/{name}",
         }
     )
-    #: Id of a sampling session, from its session and number.
+    #: Makes the id of a sampling session from its session and number.
     sampler: Callable[[str, int], str] = lambda session, number: f"{session}:sample:{number}"
-    #: Weights saved without a name get one, and no sampling session.
+    #: Whether weights saved without a name get a name instead of a sampling session.
     names_ephemeral: bool = False
-    #: A name can be saved under once.
+    #: Whether a name can be used for one checkpoint only.
     unique_names: bool = False
-    #: Endpoints that are not there.
+    #: Endpoints that do not exist.
     missing: FrozenSet[str] = frozenset()
-    #: Status and reason of requests that are refused for what they ask.
-    refuses: Callable[[str, Mapping[str, Any]], Optional[Tuple[int, str]]] = _nothing
-    #: Keys of bodies that are known; None: any.
+    #: Returns status and reason if the content of a request is rejected.
+    rejects: Callable[[str, Mapping[str, Any]], Optional[Tuple[int, str]]] = _reject_nothing
+    #: The accepted keys of bodies by endpoint. None: any keys.
     known_keys: Optional[Mapping[str, FrozenSet[str]]] = None
-    #: Body of an error, from its status and reason.
+    #: Makes the body of an error from its status and reason.
     error: Callable[[int, str], Any] = _detail
-    #: "aware", "naive" or "null": datetimes of checkpoints.
+    #: The datetimes of checkpoints: "aware", "naive" or "null".
     times: str = "aware"
-    #: Where archives are: "http", "file" or "http, sampler only".
+    #: The links to archives: "http", "file" or "http, sampler only".
     archives: str = "http"
-    #: Reply of client/config; None: there is no such endpoint.
-    configured: Optional[Mapping[str, Any]] = None
-    #: What training requests may be: "json", "protobuf". The latter gives results as protobuf to whoever accepts it.
+    #: The response of client/config. None: the endpoint does not exist.
+    client_config: Optional[Mapping[str, Any]] = None
+    #: The accepted forms of training requests: "json", "protobuf". With "protobuf", results are protobuf on request.
     wires: FrozenSet[str] = frozenset({"json"})
-    #: Everything goes through to the embedded server as it came.
+    #: Whether all requests are forwarded to the embedded server unchanged.
     transparent: bool = False
 
 
-def _skyrl_refuses(endpoint: str, body: Mapping[str, Any]) -> Optional[Tuple[int, str]]:
+def _skyrl_rejects(endpoint: str, body: Mapping[str, Any]) -> Optional[Tuple[int, str]]:
     if endpoint in ("forward", "forward_backward") and body[f"{endpoint}_input"]["loss_fn"] == "dro":
         return 422, "loss_fn: 'dro' is not supported"
     if endpoint == "asample":
@@ -134,7 +133,7 @@ def _skyrl_refuses(endpoint: str, body: Mapping[str, Any]) -> Optional[Tuple[int
     return None
 
 
-def _hatchery_refuses(endpoint: str, body: Mapping[str, Any]) -> Optional[Tuple[int, str]]:
+def _hatchery_rejects(endpoint: str, body: Mapping[str, Any]) -> Optional[Tuple[int, str]]:
     if endpoint in ("forward", "forward_backward") and body[f"{endpoint}_input"]["loss_fn"] == "dro":
         return 501, "loss_fn 'dro' is not implemented"
     if endpoint == "optim_step" and not 0 < body["adam_params"]["learning_rate"] <= 10:
@@ -142,7 +141,7 @@ def _hatchery_refuses(endpoint: str, body: Mapping[str, Any]) -> Optional[Tuple[
     return None
 
 
-#: Whoever is strict allows these and nothing else.
+#: The keys of the protocol. Strict servers reject all others.
 _KEYS: Dict[str, str] = {
     "create_session": "tags user_metadata sdk_version",
     "session_heartbeat": "session_id",
@@ -162,10 +161,10 @@ _KEYS: Dict[str, str] = {
     "weights_info": "tinker_path",
 }
 
-SKYRL = Column(
+SKYRL = ServerProfile(
     name="SkyRL",
     numbers="dedupe",
-    promise=lambda number, model, operation: {
+    accepted_body=lambda number, model, operation: {
         "future_id": number,
         "status": "pending",
         "request_id": str(number),
@@ -185,17 +184,17 @@ SKYRL = Column(
     },
     sampler=lambda session, number: f"sampling_{session[:8]}{number:04x}",
     missing=frozenset({"checkpoints", "sessions", "session", "publish_checkpoint", "unpublish_checkpoint"}),
-    refuses=_skyrl_refuses,
-    configured={"pjwt_auth_enabled": False},
+    rejects=_skyrl_rejects,
+    client_config={"pjwt_auth_enabled": False},
     wires=frozenset({"json", "protobuf"}),
     times="naive",
     archives="http, sampler only",
 )
 
-TUFT = Column(
+TUFT = ServerProfile(
     name="TuFT",
     numbers="consecutive",
-    promise=lambda number, model, operation: {"request_id": f"tuft-{number:08x}", "model_id": model},
+    accepted_body=lambda number, model, operation: {"request_id": f"tuft-{number:08x}", "model_id": model},
     missing_key=401,
     unknown_key=403,
     created=201,
@@ -206,11 +205,11 @@ TUFT = Column(
     archives="file",
 )
 
-#: The same server as some of its versions are: an operation's number is looked at when its turn has come.
+#: Versions of the same server that check the number of an operation when the operation runs.
 LATE = replace(TUFT, name="TuFT, late", numbers="late")
 
-#: What today's servers know beside.
-_TODAY = {
+#: Keys that protocol 0.38.0 added.
+_KEYS_OF_0_38 = {
     "client_config": "sdk_version",
     "create_session": "project_id type",
     "save_weights": "overwrite ttl_seconds type",
@@ -219,16 +218,16 @@ _TODAY = {
     "load_weights": "type",
 }
 
-#: What became of it: training requests are protobuf only. It announces that models are not made by loading, and its
-#: token exchange gives tokens that it refuses itself.
-TUFT_TODAY = replace(
+#: The version for protocol 0.38.0: training requests must be protobuf, and models cannot be created by loading a
+#: checkpoint.
+TUFT_0_38 = replace(
     LATE,
-    name="TuFT, today",
+    name="TuFT, 0.38",
     known_keys={
-        endpoint: frozenset(f"{_KEYS.get(endpoint, '')} {_TODAY.get(endpoint, '')}".split())
-        for endpoint in (*_KEYS, *_TODAY)
+        endpoint: frozenset(f"{_KEYS.get(endpoint, '')} {_KEYS_OF_0_38.get(endpoint, '')}".split())
+        for endpoint in (*_KEYS, *_KEYS_OF_0_38)
     },
-    configured={
+    client_config={
         "pjwt_auth_enabled": False,
         "credential_default_source": "api_key",
         "sample_dispatch_bytes_semaphore_size": 10485760,
@@ -249,10 +248,10 @@ TUFT_TODAY = replace(
     missing=frozenset({"dynamic_config", "finish_session", "retrieve_futures", "cancel_future"}),
 )
 
-HATCHERY = Column(
+HATCHERY = ServerProfile(
     name="Hatchery",
     numbers="dedupe_number",
-    promise=lambda number, model, operation: {
+    accepted_body=lambda number, model, operation: {
         "request_id": f"req_{number}",
         "model_id": model,
         "operation": operation,
@@ -264,14 +263,14 @@ HATCHERY = Column(
     queued_limit=100,
     inside_post=frozenset({"create_model", "save_weights", "save_weights_for_sampler"}),
     metrics=(("loss:sum", 1.0), ("step", 3.0), ("learning_rate", 1e-4)),
-    refuses_null_metadata=True,
+    rejects_null_metadata=True,
     paths=dict.fromkeys(("weights", "sampler_weights"), "tinker://{model}/checkpoints/{name}"),
     sampler=lambda session, number: f"samp-{session[:8]}-{number}",
     missing=frozenset(
         {"training_runs", "checkpoints", "sessions", "session", "sampler", "checkpoint_archive"}
     ),
-    refuses=_hatchery_refuses,
-    configured={
+    rejects=_hatchery_rejects,
+    client_config={
         "sample_dispatch_bytes_semaphore_size": 134217728,
         "inflight_response_bytes_semaphore_size": 268435456,
         "max_pipelined_requests": 64,
@@ -281,20 +280,20 @@ HATCHERY = Column(
     times="null",
 )
 
-NEITHER = Column(
+NEITHER = ServerProfile(
     name="neither",
     numbers="none",
-    promise=lambda number, model, operation: {"request_id": f"p{number}", "model_id": model},
+    accepted_body=lambda number, model, operation: {"request_id": f"p{number}", "model_id": model},
 )
 
-STRICT = Column(
+STRICT = ServerProfile(
     name="strict",
     numbers="dedupe",
-    promise=lambda number, model, operation: {"request_id": f"{number:032x}"},
+    accepted_body=lambda number, model, operation: {"request_id": f"{number:032x}"},
     created=201,
     deleted=204,
     not_yet=(408, ""),
-    hurried=True,
+    never_holds=True,
     once=True,
     closes=True,
     metrics=(),
@@ -304,13 +303,13 @@ STRICT = Column(
     error=_coded,
 )
 
-#: The embedded server itself, with what is scripted laid over it.
-EMBEDDED = Column(
+#: The embedded server itself, with scripted faults.
+EMBEDDED = ServerProfile(
     name="embedded",
     numbers="dedupe",
-    promise=lambda number, model, operation: {},
-    tells_states=True,
+    accepted_body=lambda number, model, operation: {},
+    returns_queue_states=True,
     transparent=True,
 )
 
-COLUMNS = (SKYRL, TUFT, HATCHERY, NEITHER)
+PROFILES = (SKYRL, TUFT, HATCHERY, NEITHER)

@@ -1,4 +1,4 @@
-"""A client on an imitation, and small things to send."""
+"""A client of an imitation, and small requests."""
 
 from tinkex_sync import ServiceClient, types
 
@@ -9,9 +9,9 @@ PARAMS = types.SamplingParams(max_tokens=4)
 
 
 def client(server, **settings):
-    """A service client of ``server``, without plugins from outside."""
-    given = {"base_url": server.base_url, "api_key": "tml-key", "load_plugins": False, **settings}
-    return ServiceClient(**given)
+    """Return a service client of ``server`` that loads no installed plugins."""
+    arguments = {"base_url": server.base_url, "api_key": "tml-key", "load_plugins": False, **settings}
+    return ServiceClient(**arguments)
 
 
 def training(service, base_model="base"):

@@ -1,4 +1,4 @@
-"""The HTTP side of an imitation: connections, keys, scripted accidents."""
+"""The HTTP side of an imitation: connections, API keys and scripted faults."""
 
 import json
 import socket
@@ -6,12 +6,12 @@ import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from . import packing
-from .stored import endpoint as endpoint_of
+from . import protobuf_forms
+from .stored_resources import endpoint as endpoint_of
 
 __all__ = ["HOLD", "Handler", "Listener"]
 
-#: Seconds for which polls are held, and for which nothing is said by whoever is silent.
+#: Seconds for which polls are held, and for which a silent server sends nothing.
 HOLD = 20.0
 _STORED = frozenset(
     {
@@ -31,7 +31,7 @@ _STORED = frozenset(
 
 
 class Listener(ThreadingHTTPServer):
-    """Accepts connections, and can cut them all."""
+    """Accepts connections, and can close all of them."""
 
     daemon_threads = True
     block_on_close = False
@@ -52,15 +52,15 @@ class Listener(ThreadingHTTPServer):
             self._open.discard(request)
         super().shutdown_request(request)
 
-    def cut(self):
-        """End every connection."""
+    def reset_connections(self):
+        """Reset every connection."""
         with self._lock:
             connections = list(self._open)
         for connection in connections:
             _shut(connection)
 
     def handle_error(self, request, client_address):
-        """Clients hang up; that is what these servers are for."""
+        """Ignore errors: clients close connections in the tests."""
 
 
 def _shut(connection):
@@ -72,11 +72,11 @@ def _shut(connection):
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Serves the requests of one connection for its ``imitation``."""
+    """Handles the requests of one connection of an ``imitation``."""
 
     protocol_version = "HTTP/1.1"
     imitation = None
-    # An answer leaves in one piece, or polls pay for two.
+    # A response is sent in one packet. Two packets would delay polls.
     wbufsize = -1
     disable_nagle_algorithm = True
 
@@ -99,20 +99,22 @@ class Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             return
         endpoint, ids = endpoint_of(self.command, self.path)
-        refused = None
-        if self.headers.get("Content-Type") == packing.PROTOBUF:
-            if "protobuf" not in self.imitation.column.wires:
-                # As those do that read every body as JSON.
-                self._answer(500, self.imitation.column.error(500, "Internal Server Error"))
+        rejection = None
+        if self.headers.get("Content-Type") == protobuf_forms.PROTOBUF:
+            if "protobuf" not in self.imitation.profile.wires:
+                # Servers that decode every body as JSON return this error.
+                self._respond(500, self.imitation.profile.error(500, "Internal Server Error"))
                 return
-            endpoint, body = packing.read(content, self.headers.get("Content-Encoding", ""))
+            endpoint, body = protobuf_forms.decode_request(content, self.headers.get("Content-Encoding", ""))
         else:
             body = json.loads(content) if content else {}
-            if endpoint in ("forward", "forward_backward") and "json" not in self.imitation.column.wires:
-                refused = (404, "Not Found") if endpoint == "forward" else (415, "this takes protobuf only")
-        self._serve(endpoint, ids, body, content, refused)
+            if endpoint in ("forward", "forward_backward") and "json" not in self.imitation.profile.wires:
+                rejection = (
+                    (404, "Not Found") if endpoint == "forward" else (415, "only protobuf is accepted")
+                )
+        self._serve(endpoint, ids, body, content, rejection)
 
-    def _serve(self, endpoint, ids, body, content, refused):
+    def _serve(self, endpoint, ids, body, content, rejection):
         owner = self.imitation
         with owner.changed:
             row = (endpoint, body.get("seq_id"), self.headers.get("X-Idempotency-Key"), body)
@@ -128,68 +130,68 @@ class Handler(BaseHTTPRequestHandler):
         elif action == "drip":
             self._drip()
         elif isinstance(action, tuple):
-            self._answer(*action)
+            self._respond(*action)
         else:
-            answer = self._key_refusal()
-            if answer is None and refused is not None:
-                answer = refused[0], owner.column.error(*refused)
-            answer = answer or self._handled(endpoint, ids, body, content)
+            response = self._key_error()
+            if response is None and rejection is not None:
+                response = rejection[0], owner.profile.error(*rejection)
+            response = response or self._handled(endpoint, ids, body, content)
             if action == "after":
                 self._drop()
             else:
-                self._answer(*answer)
+                self._respond(*response)
         with owner.changed:
             owner.changed.notify_all()
 
     def _handled(self, endpoint, ids, body, content):
         owner = self.imitation
-        if owner.column.transparent:
-            refused = owner.refusal(endpoint, body)
+        if owner.profile.transparent:
+            rejection = owner.rejection(endpoint, body)
             names = ("Content-Type", "X-Idempotency-Key", "X-API-Key")
             headers = {name: self.headers[name] for name in names if name in self.headers}
-            return refused or owner.pass_on(self.command, self.path, endpoint, body, content, headers)
+            return rejection or owner.forward(self.command, self.path, endpoint, body, content, headers)
         if endpoint in _STORED:
-            return owner.stored_answer(endpoint, self.command, ids, self.path.partition("?")[2])
-        status, answer = owner.handle(endpoint, body)
-        if endpoint == "retrieve_future" and status == 200 and "protobuf" in owner.column.wires:
-            found = packing.packed_result(owner.operation(body["request_id"]), answer)
-            if found is not None and packing.PROTOBUF in self.headers.get("Accept", ""):
-                return status, found, {"Content-Type": packing.PROTOBUF}
-        return status, answer
+            return owner.stored_response(endpoint, self.command, ids, self.path.partition("?")[2])
+        status, response = owner.handle(endpoint, body)
+        if endpoint == "retrieve_future" and status == 200 and "protobuf" in owner.profile.wires:
+            encoded = protobuf_forms.encode_result(owner.operation(body["request_id"]), response)
+            if encoded is not None and protobuf_forms.PROTOBUF in self.headers.get("Accept", ""):
+                return status, encoded, {"Content-Type": protobuf_forms.PROTOBUF}
+        return status, response
 
-    def _key_refusal(self):
-        column, key = self.imitation.column, self.headers.get("X-API-Key")
-        if key is None and column.bearer:
+    def _key_error(self):
+        profile, key = self.imitation.profile, self.headers.get("X-API-Key")
+        if key is None and profile.bearer:
             key = self.headers.get("Authorization", "").partition("Bearer ")[2] or None
-        if column.missing_key and key is None:
-            return column.missing_key, column.error(column.missing_key, "no API key")
-        if column.unknown_key and key != self.imitation.key:
-            return column.unknown_key, column.error(column.unknown_key, "unknown API key")
+        if profile.missing_key and key is None:
+            return profile.missing_key, profile.error(profile.missing_key, "no API key")
+        if profile.unknown_key and key != self.imitation.key:
+            return profile.unknown_key, profile.error(profile.unknown_key, "unknown API key")
         return None
 
-    def _answer(self, status, body, headers=()):
+    def _respond(self, status, body, headers=()):
         if isinstance(body, bytes):
             content = body
         else:
             content = body.encode() if isinstance(body, str) else json.dumps(body).encode()
-        given = {
+        all_headers = {
             "Content-Type": "text/html" if isinstance(body, str) else "application/json",
             **dict(headers),
         }
         self.send_response(status)
-        for name, value in given.items():
+        for name, value in all_headers.items():
             self.send_header(name, value)
         if status != 204:
             self.send_header("Content-Length", str(len(content)))
-        column = self.imitation.column
-        if column.closes:
+        profile = self.imitation.profile
+        if profile.closes:
             self.close_connection = True
             self.send_header("Connection", "close")
         self.end_headers()
         self.wfile.write(content)
         self.wfile.flush()
-        if status == 500 and column.drops_after_500:
-            # Without a word: the client finds out when it uses the connection again.
+        if status == 500 and profile.drops_after_500:
+            # Without "Connection: close", so the client detects it when it reuses the connection.
             self.close_connection = True
 
     def _drop(self):

@@ -1,8 +1,8 @@
-"""What a server cannot do ends in a clear error of the right type, and the client goes on."""
+"""Requests that a server cannot fulfil raise errors of the right type, and the client stays usable."""
 
 import pytest
 from imitations import client
-from lessons import ADAM, GREEDY, MODEL, datum, known, model, prompt
+from lessons import ADAM, GREEDY, MODEL, current_logprobs, datum, model, prompt
 
 from tinkex_sync import (
     APIResponseValidationError,
@@ -18,9 +18,9 @@ from tinkex_sync import (
 )
 
 
-def outcome(column, operate, refused):
-    """The result, or None where ``refused`` names this server with the error it has to be."""
-    expected = refused.get(column.name)
+def outcome(profile, operate, rejected):
+    """Return the result, or None if ``rejected`` contains the expected error of this server."""
+    expected = rejected.get(profile.name)
     if expected is None:
         return operate()
     kind, text = expected
@@ -30,49 +30,49 @@ def outcome(column, operate, refused):
     return None
 
 
-def test_a_loss_it_does_not_have(imitated, quick):
+def test_unsupported_loss_raises_the_error_of_the_server(imitated, quick):
     learner = model(quick)
-    given = datum()
-    given.loss_fn_inputs.update(
+    data = datum()
+    data.loss_fn_inputs.update(
         logprobs=types.TensorData(data=[-1.0] * 18, dtype="float32", shape=[18]),
         advantages=types.TensorData(data=[1.0] * 18, dtype="float32", shape=[18]),
     )
-    del given.loss_fn_inputs["weights"]
-    refused = {
+    del data.loss_fn_inputs["weights"]
+    rejected = {
         "SkyRL": (UnprocessableEntityError, "'dro' is not supported"),
         "Hatchery": (InternalServerError, "'dro' is not implemented"),
     }
-    outcome(imitated.column, lambda: learner.forward_backward([given], "dro", {"beta": 0.1}), refused)
+    outcome(imitated.profile, lambda: learner.forward_backward([data], "dro", {"beta": 0.1}), rejected)
     learner.train_step([datum()], "cross_entropy", ADAM)
 
 
-def test_samples_it_does_not_draw(imitated, user):
+def test_unsupported_sampling_parameter_raises_bad_request_error(imitated, user):
     sampler = user.create_sampling_client(base_model=MODEL)
     endless = types.SamplingParams(temperature=0.0, stop=[10])
-    refused = {"SkyRL": (BadRequestError, "max_tokens is required")}
-    outcome(imitated.column, lambda: sampler.sample(prompt(), 1, endless), refused)
-    refused = {"SkyRL": (BadRequestError, "topk_prompt_logprobs is not supported")}
-    reply = outcome(imitated.column, lambda: sampler.sample(prompt(), 1, GREEDY, True, 2), refused)
-    assert reply is None or len(reply.topk_prompt_logprobs[1]) == 2
+    rejected = {"SkyRL": (BadRequestError, "max_tokens is required")}
+    outcome(imitated.profile, lambda: sampler.sample(prompt(), 1, endless), rejected)
+    rejected = {"SkyRL": (BadRequestError, "topk_prompt_logprobs is not supported")}
+    response = outcome(imitated.profile, lambda: sampler.sample(prompt(), 1, GREEDY, True, 2), rejected)
+    assert response is None or len(response.topk_prompt_logprobs[1]) == 2
     assert sampler.sample(prompt(), 1, GREEDY)
 
 
-def test_a_learning_rate_it_does_not_take(imitated, quick):
+def test_rejected_learning_rate_raises_unprocessable_entity_error(imitated, quick):
     learner = model(quick)
-    refused = {"Hatchery": (UnprocessableEntityError, "learning_rate: must be above 0")}
-    outcome(imitated.column, lambda: learner.optim_step(types.AdamParams(learning_rate=0.0)), refused)
+    rejected = {"Hatchery": (UnprocessableEntityError, "learning_rate: must be above 0")}
+    outcome(imitated.profile, lambda: learner.optim_step(types.AdamParams(learning_rate=0.0)), rejected)
     learner.optim_step(ADAM)
 
 
-def test_a_name_that_is_taken(imitated, quick):
+def test_name_of_an_existing_checkpoint_raises_conflict_error(imitated, quick):
     learner = model(quick)
     learner.save_state("once")
-    refused = {"SkyRL": (ConflictError, "already exists")}
-    outcome(imitated.column, lambda: learner.save_state("once"), refused)
+    rejected = {"SkyRL": (ConflictError, "already exists")}
+    outcome(imitated.profile, lambda: learner.save_state("once"), rejected)
     assert learner.save_state("twice").path
 
 
-def test_an_operation_that_no_server_of_this_level_has(imitated, quick):
+def test_operation_that_the_server_lacks_raises_and_uses_no_number(imitated, quick):
     learner = model(quick)
     with pytest.raises((NotFoundError, UnprocessableEntityError), match=r"no such endpoint|extra keys"):
         learner.save_weights_external("for-download")
@@ -80,25 +80,27 @@ def test_an_operation_that_no_server_of_this_level_has(imitated, quick):
     assert [number for number, _ in imitated.numbers()] == [1, 2]
 
 
-def test_things_that_are_not_there(imitated, quick):
-    learner = model(quick)
-    before = known(learner)
+def test_errors_name_models_and_checkpoints_that_do_not_exist(very_quick):
+    learner = model(very_quick)
+    before = current_logprobs(learner)
     for operate in (
-        lambda: quick.create_lora_training_client("no/such-model"),
-        lambda: learner.load_state("tinker://nobody/weights/nothing"),
-        lambda: quick.create_training_client_from_state("tinker://nobody/weights/nothing"),
-        lambda: quick.create_sampling_client(model_path="tinker://nobody/sampler_weights/nothing"),
-        lambda: quick.create_rest_client().get_weights_info_by_tinker_path("tinker://nobody/weights/x"),
+        lambda: very_quick.create_lora_training_client("no/such-model"),
+        lambda: learner.load_state("tinker://missing-run/weights/nothing"),
+        lambda: very_quick.create_training_client_from_state("tinker://missing-run/weights/nothing"),
+        lambda: very_quick.create_sampling_client(model_path="tinker://missing-run/sampler_weights/nothing"),
+        lambda: very_quick.create_rest_client().get_weights_info_by_tinker_path(
+            "tinker://missing-run/weights/x"
+        ),
     ):
-        with pytest.raises(TinkexError, match=r"nobody|no/such-model"):
+        with pytest.raises(TinkexError, match=r"missing-run|no/such-model"):
             operate()
-    assert known(learner) == before
+    assert current_logprobs(learner) == before
 
 
-def test_keys(imitated):
-    column = imitated.column
+def test_rejected_api_key_raises_an_authentication_error(imitated):
+    profile = imitated.profile
     wrong = {"TuFT": PermissionDeniedError, "Hatchery": AuthenticationError}.get(
-        column.name.partition(",")[0]
+        profile.name.partition(",")[0]
     )
     if wrong is None:
         with client(imitated, api_key="another") as service:
@@ -106,9 +108,9 @@ def test_keys(imitated):
         return
     with pytest.raises(wrong, match="API key was refused: give api_key= or set TINKER_API_KEY"):
         client(imitated, api_key="another")
-    # Some know only bearer tokens.
+    # Some servers accept only bearer tokens.
     headers = {"Authorization": f"Bearer {imitated.key}"}
-    if column.bearer:
+    if profile.bearer:
         with client(imitated, session_factory=_without_key, headers=headers) as service:
             assert service.session_id
 
@@ -132,7 +134,7 @@ LISTS = {
     "run_checkpoints": lambda rest, learner, sampler, path: rest.list_checkpoints(learner.model_id),
     "checkpoints": lambda rest, learner, sampler, path: rest.list_user_checkpoints(limit=1000),
     "sessions": lambda rest, learner, sampler, path: rest.list_sessions(limit=1000),
-    "session": lambda rest, learner, sampler, path: rest.get_session(rest._session.session_id),
+    "session": lambda rest, learner, sampler, path: rest.get_session(rest.session.session_id),
     "sampler": lambda rest, learner, sampler, path: rest.get_sampler(sampler.sampling_session_id),
     "publish_checkpoint": lambda rest, learner, sampler, path: rest.publish_checkpoint_from_tinker_path(path),
     "unpublish_checkpoint": lambda rest, learner, sampler, path: rest.unpublish_checkpoint_from_tinker_path(
@@ -141,22 +143,22 @@ LISTS = {
 }
 
 
-def test_what_is_stored_is_listed_as_far_as_the_server_can(imitated, quick):
+def test_stored_resources_are_listed_if_the_server_has_the_endpoint(imitated, quick):
     learner, rest = model(quick), quick.create_rest_client()
     path = learner.save_weights_for_sampler("kept").path
     sampler = quick.create_sampling_client(model_path=path)
     found = {}
-    for name, ask in LISTS.items():
-        if name in imitated.column.missing:
+    for name, call in LISTS.items():
+        if name in imitated.profile.missing:
             with pytest.raises(
                 NotFoundError, match="seems to have no such endpoint: (GET|POST|DELETE) http://"
             ):
-                ask(rest, learner, sampler, path)
+                call(rest, learner, sampler, path)
         else:
-            found[name] = ask(rest, learner, sampler, path)
+            found[name] = call(rest, learner, sampler, path)
     listed = found["run_checkpoints"].checkpoints
     assert [one.tinker_path for one in listed] == [path]
-    assert (listed[0].time is None) == (imitated.column.times == "null")
+    assert (listed[0].time is None) == (imitated.profile.times == "null")
     assert listed[0].time is None or listed[0].time.tzinfo is not None
     if "training_runs" in found:
         assert learner.model_id in [run.training_run_id for run in found["training_runs"]]
@@ -171,19 +173,19 @@ def test_what_is_stored_is_listed_as_far_as_the_server_can(imitated, quick):
     assert rest.get_weights_info_by_tinker_path(path).lora_rank == 4
 
 
-def test_archives(imitated, quick):
+def test_archive_links_are_returned_if_they_can_be_downloaded(imitated, quick):
     learner, rest = model(quick), quick.create_rest_client()
     for name, path in (
         ("training", learner.save_state("packed").path),
         ("sampler", learner.save_weights_for_sampler("packed-too").path),
     ):
-        column = imitated.column
-        if "checkpoint_archive" in column.missing or (
-            column.archives.endswith("only") and name == "training"
+        profile = imitated.profile
+        if "checkpoint_archive" in profile.missing or (
+            profile.archives.endswith("only") and name == "training"
         ):
             with pytest.raises(NotFoundError):
                 rest.get_checkpoint_archive_url_from_tinker_path(path)
-        elif column.archives == "file":
+        elif profile.archives == "file":
             with pytest.raises(APIResponseValidationError, match=r"file:///.*cannot be downloaded over HTTP"):
                 rest.get_checkpoint_archive_url_from_tinker_path(path)
         else:
@@ -192,7 +194,7 @@ def test_archives(imitated, quick):
             assert link.expires.tzinfo is not None
 
 
-def test_a_deleted_checkpoint_is_gone(imitated, quick):
+def test_deleted_checkpoint_no_longer_exists(imitated, quick):
     learner, rest = model(quick), quick.create_rest_client()
     path, kept = learner.save_state("gone").path, learner.save_state("kept").path
     rest.delete_checkpoint_from_tinker_path(path)
