@@ -18,7 +18,8 @@ import random
 from collections import deque
 from typing import Any, Callable, Deque, Dict, List, NamedTuple, Optional, Tuple
 
-from tinkex_sync.throttle.pacing import Pace, ThrottleLimits, Ticket
+from tinkex_sync.config import ThrottleLimits
+from tinkex_sync.throttle.pacing import Pace, Ticket
 
 RATES = (5, 20, 50, 200, 500)
 BUCKETS = (1, 5, 50, 500)

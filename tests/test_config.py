@@ -1,4 +1,4 @@
-"""Every setting: its default, where else it comes from, and what is said of a wrong value."""
+"""Every setting: its default, its environment variable, and the error for an invalid value."""
 
 from dataclasses import FrozenInstanceError, fields
 
@@ -6,11 +6,11 @@ import pytest
 
 from tinkex_sync import ConfigError, ServiceClient
 from tinkex_sync.concurrency.clock import Clock
-from tinkex_sync.config import LOCAL_KEY, Config, Preset, RetryStrategies
+from tinkex_sync.config import LOCAL_KEY, Config, Preset, RetryStrategies, ThrottleLimits
 
 HOSTED = "https://tinker.thinkingmachines.dev/services/tinker-prod"
-GIVING_WAY = {"max_chunk_datums", "max_chunk_bytes", "dispatch_bytes"}
-#: Field: default, and values that are refused. A new setting has to be added here.
+REPLACED_BY_SERVER = {"max_chunk_datums", "max_chunk_bytes", "dispatch_bytes"}
+#: Setting: default, and invalid values. A new setting must be added here.
 SETTINGS = {
     "api_key": (None, ["a\nb", "ümlaut", 7]),
     "credential_command": (None, ["", 7]),
@@ -97,27 +97,35 @@ def cases(column):
     return [(name, value) for name, row in SETTINGS.items() for value in row[column]]
 
 
-def test_every_setting_is_here():
-    assert [one.name for one in fields(Config)] == list(SETTINGS)
+def test_every_setting_has_a_row():
+    assert {one.name for one in fields(Config)} == set(SETTINGS)
+
+
+def test_the_limits_of_the_throttle_are_settings_with_one_default_each():
+    limits = Config(max_dispatches=7, pace_start=3).throttle
+    assert limits == ThrottleLimits(max_dispatches=7, pace_start=3)
+    assert Config().throttle == ThrottleLimits()
+    with pytest.raises(ConfigError, match="pace_floor must be a number > 0, got 0"):
+        ThrottleLimits(pace_floor=0)
 
 
 @pytest.mark.parametrize("name", SETTINGS)
-def test_defaults(name):
+def test_each_setting_has_its_documented_default(name):
     value = getattr(Config(), name)
     if name == "clock":
         assert type(value) is Clock
     else:
         assert value == SETTINGS[name][0]
         kind = type(SETTINGS[name][0])
-        assert type(value) is (Preset if name in GIVING_WAY else kind)
+        assert type(value) is (Preset if name in REPLACED_BY_SERVER else kind)
 
 
-def test_the_defaults_that_give_way_to_the_server_are_the_limits_it_may_announce():
-    assert {one.name for one in fields(Config) if isinstance(one.default, Preset)} == GIVING_WAY
+def test_the_server_may_replace_only_the_defaults_of_limits_that_it_returns():
+    assert {one.name for one in fields(Config) if isinstance(one.default, Preset)} == REPLACED_BY_SERVER
 
 
 @pytest.mark.parametrize(("name", "value"), cases(1), ids=lambda value: repr(value)[:30])
-def test_a_wrong_value_is_refused_by_name(name, value):
+def test_an_invalid_value_raises_with_the_name_of_the_setting(name, value):
     for make in (
         (Config, Config().replace, Config.from_env) if value is not None else (Config, Config().replace)
     ):
@@ -125,7 +133,7 @@ def test_a_wrong_value_is_refused_by_name(name, value):
             make(**{name: value})
         assert isinstance(caught.value, ValueError)
         text = str(caught.value)
-        assert "must be" in text or "give" in text or "no such file" in text
+        assert "must" in text
         if name not in SECRET:
             shown = value[0] if isinstance(value, tuple) else value
             assert repr(shown) in text
@@ -134,12 +142,12 @@ def test_a_wrong_value_is_refused_by_name(name, value):
 @pytest.mark.parametrize(
     "name", ["drain", "retry_for", "poll_retry_for", "progress_timeout", "first_contact_timeout"]
 )
-def test_for_as_long_as_it_takes(name):
+def test_a_limit_in_time_may_be_infinite(name):
     assert getattr(Config(**{name: float("inf")}), name) == float("inf")
 
 
 @pytest.mark.parametrize("variable", VARIABLES)
-def test_the_environment(variable, monkeypatch):
+def test_each_variable_sets_its_setting_and_is_named_in_errors(variable, monkeypatch):
     name, texts, wrong = VARIABLES[variable]
     for text, meaning in texts.items():
         monkeypatch.setenv(variable, text)
@@ -152,18 +160,18 @@ def test_the_environment(variable, monkeypatch):
         assert name in SECRET or text in str(caught.value)
 
 
-def test_an_argument_goes_before_the_environment(monkeypatch):
+def test_an_argument_overrides_the_environment(monkeypatch):
     monkeypatch.setenv("TINKER_API_KEY", "tml-of-the-environment")
     monkeypatch.setenv("TINKER_TAGS", "a")
-    monkeypatch.setenv("TINKEX_SYNC_TIMEOUT", "not even a number")
+    monkeypatch.setenv("TINKEX_SYNC_TIMEOUT", "invalid")
     config = Config.from_env(api_key="tml-argument", tags=["b"], timeout=3)
     assert (config.api_key, config.tags, config.timeout) == ("tml-argument", ("b",), 3)
     monkeypatch.delenv("TINKEX_SYNC_TIMEOUT")
-    # None is not given.
+    # An argument of None counts as not given.
     assert Config.from_env(api_key=None).api_key == "tml-of-the-environment"
 
 
-def test_every_variable_is_here():
+def test_every_variable_has_a_row():
     from tinkex_sync.config import _ENVIRONMENT
 
     assert {name: variable for name, (variable, _) in _ENVIRONMENT.items()} == {
@@ -171,14 +179,14 @@ def test_every_variable_is_here():
     }
 
 
-def test_an_unknown_setting_is_named_with_those_there_are():
+def test_an_unknown_setting_raises_with_the_known_ones():
     with pytest.raises(ConfigError, match="unknown setting 'time_out'; the settings are api_key, .*timeout"):
         Config.from_env(time_out=3)
     with pytest.raises(ConfigError, match="unknown setting 'time_out'"):
         ServiceClient(api_key="k", base_url="http://127.0.0.1:9", time_out=3)
 
 
-def test_settings_are_frozen_and_normal():
+def test_settings_are_frozen_copies():
     config = Config(tags=["b", "a", "b"], headers={"X-A": "1"})
     assert config.tags == ("a", "b")
     with pytest.raises(FrozenInstanceError):
@@ -189,7 +197,7 @@ def test_settings_are_frozen_and_normal():
     assert config.headers == {"X-A": "1"}
 
 
-def test_files(tmp_path):
+def test_existing_files_are_accepted(tmp_path):
     path = tmp_path / "some.pem"
     path.write_text("")
     assert Config(verify=str(path), client_certificate=(str(path), str(path)))
@@ -210,7 +218,7 @@ def test_repr_shows_no_secret():
     assert "shown" in repr(config)
 
 
-def test_what_travels_to_another_process(monkeypatch):
+def test_secrets_are_not_pickled_and_are_read_from_the_environment_of_the_other_process(monkeypatch):
     secrets = {"api_key": "k", "headers": {"Cookie": "c"}, "proxies": {"http": "http://p"}}
     kept = Config(**secrets, timeout=3, pickle_credentials=True)
     assert kept.for_pickle() is kept
@@ -223,6 +231,6 @@ def test_what_travels_to_another_process(monkeypatch):
     assert (there.api_key, there.cloudflare_access_client_id, there.timeout) == ("there", "id", 3)
 
 
-def test_a_client_without_a_key_says_where_to_give_one():
+def test_a_client_without_a_key_raises_with_the_setting_and_the_variable():
     with pytest.raises(ConfigError, match="give api_key= or set TINKER_API_KEY"):
         ServiceClient(base_url="http://127.0.0.1:9")

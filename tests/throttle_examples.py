@@ -10,8 +10,9 @@ from typing import Any, Callable, List, Optional
 from tinkex_sync.concurrency.clock import Clock, remaining
 from tinkex_sync.concurrency.close_signal import CloseSignal
 from tinkex_sync.concurrency.primitives import Event
+from tinkex_sync.config import ThrottleLimits
 from tinkex_sync.errors import ClosedError, DeadlineExceeded
-from tinkex_sync.throttle.dispatch import Permit, Throttle, ThrottleLimits
+from tinkex_sync.throttle.dispatch import Permit, Throttle
 
 MIB5 = 5 * 1024 * 1024
 

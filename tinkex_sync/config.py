@@ -1,11 +1,14 @@
-"""Settings: arguments over environment over defaults, frozen once made."""
+"""Settings of a client, frozen once they are made. Arguments override the environment, which overrides the defaults.
+
+Each setting is one line with its default and its check. The checks are the small functions before :class:`Config`.
+"""
 
 from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Callable, Dict, Mapping, Optional, Tuple, Union
+from typing import Any, Callable, Dict, Iterable, Mapping, Optional, Tuple, Union
 from urllib.parse import urlsplit
 
 from tenacity.retry import retry_base
@@ -23,25 +26,24 @@ __all__ = [
     "Config",
     "Preset",
     "RetryStrategies",
+    "ThrottleLimits",
 ]
 
-#: Stands in for a key towards the embedded server; no secret.
+#: The key for the embedded server; not a secret.
 LOCAL_KEY = "local"
 DEFAULT_BASE_URL = "https://tinker.thinkingmachines.dev/services/tinker-prod"
 
 #: Values of ``Config.protocol``.
 PROTOCOLS = ("auto", "0.7", "0.38")
+#: Names of the retry policies in ``Config.retry_strategies``.
+RETRY_POLICIES = ("short", "optional", "submit", "poll", "sampling", "telemetry")
 
-_TRUE = frozenset({"1", "true", "yes", "on"})
-_FALSE = frozenset({"0", "false", "no", "off", ""})
+#: Longest timeout of a socket or an event, in seconds.
+_LONGEST = 3e6
 
 
 class Preset(int):
-    """A default that gives way to the server's word, as the same number set by the user does not."""
-
-
-def _secret(default: Any = None) -> Any:
-    return field(default=default, repr=False)
+    """A default that the server's limit replaces. The same number set by the user is not replaced."""
 
 
 @dataclass(frozen=True)
@@ -60,336 +62,344 @@ class RetryStrategies:
     wait: Optional[wait_base] = None
 
 
-@dataclass(frozen=True)
-class Config:
-    """Every setting of a client. Times are seconds, sizes are bytes.
+# Checks. Each gets a value and returns None if it is valid, or else the text after the setting's name.
 
-    Build it with :meth:`from_env`, which reads the environment too; the constructor alone reads nothing.
+Check = Callable[[Any], Optional[str]]
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _check_positive(value: Any) -> Optional[str]:
+    return None if _is_number(value) and value > 0 else f"must be a number > 0, got {value!r}"
+
+
+def _check_not_negative(value: Any) -> Optional[str]:
+    return None if _is_number(value) and value >= 0 else f"must be a number >= 0, got {value!r}"
+
+
+def _check_share(value: Any) -> Optional[str]:
+    return None if _is_number(value) and 0 < value <= 1 else f"must be a number > 0 and <= 1, got {value!r}"
+
+
+def _check_wait(value: Any) -> Optional[str]:
+    is_valid = _is_number(value) and 0 < value <= _LONGEST
+    return None if is_valid else f"must be a number of seconds > 0 and <= {_LONGEST:g}, got {value!r}"
+
+
+def _check_timeout(value: Any) -> Optional[str]:
+    is_valid = value is None or (_is_number(value) and value > 0)
+    return None if is_valid else f"must be a number of seconds > 0, or None, got {value!r}"
+
+
+def _check_count(value: Any) -> Optional[str]:
+    is_valid = isinstance(value, int) and _check_positive(value) is None
+    return None if is_valid else f"must be an integer >= 1, got {value!r}"
+
+
+def _check_size(value: Any) -> Optional[str]:
+    is_valid = isinstance(value, int) and _check_not_negative(value) is None
+    return None if is_valid else f"must be an integer >= 0, got {value!r}"
+
+
+def _check_flag(value: Any) -> Optional[str]:
+    return None if isinstance(value, bool) else f"must be True or False, got {value!r}"
+
+
+def _check_text(value: Any) -> Optional[str]:
+    is_valid = isinstance(value, str) and value != ""
+    return None if is_valid else f"must be a string that is not empty, got {value!r}"
+
+
+def _check_optional_text(value: Any) -> Optional[str]:
+    return None if value is None else _check_text(value)
+
+
+def _check_secret_text(value: Any) -> Optional[str]:
+    # Without the value, which is a secret.
+    return "must be a string that is not empty, or None" if _check_optional_text(value) else None
+
+
+def _is_header_text(text: object) -> bool:
+    return isinstance(text, str) and text.isprintable() and text.isascii()
+
+
+def _check_credential(value: Any) -> Optional[str]:
+    # Without the value, which is a secret.
+    is_valid = value is None or _is_header_text(value)
+    return None if is_valid else "must be printable ASCII text without line breaks"
+
+
+def _check_base_url(value: Any) -> Optional[str]:
+    if value == "local":
+        return None
+    if isinstance(value, str):
+        url = urlsplit(value)
+        if url.scheme in ("http", "https") and url.hostname:
+            return None
+    return (
+        "must be a URL such as https://host/prefix, or 'local' for the embedded server (argument base_url or"
+        f" environment variable TINKER_BASE_URL), got {value!r}"
+    )
+
+
+def _check_tags(value: Any) -> Optional[str]:
+    is_valid = not isinstance(value, str) and all(isinstance(tag, str) for tag in value)
+    return None if is_valid else f"must be a collection of strings, such as ['run-7'], got {value!r}"
+
+
+def _check_protocol(value: Any) -> Optional[str]:
+    return None if value in PROTOCOLS else f"must be one of {', '.join(PROTOCOLS)}, got {value!r}"
+
+
+def _check_strategies(value: Any) -> Optional[str]:
+    if isinstance(value, Mapping) and all(
+        name in RETRY_POLICIES and isinstance(given, RetryStrategies) for name, given in value.items()
+    ):
+        return None
+    return f"must be a mapping of {', '.join(RETRY_POLICIES)} to RetryStrategies, got {value!r}"
+
+
+def _check_proxies(value: Any) -> Optional[str]:
+    if value is None or (
+        isinstance(value, Mapping) and all(isinstance(address, str) for address in value.values())
+    ):
+        return None
+    # Without the value, which may have a password.
+    return "must be a mapping of schemes to URLs, such as {'https': 'http://proxy:3128'}"
+
+
+def _check_verify(value: Any) -> Optional[str]:
+    if isinstance(value, str) and value != "system" and not Path(value).exists():
+        return f"must be a CA bundle, 'system', True or False; there is no such file {value!r}"
+    return None
+
+
+def _check_certificate(value: Any) -> Optional[str]:
+    for path in (value,) if isinstance(value, str) else value or ():
+        if not Path(path).exists():
+            return f"must be a file or a pair of files; there is no such file {path!r}"
+    return None
+
+
+def _check_headers(value: Any) -> Optional[str]:
+    for name, text in dict(value).items():
+        if not (_is_header_text(name) and _is_header_text(text)):
+            return f"must have printable ASCII names and values, which {name!r} or its value is not"
+    return None
+
+
+def _check_query(value: Any) -> Optional[str]:
+    for name, given in dict(value).items():
+        values = given if isinstance(given, (list, tuple)) else [given]
+        if not isinstance(name, str) or not all(isinstance(one, (str, int, float)) for one in values):
+            return f"must map strings to strings, numbers, bools or lists of them, which {name!r} does not"
+    return None
+
+
+def _check_factory(value: Any) -> Optional[str]:
+    is_valid = value is None or callable(value)
+    return None if is_valid else f"must be a function without arguments, or None, got {value!r}"
+
+
+def _setting(default: Any, check: Check, *, secret: bool = False) -> Any:
+    """Declare a setting with its default and check.
+
+    A secret, or an object of this process only, is not part of ``repr`` and not sent to other processes.
+    """
+    return field(default=default, repr=not secret, metadata={"check": check, "secret": secret})
+
+
+@dataclass(frozen=True)
+class ThrottleLimits:
+    """The limits of the sampling throttle. Times are seconds, sizes are bytes, rates are samples per second.
+
+    Raises:
+        ConfigError: A value is out of range.
+    """
+
+    #: Most samples being dispatched.
+    max_dispatches: int = _setting(400, _check_count)
+    #: The same within ``throttle_memory`` of the end of the last requested backoff.
+    throttled_dispatches: int = _setting(10, _check_count)
+    #: Estimated bytes of samples being dispatched. The server's limit replaces the default.
+    dispatch_bytes: int = _setting(Preset(5 * 1024 * 1024), _check_count)
+    #: Factor for estimated bytes within ``throttle_memory`` of a backoff.
+    throttled_bytes_factor: int = _setting(20, _check_count)
+    throttle_memory: float = _setting(10.0, _check_not_negative)
+    #: Up to this estimate a 429 delays a sample for ``small_backoff``, above it for ``large_backoff``.
+    small_payload_bytes: int = _setting(128 * 1024, _check_size)
+    small_backoff: float = _setting(1.0, _check_positive)
+    large_backoff: float = _setting(5.0, _check_positive)
+    #: Rate of re-entry after the stop that begins an episode of 429s, and the time in which it doubles.
+    pace_start: float = _setting(20.0, _check_positive)
+    pace_doubling: float = _setting(0.25, _check_positive)
+    #: Factor that a 429 applies to the rate accepted so far, and the least rate.
+    pace_cut: float = _setting(0.9, _check_share)
+    pace_floor: float = _setting(1.0, _check_positive)
+    #: ``pace_growth`` seconds after a cut the rate has grown by a factor e, most of it at the end. The first
+    #: measurement of an episode may include a full bucket, so its growth takes ``pace_search`` seconds.
+    pace_growth: float = _setting(5.0, _check_positive)
+    pace_search: float = _setting(2.0, _check_positive)
+    #: The pace ends when it has delayed no sample for this long.
+    pace_memory: float = _setting(10.0, _check_positive)
+
+    def __post_init__(self) -> None:
+        for one in fields(self):
+            check: Optional[Check] = one.metadata.get("check")
+            problem = None if check is None else check(getattr(self, one.name))
+            if problem is not None:
+                raise ConfigError(f"{one.name} {problem}")
+
+
+@dataclass(frozen=True)
+class Config(ThrottleLimits):
+    """Every setting of a client, those of the throttle included. Times are seconds, sizes are bytes. Immutable.
+
+    :meth:`from_env` also reads the environment; the constructor reads its arguments only. Pass settings by name.
     ``repr`` shows no key, cookie or proxy password.
 
     Raises:
-        ConfigError: a value is out of range; the text names the setting and the value.
+        ConfigError: A value is invalid; the message has the setting and the value.
     """
 
     #: Sent as ``X-API-Key``. Environment: TINKER_API_KEY.
-    api_key: Optional[str] = _secret()
-    #: A shell command that prints the key, run whenever one is needed; for servers that exchange it for a token.
-    #: Environment: TINKER_CREDENTIAL_CMD.
-    credential_command: Optional[str] = _secret()
-    #: The project a session belongs to, on servers that have such. Environment: TINKER_PROJECT_ID.
-    project_id: Optional[str] = None
-    #: Where the server is; "local" starts the embedded one. Environment: TINKER_BASE_URL.
-    base_url: str = DEFAULT_BASE_URL
-    #: Labels of the session, sorted. Environment: TINKER_TAGS, comma separated.
-    tags: Tuple[str, ...] = ()
-    #: Announced at session creation; hosted servers refuse versions they no longer support.
-    sdk_version: str = "0.7.0"
+    api_key: Optional[str] = _setting(None, _check_credential, secret=True)
+    #: A shell command that prints the key. It runs whenever a key is exchanged for a token. Environment:
+    #: TINKER_CREDENTIAL_CMD.
+    credential_command: Optional[str] = _setting(None, _check_secret_text, secret=True)
+    #: The project of the session, on servers that have projects. Environment: TINKER_PROJECT_ID.
+    project_id: Optional[str] = _setting(None, _check_optional_text)
+    #: URL of the server; "local" starts the embedded server. Environment: TINKER_BASE_URL.
+    base_url: str = _setting(DEFAULT_BASE_URL, _check_base_url)
+    #: Labels of the session, sorted. Environment: TINKER_TAGS, separated by commas.
+    tags: Tuple[str, ...] = _setting((), _check_tags)
+    #: Sent when a session is created. Hosted servers reject versions that they no longer support.
+    sdk_version: str = _setting("0.7.0", _check_text)
 
-    #: What is spoken with the server: "0.7" (JSON), "0.38" (protobuf and what came with it), or "auto", which asks it.
+    #: Protocol version: "0.7" (JSON), "0.38" (protobuf and its other features), or "auto", which negotiates it.
     #: Environment: TINKEX_SYNC_PROTOCOL.
-    protocol: str = "auto"
-    #: How long calls wait while the server wants payment (402), unless the server gives a limit.
-    billing_pause: float = 3600.0
+    protocol: str = _setting("auto", _check_protocol)
+    #: How long calls wait while the server requires payment (402), unless the server has a limit.
+    billing_pause: float = _setting(3600.0, _check_not_negative)
 
-    #: Deadline of every blocking call that is given no ``timeout=``; None waits for as long as it takes.
-    timeout: Optional[float] = None
-    connect_timeout: float = 5.0
-    #: Longest silence while an answer is awaited; some servers do the work inside the POST.
-    read_timeout: float = 300.0
-    #: The same for polls: longer than any server holds one, so that none is abandoned.
-    poll_timeout: float = 660.0
-    #: First contact gives up after this long on refused connections, DNS and TLS errors.
-    first_contact_timeout: float = 15.0
-    #: How long leaving ``with`` waits for submissions to be sent.
-    drain: float = 30.0
-    heartbeat_interval: float = 10.0
-    heartbeat_timeout: float = 10.0
-    #: Retries of session and model creation, after the first attempt.
-    max_retries: int = 10
+    #: Deadline of every blocking call without ``timeout=``; None: no limit. Environment: TINKEX_SYNC_TIMEOUT.
+    timeout: Optional[float] = _setting(None, _check_timeout)
+    connect_timeout: float = _setting(5.0, _check_wait)
+    #: Longest silence before a response; some servers do the work inside the POST.
+    read_timeout: float = _setting(300.0, _check_wait)
+    #: The same for polls. It is longer than any server holds a poll, so that no poll is abandoned.
+    poll_timeout: float = _setting(660.0, _check_wait)
+    #: First contact gives up after this long on refused connections, DNS errors and TLS errors.
+    first_contact_timeout: float = _setting(15.0, _check_positive)
+    #: How long leaving ``with`` waits until submitted calls are sent.
+    drain: float = _setting(30.0, _check_not_negative)
+    heartbeat_interval: float = _setting(10.0, _check_wait)
+    heartbeat_timeout: float = _setting(10.0, _check_wait)
+    #: Retries of the creation of sessions and models.
+    max_retries: int = _setting(10, _check_size)
     #: Other calls are retried for this long.
-    retry_for: float = 300.0
-    #: A poll gives up after this long without one good answer.
-    poll_retry_for: float = 900.0
+    retry_for: float = _setting(300.0, _check_positive)
+    #: A poll gives up after this long without a valid response.
+    poll_retry_for: float = _setting(900.0, _check_positive)
     #: A sample fails when no sample of its client has succeeded for this long.
-    progress_timeout: float = 7200.0
-    #: Tenacity strategies by name of the policy: "submit", "poll", "sampling", "short", "optional", "telemetry".
-    retry_strategies: Mapping[str, RetryStrategies] = field(default_factory=dict)
+    progress_timeout: float = _setting(7200.0, _check_positive)
+    #: Tenacity strategies by name of the retry policy, of :data:`RETRY_POLICIES`.
+    retry_strategies: Mapping[str, RetryStrategies] = field(
+        default_factory=dict, metadata={"check": _check_strategies}
+    )
 
-    #: These two and ``dispatch_bytes`` are the server's to say where they are not set.
-    max_chunk_datums: int = Preset(1024)
-    max_chunk_bytes: int = Preset(5_000_000)
-    max_dispatches: int = 400
-    throttled_dispatches: int = 10
-    dispatch_bytes: int = Preset(5 * 1024 * 1024)
-    throttled_bytes_factor: int = 20
-    #: How long after the end of a requested backoff the throttled limits still apply.
-    throttle_memory: float = 10.0
-    #: Up to this estimate a refused sample costs ``small_backoff`` seconds, above it ``large_backoff``.
-    small_payload_bytes: int = 128 * 1024
-    small_backoff: float = 1.0
-    large_backoff: float = 5.0
-    #: Samples per second after the stop that begins an episode of refusals, and the seconds it takes to double.
-    pace_start: float = 20.0
-    pace_doubling: float = 0.25
-    #: What a refusal leaves of the rate accepted so far, and the least it can become; see docs/throttle.md.
-    pace_cut: float = 0.9
-    pace_floor: float = 1.0
-    pace_growth: float = 5.0
-    pace_search: float = 2.0
-    #: The pace goes away when it held nobody back for so long.
-    pace_memory: float = 10.0
+    #: Most datums and estimated bytes of one chunk. The server's limits replace the defaults.
+    max_chunk_datums: int = _setting(Preset(1024), _check_count)
+    max_chunk_bytes: int = _setting(Preset(5_000_000), _check_count)
     #: Threads that send submitted samples.
-    dispatchers: int = 4
-    #: Most long polls of submitted calls at once, each in a thread of its own.
-    max_polls: int = 1000
-    #: Connections kept open.
-    pool_size: int = 1400
+    dispatchers: int = _setting(4, _check_count)
+    #: Most polls of submitted calls at the same time, each in a thread of its own.
+    max_polls: int = _setting(1000, _check_count)
+    #: Connections that are kept open.
+    pool_size: int = _setting(1400, _check_count)
 
-    #: Proxy URL by scheme; None takes HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY.
-    proxies: Optional[Mapping[str, str]] = _secret()
-    #: True: the certificate bundle that comes with requests (or REQUESTS_CA_BUNDLE, SSL_CERT_FILE);
-    #: "system": the operating system's store; a path: that bundle; False: no check.
-    verify: Union[bool, str] = True
+    #: Proxy URL by scheme; None: HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY of the environment.
+    proxies: Optional[Mapping[str, str]] = _setting(None, _check_proxies, secret=True)
+    #: True: the certificate bundle of requests (or REQUESTS_CA_BUNDLE, SSL_CERT_FILE). "system": the operating
+    #: system's store. A path: this bundle. False: certificates are not verified.
+    verify: Union[bool, str] = _setting(True, _check_verify)
     #: A file with certificate and key, or a pair of files.
-    client_certificate: Union[None, str, Tuple[str, str]] = _secret()
+    client_certificate: Union[None, str, Tuple[str, str]] = _setting(None, _check_certificate, secret=True)
     #: Sent with every request.
-    headers: Mapping[str, str] = _secret(default=())
-    #: Added to the query of every request; several values of one name are joined by commas.
-    default_query: Mapping[str, Any] = _secret(default=())
-    cloudflare_access_client_id: Optional[str] = _secret()
-    cloudflare_access_client_secret: Optional[str] = _secret()
-    #: Makes the ``requests.Session`` to use; its auth, hooks and adapters are kept.
-    session_factory: Optional[Callable[[], Any]] = field(default=None, repr=False)
-    #: Whether pickled clients take API key and other secrets along; otherwise the other process's environment counts.
-    pickle_credentials: bool = False
+    headers: Mapping[str, str] = _setting((), _check_headers, secret=True)
+    #: Added to the query of every request. Several values of one name are joined by commas.
+    default_query: Mapping[str, Any] = _setting((), _check_query, secret=True)
+    cloudflare_access_client_id: Optional[str] = _setting(None, _check_credential, secret=True)
+    cloudflare_access_client_secret: Optional[str] = _setting(None, _check_credential, secret=True)
+    #: Returns the ``requests.Session`` to use. Its auth, hooks and adapters are kept.
+    session_factory: Optional[Callable[[], Any]] = _setting(None, _check_factory, secret=True)
+    #: Whether pickled clients contain the API key and other secrets. Otherwise they read the environment.
+    pickle_credentials: bool = _setting(False, _check_flag)
     #: Send usage events to the server. Environment: TINKER_TELEMETRY.
-    telemetry: bool = False
+    telemetry: bool = _setting(False, _check_flag)
     clock: Clock = field(default_factory=Clock, repr=False)
 
     def __post_init__(self) -> None:
-        self._check_texts()
-        self._check_strategies()
+        super().__post_init__()
+        # Copies, because callers may change the objects that they pass.
         object.__setattr__(self, "headers", dict(self.headers))
         object.__setattr__(self, "default_query", dict(self.default_query))
         object.__setattr__(self, "tags", tuple(sorted(set(self.tags))))
-        for name in _POSITIVE:
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
-                raise ConfigError(f"{name} must be a positive number, not {value!r}")
-        for name in _FINITE:
-            if getattr(self, name) > _LONGEST:
-                raise ConfigError(f"{name} must be at most {_LONGEST:g} seconds, not {getattr(self, name)!r}")
-        for name in _NOT_NEGATIVE:
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 0:
-                raise ConfigError(f"{name} must be a number of at least 0, not {value!r}")
-        for name in _COUNTS:
-            if not isinstance(getattr(self, name), int):
-                raise ConfigError(f"{name} must be a whole number, not {getattr(self, name)!r}")
-        for name in ("telemetry", "pickle_credentials"):
-            if not isinstance(getattr(self, name), bool):
-                raise ConfigError(f"{name} must be True or False, not {getattr(self, name)!r}")
-        if not self.pace_cut <= 1:
-            raise ConfigError(f"pace_cut must be at most 1, not {self.pace_cut!r}")
-        if self.protocol not in PROTOCOLS:
-            raise ConfigError(f"protocol must be one of {', '.join(PROTOCOLS)}, not {self.protocol!r}")
-        if self.timeout is not None and (
-            isinstance(self.timeout, bool)
-            or not isinstance(self.timeout, (int, float))
-            or not self.timeout > 0
-        ):
-            raise ConfigError(f"timeout must be a positive number of seconds or None, not {self.timeout!r}")
-        if isinstance(self.verify, str) and self.verify != "system" and not Path(self.verify).exists():
-            raise ConfigError(
-                f"verify={self.verify!r}: no such file; give a CA bundle, 'system', True or False"
-            )
-        if not isinstance(self.base_url, str) or (
-            self.base_url != "local"
-            and (
-                urlsplit(self.base_url).scheme not in ("http", "https")
-                or not urlsplit(self.base_url).hostname
-            )
-        ):
-            raise ConfigError(
-                f"base_url={self.base_url!r} is not a URL: give one such as https://host/prefix, or 'local'"
-                " for the embedded server (argument base_url or environment variable TINKER_BASE_URL)"
-            )
-        for name, variable in _CREDENTIALS.items():
-            value = getattr(self, name)
-            if value is not None and not _fits_a_header(value):
-                # Without the value, which is a secret.
-                raise ConfigError(
-                    f"{name} must be printable ASCII text without line breaks (argument {name} or"
-                    f" environment variable {variable})"
-                )
 
-    def _check_strategies(self) -> None:
-        given = self.retry_strategies
-        is_valid = isinstance(given, Mapping) and all(
-            name in RETRY_POLICIES and isinstance(value, RetryStrategies) for name, value in given.items()
-        )
-        if not is_valid:
-            raise ConfigError(
-                f"retry_strategies must be a mapping of policies ({', '.join(RETRY_POLICIES)}) to RetryStrategies,"
-                f" not {given!r}"
-            )
-
-    def _check_texts(self) -> None:
-        """What would be taken apart, or fail at the first request."""
-        for name in ("credential_command", "project_id"):
-            value = getattr(self, name)
-            if value is not None and (not isinstance(value, str) or not value):
-                shown = "something else" if name in _UNSHOWN else repr(value)
-                raise ConfigError(f"{name} must be a text that is not empty, or None, not {shown}")
-        tags: Any = self.tags
-        if isinstance(tags, str) or not all(isinstance(tag, str) for tag in tags):
-            raise ConfigError(f"tags must be a collection of texts, such as ['run-7'], not {self.tags!r}")
-        if not isinstance(self.sdk_version, str) or not self.sdk_version:
-            raise ConfigError(f"sdk_version must be a text such as '0.7.0', not {self.sdk_version!r}")
-        for name, value in dict(self.default_query).items():
-            values = value if isinstance(value, (list, tuple)) else [value]
-            if not isinstance(name, str) or not all(isinstance(one, (str, int, float)) for one in values):
-                raise ConfigError(
-                    f"default_query: {name!r} must be a text, a number, a bool or a list of those"
-                )
-        for name, value in dict(self.headers).items():
-            if not (_fits_a_header(name) and _fits_a_header(value)):
-                raise ConfigError(f"headers: name and value of {name!r} must be printable ASCII texts")
-        if self.proxies is not None and not (
-            isinstance(self.proxies, Mapping) and all(isinstance(url, str) for url in self.proxies.values())
-        ):
-            raise ConfigError(
-                "proxies must be a mapping of schemes to URLs, such as {'https': 'http://proxy:3128'}"
-            )
-        if self.session_factory is not None and not callable(self.session_factory):
-            raise ConfigError(
-                f"session_factory must be a function without arguments, not {self.session_factory!r}"
-            )
-        certificate = self.client_certificate
-        for path in (certificate,) if isinstance(certificate, str) else certificate or ():
-            if not Path(path).exists():
-                raise ConfigError(f"client_certificate: no such file {path!r}")
+    @property
+    def throttle(self) -> ThrottleLimits:
+        """The limits of the throttle alone."""
+        return ThrottleLimits(**{one.name: getattr(self, one.name) for one in fields(ThrottleLimits)})
 
     @classmethod
     def from_env(cls, **settings: Any) -> Config:
-        """Settings given here, else those of the environment, else the defaults.
-
-        An argument of None counts as not given.
+        """Return the given settings, completed from the environment. An argument of None counts as not given.
 
         Raises:
-            ConfigError: an unknown setting, or a wrong value; the text names it.
+            ConfigError: A setting is unknown or invalid; the message has its name.
         """
-        known = {f.name for f in fields(cls)}
+        known = {one.name for one in fields(cls)}
         unknown = sorted(set(settings) - known)
         if unknown:
             raise ConfigError(f"unknown setting {unknown[0]!r}; the settings are {', '.join(sorted(known))}")
-        values: Dict[str, Any] = {}
-        for name, (variable, read) in _ENVIRONMENT.items():
-            text = os.environ.get(variable)
-            if text is not None and settings.get(name) is None:
-                try:
-                    value = read(text)
-                except ValueError as error:
-                    raise ConfigError(f"environment variable {variable}={text!r}: {error}") from None
-                if value is not None:
-                    values[name] = value
-        from_outside = list(values)
-        values.update((name, value) for name, value in settings.items() if value is not None)
+        given = {name: value for name, value in settings.items() if value is not None}
+        environment = _read_environment(name for name in _ENVIRONMENT if name not in given)
         try:
-            return cls(**values)
+            return cls(**{**environment, **given})
         except ConfigError as error:
-            for name in from_outside:
-                variable = _ENVIRONMENT[name][0]
-                if str(error).startswith(name) and variable not in str(error):
-                    raise ConfigError(f"{error} (environment variable {variable})") from None
+            name = str(error).partition(" ")[0]
+            variable = _ENVIRONMENT[name][0] if name in environment else ""
+            if variable and variable not in str(error):
+                raise ConfigError(f"{error} (environment variable {variable})") from None
             raise
 
     def for_pickle(self) -> Config:
-        """What may travel to another process: without secrets, unless ``pickle_credentials``."""
+        """Return a copy without secrets, unless ``pickle_credentials`` is set."""
         if self.pickle_credentials or self.api_key == LOCAL_KEY:
             return self
-        return self.replace(
-            api_key=None,
-            credential_command=None,
-            proxies=None,
-            client_certificate=None,
-            headers={},
-            default_query={},
-            cloudflare_access_client_id=None,
-            cloudflare_access_client_secret=None,
-            session_factory=None,
-        )
+        return self.replace(**{one.name: one.default for one in fields(self) if one.metadata.get("secret")})
 
     def with_credentials_from_env(self) -> Config:
-        """With what :meth:`for_pickle` left out, as far as this process's environment has it."""
+        """Return a copy with the secrets that this process's environment has."""
         found = Config.from_env(base_url=self.base_url)
-        return self.replace(
-            api_key=found.api_key,
-            credential_command=found.credential_command,
-            cloudflare_access_client_id=found.cloudflare_access_client_id,
-            cloudflare_access_client_secret=found.cloudflare_access_client_secret,
-        )
+        names = [name for name in _ENVIRONMENT if name in _secrets()]
+        return self.replace(**{name: getattr(found, name) for name in names})
 
     def replace(self, **changes: Any) -> Config:
-        """A copy with some settings changed."""
+        """Return a copy with some settings changed."""
         return replace(self, **changes)
 
 
-#: Names of the retry policies; see docs/retries.md.
-RETRY_POLICIES = ("short", "optional", "submit", "poll", "sampling", "telemetry")
-_UNSHOWN = ("credential_command",)
-#: Numbers of ``pace.ThrottleLimits`` beside those of the dispatches.
-_PACE = (
-    *("small_backoff", "large_backoff", "pace_start", "pace_doubling", "pace_cut", "pace_floor"),
-    *("pace_growth", "pace_search", "pace_memory"),
-)
-_POSITIVE = (
-    "connect_timeout",
-    "read_timeout",
-    "poll_timeout",
-    "first_contact_timeout",
-    "heartbeat_interval",
-    "heartbeat_timeout",
-    "retry_for",
-    "poll_retry_for",
-    "progress_timeout",
-    "max_chunk_datums",
-    "max_chunk_bytes",
-    "max_dispatches",
-    "throttled_dispatches",
-    "dispatch_bytes",
-    "throttled_bytes_factor",
-    "dispatchers",
-    "max_polls",
-    "pool_size",
-    *_PACE,
-)
-#: Sockets and events wait no longer than this.
-_LONGEST = 3e6
-_FINITE = ("connect_timeout", "read_timeout", "poll_timeout", "heartbeat_interval", "heartbeat_timeout")
-_CREDENTIALS = {
-    "api_key": "TINKER_API_KEY",
-    "cloudflare_access_client_id": "CLOUDFLARE_ACCESS_CLIENT_ID",
-    "cloudflare_access_client_secret": "CLOUDFLARE_ACCESS_CLIENT_SECRET",
-}
-_NOT_NEGATIVE = ("billing_pause", "drain", "max_retries", "small_payload_bytes", "throttle_memory")
-_COUNTS = (
-    "small_payload_bytes",
-    "max_retries",
-    "max_chunk_datums",
-    "max_chunk_bytes",
-    "max_dispatches",
-    "throttled_dispatches",
-    "dispatch_bytes",
-    "throttled_bytes_factor",
-    "dispatchers",
-    "max_polls",
-    "pool_size",
-)
+def _secrets() -> Tuple[str, ...]:
+    return tuple(one.name for one in fields(Config) if one.metadata.get("secret"))
 
 
-def _fits_a_header(text: object) -> bool:
-    return isinstance(text, str) and text.isprintable() and text.isascii()
+# The environment
+
+_TRUE = frozenset({"1", "true", "yes", "on"})
+_FALSE = frozenset({"0", "false", "no", "off", ""})
 
 
 def _text(text: str) -> Optional[str]:
@@ -406,7 +416,7 @@ def _flag(text: str) -> bool:
         return True
     if lowered in _FALSE:
         return False
-    raise ValueError("give 1 or 0")
+    raise ValueError("must be 1 or 0")
 
 
 def _seconds(text: str) -> Optional[float]:
@@ -417,10 +427,11 @@ def _seconds(text: str) -> Optional[float]:
     except ValueError:
         value = -1.0
     if not value > 0:
-        raise ValueError("give a positive number of seconds")
+        raise ValueError("must be a number of seconds > 0")
     return value
 
 
+#: Setting: its variable, and the function that reads the text; None counts as not set.
 _ENVIRONMENT: Dict[str, Tuple[str, Callable[[str], Any]]] = {
     "api_key": ("TINKER_API_KEY", _text),
     "base_url": ("TINKER_BASE_URL", _text),
@@ -433,3 +444,20 @@ _ENVIRONMENT: Dict[str, Tuple[str, Callable[[str], Any]]] = {
     "cloudflare_access_client_id": ("CLOUDFLARE_ACCESS_CLIENT_ID", _text),
     "cloudflare_access_client_secret": ("CLOUDFLARE_ACCESS_CLIENT_SECRET", _text),
 }
+
+
+def _read_environment(names: Iterable[str]) -> Dict[str, Any]:
+    """Return the settings among ``names`` that the environment has."""
+    found = {}
+    for name in names:
+        variable, read = _ENVIRONMENT[name]
+        text = os.environ.get(variable)
+        if text is None:
+            continue
+        try:
+            value = read(text)
+        except ValueError as error:
+            raise ConfigError(f"environment variable {variable} {error}, got {text!r}") from None
+        if value is not None:
+            found[name] = value
+    return found

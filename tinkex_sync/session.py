@@ -8,7 +8,7 @@ import random
 import warnings
 import weakref
 from contextlib import contextmanager
-from dataclasses import fields
+from dataclasses import replace
 from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional
 
 from .concurrency.exit_closing import close_at_exit
@@ -23,7 +23,7 @@ from .plugins.events import Source
 from .plugins.queued_observer import QueuedObserver
 from .plugins.registry import Observers
 from .protocol.negotiation import CONFIG_SDK_VERSION, Negotiated
-from .throttle.dispatch import Throttle, ThrottleLimits
+from .throttle.dispatch import Throttle
 from .throttle.semaphores import BytesSemaphore
 from .types import (
     CancelFutureRequest,
@@ -80,8 +80,7 @@ class Session(Connection):
         close_at_exit(self)
 
     def _throttle(self) -> Throttle:
-        numbers = {one.name: getattr(self.config, one.name) for one in fields(ThrottleLimits)}
-        limits = ThrottleLimits(**{**numbers, "dispatch_bytes": self.capabilities.dispatch_bytes})
+        limits = replace(self.config.throttle, dispatch_bytes=self.capabilities.dispatch_bytes)
         return Throttle(limits, self.clock)
 
     def _budget(self, size: int) -> BytesSemaphore:

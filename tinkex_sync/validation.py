@@ -8,17 +8,6 @@ from __future__ import annotations
 
 from typing import Any, Collection, Dict, Mapping, Optional, Tuple
 
-__all__ = [
-    "check_count",
-    "check_labels",
-    "check_model_path",
-    "check_one_of",
-    "check_optional_text",
-    "check_text",
-    "check_ttl",
-    "split_checkpoint_path",
-]
-
 _SCHEME = "tinker://"
 #: Seconds that a checkpoint may be kept: an hour to ten years.
 _SHORTEST_TTL, _LONGEST_TTL = 3600, 10 * 365 * 86400

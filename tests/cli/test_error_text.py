@@ -23,7 +23,7 @@ def test_a_wrong_key_names_its_variable(server):
 def test_a_wrong_url_and_a_missing_key_are_configuration_errors(server):
     wrong_url = Commands(variables("ftp://nowhere"))("run", "list")
     assert wrong_url.returncode == 1
-    assert wrong_url.stderr.startswith("Error: Configuration error: base_url='ftp://nowhere'")
+    assert wrong_url.stderr.startswith("Error: Configuration error: base_url must be a URL")
     settings = {name: value for name, value in variables(server.base_url).items() if "API_KEY" not in name}
     no_key = Commands(settings)("run", "list")
     assert no_key.stderr.startswith("Error: Configuration error: no API key")

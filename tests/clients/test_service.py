@@ -70,6 +70,15 @@ def test_resume_future_refuses_invalid_arguments_before_anything_is_sent(scripte
     assert not server.sent("retrieve_future")
 
 
+@pytest.mark.parametrize("rank", [0, True, 1.5, "8", None])
+def test_an_invalid_rank_is_refused_before_anything_is_sent(scripted, rank):
+    server, client = scripted
+    for create in (client.create_lora_training_client, client.submit_create_lora_training_client):
+        with pytest.raises(ValueError, match="rank must be a whole number of at least 1, not"):
+            create("base", rank)
+    assert not server.sent("create_model")
+
+
 def test_the_session_reports_how_the_with_block_ended(scripted):
     server, _ = scripted
     with pytest.raises(KeyError), ServiceClient(base_url=server.base_url, api_key="k", protocol="0.38"):

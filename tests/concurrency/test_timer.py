@@ -73,7 +73,7 @@ def test_a_function_that_raises_stops_no_other(timer, caplog):
     timer.at(now, lambda: 1 / 0)
     timer.at(now + 0.01, after.set)
     assert after.wait(5)
-    assert "A timed function failed" in caplog.text
+    assert "Timed function failed" in caplog.text
 
 
 def test_the_thread_ends_when_nothing_is_left_and_starts_again(monkeypatch):

@@ -62,7 +62,16 @@ CASES = [
 def run(policy, operate, endpoint, strategies, *answers):
     """Return the outcome of an operation and the number of requests to the endpoint that fails."""
     clock = ScaledClock(1000.0)
-    timeouts = dict.fromkeys(("connect_timeout", "read_timeout", "poll_timeout"), 1e5)
+    # A second of a busy machine is a quarter of an hour of this clock: only strategies may end an operation.
+    names = (
+        "connect_timeout",
+        "read_timeout",
+        "poll_timeout",
+        "progress_timeout",
+        "retry_for",
+        "poll_retry_for",
+    )
+    timeouts = dict.fromkeys(names, 1e5)
     with bare_session(clock, retry_strategies={policy: strategies}, **timeouts) as (server, session):
         server.defaults.update(optim_step=STEP, asample=STEP)
         result = Answer(body={"metrics": {}}) if operate is step else SAMPLE

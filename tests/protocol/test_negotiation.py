@@ -268,7 +268,7 @@ def test_a_changed_dynamic_configuration_replaces_the_capabilities():
 
 
 def test_the_protocol_setting_is_validated_and_read_from_the_environment(monkeypatch):
-    with pytest.raises(ConfigError, match=r"auto, 0.7, 0.38, not '0.8'"):
+    with pytest.raises(ConfigError, match=r"auto, 0.7, 0.38, got '0.8'"):
         Config(protocol="0.8")
     monkeypatch.setenv("TINKEX_SYNC_PROTOCOL", "0.38")
     assert Config.from_env().protocol == "0.38"

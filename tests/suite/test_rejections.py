@@ -194,8 +194,8 @@ def test_archive_links_are_returned_if_they_can_be_downloaded(imitated, quick):
             assert link.expires.tzinfo is not None
 
 
-def test_deleted_checkpoint_no_longer_exists(imitated, quick):
-    learner, rest = model(quick), quick.create_rest_client()
+def test_deleted_checkpoint_no_longer_exists(imitated, very_quick):
+    learner, rest = model(very_quick), very_quick.create_rest_client()
     path, kept = learner.save_state("gone").path, learner.save_state("kept").path
     rest.delete_checkpoint_from_tinker_path(path)
     assert [one.tinker_path for one in rest.list_checkpoints(learner.model_id).checkpoints] == [kept]

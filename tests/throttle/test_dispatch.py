@@ -20,8 +20,8 @@ from throttle_examples import (
 )
 
 from tinkex_sync.concurrency.clock import ScaledClock
+from tinkex_sync.config import ThrottleLimits
 from tinkex_sync.errors import DeadlineExceeded
-from tinkex_sync.throttle.dispatch import ThrottleLimits
 
 # -- layers
 

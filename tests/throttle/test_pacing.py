@@ -7,7 +7,8 @@ from typing import Any, List, Tuple
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tinkex_sync.throttle.pacing import Pace, ThrottleLimits
+from tinkex_sync.config import ThrottleLimits
+from tinkex_sync.throttle.pacing import Pace
 
 
 def drive(pace: Pace, seconds: float, rate: float, size: float, answer: float = 0.0) -> Tuple[int, int]:

@@ -12,6 +12,7 @@ from typing import Iterator, List, Optional, Tuple
 from typing_extensions import assert_type
 
 import tinkex_sync
+import tinkex_sync.compat as tinker
 from tinkex_sync import Future, RestClient, SamplingClient, ServiceClient, TrainingClient, types
 
 MODEL = "Qwen/Qwen3-8B"
@@ -94,3 +95,17 @@ def manage(rest: RestClient) -> Tuple[str, ...]:
     rest.list_training_runs(access_scope="all")  # type: ignore[arg-type]
     rest.submit_get_session()  # type: ignore[call-arg]
     return tuple(run.training_run_id for run in rest.iter_training_runs())
+
+
+async def use_official_names(service: tinker.ServiceClient) -> None:
+    assert_type(tinker.types.ModelInput.from_ints([1, 2]), types.ModelInput)
+    assert_type(tinker.AdamParams(), types.AdamParams)
+    sampler = service.create_sampling_client(base_model=MODEL)
+    assert_type(sampler, tinker.SamplingClient)
+    prompt, params = tinker.ModelInput.from_ints([1, 2]), tinker.SamplingParams(max_tokens=2)
+    assert_type(sampler.sample(prompt, 1, params).result().sequences[0].stop_reason, types.StopReason)
+    step = service.create_rest_client().get_sampler("sampler-1")
+    assert_type(step, tinker.APIFuture[types.GetSamplerResponse])
+    assert_type((await step).base_model, str)
+    print(tinker.no_such_name)  # type: ignore[attr-defined]
+    sampler.no_such_method()  # type: ignore[attr-defined]

@@ -107,7 +107,7 @@ class CallOperation(Generic[T]):
     """
 
     def __init__(
-        self, client: Client, name: str, function: Callable[[CallState, Optional[float]], T], items: int = 1
+        self, client: Client, name: str, function: Callable[[CallState, Optional[float]], T]
     ) -> None:
         """Make an operation.
 
@@ -116,29 +116,26 @@ class CallOperation(Generic[T]):
             name: The operation's name for observers, errors and ``ServiceClient.status()``.
             function: Returns the result, given the call's state and its deadline (time of the client's clock, or
                 None).
-            items: How many items the call has, for observers.
         """
         self._client = client
         self._name = name
         self._function = function
-        self._items = items
 
     def run(self, timeout: Optional[float] = None) -> T:
         """Run it in this thread and return its result; ``timeout`` is in seconds, default ``Config.timeout``."""
         session = self._client.session
         deadline = session.deadline(timeout)
-        with session.calling(self._client.source, self._name, self._items) as call:
+        with session.calling(self._client.source, self._name) as call:
             return self._function(call, deadline)
 
     def submit(self, timeout: Optional[float] = None) -> Future[T]:
         """Run it in a worker and return its future; never waits."""
         session = self._client.session
         deadline = session.deadline(timeout)
-        call = session.begin(self._client.source, self._name, self._items)
+        call = session.begin(self._client.source, self._name)
         future: Future[T] = Future(call)
         if not session.helpers.submit(lambda: self._resolve(session, future, deadline)):
-            session.end(call)
-            future.set_exception(ClosedError("the client is closed"))
+            resolve(session, future, error=ClosedError("the client is closed"))
         return future
 
     def _resolve(self, session: Session, future: Future[T], deadline: Optional[float]) -> None:
@@ -188,31 +185,6 @@ class Client:
         """The session that this client shares with the other clients of its service client."""
         assert self._own_session is not None
         return self._own_session
-
-    @property
-    def _session(self) -> Session:
-        return self.session
-
-    @property
-    def _source(self) -> Source:
-        return self.source
-
-    def _run(
-        self,
-        operation: str,
-        function: Callable[[CallState, Optional[float]], T],
-        timeout: Optional[float],
-        items: int = 1,
-    ) -> T:
-        return CallOperation(self, operation, function, items).run(timeout)
-
-    def _submit(
-        self,
-        operation: str,
-        function: Callable[[CallState, Optional[float]], T],
-        timeout: Optional[float] = None,
-    ) -> Future[T]:
-        return CallOperation(self, operation, function).submit(timeout)
 
     def get_telemetry(self) -> Optional[Telemetry]:
         """Return the plugin that reports failures to the server, for events of your own.

@@ -12,7 +12,7 @@ from ..http.request import Request
 from ..polling.poller import ServerFuture, poll
 from ..polling.queue_states import QueueStates
 from ..session import Session
-from ..validation import check_count, check_labels, check_model_path, check_optional_text, check_text
+from ..validation import check_labels, check_model_path, check_optional_text, check_text
 from .training import TrainingClient
 
 __all__ = ["ModelFromCheckpoint", "NewModel", "NothingToTrainError"]
@@ -36,7 +36,6 @@ class NewModel:
         layers = self.lora_config
         if not (layers.train_mlp or layers.train_attn or layers.train_unembed):
             raise NothingToTrainError("at least one of train_mlp, train_attn and train_unembed must be True")
-        check_count("rank", layers.rank, least=1)
         _check_optimizer_config(self.optimizer)
 
     def create(

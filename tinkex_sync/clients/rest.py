@@ -126,11 +126,7 @@ class RestClient(RebuildingClient):
 
     @blocking
     def get_training_run_by_tinker_path(
-        self,
-        tinker_path: str,
-        access_scope: Optional[AccessScope] = None,
-        *,
-        timeout: Optional[float] = None,
+        self, tinker_path: str, access_scope: Optional[AccessScope] = None, *, timeout: Optional[float] = None
     ) -> Operation[types.TrainingRun]:
         """Return the training run of a checkpoint. GET /api/v1/training_runs/{id}.
 
@@ -340,11 +336,7 @@ class RestClient(RebuildingClient):
 
     @blocking
     def get_session(
-        self,
-        session_id: str,
-        access_scope: Optional[AccessScope] = None,
-        *,
-        timeout: Optional[float] = None,
+        self, session_id: str, access_scope: Optional[AccessScope] = None, *, timeout: Optional[float] = None
     ) -> Operation[types.GetSessionResponse]:
         """Return the training runs and samplers of a session. GET /api/v1/sessions/{id}.
 

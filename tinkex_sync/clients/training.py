@@ -18,7 +18,7 @@ from ..training.lane import TrainingLane
 from ..training.operations import OptimizerStep, RequestOperation, TrainStep, TrainStepOutput
 from ..validation import check_labels, check_model_path, check_optional_text, check_text, check_ttl
 from .base import CallOperation, Client, blocking, request_operation, submitted
-from .sampling import SamplingClient, open_sampling_client
+from .sampling import SamplingClient, open_sampling_client, sampling_client_operation
 
 __all__ = ["TrainStepOutput", "TrainingClient"]
 
@@ -402,19 +402,12 @@ class TrainingClient(Client):
             record_stability_info: As for :meth:`ServiceClient.create_sampling_client`.
             timeout: Seconds.
         """
-        check_model_path(model_path)
-        return CallOperation(
+        return sampling_client_operation(
             self,
-            "create_sampling_client",
-            lambda call, deadline: open_sampling_client(
-                self.session,
-                model_path=model_path,
-                base_model=None,
-                retry_config=retry_config,
-                record_stability_info=record_stability_info,
-                call=call,
-                deadline=deadline,
-            ),
+            model_path=check_model_path(model_path),
+            base_model=None,
+            retry_config=retry_config,
+            record_stability_info=record_stability_info,
         )
 
     submit_create_sampling_client = submitted(create_sampling_client)

@@ -1,6 +1,6 @@
 """Clients with the shape of the official SDK: its scripts run with ``import tinkex_sync.compat as tinker``."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .. import errors as _errors
 from ..errors import *  # noqa: F403
@@ -90,8 +90,10 @@ __all__ = [
 __all__ += _errors.__all__
 
 
-def __getattr__(name: str) -> Any:
-    raise_absent("module 'tinkex_sync.compat'", name)
+if not TYPE_CHECKING:  # With this function in view, a type checker would accept any name.
+
+    def __getattr__(name: str) -> Any:
+        raise_absent("module 'tinkex_sync.compat'", name)
 
 
 register_finder()

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, NoReturn, Tuple
+from typing import Dict, NoReturn, Tuple
 
-__all__ = ["REASONS", "Explained", "raise_absent", "reason"]
+__all__ = ["REASONS", "raise_absent", "reason"]
 
 #: Pairs of a reason and its names: of the package, of its types and of its clients' methods.
 _GROUPS: Tuple[Tuple[str, str], ...] = (
@@ -73,10 +73,3 @@ def raise_absent(owner: str, name: str) -> NoReturn:
     text = reason(name)
     explanation = f", which the official package has: {text}" if text else ""
     raise AttributeError(f"{owner} has no attribute {name!r}{explanation}")
-
-
-class Explained:
-    """A client whose AttributeError for a missing method contains the reason."""
-
-    def __getattr__(self, name: str) -> Any:
-        raise_absent(repr(type(self).__name__), name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import weakref
-from typing import Any, Dict, Optional, Set, Tuple
+from typing import TYPE_CHECKING, Any, Dict, NoReturn, Optional, Set, Tuple
 
 from ..concurrency.clock import Clock
 from ..concurrency.primitives import Lock
@@ -12,6 +12,7 @@ from ..plugins import Source, hookimpl
 from ..plugins.queue_log import QueueLog
 from ..session import Session
 from ..types import QueueState
+from .absent import raise_absent
 from .telemetry import Telemetry, telemetry_of
 
 __all__ = ["Holder", "QueueStateHooks", "QueueStateObserver", "TelemetryProvider"]
@@ -91,7 +92,7 @@ class Holder:
 
 
 class TelemetryProvider:
-    """A client of a session."""
+    """A client of a session. The AttributeError for a method that only the official client has contains the reason."""
 
     #: The client of tinkex_sync that does the work.
     native: Any
@@ -108,6 +109,11 @@ class TelemetryProvider:
     def get_telemetry(self) -> Optional[Telemetry]:
         """Return the telemetry, for events of the user's own; None while it is off."""
         return None if self._holder is None else self._holder.get_telemetry()
+
+    if not TYPE_CHECKING:  # With this method in view, a type checker would accept any name.
+
+        def __getattr__(self, name: str) -> NoReturn:
+            raise_absent(repr(type(self).__name__), name)
 
 
 class QueueStateObserver(TelemetryProvider):

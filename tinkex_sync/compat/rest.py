@@ -8,7 +8,6 @@ from .. import types
 from ..clients import RestClient as _Native
 from ..clients.base import request_operation
 from ..http.request import Request
-from .absent import Explained
 from .calls import api_future_method, async_result_method, future_method
 from .futures import APIFuture
 from .holder import Holder, TelemetryProvider
@@ -16,7 +15,7 @@ from .holder import Holder, TelemetryProvider
 __all__ = ["RestClient"]
 
 
-class RestClient(TelemetryProvider, Explained):
+class RestClient(TelemetryProvider):
     """Reads and manages training runs, checkpoints, sessions and samplers."""
 
     def __init__(self, holder: Holder) -> None:

@@ -7,7 +7,6 @@ from typing import Any, Dict, Optional
 from .. import clients as native_clients
 from ..clients.sampling import sampling_client_operation
 from ..http.retry import RetryConfig
-from .absent import Explained
 from .calls import async_result_method, future_method, result_method
 from .futures import APIFuture, completed, map_future
 from .holder import Holder, QueueStateObserver
@@ -17,7 +16,7 @@ __all__ = ["SamplingClient"]
 _Native = native_clients.SamplingClient
 
 
-class SamplingClient(QueueStateObserver, Explained):
+class SamplingClient(QueueStateObserver):
     """Samples completions. The other clients make it; the constructor joins an existing sampling session."""
 
     def __init__(

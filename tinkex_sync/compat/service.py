@@ -6,7 +6,6 @@ from typing import Any, Mapping, Optional
 
 from .. import clients as native_clients
 from ..http.retry import RetryConfig
-from .absent import Explained
 from .calls import async_result_method, result_method
 from .futures import APIFuture, completed, result_in_loop
 from .holder import Holder, QueueStateHooks, TelemetryProvider
@@ -25,7 +24,7 @@ def _training_client(service: ServiceClient, native: native_clients.TrainingClie
     return TrainingClient.from_native(service.holder, native)
 
 
-class ServiceClient(TelemetryProvider, Explained):
+class ServiceClient(TelemetryProvider):
     """Opens a session and makes the other clients.
 
     Args:

@@ -12,7 +12,6 @@ from .. import clients as native_clients
 from .. import types
 from ..futures import Future
 from ..http.retry import RetryConfig
-from .absent import Explained
 from .calls import (
     api_future_method,
     async_api_future_method,
@@ -35,7 +34,7 @@ def _check_loss_input(loss_type_input: Optional[str]) -> None:
         raise ValueError(f"loss_type_input must be 'logprobs' or None, not {loss_type_input!r}")
 
 
-class TrainingClient(QueueStateObserver, Explained):
+class TrainingClient(QueueStateObserver):
     """Trains one model. :class:`ServiceClient` makes it."""
 
     def __init__(self, holder: Holder, model_seq_id: int, model_id: str) -> None:

@@ -1,1 +1,1 @@
-"""Clocks, the timer thread and worker threads."""
+"""Locks, events, threads, clocks, the timer and the signal that a client is closed."""

@@ -1,6 +1,6 @@
 """Monotonic time and waiting, behind one object that tests replace or speed up.
 
-All times are seconds. Nothing in the package reads the wall clock to decide how long to wait.
+All times are seconds. The client never uses the wall clock to decide how long it waits.
 """
 
 from __future__ import annotations
@@ -14,15 +14,22 @@ from .primitives import Waitable
 __all__ = ["SLICE", "Clock", "ScaledClock", "remaining", "wait_interruptibly"]
 
 
-#: The main thread looks up this often, in real seconds, while it waits.
+#: Longest uninterrupted wait of the main thread, in seconds of the system's clock.
 SLICE = 0.25
 
 
 def wait_interruptibly(event: Waitable, timeout: Optional[float] = None) -> bool:
-    """``event.wait(timeout)`` in real seconds, which Ctrl-C ends at once or soon.
+    """Wait as ``event.wait(timeout)`` does, so that Ctrl-C ends the wait within a quarter of a second.
 
-    A signal that comes just before the main thread blocks, or that the system hands to another thread, does not
-    end its wait; so the main thread waits in slices.
+    A signal does not end the wait of the main thread if it arrives just before the thread blocks, or if the system
+    delivers it to another thread. The main thread therefore waits in slices.
+
+    Args:
+        event: What to wait for.
+        timeout: Seconds of the system's clock; None: no limit.
+
+    Returns:
+        Whether the event is set.
     """
     if threading.current_thread() is not threading.main_thread():
         return event.wait(timeout)
@@ -36,31 +43,34 @@ def wait_interruptibly(event: Waitable, timeout: Optional[float] = None) -> bool
 
 
 class Clock:
-    """The system's monotonic clock.
+    """The system's monotonic clock. Thread-safe.
 
-    Everything that waits takes a clock, and waits on an event, so that closing a client or replacing the
-    clock ends the wait.
+    All code that waits gets a clock and waits for an event. Closing a client and replacing the clock end such waits.
     """
 
     def time(self) -> float:
-        """Seconds on a clock that never goes back; only differences mean anything."""
+        """Return seconds of a clock that never goes back. Only differences are meaningful."""
         return time.monotonic()
 
     def wait(self, event: Waitable, timeout: Optional[float] = None) -> bool:
-        """Wait until ``event`` is set or ``timeout`` seconds have passed; True if it is set."""
+        """Wait until ``event`` is set, for at most ``timeout`` seconds (None: no limit); return whether it is set."""
         return wait_interruptibly(event, timeout)
 
     def real(self, seconds: float) -> float:
-        """How many seconds of the system's clock ``seconds`` of this one take (for socket timeouts)."""
+        """Return how many seconds of the system's clock ``seconds`` of this clock take, for socket timeouts."""
         return seconds
 
 
 class ScaledClock(Clock):
-    """A clock that runs ``speed`` times as fast as the system's, for tests of long waits."""
+    """A clock that runs ``speed`` times as fast as the system's clock, for tests of long waits. Thread-safe.
+
+    Raises:
+        ValueError: ``speed`` is not positive.
+    """
 
     def __init__(self, speed: float) -> None:
         if not speed > 0:
-            raise ValueError(f"speed must be positive, not {speed!r}")
+            raise ValueError(f"speed must be > 0, got {speed!r}")
         self.speed = speed
 
     def time(self) -> float:
@@ -74,5 +84,5 @@ class ScaledClock(Clock):
 
 
 def remaining(clock: Clock, deadline: Optional[float]) -> Optional[float]:
-    """Seconds left until ``deadline`` (never below 0), or None where there is none."""
+    """Return the seconds until ``deadline``, at least 0; None if there is no deadline."""
     return None if deadline is None else max(0.0, deadline - clock.time())

@@ -16,28 +16,32 @@ _log = logging.getLogger(__name__)
 
 
 class TimerHandle:
-    """A scheduled call that can still be called off."""
+    """A scheduled call that can be cancelled. Thread-safe."""
 
-    __slots__ = ("_timer", "function")
+    __slots__ = ("_forget", "function")
 
-    def __init__(self, timer: Timer, function: Callable[[], None]) -> None:
-        self._timer = timer
+    def __init__(self, function: Callable[[], None], forget: Callable[[], None]) -> None:
+        #: What is called at its time; None after the call or the cancellation.
         self.function: Optional[Callable[[], None]] = function
+        self._forget = forget
 
     def cancel(self) -> None:
-        """Call it off; does nothing once it has run."""
+        """Cancel the call; does nothing if it has started."""
         if self.function is not None:
             self.function = None
-            self._timer._forget_one()
+            self._forget()
 
 
 class Timer:
-    """Calls functions at their times, in a daemon thread that lives only while something is scheduled.
+    """Calls functions at their times, in a daemon thread that exists only while a call is scheduled. Thread-safe.
 
-    The functions must be short and must not block. Invariants: while the heap is not empty the thread runs; a
-    cancelled handle holds no reference, and the heap holds at most twice as many entries as are live (plus 64).
+    The functions must be short and must not block.
+
+    Invariants: while the heap is not empty, the thread runs. A cancelled handle holds no reference to its function. At
+    most half of the heap's entries, plus 64, are cancelled.
     """
 
+    #: Seconds for which a thread without a call stays.
     _linger = 5.0
 
     def __init__(self, clock: Clock, name: str = "tinkex-timer") -> None:
@@ -52,18 +56,18 @@ class Timer:
         self._count = itertools.count()
 
     def at(self, time: float, function: Callable[[], None]) -> TimerHandle:
-        """Call ``function`` at ``time`` of the clock; never, once closed."""
-        handle = TimerHandle(self, function)
+        """Call ``function`` at ``time`` of the clock. A closed timer calls nothing."""
+        handle = TimerHandle(function, self._forget_one)
         with self._lock:
             if self._closed:
                 return handle
-            earliest = not self._heap or time < self._heap[0][0]
+            is_earliest = not self._heap or time < self._heap[0][0]
             heapq.heappush(self._heap, (time, next(self._count), handle))
-            start = not self._alive
+            must_start = not self._alive
             self._alive = True
-        if start:
+        if must_start:
             start_thread(self._run, self._name)
-        elif earliest:
+        elif is_earliest:
             self._wake.set()
         return handle
 
@@ -77,35 +81,41 @@ class Timer:
 
     def _run(self) -> None:
         while True:
+            # Before the heap is read, so that no later call of at() is missed.
             self._wake.clear()
-            due: List[Callable[[], None]] = []
             with self._lock:
                 if self._closed:
                     self._alive = False
                     return
-                now = self._clock.time()
-                while self._heap and (self._heap[0][0] <= now or self._heap[0][2].function is None):
-                    handle = heapq.heappop(self._heap)[2]
-                    function, handle.function = handle.function, None
-                    if function is None:
-                        self._cancelled = max(0, self._cancelled - 1)
-                    else:
-                        due.append(function)
-                wait = self._heap[0][0] - now if self._heap else self._linger
+                due = self._take_due()
+                wait = self._heap[0][0] - self._clock.time() if self._heap else self._linger
             while due:
                 try:
                     due.pop(0)()
                 except Exception:
-                    # A defect of one function must not take the others' deadlines with it.
-                    _log.exception("A timed function failed")
+                    # An error in one function must not prevent the calls of the others.
+                    _log.exception("Timed function failed")
             if not self._clock.wait(self._wake, wait):
                 with self._lock:
                     if not self._heap:
                         self._alive = False
                         return
 
+    def _take_due(self) -> List[Callable[[], None]]:
+        """Remove and return the functions whose time has come. Call with ``_lock`` held."""
+        now = self._clock.time()
+        due: List[Callable[[], None]] = []
+        while self._heap and (self._heap[0][0] <= now or self._heap[0][2].function is None):
+            handle = heapq.heappop(self._heap)[2]
+            function, handle.function = handle.function, None
+            if function is None:
+                self._cancelled = max(0, self._cancelled - 1)
+            else:
+                due.append(function)
+        return due
+
     def close(self) -> None:
-        """Drop what is scheduled and end the thread. Idempotent, from any thread."""
+        """Drop all scheduled calls and end the thread. Idempotent; callable from any thread."""
         with self._lock:
             self._closed = True
             self._heap.clear()

@@ -1,4 +1,4 @@
-"""Daemon threads: pools that grow on demand, and lanes that keep order."""
+"""Daemon threads that run jobs: pools that grow on demand, and lanes that keep order."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _log = logging.getLogger(__name__)
 
 Job = Callable[[], None]
 
-#: How long an idle thread stays; a burst that follows soon finds it warm.
+#: Seconds for which an idle thread stays, so that the next burst of jobs starts no threads.
 _LINGER = 5.0
 
 
@@ -25,12 +25,12 @@ def _run_safely(job: Job) -> None:
     try:
         job()
     except Exception:
-        # Jobs settle their own futures; anything that gets here is a defect, and the thread must survive it.
-        _log.exception("A background job failed")
+        # Jobs resolve their own futures. An exception here is a defect of the client, and the thread must survive it.
+        _log.exception("Background job failed")
 
 
-class _Idle:
-    """One waiting thread, and the job it is handed."""
+class _IdleThread:
+    """A thread that waits for a job, and the job that it is given."""
 
     __slots__ = ("event", "job")
 
@@ -40,15 +40,16 @@ class _Idle:
 
 
 class Workers:
-    """Runs jobs on daemon threads, at most ``limit`` at once, in order of arrival.
+    """Runs jobs on daemon threads in order of arrival, at most ``limit`` at the same time. Thread-safe.
 
-    Up to ``active`` threads are started as jobs come. Beyond that a thread is added only when all of them sit
-    in :meth:`waiting` sections and nothing has been taken for a moment: more threads than that only fight for
-    the interpreter's lock.
+    Up to ``active`` threads start as jobs arrive. More threads start only while all of them are in :meth:`waiting`
+    sections and no job has been taken for a moment, because additional computing threads compete for the
+    interpreter's lock.
 
-    Invariants: a queued job implies that no thread is idle; a thread is idle, running a job, or gone.
+    Invariants: while a job is queued, no thread is idle. A thread is idle, runs a job, or has ended.
     """
 
+    #: Seconds between two checks whether more threads are needed while jobs are queued.
     _tick = 0.01
 
     def __init__(self, name: str, clock: Clock, timer: Timer, *, active: int, limit: int) -> None:
@@ -59,7 +60,7 @@ class Workers:
         self._limit = limit
         self._lock = Lock()
         self._jobs: Deque[Job] = collections.deque()  # guarded by _lock
-        self._idle: List[_Idle] = []  # guarded by _lock
+        self._idle: List[_IdleThread] = []  # guarded by _lock
         self._threads = 0  # guarded by _lock
         self._taken = 0  # guarded by _lock
         self._waiting = 0  # guarded by _lock
@@ -68,12 +69,16 @@ class Workers:
         self._started = 0  # guarded by _lock
 
     def submit(self, job: Job) -> bool:
-        """Run ``job`` soon, in some thread; False, and it is not run, once closed. Never blocks."""
+        """Queue a job. Never blocks.
+
+        Returns:
+            False if the pool is closed; then the job does not run.
+        """
         with self._lock:
             if self._closed:
                 return False
             if self._idle:
-                # Last in, first out: the thread that ran last is warm, the others may retire.
+                # Last in, first out: the thread that ran last is still in the caches, and the others may end.
                 idle = self._idle.pop()
                 idle.job.append(job)
                 idle.event.set()
@@ -86,13 +91,13 @@ class Workers:
         return True
 
     def _start(self) -> None:
-        """Call with ``_lock`` held."""
+        """Start one thread. Call with ``_lock`` held."""
         self._threads += 1
         self._started += 1
         start_thread(self._work, f"tinkex-{self._name}-{self._started}")
 
     def _watch(self) -> None:
-        """Call with ``_lock`` held."""
+        """Check soon whether more threads are needed. Call with ``_lock`` held."""
         self._watching = True
         taken = self._taken
         self._timer.at(self._clock.time() + self._tick, lambda: self._grow(taken))
@@ -109,7 +114,7 @@ class Workers:
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """Around the part of a job in which its thread only waits for the network."""
+        """Mark the part of a job in which its thread only waits for the network."""
         with self._lock:
             self._waiting += 1
         try:
@@ -119,7 +124,7 @@ class Workers:
                 self._waiting -= 1
 
     def _work(self) -> None:
-        idle = _Idle()
+        idle = _IdleThread()
         while True:
             with self._lock:
                 if self._jobs:
@@ -139,17 +144,21 @@ class Workers:
                         idle.event.clear()
                         self._taken += 1
                     else:
-                        # Nobody handed it a job: either its time is up, or the pool closed.
+                        # Its time is over, or the pool was closed.
                         if idle in self._idle:
                             self._idle.remove(idle)
                         self._threads -= 1
                         return
             _run_safely(job)
-            # A finished job's closure must not stay alive in an idle thread's frame.
+            # The frame of an idle thread must not keep a finished job's closure alive.
             del job
 
     def close(self) -> List[Job]:
-        """Take no more jobs, and return those not begun; threads end with what they are at. Idempotent."""
+        """Accept no more jobs. Running jobs continue, and their threads end afterwards. Idempotent.
+
+        Returns:
+            The queued jobs, which do not run.
+        """
         with self._lock:
             self._closed = True
             jobs = list(self._jobs)
@@ -161,7 +170,7 @@ class Workers:
 
 
 class Lane:
-    """Runs jobs one after another, in order of submission, on one daemon thread that ends when it is idle.
+    """Runs jobs one after another in order of submission, on one daemon thread that ends when idle. Thread-safe.
 
     Invariant: at most one thread runs jobs of a lane, and it runs while jobs are queued.
     """
@@ -175,15 +184,19 @@ class Lane:
         self._more = Event()
 
     def submit(self, *jobs: Job) -> bool:
-        """Queue jobs next to each other; False, and none is run, once closed. Never blocks."""
+        """Queue jobs that run directly after one another. Never blocks.
+
+        Returns:
+            False if the lane is closed; then none of them runs.
+        """
         with self._lock:
             if self._closed:
                 return False
             self._jobs.extend(jobs)
-            start = not self._running
+            must_start = not self._running
             self._running = True
             self._more.set()
-        if start:
+        if must_start:
             start_thread(self._work, f"tinkex-{self._name}")
         return True
 
@@ -207,7 +220,11 @@ class Lane:
                         return
 
     def close(self) -> List[Job]:
-        """Take no more jobs, and return those not begun. Idempotent."""
+        """Accept no more jobs. The running job continues. Idempotent.
+
+        Returns:
+            The queued jobs, which do not run.
+        """
         with self._lock:
             self._closed = True
             jobs = list(self._jobs)

@@ -164,15 +164,18 @@ class _ErrorHandlers:
     """Makes the error responses, all of them JSON with ``detail``."""
 
     def error_response(self, error: ErrorResponse) -> Response:
+        """Return the response that a handler raised."""
         return json_response({"detail": error.detail, **error.extra}, error.status, error.headers)
 
     def http_exception(self, error: HTTPException) -> Response:
+        """Return the response to an unknown path or a wrong method."""
         if error.code == 404:
             return json_response({"detail": f"no such endpoint: {request.method} {request.path}"}, 404)
         headers = {name: value for name, value in error.get_headers() if name != "Content-Type"}
         return json_response({"detail": error.description or error.name}, error.code or 500, headers)
 
     def unexpected_exception(self, error: Exception) -> Response:
+        """Log an unexpected exception, and return 500."""
         _log.exception("request failed: method=%s path=%s", request.method, request.path)
         return json_response({"detail": f"{type(error).__name__}: {error}"}, 500)
 

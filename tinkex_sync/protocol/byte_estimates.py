@@ -9,8 +9,6 @@ from __future__ import annotations
 
 from ..types import Datum, EncodedTextChunk, ImageChunk, ModelInput, ModelInputChunk
 
-__all__ = ["chunk_bytes", "datum_bytes", "model_input_bytes", "protobuf_datum_bytes"]
-
 #: Estimate for each token, and for each element of a loss input.
 _BYTES_PER_ELEMENT = 10
 

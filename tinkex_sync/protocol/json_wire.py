@@ -31,16 +31,6 @@ from ..types import (
 from ..types.wire import Wire
 from . import protobuf_reader as reading
 
-__all__ = [
-    "CONTENT_TYPE",
-    "check_finite",
-    "decode",
-    "encode",
-    "encode_forward_backward",
-    "fill_first_list",
-    "loads",
-]
-
 CONTENT_TYPE = "application/json"
 PROTOBUF = "application/x-protobuf"
 

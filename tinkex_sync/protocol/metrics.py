@@ -11,8 +11,6 @@ from typing import Callable, Dict, Sequence
 
 from ..types import ForwardBackwardOutput
 
-__all__ = ["merge"]
-
 #: Merges the values of one metric; the second argument is the number of outputs of each chunk.
 _Merge = Callable[[Sequence[float], Sequence[int]], float]
 

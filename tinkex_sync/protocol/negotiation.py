@@ -22,16 +22,6 @@ from ..types import DynamicConfigResponse, ServerConfigResponse
 from .wire import Body, WireFormat
 from .wires import JsonWire, ProtobufWire
 
-__all__ = [
-    "CONFIG_SDK_VERSION",
-    "LOSSES_BY_PROTOCOL",
-    "PROTOCOL_VERSIONS",
-    "Capabilities",
-    "Negotiated",
-    "Negotiation",
-    "forget",
-]
-
 
 @dataclass(frozen=True)
 class ProtocolVersion:

@@ -15,8 +15,6 @@ from ..types import ForwardBackwardOutput, SampledSequence, SampleResponse, Tens
 from ..types.sampling import PromptAltTokens
 from .protobuf_schema import ENUMS, message
 
-__all__ = ["decode"]
-
 _Result = TypeVar("_Result", ForwardBackwardOutput, SampleResponse)
 _TopK = Optional[List[Optional[List[Tuple[int, float]]]]]
 

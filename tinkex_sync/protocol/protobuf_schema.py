@@ -8,8 +8,6 @@ from typing import Any, Dict, Tuple
 from ..concurrency.primitives import Lock
 from ..errors import MissingExtraError
 
-__all__ = ["ENUMS", "MESSAGES", "message", "missing_extra", "tag"]
-
 _PACKAGE = "tinker_public"
 
 ENUMS = {

@@ -16,8 +16,6 @@ from ..types import Datum, EncodedTextChunk, ImageChunk, ModelInputChunk, Tensor
 from ..types.tensors import is_array
 from .protobuf_schema import ENUMS, message, missing_extra, tag
 
-__all__ = ["compress", "encode_forward_backward"]
-
 #: dtype -> (struct format of an element, numpy dtype); both are little-endian.
 _PACKED = {"int32": ("i", "<i4"), "int64": ("q", "<i8"), "float32": ("f", "<f4")}
 

@@ -8,8 +8,6 @@ from typing import Any, Dict, Mapping, Optional, Sequence
 
 from ..types import Datum, ForwardBackwardInput, ForwardBackwardOutput
 
-__all__ = ["Body", "WireFormat"]
-
 
 @dataclass(frozen=True)
 class Body:

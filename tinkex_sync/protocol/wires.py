@@ -9,8 +9,6 @@ from . import json_wire, metrics, protobuf_writer
 from .byte_estimates import datum_bytes, protobuf_datum_bytes
 from .wire import Body, WireFormat
 
-__all__ = ["JsonWire", "ProtobufWire"]
-
 
 class JsonWire(WireFormat):
     """Batches and results as JSON."""

@@ -1,1 +1,1 @@
-"""One sample from submission to result, and many of them."""
+"""One sample from its submission to its result, its options, and the samples of many prompts."""

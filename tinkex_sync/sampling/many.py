@@ -1,4 +1,4 @@
-"""Many samples from one thread: a bounded window of futures over an iterable of prompts."""
+"""Samples of many prompts from one thread: a bounded number of futures over an iterable of prompts."""
 
 from __future__ import annotations
 
@@ -9,15 +9,27 @@ from .. import types
 from ..concurrency.clock import wait_interruptibly
 from ..concurrency.primitives import Event, Lock
 from ..futures import Future
+from ..validation import check_count
 
 __all__ = ["SampleMany"]
 
 
 class SampleMany(Iterator[Any]):
-    """Iterator over the replies of :meth:`SamplingClient.sample_many`.
+    """Iterator over the responses of ``SamplingClient.sample_many``. Used by one thread.
 
-    Each prompt is answered exactly once. Invariant: at most ``max_in_flight`` futures are held, submitted or
-    finished, that have not been handed out.
+    Invariants: each prompt has exactly one outcome. At most ``max_in_flight`` outcomes are submitted or finished and
+    not yet returned.
+
+    Args:
+        submit: Submits the sample of one prompt.
+        prompts: Prompts; read one by one in the thread that iterates.
+        max_in_flight: Most outcomes that are held, at least 1.
+        ordered: Whether responses are returned in the order of the prompts; otherwise ``(index, response)`` in order
+            of completion.
+        on_error: "raise" or "yield".
+
+    Raises:
+        ValueError: ``max_in_flight`` or ``on_error`` is invalid.
     """
 
     def __init__(
@@ -29,66 +41,57 @@ class SampleMany(Iterator[Any]):
         ordered: bool,
         on_error: str,
     ) -> None:
-        if not isinstance(max_in_flight, int) or max_in_flight < 1:
-            raise ValueError(f"max_in_flight must be a whole number of at least 1, not {max_in_flight!r}")
+        check_count("max_in_flight", max_in_flight, least=1)
         if on_error not in ("raise", "yield"):
-            raise ValueError(f"on_error must be 'raise' or 'yield', not {on_error!r}")
+            raise ValueError(f"on_error must be 'raise' or 'yield', got {on_error!r}")
         self._submit = submit
         self._prompts = enumerate(prompts)
-        self._most = max_in_flight
+        self._max_in_flight = max_in_flight
         self._ordered = ordered
-        self._yield_errors = on_error == "yield"
-        self._waiting: Deque[int] = collections.deque()
-        self._futures: Dict[int, Future[types.SampleResponse]] = {}
-        self._refused: Dict[int, Exception] = {}
+        self._yields_errors = on_error == "yield"
+        #: Outcomes by index of the prompt: a future, or the error of a prompt that was refused before it was sent.
+        self._outcomes: Dict[int, Any] = {}
         self._lock = Lock()
         self._finished: Deque[int] = collections.deque()  # guarded by _lock
         self._any_finished = Event()
-        self._exhausted = False
+        self._is_exhausted = False
 
     def __iter__(self) -> SampleMany:
         return self
 
     def __next__(self) -> Any:
         try:
-            self._fill()
-            if not self._futures and not self._refused:
+            self._submit_more()
+            if not self._outcomes:
                 raise StopIteration
-            index = self._waiting[0] if self._ordered else self._next_finished()
-            reply = self._take(index)
+            # A dict keeps the order in which the prompts were submitted.
+            index = next(iter(self._outcomes)) if self._ordered else self._next_finished()
+            response = self._take(index)
         except BaseException:
             self.close()
             raise
-        return reply if self._ordered else (index, reply)
+        return response if self._ordered else (index, response)
 
-    def _fill(self) -> None:
-        while not self._exhausted and len(self._futures) + len(self._refused) < self._most:
+    def _submit_more(self) -> None:
+        while not self._is_exhausted and len(self._outcomes) < self._max_in_flight:
             try:
                 index, prompt = next(self._prompts)
             except StopIteration:
-                self._exhausted = True
+                self._is_exhausted = True
                 return
             try:
-                future = self._submit(prompt)
+                self._outcomes[index] = future = self._submit(prompt)
             except (ValueError, TypeError) as error:
-                if not self._yield_errors:
+                if not self._yields_errors:
                     raise type(error)(f"prompt {index}: {error}") from error
-                # Refused before it was sent: its error takes its place in the order.
-                self._refused[index] = error
-                self._enter(index)
-                if not self._ordered:
-                    self._note(index)
-                continue
-            self._futures[index] = future
-            self._enter(index)
-            if not self._ordered:
-                future.add_done_callback(lambda _, index=index: self._note(index))  # type: ignore[misc]
+                self._outcomes[index] = error
+                self._note_finished(index)
+            else:
+                future.add_done_callback(lambda _, index=index: self._note_finished(index))  # type: ignore[misc]
 
-    def _enter(self, index: int) -> None:
+    def _note_finished(self, index: int) -> None:
         if self._ordered:
-            self._waiting.append(index)
-
-    def _note(self, index: int) -> None:
+            return
         with self._lock:
             self._finished.append(index)
         self._any_finished.set()
@@ -102,26 +105,29 @@ class SampleMany(Iterator[Any]):
             wait_interruptibly(self._any_finished)
 
     def _take(self, index: int) -> Any:
-        reply: Any = self._refused.pop(index, None)
-        if reply is None:
+        """Wait for an outcome and remove it."""
+        outcome = self._outcomes[index]
+        if isinstance(outcome, Future):
             try:
-                reply = self._futures[index].result()
+                outcome = outcome.result()
             except Exception as error:
-                if not self._yield_errors:
+                if not self._yields_errors:
                     raise
-                reply = error
-            del self._futures[index]
-        if self._ordered:
-            self._waiting.popleft()
-        return reply
+                outcome = error
+        del self._outcomes[index]
+        return outcome
 
     def close(self) -> None:
-        """Stop: withdraw what was not sent, and forget the rest. Idempotent; leaving a ``for`` loop calls it."""
-        self._exhausted = True
-        futures, self._futures = list(self._futures.values()), {}
-        self._waiting.clear()
-        for future in reversed(futures):
-            future.abandon()
+        """Withdraw the samples that were not sent, and drop the results of the others. Idempotent.
+
+        Leaving a ``for`` loop calls it.
+        """
+        self._is_exhausted = True
+        outcomes, self._outcomes = list(self._outcomes.values()), {}
+        # In reverse, so that no sample is sent because an earlier one was withdrawn.
+        for outcome in reversed(outcomes):
+            if isinstance(outcome, Future):
+                outcome.abandon()
 
     def __enter__(self) -> SampleMany:
         return self
@@ -130,5 +136,5 @@ class SampleMany(Iterator[Any]):
         self.close()
 
     def __del__(self) -> None:
-        if hasattr(self, "_futures"):
+        if hasattr(self, "_outcomes"):
             self.close()

@@ -1,1 +1,1 @@
-"""Limits on concurrent sampling dispatch: by count, by bytes and by recent backoff."""
+"""Limits on samples that are being dispatched: by number, by bytes, and by a pace after a 429."""

@@ -15,10 +15,11 @@ from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple, Type, U
 
 from ..concurrency.clock import Clock
 from ..concurrency.primitives import Lock
-from .pacing import Pace, ThrottleLimits, Ticket
+from ..config import ThrottleLimits
+from .pacing import Pace, Ticket
 from .semaphores import Admission, BytesSemaphore, CountingSemaphore
 
-__all__ = ["Backoff", "Permit", "PermitFacts", "Throttle", "ThrottleLimits"]
+__all__ = ["Backoff", "Permit", "PermitFacts", "Throttle"]
 
 
 @dataclass(frozen=True)

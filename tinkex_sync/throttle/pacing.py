@@ -1,97 +1,67 @@
-"""The pace of sampling after a refusal: pure arithmetic over times that are passed in.
+"""The pace of sampling after a 429: pure arithmetic over times that are passed in.
 
-`docs/throttle.md` tells how the rule was found and what it does at other rates.
+``docs/throttle.md`` describes how the rule was found and its results at other rates.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import NamedTuple, Optional
 
-__all__ = ["Pace", "ThrottleLimits", "Ticket"]
+from ..config import ThrottleLimits
 
-#: The clock of growth and measurement stands still between acceptances further apart than this (seconds).
+__all__ = ["Pace", "Ticket"]
+
+#: Seconds. Longer times between two acceptances count as this much time of growth and measurement.
 _IDLE = 1.0
-#: Acceptances that make a measured rate usable, and good enough to start a new measurement.
+#: Acceptances after which a measured rate is usable, and after which a new measurement starts.
 _ROUGH, _SOUND = 5, 10
 
 
-@dataclass(frozen=True)
-class ThrottleLimits:
-    """The numbers of the throttle. Times are seconds, sizes bytes, rates sends per second."""
-
-    #: Dispatches at once.
-    max_dispatches: int = 400
-    #: Dispatches at once within ``throttle_memory`` of the end of the last requested backoff.
-    throttled_dispatches: int = 10
-    #: Estimated bytes at once.
-    dispatch_bytes: int = 5 * 1024 * 1024
-    #: By how much bytes count more within ``throttle_memory`` of a backoff.
-    throttled_bytes_factor: int = 20
-    throttle_memory: float = 10.0
-    #: Up to this estimate a refusal costs ``small_backoff``, above it ``large_backoff``.
-    small_payload_bytes: int = 128 * 1024
-    small_backoff: float = 1.0
-    large_backoff: float = 5.0
-    #: Rate of re-entry after the stop that begins an episode, and the time it takes to double.
-    pace_start: float = 20.0
-    pace_doubling: float = 0.25
-    #: What a refusal leaves of the rate accepted so far, and the least it can become.
-    pace_cut: float = 0.9
-    pace_floor: float = 1.0
-    #: ``pace_growth`` seconds after a cut the rate has grown by a factor e, nearly all of it at the end. The
-    #: first measurement of an episode is rough (it may count a full bucket): then it takes ``pace_search``.
-    pace_growth: float = 5.0
-    pace_search: float = 2.0
-    #: The pace goes away when it held nobody back for so long.
-    pace_memory: float = 10.0
-
-
 class Ticket(NamedTuple):
-    """A send that left."""
+    """The time and the pace of one send."""
 
     sent_at: float
-    #: The pace it left at; None if there was none.
+    #: Sends per second at that time; None if there was no pace.
     rate: Optional[float]
 
 
 class Pace:
-    """When the next send may leave. Pure: times are arguments, nothing waits, nothing locks.
+    """The time at which the next sample may be sent. Times are arguments; it does not wait and is not thread-safe.
 
-    An episode begins with a refusal while there is no pace: everybody stops. Then sends leave at
-    ``pace_start`` per second, doubling every ``pace_doubling`` while they are accepted. A refusal of a send
-    that left after the last cut sets the rate to ``pace_cut`` of the rate accepted since; from there it grows
-    while it holds somebody back, slowly at first and ever faster, until the next refusal. Refusals of sends
-    that left before the cut tell nothing new. The rate never exceeds twice the rate at which an accepted send
-    left, so slow answers cannot let it run away. The episode ends when the pace has held nobody back for
-    ``pace_memory``.
+    An episode begins with a 429 while there is no pace: all samples stop. Then they are sent at ``pace_start`` per
+    second, and the rate doubles every ``pace_doubling`` seconds while they are accepted. If a sample that was sent
+    after the last cut gets a 429, the rate is cut to ``pace_cut`` of the rate accepted since then. From there it grows
+    until the next cut while it delays samples, slowly at first and then faster. A 429 for a sample that was sent before
+    the cut changes nothing. The rate is at most twice the rate at which an accepted sample was sent, so that slow
+    responses cannot increase it without limit. The episode ends when the pace has delayed no sample for
+    ``pace_memory`` seconds.
     """
 
     def __init__(self, limits: ThrottleLimits) -> None:
         self._limits = limits
         self.rate: Optional[float] = None
-        #: Nobody sends before this.
+        #: No sample is sent before this time.
         self.stopped_until = -math.inf
         #: The end of the latest backoff of any kind.
         self.backoff_until = -math.inf
-        self._next = -math.inf  # when the next send is due
-        self._held_at = -math.inf  # when the pace last held somebody back
-        self._cut_at = -math.inf  # when the present rate was set; sends from before do not judge it
-        self._ramp = True  # no cut yet in this episode
+        self._next = -math.inf  # when the next sample may be sent
+        self._held_at = -math.inf  # when the pace last delayed a sample
+        self._cut_at = -math.inf  # when the rate was last cut; earlier sends do not change it
+        self._ramp = True  # whether there was no cut yet in this episode
         self._growth = 0.0
         self._base = 0.0  # the rate after the last cut
         self._age = 0.0  # active seconds since the last cut
-        self._active = 0.0  # active seconds, and
-        self._accepted = 0.0  # acceptances, of the present measurement
+        self._active = 0.0  # active seconds of the running measurement
+        self._accepted = 0.0  # acceptances of the running measurement
         self._seen_at = -math.inf
 
     def is_recent(self, now: float) -> bool:
-        """Whether a backoff is on, or ended less than ``throttle_memory`` ago."""
+        """Return whether a backoff is in force, or ended less than ``throttle_memory`` seconds ago."""
         return now < self.backoff_until + self._limits.throttle_memory
 
     def opens_at(self, now: float) -> float:
-        """When the next send may leave (at once if that is not after ``now``), asked by one that wants to."""
+        """Return the time at which the next sample may be sent, for a sample that is ready to be sent."""
         self.expire(now)
         if self.rate is None or now < self.stopped_until:
             return self.stopped_until
@@ -100,39 +70,39 @@ class Pace:
         return self._next
 
     def expire(self, now: float) -> None:
-        """End the episode if the pace has held nobody back for long enough."""
+        """End the episode if the pace has delayed no sample for ``pace_memory`` seconds."""
         if self.rate is not None and now - self._held_at >= self._limits.pace_memory:
             self.rate = None
 
     def leave(self, now: float) -> Ticket:
-        """A send leaves."""
+        """Record that a sample is sent, and return its ticket."""
         if self.rate is not None:
-            # A late send is not made up for: a bucket of one token has no room for two at once.
+            # A late send does not make the next one earlier: a bucket of one token cannot accept two together.
             self._next = max(self._next, now) + 1.0 / self.rate
         return Ticket(now, self.rate)
 
     def accepted(self, now: float, ticket: Ticket) -> None:
-        """A send was accepted."""
+        """Record that a sample was accepted."""
         if self.rate is None:
             return
         step = self._tick(now)
         self._accepted += 1
         if ticket.rate is None or ticket.sent_at < self._cut_at or now - self._held_at > _IDLE:
-            return  # it does not show that a higher pace would be accepted too
+            return  # it is no evidence that a higher rate would be accepted
         if self._ramp:
             growth = 2.0 ** (step / self._limits.pace_doubling)
             grown = self.rate * growth
-            # What was accepted at a fraction of this rate says little about the limit: forget it.
+            # Acceptances at a fraction of this rate are little evidence of the limit, so they count less.
             self._accepted /= growth * growth
             self._active /= growth * growth
         else:
             self._age += step
-            # A cube in the exponent: flat near the rate that was right, steep when that is long ago.
+            # The cube makes the growth slow near the last accepted rate, and fast a long time after the cut.
             grown = self._base * math.exp(min(50.0, (self._age / self._growth) ** 3))
         self.rate = max(self.rate, min(grown, 2.0 * ticket.rate))
 
     def refused(self, now: float, ticket: Ticket, duration: float) -> bool:
-        """A send was refused, to be repeated after ``duration``. True if that stops everybody."""
+        """Record a 429 for a sample that is sent again after ``duration`` seconds; return whether all samples stop."""
         until = now + duration
         self.backoff_until = max(self.backoff_until, until)
         if self.rate is None:
@@ -152,7 +122,7 @@ class Pace:
     def _cut(self, now: float, rate: float) -> None:
         limits = self._limits
         if self._accepted >= _ROUGH and self._active > 0:
-            # At a refusal the server has nothing left, so what it accepted between two is its rate.
+            # At a 429 the server's bucket is empty, so the acceptances between two of them are its rate.
             rate = min(rate, self._accepted / self._active)
         self.rate = self._base = max(limits.pace_floor, limits.pace_cut * rate)
         if self._ramp:

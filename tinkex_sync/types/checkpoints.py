@@ -1,6 +1,6 @@
 """Checkpoints, training runs, and the ``tinker://`` paths that name them."""
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import datetime
 from typing import Any, Dict, List, Literal, Optional
 
@@ -29,7 +29,6 @@ _SCHEME = "tinker://"
 _KIND_BY_FOLDER: Dict[str, CheckpointType] = {"weights": "training", "sampler_weights": "sampler"}
 
 
-@dataclass(frozen=True, repr=False)
 class ParsedCheckpointTinkerPath(Wire):
     """The parts of a path ``tinker://RUN/weights/NAME`` or ``tinker://RUN/sampler_weights/NAME``."""
 
@@ -56,7 +55,6 @@ def _three_parts(tinker_path: str) -> List[str]:
     return parts
 
 
-@dataclass(frozen=True, repr=False)
 class Checkpoint(Wire):
     """A saved checkpoint. ``time`` is None if the server does not record it; a time without a zone is UTC."""
 
@@ -72,7 +70,6 @@ class Checkpoint(Wire):
     expires_at: Optional[datetime] = field(default=None, metadata=since("0.38.0"))
 
 
-@dataclass(frozen=True, repr=False)
 class Cursor(Wire):
     """The position of a page in a listing."""
 
@@ -81,7 +78,6 @@ class Cursor(Wire):
     total_count: int
 
 
-@dataclass(frozen=True, repr=False)
 class CheckpointsListResponse(Wire):
     """Response of ``GET /api/v1/checkpoints`` and ``GET /api/v1/training_runs/{id}/checkpoints`` (no cursor)."""
 
@@ -89,7 +85,6 @@ class CheckpointsListResponse(Wire):
     cursor: Optional[Cursor] = None
 
 
-@dataclass(frozen=True, repr=False)
 class CheckpointArchiveUrlResponse(Wire):
     """A signed URL of a checkpoint's archive, valid until ``expires`` (UTC)."""
 
@@ -97,7 +92,6 @@ class CheckpointArchiveUrlResponse(Wire):
     expires: datetime
 
 
-@dataclass(frozen=True, repr=False)
 class TrainingRun(Wire):
     """A model that is or was trained. ``last_request_time`` is None if the server does not record it."""
 
@@ -113,7 +107,6 @@ class TrainingRun(Wire):
     user_metadata: Optional[Dict[str, str]] = None
 
 
-@dataclass(frozen=True, repr=False)
 class TrainingRunsResponse(Wire):
     """Response of ``GET /api/v1/training_runs``."""
 
@@ -121,14 +114,12 @@ class TrainingRunsResponse(Wire):
     cursor: Cursor
 
 
-@dataclass(frozen=True, repr=False)
 class WeightsInfoRequest(Wire):
     """Body of ``POST /api/v1/weights_info``."""
 
     tinker_path: str
 
 
-@dataclass(frozen=True, repr=False)
 class WeightsInfoResponse(Wire):
     """Response of ``POST /api/v1/weights_info``: the model that these weights can be loaded into."""
 
@@ -142,14 +133,12 @@ class WeightsInfoResponse(Wire):
     train_attn: Optional[bool] = field(default=None, metadata=since("0.38.0"))
 
 
-@dataclass(frozen=True, repr=False)
 class SetCheckpointTtlRequest(Wire):
     """Body of ``PUT .../checkpoints/{id}/ttl`` (0.38.0). ``ttl_seconds`` None, sent as null, keeps it forever."""
 
     ttl_seconds: Optional[int] = field(metadata=SENT_AS_NULL)
 
 
-@dataclass(frozen=True, repr=False)
 class CopyWeightsRequest(Wire):
     """Body of ``POST /api/v1/copy_weights`` (0.38.0).
 
@@ -163,14 +152,12 @@ class CopyWeightsRequest(Wire):
     model_seq_id: Optional[int] = None
 
 
-@dataclass(frozen=True, repr=False)
 class CopyWeightsResponse(Wire):
     """Response of ``POST /api/v1/copy_weights``: the path of the copy."""
 
     tinker_path: str
 
 
-@dataclass(frozen=True, repr=False)
 class ExternalWeightsUrlsResponse(Wire):
     """Signed URLs of exported weights by file name, valid until ``expires`` (UTC)."""
 

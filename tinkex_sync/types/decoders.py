@@ -11,22 +11,6 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta, timezone
 from typing import Any, Callable, List, Optional
 
-__all__ = [
-    "FieldError",
-    "boolean",
-    "each",
-    "floats",
-    "instant",
-    "instant_text",
-    "integer",
-    "ints",
-    "number",
-    "numbers",
-    "optional_floats",
-    "shorten",
-    "text",
-]
-
 _INTEGER = re.compile(r"[+-]?\d+(_\d+)*(\.0+)?", re.ASCII)
 _TRUE = ("1", "true", "t", "yes", "y", "on")
 _FALSE = ("0", "false", "f", "no", "n", "off")

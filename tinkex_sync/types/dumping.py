@@ -10,8 +10,6 @@ from typing import Any, Callable, Collection, Dict, NamedTuple, Optional
 
 from .decoders import instant_text
 
-__all__ = ["NOT_GIVEN", "FieldInfo", "ModelFields", "dump"]
-
 
 class _NotGiven:
     def __repr__(self) -> str:

@@ -1,6 +1,6 @@
 """Server futures: the reference to an accepted operation, and the responses of polling it."""
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import Enum
 from typing import List, Literal, Optional, Union
 
@@ -64,7 +64,6 @@ class RequestErrorCategory(str, Enum):
         return self.value
 
 
-@dataclass(frozen=True, repr=False)
 class UntypedAPIFuture(FastWire):
     """The server accepted an operation; ``request_id`` is polled for its result."""
 
@@ -74,7 +73,6 @@ class UntypedAPIFuture(FastWire):
     sample_sequence_ids: Optional[List[str]] = field(default=None, metadata=since("0.38.0"))
 
 
-@dataclass(frozen=True, repr=False)
 class FutureRetrieveRequest(FastWire):
     """Body of ``POST /api/v1/retrieve_future``."""
 
@@ -83,7 +81,6 @@ class FutureRetrieveRequest(FastWire):
     allow_metadata_only: Optional[bool] = field(default=None, metadata=since("0.38.0"))
 
 
-@dataclass(frozen=True, repr=False)
 class FuturesTarget(Wire):
     """The sampling session whose futures are polled, and the copy of its client that polls (0 is the original)."""
 
@@ -94,7 +91,6 @@ class FuturesTarget(Wire):
     wire_order = ("type",)
 
 
-@dataclass(frozen=True, repr=False)
 class FuturesRetrieveRequest(Wire):
     """Body of ``POST /api/v1/retrieve_futures`` (0.38.0), one poll for all samples of a sampling session."""
 
@@ -107,14 +103,12 @@ class FuturesRetrieveRequest(Wire):
     retrieved_request_ids: List[RequestID] = field(default_factory=list)
 
 
-@dataclass(frozen=True, repr=False)
 class CancelFutureRequest(Wire):
     """Body of ``POST /api/v1/cancel_future`` (0.38.0)."""
 
     request_id: RequestID
 
 
-@dataclass(frozen=True, repr=False)
 class TryAgainResponse(FastWire):
     """The operation has not finished. Sent with status 200, or with 408 or 429, where keys may be missing."""
 
@@ -125,7 +119,6 @@ class TryAgainResponse(FastWire):
     type: str = "try_again"
 
 
-@dataclass(frozen=True, repr=False)
 class RequestFailedResponse(FastWire):
     """The operation was accepted and then failed."""
 

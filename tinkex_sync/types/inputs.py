@@ -2,12 +2,13 @@
 
 import base64
 import binascii
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Dict, List, Literal, Optional, Sequence, Union
 
 from .decoders import FieldError, each, ints, shorten
+from .dumping import NOT_GIVEN
 from .tensors import TensorData, is_array, is_tensor
-from .wire import NOT_GIVEN, NOT_SENT, FastWire, coding, decode_object
+from .wire import NOT_SENT, FastWire, coding, decode_object
 
 __all__ = [
     "Datum",
@@ -20,7 +21,6 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True, repr=False)
 class EncodedTextChunk(FastWire):
     """A chunk of text as token ids. A list is copied once, when the chunk is made; a tuple is kept."""
 
@@ -50,7 +50,6 @@ def _base64_text(data: bytes) -> str:
     return base64.b64encode(data).decode("ascii")
 
 
-@dataclass(frozen=True, repr=False)
 class ImageChunk(FastWire):
     """An image by value.
 
@@ -70,7 +69,6 @@ class ImageChunk(FastWire):
         return _expected(self)
 
 
-@dataclass(frozen=True, repr=False)
 class ImageAssetPointerChunk(FastWire):
     """An image by a path or URL that the server can read."""
 
@@ -122,7 +120,6 @@ def _chunks(values: Any) -> List[ModelInputChunk]:
     return each(_chunk, values)
 
 
-@dataclass(frozen=True, repr=False)
 class ModelInput(FastWire):
     """A prompt: chunks of text and images in order."""
 
@@ -211,7 +208,6 @@ def _loss_inputs(values: Any) -> Dict[str, TensorData]:
     return converted
 
 
-@dataclass(frozen=True, repr=False)
 class Datum(FastWire):
     """One training example.
 

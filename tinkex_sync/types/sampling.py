@@ -1,6 +1,6 @@
 """Sampling: parameters, request and response."""
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, List, Literal, Optional, Sequence, Tuple, Union
 
 from .decoders import FieldError, integer, ints, number, optional_floats, shorten, text
@@ -35,7 +35,6 @@ def _stop(value: Any) -> Any:
         ) from None
 
 
-@dataclass(frozen=True, repr=False)
 class SamplingParams(FastWire):
     """How tokens are sampled. A field that is None is not sent, and the server applies its default."""
 
@@ -50,7 +49,6 @@ class SamplingParams(FastWire):
     top_p: float = 1.0
 
 
-@dataclass(frozen=True, repr=False)
 class SampleRequest(FastWire):
     """Body of ``POST /api/v1/asample``. The sampler is a sampling session, a base model or saved weights."""
 
@@ -96,7 +94,6 @@ def _pairs(index: int, pairs: Any) -> List[Tuple[int, float]]:
     raise FieldError(f"must be a list of [token, logprob] pairs, not {shorten(pairs)}").inside(f"[{index}]")
 
 
-@dataclass(frozen=True, repr=False)
 class SampledSequence(FastWire):
     """One completion. ``logprobs`` has one natural logarithm per token; None if the server sends none."""
 
@@ -111,7 +108,6 @@ class SampledSequence(FastWire):
     sequence_id: Optional[str] = None
 
 
-@dataclass(frozen=True, repr=False)
 class PromptAltTokens(FastWire):
     """Alternatives to the prompt's tokens and their log probabilities, of shape [positions, alternatives]."""
 
@@ -119,7 +115,6 @@ class PromptAltTokens(FastWire):
     logprobs: TensorData
 
 
-@dataclass(frozen=True, repr=False)
 class SampleResponse(FastWire):
     """The result of a sample: completions, and log probabilities of the prompt if they were requested.
 

@@ -1,6 +1,5 @@
 """The configuration that a server of protocol 0.38.0 returns before a session is created, and bearer tokens."""
 
-from dataclasses import dataclass
 from typing import Optional
 
 from .wire import Wire
@@ -15,14 +14,12 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True, repr=False)
 class ServerConfigRequest(Wire):
     """Body of ``POST /api/v1/client/config`` (0.38.0)."""
 
     sdk_version: str
 
 
-@dataclass(frozen=True, repr=False)
 class ServerConfigResponse(Wire):
     """Response of ``POST /api/v1/client/config``. A field is None if the server does not send it. Sizes are bytes."""
 
@@ -58,14 +55,12 @@ class ServerConfigResponse(Wire):
     billing_exception_max_pause_duration_sec: Optional[int] = None
 
 
-@dataclass(frozen=True, repr=False)
 class DynamicConfigRequest(Wire):
     """Body of ``POST /api/v1/client/dynamic_config`` (0.38.0)."""
 
     sdk_version: str
 
 
-@dataclass(frozen=True, repr=False)
 class DynamicConfigResponse(Wire):
     """Response of ``POST /api/v1/client/dynamic_config``: settings that may change while a client runs."""
 
@@ -77,12 +72,10 @@ class DynamicConfigResponse(Wire):
     sample_cancel_max_batch_size: int = 64
 
 
-@dataclass(frozen=True, repr=False)
 class AuthTokenRequest(Wire):
     """Body of ``POST /api/v1/auth/token`` (0.38.0): an empty object; the API key is in the headers."""
 
 
-@dataclass(frozen=True)
 class AuthTokenResponse(Wire):
     """Response of ``POST /api/v1/auth/token``: a short-lived secret that replaces the API key."""
 

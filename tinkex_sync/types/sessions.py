@@ -1,6 +1,6 @@
 """Sessions, heartbeats, sampling sessions, server capabilities and health."""
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Dict, List, Literal, Optional
 
 from .wire import NOT_SENT, SENT_AS_NULL, Wire, since
@@ -26,7 +26,6 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True, repr=False)
 class CreateSessionRequest(Wire):
     """Body of ``POST /api/v1/create_session``, the first call of every client."""
 
@@ -38,7 +37,6 @@ class CreateSessionRequest(Wire):
     type: str = field(default="create_session", metadata=NOT_SENT)
 
 
-@dataclass(frozen=True, repr=False)
 class CreateSessionResponse(Wire):
     """The created session, with the server's messages for the user; None if it sends none."""
 
@@ -49,7 +47,6 @@ class CreateSessionResponse(Wire):
     type: str = "create_session"
 
 
-@dataclass(frozen=True, repr=False)
 class SessionHeartbeatRequest(Wire):
     """Body of ``POST /api/v1/session_heartbeat``."""
 
@@ -57,21 +54,18 @@ class SessionHeartbeatRequest(Wire):
     type: str = field(default="session_heartbeat", metadata=NOT_SENT)
 
 
-@dataclass(frozen=True, repr=False)
 class SessionHeartbeatResponse(Wire):
     """The session is still open on the server."""
 
     type: str = "session_heartbeat"
 
 
-@dataclass(frozen=True, repr=False)
 class FinishReason(Wire):
     """How a session ended: "success", "errored" or "interrupted"."""
 
     type: str
 
 
-@dataclass(frozen=True, repr=False)
 class FinishSessionRequest(Wire):
     """Body of ``POST /api/v1/sessions/{id}/finish`` (0.38.0). ``detail`` is the error's text, sent as null if None."""
 
@@ -79,14 +73,12 @@ class FinishSessionRequest(Wire):
     detail: Optional[str] = field(default=None, metadata=SENT_AS_NULL)
 
 
-@dataclass(frozen=True, repr=False)
 class AssignSessionProjectRequest(Wire):
     """Body of ``PUT /api/v1/sessions/{id}/project`` (0.38.0)."""
 
     project_id: str
 
 
-@dataclass(frozen=True, repr=False)
 class CreateSamplingSessionRequest(Wire):
     """Body of ``POST /api/v1/create_sampling_session``, for a base model or saved weights; both fields are sent."""
 
@@ -97,7 +89,6 @@ class CreateSamplingSessionRequest(Wire):
     type: str = field(default="create_sampling_session", metadata=NOT_SENT)
 
 
-@dataclass(frozen=True, repr=False)
 class CreateSamplingSessionResponse(Wire):
     """The created sampling session."""
 
@@ -105,21 +96,18 @@ class CreateSamplingSessionResponse(Wire):
     type: str = "create_sampling_session"
 
 
-@dataclass(frozen=True, repr=False)
 class JoinSamplingSessionRequest(Wire):
     """Body of ``POST /api/v1/join_sampling_session`` (0.38.0)."""
 
     sampling_session_id: str
 
 
-@dataclass(frozen=True, repr=False)
 class JoinSamplingSessionResponse(Wire):
     """A number that no other copy of the sampling client has."""
 
     client_counter: int
 
 
-@dataclass(frozen=True, repr=False)
 class SupportedModel(Wire):
     """A base model that the server offers. Fields are None if the server does not send them."""
 
@@ -130,21 +118,18 @@ class SupportedModel(Wire):
     sampleable: Optional[bool] = field(default=None, metadata=since("0.38.0"))
 
 
-@dataclass(frozen=True, repr=False)
 class GetServerCapabilitiesResponse(Wire):
     """Response of ``GET /api/v1/get_server_capabilities``."""
 
     supported_models: List[SupportedModel]
 
 
-@dataclass(frozen=True, repr=False)
 class HealthResponse(Wire):
     """Response of ``GET /api/v1/healthz``."""
 
     status: Literal["ok"]
 
 
-@dataclass(frozen=True, repr=False)
 class GetSessionResponse(Wire):
     """Response of ``GET /api/v1/sessions/{id}``. ``user_metadata`` and ``display_name`` are None if not sent."""
 
@@ -154,14 +139,12 @@ class GetSessionResponse(Wire):
     display_name: Optional[str] = field(default=None, metadata=since("0.38.0"))
 
 
-@dataclass(frozen=True, repr=False)
 class ListSessionsResponse(Wire):
     """Response of ``GET /api/v1/sessions``."""
 
     sessions: List[str]
 
 
-@dataclass(frozen=True, repr=False)
 class GetSamplerResponse(Wire):
     """Response of ``GET /api/v1/samplers/{id}``."""
 

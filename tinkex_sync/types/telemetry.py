@@ -1,7 +1,7 @@
 """Telemetry events, and the batches in which they are sent."""
 
 import functools
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import datetime
 from typing import Any, Dict, List, Literal, Optional, Union, get_args
 
@@ -25,7 +25,6 @@ EventType = Literal["SESSION_START", "SESSION_END", "UNHANDLED_EXCEPTION", "GENE
 Severity = Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
 
 
-@dataclass(frozen=True, repr=False)
 class SessionStartEvent(Wire):
     """The session was created. ``event_session_index`` counts the events of a session from 0."""
 
@@ -36,7 +35,6 @@ class SessionStartEvent(Wire):
     timestamp: datetime
 
 
-@dataclass(frozen=True, repr=False)
 class SessionEndEvent(Wire):
     """The session ended after ``duration``, which is the text of a Python timedelta."""
 
@@ -48,7 +46,6 @@ class SessionEndEvent(Wire):
     timestamp: datetime
 
 
-@dataclass(frozen=True, repr=False)
 class UnhandledExceptionEvent(Wire):
     """The client raised an exception."""
 
@@ -62,7 +59,6 @@ class UnhandledExceptionEvent(Wire):
     traceback: Optional[str] = field(default=None, metadata=SENT_AS_NULL)
 
 
-@dataclass(frozen=True, repr=False)
 class GenericEvent(Wire):
     """Another event: a name from a small set, and its data."""
 
@@ -98,7 +94,6 @@ def _event(value: Any) -> Any:
 _EVENT_LIST = coding(functools.partial(each, _event), lambda events: [event.to_wire() for event in events])
 
 
-@dataclass(frozen=True, repr=False)
 class TelemetryBatch(Wire):
     """The events of one session."""
 
@@ -108,7 +103,6 @@ class TelemetryBatch(Wire):
     session_id: str
 
 
-@dataclass(frozen=True, repr=False)
 class TelemetrySendRequest(TelemetryBatch):
     """Body of ``POST /api/v1/telemetry``."""
 
@@ -116,7 +110,6 @@ class TelemetrySendRequest(TelemetryBatch):
     process_uuid: Optional[str] = field(default=None, metadata=since("0.38.0"))
 
 
-@dataclass(frozen=True, repr=False)
 class TelemetryResponse(Wire):
     """Response of ``POST /api/v1/telemetry``."""
 

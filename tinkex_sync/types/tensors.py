@@ -3,12 +3,13 @@
 import array
 import math
 import sys
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, Any, List, Literal, Optional, Sequence
 
 from ..errors import MissingExtraError
 from .decoders import FieldError, numbers
-from .wire import NOT_GIVEN, FastWire, coding
+from .dumping import NOT_GIVEN
+from .wire import FastWire, coding
 
 if TYPE_CHECKING:
     import numpy
@@ -59,7 +60,6 @@ def _data(values: Any) -> Any:
     return _flat(values) if is_array(values) else numbers(values)
 
 
-@dataclass(frozen=True, repr=False, eq=False)
 class TensorData(FastWire):
     """A tensor flattened in row-major order.
 

@@ -1,7 +1,7 @@
 """Training: creating a model, forward and backward passes, optimizer steps, saving and loading."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Dict, List, Literal, Optional, Union
 
 from .decoders import FieldError, shorten
@@ -61,7 +61,6 @@ def _in_range(params: Any, name: str, good: bool, rule: str) -> None:
         raise error
 
 
-@dataclass(frozen=True, repr=False)
 class AdamParams(Wire):
     """Parameters of one AdamW step: moments, decoupled weight decay, and clipping by the global norm.
 
@@ -90,7 +89,6 @@ class AdamParams(Wire):
         _in_range(self, "eps", self.eps > 0, "above 0")
 
 
-@dataclass(frozen=True, repr=False)
 class DimuonParams(Wire):
     """Parameters of one Dimuon step (0.38.0), for a model created with :class:`DimuonOptimizerConfig`; all are sent.
 
@@ -114,14 +112,12 @@ class DimuonParams(Wire):
         _in_range(self, "beta1", 0 <= self.beta1 < 1, "at least 0 and below 1")
 
 
-@dataclass(frozen=True, repr=False)
 class AdamOptimizerConfig(Wire):
     """The model's optimizer is AdamW, which is also the default (0.38.0)."""
 
     type: Literal["adamw"] = "adamw"
 
 
-@dataclass(frozen=True, repr=False)
 class DimuonOptimizerConfig(Wire):
     """The model's optimizer is Dimuon; each step has :class:`DimuonParams` (0.38.0)."""
 
@@ -154,7 +150,6 @@ def _optimizer_config_body(value: Optional[OptimizerConfig]) -> Optional[Dict[st
 _OPTIMIZER_CONFIG = {**since("0.38.0"), **coding(_optimizer_config, _optimizer_config_body)}
 
 
-@dataclass(frozen=True, repr=False)
 class LoraConfig(Wire):
     """The low-rank adapters to train. All fields are sent; ``seed`` is sent as null if it is None."""
 
@@ -169,7 +164,6 @@ class LoraConfig(Wire):
     train_attn: bool = True
 
 
-@dataclass(frozen=True, repr=False)
 class CreateModelRequest(Wire):
     """Body of ``POST /api/v1/create_model``. ``user_metadata`` None is sent as ``{}``, because servers reject null."""
 
@@ -187,7 +181,6 @@ class CreateModelRequest(Wire):
             object.__setattr__(self, "user_metadata", {})
 
 
-@dataclass(frozen=True, repr=False)
 class CreateModelFromWeightsRequest(Wire):
     """Body of ``POST /api/v1/load_weights`` in the form that creates its model (0.38.0).
 
@@ -205,7 +198,6 @@ class CreateModelFromWeightsRequest(Wire):
     weights_access_token: Optional[str] = field(default=None, repr=False)
 
 
-@dataclass(frozen=True, repr=False)
 class CreateModelResponse(Wire):
     """The model was created; ``model_id`` is the id of the training run."""
 
@@ -213,7 +205,6 @@ class CreateModelResponse(Wire):
     type: str = "create_model"
 
 
-@dataclass(frozen=True, repr=False)
 class GetInfoRequest(Wire):
     """Body of ``POST /api/v1/get_info``."""
 
@@ -221,7 +212,6 @@ class GetInfoRequest(Wire):
     type: str = field(default="get_info", metadata=NOT_SENT)
 
 
-@dataclass(frozen=True, repr=False)
 class ModelData(Wire):
     """The base of a model. A field is None if the server does not send it."""
 
@@ -230,7 +220,6 @@ class ModelData(Wire):
     tokenizer_id: Optional[str] = None
 
 
-@dataclass(frozen=True, repr=False)
 class GetInfoResponse(Wire):
     """The base and the adapter of a model."""
 
@@ -244,7 +233,6 @@ class GetInfoResponse(Wire):
     optimizer_config: Optional[Dict[str, Any]] = field(default=None, metadata=since("0.38.0"))
 
 
-@dataclass(frozen=True, repr=False)
 class UnloadModelRequest(Wire):
     """Body of ``POST /api/v1/unload_model``."""
 
@@ -252,7 +240,6 @@ class UnloadModelRequest(Wire):
     type: str = field(default="unload_model", metadata=NOT_SENT)
 
 
-@dataclass(frozen=True, repr=False)
 class UnloadModelResponse(Wire):
     """The model was unloaded."""
 
@@ -260,7 +247,6 @@ class UnloadModelResponse(Wire):
     type: Optional[str] = None
 
 
-@dataclass(frozen=True, repr=False)
 class ForwardBackwardInput(FastWire):
     """A batch and its loss function. ``loss_fn_config``, such as clip thresholds, is sent as null if it is None."""
 
@@ -269,7 +255,6 @@ class ForwardBackwardInput(FastWire):
     loss_fn_config: Optional[Dict[str, float]] = field(default=None, metadata=SENT_AS_NULL)
 
 
-@dataclass(frozen=True, repr=False)
 class ForwardRequest(FastWire):
     """Body of ``POST /api/v1/forward``, which computes losses without gradients."""
 
@@ -278,7 +263,6 @@ class ForwardRequest(FastWire):
     seq_id: Optional[int] = None
 
 
-@dataclass(frozen=True, repr=False)
 class ForwardBackwardRequest(FastWire):
     """Body of ``POST /api/v1/forward_backward``, which adds gradients to those that the model already has."""
 
@@ -287,7 +271,6 @@ class ForwardBackwardRequest(FastWire):
     seq_id: Optional[int] = None
 
 
-@dataclass(frozen=True, repr=False)
 class ForwardBackwardOutput(FastWire):
     """The result of a forward or forward-backward pass.
 
@@ -301,7 +284,6 @@ class ForwardBackwardOutput(FastWire):
     metrics: Dict[str, float]
 
 
-@dataclass(frozen=True, repr=False)
 class OptimStepRequest(Wire):
     """Body of ``POST /api/v1/optim_step``, with ``adam_params`` or ``optimizer_params``; the other one is None."""
 
@@ -314,14 +296,12 @@ class OptimStepRequest(Wire):
     wire_order = ("adam_params", "model_id", "optimizer_params")
 
 
-@dataclass(frozen=True, repr=False)
 class OptimStepResponse(Wire):
     """The optimizer step was applied."""
 
     metrics: Optional[Dict[str, float]] = None
 
 
-@dataclass(frozen=True, repr=False)
 class SaveWeightsRequest(Wire):
     """Body of ``POST /api/v1/save_weights``, which saves weights and optimizer state.
 
@@ -341,7 +321,6 @@ class SaveWeightsRequest(Wire):
     type: str = field(default="save_weights", metadata=NOT_SENT)
 
 
-@dataclass(frozen=True, repr=False)
 class SaveWeightsResponse(Wire):
     """``path`` is the checkpoint's ``tinker://`` path."""
 
@@ -349,7 +328,6 @@ class SaveWeightsResponse(Wire):
     type: Optional[str] = None
 
 
-@dataclass(frozen=True, repr=False)
 class SaveWeightsExternalRequest(Wire):
     """Body of ``POST /api/v1/save_weights_external`` (0.38.0), which saves weights for download under a name.
 
@@ -363,7 +341,6 @@ class SaveWeightsExternalRequest(Wire):
     seq_id: Optional[int] = None
 
 
-@dataclass(frozen=True, repr=False)
 class SaveWeightsExternalResponse(Wire):
     """``path`` is the ``tinker://`` path of the files to download; ``size_bytes`` is their total size."""
 
@@ -372,7 +349,6 @@ class SaveWeightsExternalResponse(Wire):
     type: Optional[str] = None
 
 
-@dataclass(frozen=True, repr=False)
 class SaveWeightsForSamplerRequest(Wire):
     """Body of ``POST /api/v1/save_weights_for_sampler``: under a name (``path``), or for one sampling session.
 
@@ -391,7 +367,6 @@ class SaveWeightsForSamplerRequest(Wire):
     type: str = field(default="save_weights_for_sampler", metadata=NOT_SENT)
 
 
-@dataclass(frozen=True, repr=False)
 class SaveWeightsForSamplerResponseInternal(Wire):
     """The server's response: ``path`` for a save under a name, ``sampling_session_id`` for one sampling session."""
 
@@ -400,7 +375,6 @@ class SaveWeightsForSamplerResponseInternal(Wire):
     type: Optional[str] = None
 
 
-@dataclass(frozen=True, repr=False)
 class SaveWeightsForSamplerResponse(Wire):
     """``path`` is the sampler checkpoint's ``tinker://`` path."""
 
@@ -408,7 +382,6 @@ class SaveWeightsForSamplerResponse(Wire):
     type: Optional[str] = None
 
 
-@dataclass(frozen=True, repr=False)
 class LoadWeightsRequest(Wire):
     """Body of ``POST /api/v1/load_weights``, from a ``tinker://`` path, with or without the optimizer state.
 
@@ -423,7 +396,6 @@ class LoadWeightsRequest(Wire):
     type: str = field(default="load_weights", metadata=NOT_SENT)
 
 
-@dataclass(frozen=True, repr=False)
 class LoadWeightsResponse(Wire):
     """The weights were loaded."""
 

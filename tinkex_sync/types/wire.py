@@ -18,6 +18,7 @@ from datetime import datetime
 from enum import Enum
 from types import MappingProxyType
 from typing import (
+    TYPE_CHECKING,
     Any,
     Callable,
     Collection,
@@ -42,7 +43,13 @@ from . import decoders
 from .decoders import FieldError, shorten
 from .dumping import NOT_GIVEN, ModelFields, dump
 
-__all__ = ["NOT_GIVEN", "NOT_SENT", "SENT_AS_NULL", "FastWire", "Wire", "coding", "decode_object", "since"]
+if TYPE_CHECKING:
+    from typing_extensions import dataclass_transform
+else:
+    # At run time it only marks the class, and Python has it from 3.11 on.
+    def dataclass_transform(**_options):
+        return lambda cls: cls
+
 
 Self = TypeVar("Self", bound="Wire")
 Decode = Callable[[Any], Any]
@@ -65,8 +72,9 @@ def coding(decode: Decode, encode: Optional[Encode] = None) -> Dict[str, Any]:
     return {"decode": decode, "encode": encode}
 
 
+@dataclass_transform(frozen_default=True, field_specifiers=(dataclasses.field,))
 class Wire(DataClassJsonMixin):
-    """Base of every wire type: a frozen dataclass that checks its values and knows its JSON.
+    """Base of every wire type. Each subclass becomes a frozen dataclass that checks its values and knows its JSON.
 
     A value that its field cannot hold raises ValueError with the field's name. Lists are copied once, so the caller may
     reuse its own. Instances are immutable, and safe to share between threads.
@@ -91,6 +99,7 @@ class Wire(DataClassJsonMixin):
             setattr(cls, name, declared)
             if declared.default is NOT_GIVEN:
                 cls._null_if_given += (name,)
+        dataclasses.dataclass(frozen=True, repr=False)(cls)
 
     def __post_init__(self) -> None:
         values = self.__dict__
