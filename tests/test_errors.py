@@ -22,8 +22,6 @@ ARGUMENTS = {
     "retry_after": 2.0,
     "category": "server",
     "path": "sequences[0].tokens",
-    "accepted": (0, 3),
-    "refused": (3, 9),
     "accepted_ranges": ((0, 3), (5, 7)),
     "refused_ranges": ((3, 5), (7, 9)),
     "phase": "polling",

@@ -10,7 +10,7 @@ from imitations import ADAM, NEITHER, Imitation, client, datums, training
 from scripted_server import bare_session
 
 from tinkex_sync import DeadlineExceeded, TinkexError
-from tinkex_sync.futures import Future, fail_at_deadline, resolve_in_worker, wait_until
+from tinkex_sync.futures import Future, fail_at_deadline, wait_until
 from tinkex_sync.plugins.events import Source
 
 
@@ -21,7 +21,7 @@ def session():
 
 
 def make_future(session):
-    return Future(session.begin(Source("training", "model-1", "sess-1"), "optim_step"))
+    return Future(session, session.begin(Source("training", "model-1", "sess-1"), "optim_step"))
 
 
 @pytest.fixture
@@ -82,7 +82,7 @@ def test_an_operation_begins_once_and_then_cannot_be_withdrawn(session):
     assert not future.cancel()
     withdrawn = make_future(session)
     assert withdrawn.cancel() and not withdrawn.begin()
-    assert withdrawn.call.is_withdrawn
+    assert session.open_calls() == [future.call]
 
 
 def test_a_running_operation_is_cancelled_on_the_server_if_that_is_supported(session):
@@ -132,10 +132,21 @@ def test_waiting_until_a_deadline_withdraws_an_unsent_operation(session):
     assert future.cancelled() and session.open_calls() == []
 
 
-def test_callbacks_run_in_a_worker(session):
-    future, names = make_future(session), []
-    future.add_done_callback(lambda _: names.append(threading.current_thread().name))
-    resolve_in_worker(session, future, 3)
-    assert future.result(20) == 3
-    resolve_in_worker(session, make_future(session))
+@pytest.mark.parametrize("outcome", ["result", "error"])
+def test_a_function_resolves_the_future_and_ends_its_call(session, outcome):
+    future = make_future(session)
+    future.resolve_by(lambda: 3 if outcome == "result" else 1 / 0)
+    assert session.open_calls() == []
+    if outcome == "result":
+        assert future.result(0) == 3
+    else:
+        assert isinstance(future.exception(0), ZeroDivisionError)
+
+
+def test_callbacks_of_an_operation_that_a_lane_fails_run_in_a_worker(session):
+    future, names, called = make_future(session), [], threading.Event()
+    future.add_done_callback(lambda _: (names.append(threading.current_thread().name), called.set()))
+    future.fail_in_worker(TinkexError("boom"))
+    assert called.wait(20) and session.open_calls() == []
+    assert isinstance(future.exception(0), TinkexError)
     assert names[0].startswith("tinkex-work-")

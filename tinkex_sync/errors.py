@@ -31,6 +31,7 @@ attributes and messages.
 from __future__ import annotations
 
 import concurrent.futures
+import copyreg
 import json
 from typing import Any, Dict, Mapping, NamedTuple, Optional, Tuple, Type
 
@@ -66,13 +67,6 @@ __all__ = [
 ]
 
 
-def _rebuild(cls: Type[BaseException], args: Tuple[Any, ...], state: Dict[str, Any]) -> BaseException:
-    error = cls.__new__(cls, *args)
-    error.args = args
-    error.__dict__.update(state)
-    return error
-
-
 class Polled(NamedTuple):
     """The server future that a poll was for."""
 
@@ -95,7 +89,7 @@ class TinkexError(Exception):
 
     def __reduce__(self) -> Tuple[Any, ...]:
         # The default calls the class with ``args`` only, which loses keyword-only attributes.
-        return _rebuild, (type(self), self.args, dict(self.__dict__))
+        return copyreg.__newobj__, (type(self),), {**self.__dict__, "args": self.args}  # type: ignore[attr-defined]
 
 
 class SentRequest(NamedTuple):
@@ -237,32 +231,19 @@ _BY_STATUS: Dict[int, Type[APIStatusError]] = {
 }
 
 
-def status_error(
-    status_code: int,
-    *,
-    body: Any,
-    headers: Optional[Mapping[str, str]] = None,
-    request_id: Optional[str] = None,
-    retry_after: Optional[float] = None,
-) -> APIStatusError:
+def status_error(status_code: int, *, body: Any, **details: Any) -> APIStatusError:
     """Return the exception for a response that is not 2xx, with its class by status and its message from the body.
 
     Args:
         body: Decoded JSON, or stripped text if the body is not JSON ("" if it is empty).
+        details: Further arguments of :class:`APIStatusError`.
     """
     if isinstance(body, str):
         message = body or f"Error code: {status_code}"
     else:
         message = f"Error code: {status_code} - {body}"
     cls = _BY_STATUS.get(status_code, InternalServerError if status_code >= 500 else APIStatusError)
-    return cls(
-        message,
-        status_code=status_code,
-        body=body,
-        headers=headers,
-        request_id=request_id,
-        retry_after=retry_after,
-    )
+    return cls(message, status_code=status_code, body=body, **details)
 
 
 class APIConnectionError(APIError):
@@ -333,19 +314,16 @@ class PartialBatchError(TinkexError):
         self,
         message: str,
         *,
-        accepted: Tuple[int, int],
-        refused: Tuple[int, int],
-        accepted_ranges: Optional[Tuple[Tuple[int, int], ...]] = None,
-        refused_ranges: Optional[Tuple[Tuple[int, int], ...]] = None,
+        accepted_ranges: Tuple[Tuple[int, int], ...],
+        refused_ranges: Tuple[Tuple[int, int], ...],
     ) -> None:
         super().__init__(message)
-        #: Accepted datums: ``data[accepted[0]:accepted[1]]``.
-        self.accepted = accepted
-        #: Rejected datums: ``data[refused[0]:refused[1]]``.
-        self.refused = refused
         #: All accepted and rejected ranges; there may be several if chunks were sent concurrently.
-        self.accepted_ranges = (accepted,) if accepted_ranges is None else accepted_ranges
-        self.refused_ranges = (refused,) if refused_ranges is None else refused_ranges
+        self.accepted_ranges = accepted_ranges
+        self.refused_ranges = refused_ranges
+        #: The first accepted datums: ``data[accepted[0]:accepted[1]]``, and the first rejected ones.
+        self.accepted = accepted_ranges[0]
+        self.refused = refused_ranges[0]
 
 
 class WithdrawnError(TinkexError):
@@ -353,11 +331,7 @@ class WithdrawnError(TinkexError):
 
 
 # Before Python 3.11, concurrent.futures.TimeoutError is a class of its own, and callers catch either.
-_Timeouts: Tuple[Type[BaseException], ...] = (
-    (TimeoutError,)
-    if issubclass(concurrent.futures.TimeoutError, TimeoutError)
-    else (TimeoutError, concurrent.futures.TimeoutError)
-)
+_Timeouts = tuple(dict.fromkeys((TimeoutError, concurrent.futures.TimeoutError)))
 
 
 class DeadlineExceeded(TinkexError, *_Timeouts):  # type: ignore[misc]

@@ -5,18 +5,18 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import logging
+import math
 import threading
 import time
 import weakref
 from concurrent.futures._base import CANCELLED, RUNNING
+from functools import partial
 from typing import Any, Callable, Generic, Optional, Protocol, TypeVar
 
 from .concurrency.clock import SLICE, remaining
 from .errors import ClosedError, DeadlineExceeded
 from .http.call_state import CallState
 from .session import Session
-
-__all__ = ["Future", "Operation", "fail_at_deadline", "resolve", "resolve_in_worker", "wait_until"]
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -53,18 +53,20 @@ class Operation(Protocol[T_co]):
 
 
 class Future(concurrent.futures.Future, Generic[T]):  # type: ignore[type-arg]
-    """The future that every ``submit_*`` method returns; it also knows its request.
+    """The future that every ``submit_*`` method returns, with the state of its call.
 
-    Thread-safe. The first outcome is final. An error that is never read is logged once, when the future is
-    garbage-collected.
+    Thread-safe. The first outcome is final. Resolving the future, and withdrawing its operation, ends its call. An
+    error that is never read is logged once, when the future is garbage-collected.
 
     Args:
-        call: The state of the call that this future belongs to.
+        session: The session that the call belongs to; held weakly.
+        call: The state of the call.
     """
 
-    def __init__(self, call: CallState) -> None:
+    def __init__(self, session: Session, call: CallState) -> None:
         super().__init__()
         self.call = call
+        self._session = weakref.ref(session)
         self._is_read = False
         #: Cancels a request that was already sent, if the server supports it; returns whether it will be cancelled.
         self.cancel_remote: Optional[Callable[[], bool]] = None
@@ -93,30 +95,18 @@ class Future(concurrent.futures.Future, Generic[T]):  # type: ignore[type-arg]
         """Wait as :meth:`result` does, and return the error instead of raising it; None if there is none."""
         return self._wait(super().exception, timeout)  # type: ignore[no-any-return]
 
-    def _wait(self, wait: Callable[[Optional[float]], Any], timeout: Optional[float]) -> Any:
-        if self.done():
-            # Checked before the wait, because a result may itself be a TimeoutError.
-            self._is_read = True
-            return wait(None)
-        ends = None if timeout is None else time.monotonic() + timeout
+    def _wait(self, read: Callable[[float], Any], timeout: Optional[float]) -> Any:
+        ends = math.inf if timeout is None else time.monotonic() + timeout
         # The main thread waits in slices, so that Ctrl-C arrives: see clock.wait_interruptibly.
-        longest = SLICE if threading.current_thread() is threading.main_thread() else None
-        while True:
-            left = None if ends is None else max(0.0, ends - time.monotonic())
-            try:
-                value = wait(left if longest is None else longest if left is None else min(left, longest))
-            except concurrent.futures.TimeoutError:
-                if self.done():
-                    self._is_read = True
-                    return wait(None)
-                if ends is not None and time.monotonic() >= ends:
-                    raise self.call.deadline_exceeded() from None
-            except BaseException:
-                self._is_read = self._is_read or self.done()
-                raise
-            else:
-                self._is_read = True
-                return value
+        longest = SLICE if threading.current_thread() is threading.main_thread() else threading.TIMEOUT_MAX
+        with self._condition:
+            while not self.done():
+                left = ends - time.monotonic()
+                if left <= 0:
+                    raise self.call.deadline_exceeded()
+                self._condition.wait(min(left, longest))
+        self._is_read = True
+        return read(0.0)
 
     def cancel(self) -> bool:
         """Withdraw the operation if nothing of it was sent.
@@ -127,24 +117,27 @@ class Future(concurrent.futures.Future, Generic[T]):  # type: ignore[type-arg]
         Returns:
             Whether the operation was cancelled; False if it was sent or has ended.
         """
-        is_cancelled = super().cancel()
-        if is_cancelled:
-            self.call.is_withdrawn = True
-        elif not self.done() and self.cancel_remote is not None and self.cancel_remote():
-            with self._condition:
-                if self._state != RUNNING:
-                    return False
-                self._state = CANCELLED
-                self._condition.notify_all()
-            self._invoke_callbacks()  # type: ignore[attr-defined]
-            is_cancelled = True
-        if is_cancelled:
-            with self._condition:
-                if self._state == CANCELLED:
-                    # Without this notification, ``wait`` and ``as_completed`` would block until the lane or a worker
-                    # reaches the cancelled job.
-                    super().set_running_or_notify_cancel()
-        return is_cancelled
+        if super().cancel():
+            self._end_call()
+        elif not self._cancel_remotely():
+            return False
+        with self._condition:
+            if self._state == CANCELLED:
+                # Without this notification, ``wait`` and ``as_completed`` would block until the lane or a worker
+                # reaches the cancelled job.
+                super().set_running_or_notify_cancel()
+        return True
+
+    def _cancel_remotely(self) -> bool:
+        if self.done() or self.cancel_remote is None or not self.cancel_remote():
+            return False
+        with self._condition:
+            if self._state != RUNNING:
+                return False
+            self._state = CANCELLED
+            self._condition.notify_all()
+        self._invoke_callbacks()  # type: ignore[attr-defined]
+        return True
 
     def begin(self) -> bool:
         """Mark the operation as running, after which it cannot be withdrawn.
@@ -156,14 +149,41 @@ class Future(concurrent.futures.Future, Generic[T]):  # type: ignore[type-arg]
             return not (self.done() or self.running()) and self.set_running_or_notify_cancel()
 
     def set_result(self, result: T) -> None:
-        """Resolve the future. Does nothing if it has ended, because the client may have been closed before."""
+        """End the call and resolve the future. The future stays as it is if it has an outcome, such as ClosedError."""
+        self._end_call()
         with contextlib.suppress(concurrent.futures.InvalidStateError):
             super().set_result(result)
 
     def set_exception(self, exception: Optional[BaseException]) -> None:
-        """Fail the future. Does nothing if it has ended."""
+        """End the call and fail the future. The future stays as it is if it has an outcome."""
+        self._end_call()
         with contextlib.suppress(concurrent.futures.InvalidStateError):
             super().set_exception(exception)
+
+    def _end_call(self) -> None:
+        session = self._session()
+        if session is not None:
+            session.end(self.call)
+
+    def resolve_by(self, function: Callable[[], T]) -> None:
+        """Call a function and resolve the future with its result or its error. The user's callbacks may block."""
+        try:
+            result = function()
+        except BaseException as error:
+            self.set_exception(error)
+        else:
+            self.set_result(result)
+
+    def fail_in_worker(self, error: BaseException) -> None:
+        """Fail the future in a worker thread.
+
+        The user's callbacks run in the thread that resolves the future. They may block, so lanes, timers and pollers
+        do not fail futures themselves.
+        """
+        session, fail = self._session(), partial(self.set_exception, error)
+        # A closed session has no workers.
+        if session is None or not session.helpers.submit(fail):
+            fail()
 
     def abandon(self) -> None:
         """Withdraw the operation if it was not sent, and do not log its error: its result will not be read."""
@@ -194,20 +214,15 @@ def wait_until(session: Session, future: Future[T], deadline: Optional[float]) -
         try:
             return future.result(None if left is None else session.clock.real(left))
         except DeadlineExceeded:
-            if future.done() or deadline is None or session.clock.time() < deadline:
-                if future.done():
-                    return future.result()
-                continue
-            is_withdrawn = future.cancel()
-            if is_withdrawn:
-                session.end(future.call)
-            error = future.call.deadline_exceeded(is_started=not is_withdrawn)
-            future.abandon()
-            raise error from None
-        except BaseException:
-            if not future.done():
-                # The wait was interrupted, and no other code has a reference to the future.
+            if future.done():
+                return future.result()
+            if deadline is not None and session.clock.time() >= deadline:
+                error = future.call.deadline_exceeded(is_started=not future.cancel())
                 future.abandon()
+                raise error from None
+        except BaseException:
+            # If the wait was interrupted, no other code has a reference to the future.
+            future.abandon()
             raise
 
 
@@ -227,34 +242,7 @@ def fail_at_deadline(session: Session, future: Future[Any], deadline: Optional[f
         if alive is None or alive.done():
             return
         # If this marks the operation as running, its lane or worker does not execute it.
-        is_withdrawn = alive.begin()
-        alive.call.is_withdrawn = is_withdrawn
-        error = alive.call.deadline_exceeded(is_started=not is_withdrawn)
-        resolve_in_worker(session, alive, error=error)
+        alive.fail_in_worker(alive.call.deadline_exceeded(is_started=not alive.begin()))
 
     handle = session.timer.at(deadline, expire)
     future.add_done_callback(lambda _: handle.cancel())
-
-
-def resolve(
-    session: Session, future: Future[Any], result: Any = None, error: Optional[BaseException] = None
-) -> None:
-    """End a call and resolve its future, in a thread that the user's callbacks may block."""
-    session.end(future.call)
-    if error is not None:
-        future.set_exception(error)
-    else:
-        future.set_result(result)
-
-
-def resolve_in_worker(
-    session: Session, future: Future[Any], result: Any = None, error: Optional[BaseException] = None
-) -> None:
-    """End a call and resolve its future in a worker thread.
-
-    The user's callbacks run in the thread that resolves the future. They may block, so lanes, timers and pollers
-    do not resolve futures themselves.
-    """
-    # A closed session has no workers.
-    if not session.helpers.submit(lambda: resolve(session, future, result, error)):
-        resolve(session, future, result, error)

@@ -4,19 +4,14 @@ from __future__ import annotations
 
 import logging
 import weakref
-from typing import Any, Optional, Protocol
 
 from .concurrency.clock import Clock
 from .concurrency.close_signal import CloseSignal
 from .concurrency.primitives import start_thread
-from .config import Config
 from .errors import APIStatusError, ClosedError, TinkexError
+from .http.connection import Connection
 from .http.request import Request
-from .plugins.events import Source
-from .plugins.registry import Observers
 from .types import SessionHeartbeatRequest
-
-__all__ = ["HeartbeatSession", "start_heartbeat"]
 
 _log = logging.getLogger(__name__)
 
@@ -24,64 +19,44 @@ _log = logging.getLogger(__name__)
 _WARN_AFTER = 120.0
 
 
-class HeartbeatSession(Protocol):
-    """The part of a session that its heartbeat uses."""
-
-    session_id: str
-    #: Time of the clock at which the server last confirmed the session.
-    last_heartbeat: Optional[float]
-    config: Config
-    clock: Clock
-    closing: CloseSignal
-    observers: Observers
-    source: Source
-
-    @property
-    def forked(self) -> bool:
-        """Whether this is a child of the process that created the session."""
-
-    def call(self, request: Request) -> Any:
-        """Send a request and return the decoded response."""
-
-
-def start_heartbeat(session: HeartbeatSession) -> None:
+def start_heartbeat(session: Connection) -> None:
     """Send a heartbeat every ``Config.heartbeat_interval`` seconds from a daemon thread.
 
     The thread holds the session weakly. It ends when the session is closed, dropped, or ended by the server (410).
     """
     start_thread(
         _send_heartbeats,
-        f"tinkex-heartbeat-{session.session_id}",
+        f"tinkex-heartbeat-{session.source.session_id}",
         *(weakref.ref(session), session.closing, session.clock, session.config.heartbeat_interval),
     )
 
 
 def _send_heartbeats(
-    ref: weakref.ref[HeartbeatSession], closing: CloseSignal, clock: Clock, interval: float
+    reference: weakref.ref[Connection], closing: CloseSignal, clock: Clock, interval: float
 ) -> None:
     misses = 0
     while not clock.wait(closing, interval):
-        session = ref()
+        session = reference()
         if session is None or session.forked:
             return
         try:
-            session.call(Request("session_heartbeat", SessionHeartbeatRequest(session.session_id)))
+            body = SessionHeartbeatRequest(session.source.session_id)
+            session.call(Request("session_heartbeat", body))
             session.last_heartbeat = clock.time()
             misses = 0
         except ClosedError:
             return
         except (TinkexError, OSError) as error:
             if isinstance(error, APIStatusError) and error.status_code == 410:
-                _log.warning(
-                    "The server has ended the session: session=%s error=%s", session.session_id, error
-                )
+                session_id = session.source.session_id
+                _log.warning("The server has ended the session: session=%s error=%s", session_id, error)
                 return
             misses += 1
             _report_miss(session, misses, error)
         del session
 
 
-def _report_miss(session: HeartbeatSession, misses: int, error: BaseException) -> None:
+def _report_miss(session: Connection, misses: int, error: BaseException) -> None:
     silent_for = session.clock.time() - (session.last_heartbeat or 0.0)
     hook = session.observers.heartbeat_missed
     if hook is not None:
@@ -93,7 +68,7 @@ def _report_miss(session: HeartbeatSession, misses: int, error: BaseException) -
             "Your connection may be unreliable or Tinker is down. If this persists, the session will be"
             " terminated.",
             silent_for,
-            session.session_id,
+            session.source.session_id,
             type(error).__name__,
             error,
         )

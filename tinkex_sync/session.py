@@ -9,11 +9,12 @@ import warnings
 import weakref
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional
+from functools import partial
+from typing import Any, Dict, Iterator, List, Mapping, Optional, Union
 
 from .concurrency.exit_closing import close_at_exit
 from .concurrency.primitives import start_thread
-from .concurrency.workers import Workers
+from .concurrency.workers import Lane, Workers
 from .config import Config
 from .errors import ClosedError, TinkexError
 from .http.call_state import CallState, Unfinished
@@ -33,8 +34,6 @@ from .types import (
     FinishSessionRequest,
     ServerConfigRequest,
 )
-
-__all__ = ["Session"]
 
 #: Seconds that closing spends on reporting the session's end to the server.
 _FINISH_WITHIN = 0.5
@@ -58,33 +57,39 @@ class Session(Connection):
         self.telemetry: Optional[QueuedObserver] = None
         #: Whether a client of this process must close it. If that is forgotten, a ResourceWarning is issued.
         self.owned = owned
-        self.throttle = self._throttle()
-        self.fetch_budget = self._budget(self.capabilities.fetch_bytes)
-        self.chunk_budget = self._budget(self.capabilities.chunk_dispatch_bytes)
-        self.dispatchers = Workers(
-            "dispatch", self.clock, self.timer, active=config.dispatchers, limit=config.max_dispatches
-        )
-        self.pollers = Workers(
-            "poll", self.clock, self.timer, active=config.max_polls, limit=config.max_polls
-        )
+        self._apply_limits()
+        # Weak, because the session outlives the clients of its models and their lanes.
+        self._threads: weakref.WeakSet[Union[Lane, Workers]] = weakref.WeakSet()  # guarded by _lock
+        self.dispatchers = self._make_workers("dispatch", config.dispatchers, config.max_dispatches)
+        self.pollers = self._make_workers("poll", config.max_polls, config.max_polls)
         # Separate from the polls of samples, so that a thousand of those do not delay training.
-        self.helpers = Workers("work", self.clock, self.timer, active=1000, limit=1000)
+        self.helpers = self._make_workers("work", 1000, 1000)
         self._cancels: Optional[Workers] = None  # guarded by _lock
         self.session_id = ""
-        #: Time of the clock at which the server last confirmed the session; set by the heartbeat.
-        self.last_heartbeat: Optional[float] = None
         self._open: Dict[str, CallState] = {}  # guarded by _lock
         self._closed = False  # guarded by _lock
-        self._close_callbacks: List[Callable[[], None]] = []  # guarded by _lock
         self._counters: Dict[str, Iterator[int]] = {}  # guarded by _lock
         close_at_exit(self)
 
-    def _throttle(self) -> Throttle:
-        limits = replace(self.config.throttle, dispatch_bytes=self.capabilities.dispatch_bytes)
-        return Throttle(limits, self.clock)
+    def _make_workers(self, name: str, active: int, limit: int) -> Workers:
+        """Make workers that end with the session. Call with ``_lock`` held, except in the constructor."""
+        workers = Workers(name, self.clock, self.timer, active=active, limit=limit)
+        self._threads.add(workers)
+        return workers
 
-    def _budget(self, size: int) -> BytesSemaphore:
-        return BytesSemaphore(size, self.clock, self.closing)
+    def make_lane(self, name: str) -> Lane:
+        """Return a new lane that ends with the session."""
+        lane = Lane(name)
+        with self._lock:
+            self._threads.add(lane)
+        return lane
+
+    def _apply_limits(self) -> None:
+        """Make the throttle and the budgets of bytes, as the server's capabilities require."""
+        limits = replace(self.config.throttle, dispatch_bytes=self.capabilities.dispatch_bytes)
+        self.throttle = Throttle(limits, self.clock)
+        self.fetch_budget = BytesSemaphore(self.capabilities.fetch_bytes, self.clock, self.closing)
+        self.chunk_budget = BytesSemaphore(self.capabilities.chunk_dispatch_bytes, self.clock, self.closing)
 
     # Opening
 
@@ -139,17 +144,15 @@ class Session(Connection):
         self._refresh()
 
     def _apply_capabilities(self) -> None:
-        """Apply the negotiated limits and credentials. Nothing that they concern was sent before."""
+        """Apply the negotiated limits and credentials. Called before any request that depends on them."""
         self.use_server_credentials(self.helpers.submit)
-        self.throttle = self._throttle()
-        self.fetch_budget = self._budget(self.capabilities.fetch_bytes)
-        self.chunk_budget = self._budget(self.capabilities.chunk_dispatch_bytes)
+        self._apply_limits()
 
     def _refresh(self) -> None:
         """Request the dynamic configuration, now and at each refresh interval. POST /api/v1/client/dynamic_config.
 
         Raises:
-            APIError: It failed, other than because the endpoint is missing.
+            APIError: The request failed. A missing endpoint is no failure.
         """
         if not self.capabilities.has_dynamic_config:
             return
@@ -160,28 +163,25 @@ class Session(Connection):
             self._refresh_later()
 
     def _refresh_later(self) -> None:
-        # The timer and the worker must not keep the session of a dropped client.
-        ref = weakref.ref(self)
-
-        def refresh() -> None:
-            session = ref()
-            if session is None:
-                return
-            try:
-                session._refresh()
-            except ClosedError:
-                return
-            except (TinkexError, OSError) as error:
-                _log.debug("The dynamic configuration stays in force: error=%s", error)
-                session._refresh_later()
+        # Weak, because the timer must not keep the session of a dropped client.
+        reference = weakref.ref(self)
 
         def submit() -> None:
-            session = ref()
+            session = reference()
             if session is not None and not session.forked:
-                session.helpers.submit(refresh)
+                session.helpers.submit(session._refresh_again)
 
         interval = max(self.capabilities.refresh_interval, _LEAST_REFRESH)
         self.timer.at(self.clock.time() + interval, submit)
+
+    def _refresh_again(self) -> None:
+        """Request the dynamic configuration in a worker. After a failure, the present one stays in force."""
+        try:
+            self._refresh()
+        except (TinkexError, OSError) as error:
+            _log.debug("The dynamic configuration stays in force: error=%s", error)
+            if not self.closing.is_set():
+                self._refresh_later()
 
     def next_number(self, counter: str) -> int:
         """Return the next number of a dense sequence from 0 (``model_seq_id``, ``sampling_session_seq_id``)."""
@@ -193,23 +193,24 @@ class Session(Connection):
         """Cancel a sample on the server, in the background. POST /api/v1/cancel_future.
 
         Returns:
-            Whether the server supports that and the request is submitted. A failure is only logged.
+            Whether the server supports it, and the request is queued. A failure is only logged.
         """
         if not self.capabilities.cancels_samples:
             return False
-
-        def cancel() -> None:
-            try:
-                self.call(Request("cancel_future", CancelFutureRequest(request_id)))
-            except (TinkexError, OSError) as error:
-                _log.debug("Cancelling a sample failed: request=%s error=%s", request_id, error)
-
         with self._lock:
             if self._cancels is None:
                 most = self.capabilities.max_cancellations
-                self._cancels = Workers("cancel", self.clock, self.timer, active=most, limit=most)
+                self._cancels = self._make_workers("cancel", most, most)
             workers = self._cancels
-        return workers.submit(cancel)
+        request = Request("cancel_future", CancelFutureRequest(request_id))
+        return workers.submit(partial(self._try_call, request, f"Cancelling request {request_id}"))
+
+    def _try_call(self, request: Request, subject: str) -> None:
+        """Send a request whose failure is only logged."""
+        try:
+            self.call(request)
+        except (TinkexError, OSError) as error:
+            _log.debug("%s failed: session=%s error=%s", subject, self.session_id, error)
 
     # Calls that have not ended
 
@@ -222,17 +223,16 @@ class Session(Connection):
             items: Number of datums, or 1.
 
         Raises:
-            ClosedError, ForkedClientError: as named.
+            ClosedError: The client is closed.
+            ForkedClientError: The client was made before a fork, in the parent process.
         """
         self.check_usable()
         call = CallState(source, f"{random.getrandbits(48):012x}", operation, items, self.clock.time())
         with self._lock:
-            # close() ends the calls it finds; a call added after that would wait for ever.
-            closed = self._closed
-            if not closed:
-                self._open[call.call_id] = call
-        if closed:
-            raise ClosedError("the client is closed")
+            # close() ends the calls that it finds. A call added after that would wait without end.
+            if self._closed:
+                raise ClosedError("the client is closed")
+            self._open[call.call_id] = call
         hook = self.observers.call_started
         if hook is not None:
             hook(source=source, call_id=call.call_id, operation=operation, items=items)
@@ -260,28 +260,18 @@ class Session(Connection):
 
     # Closing
 
-    def on_close(self, callback: Callable[[], None]) -> None:
-        """Call ``callback``, which must be short and not block, when the session closes."""
-        with self._lock:
-            self._close_callbacks.append(callback)
-
     def drain(self, seconds: float) -> None:
         """Wait until every call is sent, for at most ``seconds``, or until the session is closed."""
-        end = self.clock.time() + seconds
-        unsent = self.open_calls()
+        ends = self.clock.time() + seconds
         with self.closing.waking(self.sends_changed):
-            while unsent and not self.closing.is_set():
+            while not self.closing.is_set():
                 # Before the check, so that no change after it is missed.
                 self.sends_changed.clear()
-                if not (unsent[-1].is_unsent and self._is_open(unsent[-1])):
-                    unsent.pop()
-                    unsent = unsent or [call for call in self.open_calls() if call.is_unsent]
-                elif not self.clock.wait(self.sends_changed, end - self.clock.time()):
+                with self._lock:
+                    # The newest calls are sent last. In this order, the first call is unsent until the end.
+                    is_unsent = any(call.is_unsent for call in reversed(self._open.values()))
+                if not (is_unsent and self.clock.wait(self.sends_changed, ends - self.clock.time())):
                     return
-
-    def _is_open(self, call: CallState) -> bool:
-        with self._lock:
-            return call.call_id in self._open
 
     def _finish(self, outcome: Any, detail: Optional[str]) -> None:
         """Report how the session ended, once; a failure is only logged. POST /api/v1/sessions/ID/finish."""
@@ -293,10 +283,7 @@ class Session(Connection):
             parts={"session": self.session_id},
             deadline=self.clock.time() + _FINISH_WITHIN,
         )
-        try:
-            self.call(request)
-        except (TinkexError, OSError) as error:
-            _log.debug("Reporting the session's end failed: session=%s error=%s", self.session_id, error)
+        self._try_call(request, "Reporting the session's end")
 
     def close(self, outcome: Optional[str] = "success", detail: Optional[str] = None) -> List[Unfinished]:
         """End every wait with ClosedError, and stop all threads. Idempotent; any thread may call it.
@@ -316,13 +303,12 @@ class Session(Connection):
             if self._closed:
                 return []
             self._closed = True
-            calls = [call for call in self._open.values() if not call.is_withdrawn]
+            calls = list(self._open.values())
             self._open.clear()
-            callbacks, self._close_callbacks = self._close_callbacks, []
         if outcome is not None:
             self._finish(outcome, detail)
         left = [Unfinished(call.operation, call.sent, call.request_id) for call in calls]
-        self._stop(callbacks)
+        self._stop()
         _fail_all([call.future() for call in calls if call.future is not None])
         hook = self.observers.session_closed
         if hook is not None:
@@ -331,17 +317,15 @@ class Session(Connection):
         _log_unfinished(left)
         return left
 
-    def _stop(self, callbacks: List[Callable[[], None]]) -> None:
+    def _stop(self) -> None:
         """End all waits, connections and threads."""
         self.closing.set()
         self.transport.close()
         self.timer.close()
-        for callback in callbacks:
-            callback()
-        for workers in (self.dispatchers, self.pollers, self._cancels):
-            if workers is not None:
-                workers.close()
-        self.helpers.close()
+        with self._lock:
+            threads = list(self._threads)
+        for workers in threads:
+            workers.close()
 
     def __del__(self) -> None:
         if not hasattr(self, "_pid") or self.forked or self._closed:

@@ -1,7 +1,7 @@
 """Conversion of protobuf requests to the form of their JSON, and of results to protobuf."""
 
 from tinkex_sync.local import protobuf_bodies
-from tinkex_sync.local.json_bodies import ErrorResponse
+from tinkex_sync.local.json_bodies import ErrorResponse, decompress
 
 from .engine import ErrorReply
 
@@ -25,7 +25,7 @@ def decode_request(content, encoding):
         ErrorReply: The request cannot be decoded.
     """
     try:
-        body = protobuf_bodies.decode_forward_backward(protobuf_bodies.decompress(content, encoding))
+        body = protobuf_bodies.decode_forward_backward(decompress(content, encoding))
     except ErrorResponse as error:
         raise ErrorReply(error.status, str(error)) from None
     operation = "forward" if body.pop("forward_only") else "forward_backward"

@@ -1,6 +1,53 @@
 """Saving, labelling, copying and downloading of checkpoints."""
 
+import pytest
 import requests
+from server_calls import connect
+
+from tinkex_sync import errors
+from tinkex_sync.local import Faults
+
+SAVES = ["save_weights", "save_weights_for_sampler"]
+
+
+@pytest.mark.parametrize("operation", SAVES)
+def test_saving_an_existing_name_gets_409_unless_overwrite_is_requested(wire, operation):
+    model = wire.model()
+    path = wire.save(model, "a", operation)
+    body = {"path": "a", "model_id": model, "seq_id": 9}
+    for fields in ({}, {"overwrite": False}, {"overwrite": None}):
+        rejected = wire.post(operation, {**body, **fields})
+        assert rejected.status_code == 409
+        assert path in rejected.json()["detail"]
+    assert wire.result(wire.ok(operation, {**body, "overwrite": True}))["path"] == path
+
+
+def test_name_of_a_save_in_the_queue_gets_409(server, wire):
+    model = wire.model()
+    server.set_faults(Faults(pause=3600, pause_kind="training"))
+    first = wire.send("save_weights", model, {"path": "a"}, seq=1)
+    assert wire.post("save_weights", {"path": "a", "model_id": model, "seq_id": 2}).status_code == 409
+    assert wire.send("save_weights", model, {"path": "a"}, seq=1) == first
+    server.set_faults(Faults())
+    assert wire.result(first)["path"].endswith("weights/a")
+
+
+def test_name_of_a_deleted_checkpoint_can_be_used_again(wire):
+    model = wire.model()
+    wire.save(model, "a")
+    url = f"{wire.root}/api/v1/training_runs/{model}/checkpoints/weights/a"
+    assert requests.delete(url, timeout=60).status_code == 200
+    assert wire.save(model, "a")
+
+
+@pytest.mark.parametrize("protocol", ["0.7", "0.38"])
+def test_client_error_for_an_existing_name_contains_the_checkpoint(server_0_38, protocol):
+    with connect(server_0_38, protocol=protocol) as service:
+        training = service.create_lora_training_client("tinkex/tiny", rank=2)
+        path = training.save_state("a").path
+        with pytest.raises(errors.ConflictError, match=path):
+            training.save_state("a")
+        assert training.save_state("b").path != path
 
 
 def test_checkpoint_keeps_its_labels_and_its_expiry(wire_0_38):
@@ -10,10 +57,8 @@ def test_checkpoint_keeps_its_labels_and_its_expiry(wire_0_38):
     (listed,) = wire_0_38.get(f"training_runs/{model}/checkpoints").json()["checkpoints"]
     assert listed["user_metadata"] == {"k": "v"}
     assert listed["expires_at"] > listed["time"]
-    rejected = wire_0_38.result(wire_0_38.send("save_weights", model, fields))
-    assert "weights/a" in rejected["error"]
-    # Clients of protocol 0.7.0 do not send the field, so the new checkpoint replaces the old one.
-    assert wire_0_38.save(model, "a") == path
+    replaced = wire_0_38.send("save_weights", model, {**fields, "overwrite": True})
+    assert wire_0_38.result(replaced)["path"] == path
     ttl = f"{wire_0_38.root}/api/v1/training_runs/{model}/checkpoints/weights/a/ttl"
     assert requests.put(ttl, json={"ttl_seconds": 7200}, timeout=60).status_code == 200
     assert wire_0_38.get(f"training_runs/{model}/checkpoints").json()["checkpoints"][0]["expires_at"]

@@ -1,6 +1,7 @@
 """Protobuf bodies of protocol 0.38.0."""
 
 import pytest
+from image_files import png
 from server_calls import Wire, connect, example, post_protobuf
 
 from tinkex_sync import types
@@ -97,7 +98,7 @@ def test_images_and_loss_settings_give_the_same_result_in_both_protocols(both):
         model_input=types.ModelInput(
             chunks=[
                 types.EncodedTextChunk(tokens=[1, 2]),
-                types.ImageChunk(data=b"\x89PNG not really", format="png", expected_tokens=4),
+                types.ImageChunk(data=png(), format="png", expected_tokens=4),
                 types.EncodedTextChunk(tokens=[3]),
             ]
         ),
@@ -152,6 +153,11 @@ def test_error_states_why_a_body_cannot_be_decoded(both):
         short = message(model_id="m", seq_id=1)
         short.data.add().model_input.add().encoded_text.tokens = b"123"
         cases.append((short, {}, 422, "3 bytes"))
+        huge = message(model_id="m", seq_id=1)
+        tensor = huge.data.add().loss_fn_inputs["target_tokens"]
+        tensor.dtype, tensor.shape[:] = 2, [1, 2**50]
+        tensor.sparse_csr.crow_indices = bytes(16)
+        cases.append((huge, {}, 422, "more than"))
         for body, headers, status, message in cases:
             response = post_protobuf(wire, body, **headers)
             assert response.status_code == status, response.text

@@ -284,7 +284,7 @@ def no_protobuf(monkeypatch):
         raise schema.missing_extra("protobuf")
 
     monkeypatch.setattr("tinkex_sync.protocol.protobuf_writer.message", missing)
-    monkeypatch.setattr("tinkex_sync.protocol.json_wire.reads_protobuf", lambda: False)
+    monkeypatch.setattr("tinkex_sync.protocol.protobuf_schema.reads_protobuf", lambda: False)
 
 
 JSON_REFUSED = Answer(415, {"detail": "Content-Type must be application/x-protobuf"})

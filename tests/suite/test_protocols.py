@@ -86,7 +86,7 @@ def test_missing_protobuf_is_an_error_only_if_the_server_requires_it(imitated, m
         raise schema.missing_extra("protobuf")
 
     monkeypatch.setattr("tinkex_sync.protocol.protobuf_writer.message", missing)
-    monkeypatch.setattr("tinkex_sync.protocol.json_wire.reads_protobuf", lambda: False)
+    monkeypatch.setattr("tinkex_sync.protocol.protobuf_schema.reads_protobuf", lambda: False)
     with client(imitated) as service:
         assert (
             len(service.create_sampling_client(base_model=MODEL).sample(prompt(), 1, GREEDY).sequences) == 1

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Callable, Dict, ForwardRef, Generic, Opti
 from ..concurrency.primitives import Lock
 from ..config import Config
 from ..errors import ClosedError, ConfigError
-from ..futures import Future, Operation, resolve
+from ..futures import Future, Operation
 from ..heartbeat import start_heartbeat
 from ..http.call_state import CallState
 from ..http.request import Request
@@ -133,21 +133,15 @@ class CallOperation(Generic[T]):
         session = self._client.session
         deadline = session.deadline(timeout)
         call = session.begin(self._client.source, self._name)
-        future: Future[T] = Future(call)
-        if not session.helpers.submit(lambda: self._resolve(session, future, deadline)):
-            resolve(session, future, error=ClosedError("the client is closed"))
-        return future
+        future: Future[T] = Future(session, call)
 
-    def _resolve(self, session: Session, future: Future[T], deadline: Optional[float]) -> None:
-        if not future.begin():
-            session.end(future.call)
-            return
-        try:
-            result = self._function(future.call, deadline)
-        except BaseException as error:
-            resolve(session, future, error=error)
-        else:
-            resolve(session, future, result)
+        def resolve() -> None:
+            if future.begin():
+                future.resolve_by(lambda: self._function(call, deadline))
+
+        if not session.helpers.submit(resolve):
+            future.set_exception(ClosedError("the client is closed"))
+        return future
 
 
 def request_operation(

@@ -6,16 +6,16 @@ from typing import Any, Dict, Iterable, Literal, Mapping, Optional, Sequence, Tu
 
 from .. import types
 from ..errors import APIResponseValidationError
-from ..futures import Future, Operation
+from ..futures import Future, Operation, wait_until
 from ..http.call_state import CallState
 from ..http.request import Request
 from ..http.retry import RetryConfig
 from ..session import Session
 from ..tokenizers.loading import choose_tokenizer, load_tokenizer
-from ..training.batch import BatchOperation, validate_batch
+from ..training.batch import BatchOperation
 from ..training.custom_loss import CustomLossOperation, LossFunction
 from ..training.lane import TrainingLane
-from ..training.operations import OptimizerStep, RequestOperation, TrainStep, TrainStepOutput
+from ..training.operations import OptimizerStep, RequestOperation, TrainStepOutput
 from ..validation import check_labels, check_model_path, check_optional_text, check_text, check_ttl
 from .base import CallOperation, Client, blocking, request_operation, submitted
 from .sampling import SamplingClient, open_sampling_client, sampling_client_operation
@@ -59,7 +59,7 @@ class TrainingClient(Client):
 
         Arguments and errors are those of :meth:`forward_backward`.
         """
-        return self._batch("forward", data, loss_fn, loss_fn_config)
+        return BatchOperation(self._lane, "forward", data, loss_fn, loss_fn_config)
 
     submit_forward = submitted(forward)
 
@@ -79,7 +79,8 @@ class TrainingClient(Client):
 
         Args:
             data: Datums. The iterable is read to its end before anything is sent.
-            loss_fn: "cross_entropy", "importance_sampling", "ppo", "cispo" or "dro".
+            loss_fn: "cross_entropy", "importance_sampling", "ppo", "cispo" or "dro"; with protocol 0.38.0 also "gspo",
+                "stable_reinforce" and "custom".
             loss_fn_config: Settings of the loss function by name, such as clip thresholds.
             timeout: Seconds.
 
@@ -94,19 +95,9 @@ class TrainingClient(Client):
             APIError: The server rejected the operation, or it could not be sent for five minutes.
             DeadlineExceeded: ``timeout`` passed; ``sent`` of the error is "no" if the operation was withdrawn.
         """
-        return self._batch("forward_backward", data, loss_fn, loss_fn_config)
+        return BatchOperation(self._lane, "forward_backward", data, loss_fn, loss_fn_config)
 
     submit_forward_backward = submitted(forward_backward)
-
-    def _batch(
-        self,
-        name: Literal["forward", "forward_backward"],
-        data: Iterable[types.Datum],
-        loss_fn: types.LossFnType,
-        loss_fn_config: Optional[Dict[str, float]],
-    ) -> BatchOperation:
-        batch = validate_batch(self.session, data, loss_fn, loss_fn_config)
-        return BatchOperation(self._lane, name, batch)
 
     @blocking
     def forward_backward_custom(
@@ -179,7 +170,14 @@ class TrainingClient(Client):
         The optimizer step is sent only after every chunk of the batch was accepted. Otherwise it is withdrawn, and the
         error of the batch is raised. Arguments and errors are those of :meth:`forward_backward`.
         """
-        return self._train_step(data, loss_fn, adam_params, loss_fn_config).run(timeout)
+        deadline = self.session.deadline(timeout)
+        backward, step = self.submit_train_step(data, loss_fn, adam_params, loss_fn_config)
+        try:
+            output = wait_until(self.session, backward, deadline)
+        except BaseException:
+            step.abandon()
+            raise
+        return TrainStepOutput(output, wait_until(self.session, step, deadline))
 
     def submit_train_step(
         self,
@@ -191,17 +189,10 @@ class TrainingClient(Client):
         timeout: Optional[float] = None,
     ) -> Tuple[Future[types.ForwardBackwardOutput], Future[types.OptimStepResponse]]:
         """Start :meth:`train_step` and return the futures of the backward pass and of the optimizer step."""
-        return self._train_step(data, loss_fn, adam_params, loss_fn_config).submit(timeout)
-
-    def _train_step(
-        self,
-        data: Iterable[types.Datum],
-        loss_fn: types.LossFnType,
-        adam_params: types.OptimParams,
-        loss_fn_config: Optional[Dict[str, float]],
-    ) -> TrainStep:
-        step = OptimizerStep(self._lane, adam_params)
-        return TrainStep(self._batch("forward_backward", data, loss_fn, loss_fn_config), step)
+        backward = BatchOperation(self._lane, "forward_backward", data, loss_fn, loss_fn_config)
+        step = OptimizerStep(self._lane, adam_params, backward)
+        self._lane.enqueue(timeout, backward, step)
+        return backward.future, step.future
 
     # Checkpoints
 
@@ -231,7 +222,7 @@ class TrainingClient(Client):
             user_metadata=check_labels(user_metadata),
             overwrite=overwrite or None,
         )
-        return RequestOperation(self._lane, "save_state", "save_weights", request)
+        return RequestOperation(self._lane, "save_state", request, "save_weights")
 
     submit_save_state = submitted(save_state)
 
@@ -271,7 +262,7 @@ class TrainingClient(Client):
             optimizer=optimizer,
             weights_access_token=check_optional_text("weights_access_token", token, secret=True),
         )
-        return RequestOperation(self._lane, name, "load_weights", request)
+        return RequestOperation(self._lane, name, request, "load_weights")
 
     @blocking
     def save_weights_for_sampler(
@@ -292,8 +283,7 @@ class TrainingClient(Client):
             ttl_seconds=check_ttl(ttl_seconds),
             user_metadata=check_labels(user_metadata),
         )
-        endpoint = "save_weights_for_sampler"
-        return RequestOperation(self._lane, endpoint, endpoint, request, _named_save)
+        return RequestOperation(self._lane, "save_weights_for_sampler", request, convert=_named_save)
 
     submit_save_weights_for_sampler = submitted(save_weights_for_sampler)
 
@@ -325,8 +315,7 @@ class TrainingClient(Client):
             ttl_seconds=check_ttl(ttl_seconds),
             age_encryption_recipients=recipients,
         )
-        endpoint = "save_weights_external"
-        return RequestOperation(self._lane, endpoint, endpoint, request)
+        return RequestOperation(self._lane, "save_weights_external", request)
 
     submit_save_weights_external = submitted(save_weights_external)
 
@@ -355,33 +344,23 @@ class TrainingClient(Client):
         if kind not in (None, "snapshot", "inflight") or (kind is not None and name is not None):
             raise ValueError(f"kind={kind!r}: give 'snapshot' or 'inflight', and no name; or leave it out")
         session, is_named = self.session, name is not None
-        number = None if is_named else session.next_number("sampling_session_seq_id")
         request = types.SaveWeightsForSamplerRequest(
             self.model_id,
             path=check_text("name", name) if is_named else None,
-            sampling_session_seq_id=number,
+            sampling_session_seq_id=None if is_named else session.next_number("sampling_session_seq_id"),
             kind=kind,
         )
+        options: Any = {"retry_config": retry_config, "record_stability_info": record_stability_info}
 
         def open_client(saved: types.SaveWeightsForSamplerResponseInternal) -> SamplingClient:
-            if is_named or not saved.sampling_session_id:
-                # Without a name, some servers save under a name of their own.
-                return open_sampling_client(
-                    session,
-                    model_path=_named_save(saved).path,
-                    base_model=None,
-                    retry_config=retry_config,
-                    record_stability_info=record_stability_info,
-                )
-            return SamplingClient(
-                session,
-                saved.sampling_session_id,
-                retry_config=retry_config,
-                record_stability_info=record_stability_info,
-            )
+            if not is_named and saved.sampling_session_id:
+                return SamplingClient(session, saved.sampling_session_id, **options)
+            # Without a name, some servers save under a name of their own.
+            path = _named_save(saved).path
+            return open_sampling_client(session, model_path=path, base_model=None, **options)
 
         operation = "save_weights_and_get_sampling_client"
-        return RequestOperation(self._lane, operation, "save_weights_for_sampler", request, open_client)
+        return RequestOperation(self._lane, operation, request, "save_weights_for_sampler", open_client)
 
     submit_save_weights_and_get_sampling_client = submitted(save_weights_and_get_sampling_client)
 
@@ -416,9 +395,8 @@ class TrainingClient(Client):
 
     @blocking
     def get_info(self, *, timeout: Optional[float] = None) -> Operation[types.GetInfoResponse]:
-        """Return the model's base, adapter and tokenizer, immediately and not in order. POST /api/v1/get_info."""
-        request = Request("get_info", types.GetInfoRequest(self.model_id))
-        return request_operation(self, "get_info", request)
+        """Return the model's base, adapter and tokenizer, without waiting for its operations. POST /api/v1/get_info."""
+        return request_operation(self, "get_info", Request("get_info", types.GetInfoRequest(self.model_id)))
 
     submit_get_info = submitted(get_info)
 

@@ -11,8 +11,6 @@ from typing import Any, Protocol
 
 from .primitives import Lock
 
-__all__ = ["close_at_exit"]
-
 _log = logging.getLogger(__name__)
 
 
@@ -22,30 +20,12 @@ class _Closable(Protocol):
 
 _objects: weakref.WeakSet[_Closable] = weakref.WeakSet()  # guarded by _lock
 _lock = Lock()
-_is_registered = False  # guarded by _lock
 
 
 def close_at_exit(closable: _Closable) -> None:
     """Call ``closable.close()`` when the interpreter exits, if the object still exists then. Held weakly."""
-    global _is_registered
     with _lock:
         _objects.add(closable)
-        if _is_registered:
-            return
-        _is_registered = True
-    if hasattr(os, "register_at_fork"):
-        os.register_at_fork(after_in_child=_forget_objects)
-    register = getattr(threading, "_register_atexit", None)
-    if register is None:
-        import atexit
-
-        register = atexit.register
-    # Plain atexit runs after concurrent.futures has joined its workers, which may wait for results of ours.
-    # Callbacks that are registered here after that module was imported run before it joins them.
-    try:
-        register(_close_all)
-    except RuntimeError:
-        _log.debug("Created during interpreter shutdown: closed with the process")
 
 
 def _forget_objects() -> None:
@@ -60,3 +40,13 @@ def _close_all() -> None:
         objects = list(_objects)
     for closable in objects:
         closable.close()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_objects)
+# Callbacks of atexit run after concurrent.futures has joined its workers, which may wait for results of this package.
+# Callbacks that are registered here, after that module was imported, run before it joins them.
+try:
+    threading._register_atexit(_close_all)  # type: ignore[attr-defined]
+except RuntimeError:
+    _log.debug("Imported while the interpreter exits: sessions are not closed")

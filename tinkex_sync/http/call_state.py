@@ -25,7 +25,6 @@ class CallState:
         "accepted_at",
         "call_id",
         "future",
-        "is_withdrawn",
         "items",
         "more_to_send",
         "operation",
@@ -52,8 +51,6 @@ class CallState:
         self.sent = "no"
         #: Whether chunks of it have not been sent yet.
         self.more_to_send = False
-        #: Whether it was cancelled before it was sent.
-        self.is_withdrawn = False
         self.request_id: Optional[str] = None
         #: Time of the clock at which the server accepted it.
         self.accepted_at: Optional[float] = None
@@ -83,7 +80,7 @@ class CallState:
     @property
     def is_unsent(self) -> bool:
         """Whether the server has not accepted the call, or a chunk of it, yet."""
-        return not self.is_withdrawn and (self.sent != "yes" or self.more_to_send)
+        return self.sent != "yes" or self.more_to_send
 
     def deadline_exceeded(self, is_started: bool = False) -> DeadlineExceeded:
         """Return the error for a timeout at this point.

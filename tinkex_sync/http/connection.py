@@ -71,6 +71,8 @@ class Connection:
         self.credentials = Credentials(config, self.clock, self.timer)
         #: The source of requests that belong to no single client.
         self.source = Source("service", "", "")
+        #: Time of the clock at which the server last confirmed the session; None before there is one.
+        self.last_heartbeat: Optional[float] = None
         self._policies = make_policies(config)
         self._lock = Lock()
         self._retrying = 0  # guarded by _lock

@@ -9,11 +9,11 @@ Sources: PROTOCOL sections 5.1 to 5.3 of the 0.7.0 client, and the observed beha
 
 from __future__ import annotations
 
+import contextlib
 import email.utils
 import logging
 import random
 import time
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Callable, Dict, Iterator, Mapping, Optional, Tuple, Type
 
@@ -98,10 +98,10 @@ def retry_after(headers: Mapping[str, str]) -> Optional[float]:
         try:
             value = float(text)
         except ValueError:
-            parsed = email.utils.parsedate_tz(text)
-            if parsed is not None:
+            # Years and offsets that no calendar has raise any of these.
+            with contextlib.suppress(ValueError, OverflowError, TypeError, IndexError):
                 # An HTTP date is wall-clock time; no monotonic clock can be compared with it.
-                value = email.utils.mktime_tz(parsed) - time.time()
+                value = email.utils.parsedate_to_datetime(text).timestamp() - time.time()
     return value if value is not None and 0 < value <= _LONGEST_RETRY_AFTER else None
 
 
@@ -138,7 +138,7 @@ class Attempts:
         self.number += 1
         self.attempt_started = self.clock.time()
 
-    @contextmanager
+    @contextlib.contextmanager
     def running(self) -> Iterator[None]:
         """Count one more attempt, which a ``with`` block makes, and keep ``in_doubt`` up to date."""
         self.start()

@@ -21,6 +21,7 @@ from ..concurrency.timer import Timer, TimerHandle
 from ..config import Config
 from ..errors import (
     APIConnectionError,
+    APIResponseValidationError,
     APITimeoutError,
     ClosedError,
     ConfigError,
@@ -42,6 +43,10 @@ _MOST_REDIRECTS = 5
 #: The redirects that keep method and body.
 _FOLLOWED = frozenset({307, 308})
 _LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
+#: Bytes of a body that are read at a time.
+_BLOCK = 1 << 18
+#: A compressed body may always have this size, and above it this many times the bytes that were received.
+_LARGEST_SUSPECT, _HIGHEST_RATE = 64 << 20, 200
 #: A server that varies its deprecation notes must not fill the memory.
 _MOST_NOTES = 1000
 
@@ -106,6 +111,8 @@ class Transport:
         #: Whether the ``requests.Session`` is ours, so that its authentication and hooks need not run.
         self._is_own = config.session_factory is None
         self._session: requests.Session = (config.session_factory or requests.Session)()
+        # requests would read the body of a redirect without a limit, and fail on a location that is no URL.
+        self._session.get_redirect_target = lambda response: None  # type: ignore[method-assign]
         for prefix in ("https://", "http://"):
             # A user's own adapters stay. Requests through them can only end by their timeouts.
             if type(self._session.adapters.get(prefix)) is requests.adapters.HTTPAdapter:
@@ -124,7 +131,7 @@ class Transport:
             "proxies": self.proxies,
             "verify": self.verify,
             "cert": config.client_certificate,
-            "stream": False,
+            "stream": True,
         }
         self._headers = _default_headers(config)
         self._query = urlencode({name: _query_text(value) for name, value in config.default_query.items()})
@@ -155,28 +162,56 @@ class Transport:
                 prepared = self._prepare(row.method, url, request.content, all_headers)
                 try:
                     response = self._session.send(prepared, timeout=self._timeouts(row), **self._options)
+                    content = self._read(response)
                 except (requests.RequestException, OSError, ValueError) as error:
                     if exchange.cut_by is not None:
                         raise self._cut(exchange, error) from error
                     raise self._connection_error(exchange, error, row.method, url) from error
+                if exchange.cut_by is not None:
+                    # A body without a length ends where its socket is shut down.
+                    raise self._cut(exchange, None)
                 target = response.headers.get("location")
                 if response.status_code not in _FOLLOWED or not target or row.redirect_ok:
                     break
-                target = urljoin(url, target)
-                if urlsplit(target)[:2] != urlsplit(url)[:2]:
+                if not _has_same_origin(url, target):
                     break  # The API key must not be sent to another host.
-                url = target
-        return self._checked(response, request, url, started)
+                url = urljoin(url, target)
+        return self._checked(response, content, request, url, started)
 
-    def _checked(self, response: requests.Response, request: Request, url: str, started: float) -> Reply:
+    def _read(self, response: requests.Response) -> bytes:
+        """Read and decompress the body. Nothing is allocated for a declared length, which may be wrong.
+
+        Raises:
+            APIResponseValidationError: It is too large, or its compression rate is that of an attack.
+        """
+        limit, pieces, size = self._config.max_response_bytes, [], 0
+        try:
+            for piece in response.iter_content(_BLOCK):
+                pieces.append(piece)
+                size += len(piece)
+                is_bomb = size > _LARGEST_SUSPECT and "content-encoding" in response.headers
+                if size > limit or (is_bomb and size > _HIGHEST_RATE * response.raw.tell()):
+                    raise APIResponseValidationError(
+                        f"the response decompresses to more than {size} bytes; the limit max_response_bytes is {limit},"
+                        f" and {_HIGHEST_RATE} times its compressed size",
+                        status_code=response.status_code,
+                    )
+        except BaseException:
+            response.close()  # Otherwise the rest of the body would be the next response.
+            raise
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def _checked(
+        self, response: requests.Response, content: bytes, request: Request, url: str, started: float
+    ) -> Reply:
         """Return the response as a Reply, or raise the error that its status stands for."""
         lowered = {name.lower(): value for name, value in response.headers.items()}
         self._log_deprecation(lowered)
         status = response.status_code
         if 200 <= status < 300 or (request.row.redirect_ok and 300 <= status < 400):
-            return Reply(status, lowered, response.content, self._clock.time() - started)
+            return Reply(status, lowered, content, self._clock.time() - started)
         failed = status_error(
-            status, body=_error_body(response.content), headers=lowered, retry_after=retry_after(lowered)
+            status, body=_error_body(content), headers=lowered, retry_after=retry_after(lowered)
         )
         failed.request = _sent_request(request.row.method, url)
         raise failed
@@ -306,6 +341,14 @@ def _default_headers(config: Config) -> Dict[str, str]:
     return headers
 
 
+def _has_same_origin(url: str, location: str) -> bool:
+    """Return whether a redirect to ``location`` stays on the server of ``url``."""
+    try:
+        return urlsplit(urljoin(url, location))[:2] == urlsplit(url)[:2]
+    except ValueError:  # It is not a URL.
+        return False
+
+
 def _query_text(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return ",".join(map(_query_text, value))
@@ -322,7 +365,7 @@ def _error_body(content: bytes) -> Any:
     try:
         return codec.loads(content)
     except ValueError:
-        return content.decode("utf-8", "replace").strip()
+        return content[: codec.LONGEST_ERROR_BODY].decode("utf-8", "replace").strip()
 
 
 def _root_cause(error: BaseException) -> str:

@@ -10,10 +10,11 @@ from flask import Flask, Response, g, request
 from werkzeug.exceptions import HTTPException
 
 from . import protobuf_bodies
+from .browser_protection import find_problem
 from .checkpoint_operations import CheckpointOperations
 from .faults import Faults
 from .idempotency import IDEMPOTENT_OPERATIONS, RecordedResponses, digest
-from .json_bodies import Body, ErrorResponse, decode_body
+from .json_bodies import Body, ErrorResponse, decode_body, decompress
 from .model_operations import ModelOperations
 from .resource_routes import KEY_ENDPOINTS, add_client_routes, add_resource_routes, json_response
 from .sampling_operations import SamplingOperations
@@ -53,6 +54,7 @@ def create_app(state: ServerState) -> Flask:
     app.url_map.strict_slashes = False
     tokens = TokenIssuer(state.config.token_lifetime)
     faults, errors = _FaultInjection(state), _ErrorHandlers()
+    app.before_request(lambda: _reject_web_pages(state.options.host))
     app.before_request(_Authentication(state, tokens).check)
     app.before_request(faults.before_request)
     app.after_request(faults.after_request)
@@ -70,6 +72,14 @@ def create_app(state: ServerState) -> Flask:
         add_client_routes(app, state, tokens)
     _add_control_routes(app, state)
     return app
+
+
+def _reject_web_pages(configured_host: str) -> Optional[Response]:
+    """Return an error response (403) if a web page may have caused the request, else None."""
+    problem = find_problem(
+        request.path, request.headers.get("Host", ""), request.headers.get("Origin"), configured_host
+    )
+    return None if problem is None else json_response({"detail": problem}, 403)
 
 
 class _Authentication:
@@ -211,8 +221,9 @@ class _OperationRoutes:
         return view
 
     def _decode(self, name: str, data: bytes) -> Body:
+        decompressed = decompress(data, request.headers.get("Content-Encoding", ""))
         if name != "forward_backward":
-            return decode_body(data)
+            return decode_body(decompressed)
         is_protobuf = request.mimetype == protobuf_bodies.PROTOBUF_TYPE
         if not (self._config.supports_0_38 if is_protobuf else self._config.supports_0_7):
             accepted = protobuf_bodies.PROTOBUF_TYPE if self._config.supports_0_38 else "application/json"
@@ -220,9 +231,8 @@ class _OperationRoutes:
                 415, f"forward_backward needs {accepted} on this server, got {request.mimetype}"
             )
         if not is_protobuf:
-            return decode_body(data)
+            return decode_body(decompressed)
         self._stats.add("protobuf_requests")
-        decompressed = protobuf_bodies.decompress(data, request.headers.get("Content-Encoding", ""))
         if decompressed is not data:
             self._stats.add("compressed_requests")
         return Body(protobuf_bodies.decode_forward_backward(decompressed))

@@ -36,16 +36,14 @@ class CheckpointOperations:
         return handlers
 
     def save_weights(self, body: Body, data: bytes) -> JsonObject:
-        """Save a training checkpoint. POST /api/v1/save_weights."""
-        model = self._models.loaded(body.text("model_id"))
+        """Save a training checkpoint. POST /api/v1/save_weights.
+
+        Raises:
+            ErrorResponse: 409, there is a checkpoint of this name, and the request does not contain ``overwrite``.
+        """
+        model = self._state.model(body)
         name = uuid.uuid4().hex if body.optional_text("path") is None else check_name(body.text("path"))
-        fields = self._optional_fields(body)
-        # In protocol 0.7.0 a new checkpoint always replaces one of the same name.
-        overwrite = not self._config.supports_0_38 or body.flag("overwrite", self._config.supports_0_7)
-        future, _ = self._state.submit_training(
-            model, body, data, lambda: self._models.save(model, "weights", name, fields, overwrite=overwrite)
-        )
-        return accepted(future)
+        return self._save(model, "weights", name, self._optional_fields(body), body, data)
 
     def _optional_fields(self, body: Body) -> JsonObject:
         if not self._config.supports_0_38:
@@ -54,7 +52,7 @@ class CheckpointOperations:
 
     def save_weights_for_sampler(self, body: Body, data: bytes) -> JsonObject:
         """Save weights for sampling, with a name or for one sampling session. POST /api/v1/save_weights_for_sampler."""
-        model = self._models.loaded(body.text("model_id"))
+        model = self._state.model(body)
         if body.optional_text("path") is not None:
             name, fields = check_name(body.text("path")), self._optional_fields(body)
             return self._save(model, "sampler_weights", name, fields, body, data)
@@ -75,15 +73,20 @@ class CheckpointOperations:
         """Save weights for download. POST /api/v1/save_weights_external."""
         if body.raw.get("age_encryption_recipients"):
             raise body.field_error("age_encryption_recipients", "this server cannot encrypt; omit the field")
-        model = self._models.loaded(body.text("model_id"))
+        model = self._state.model(body)
         name, fields = check_name(body.text("path")), {"expires_at": parse_expiry(body)}
         return self._save(model, "external_weights", name, fields, body, data)
 
     def _save(
         self, model: TrainedModel, folder: str, name: str, fields: JsonObject, body: Body, data: bytes
     ) -> JsonObject:
+        overwrite = body.flag("overwrite", False)
         future, _ = self._state.submit_training(
-            model, body, data, lambda: self._models.save(model, folder, name, fields)
+            model,
+            body,
+            data,
+            lambda: self._models.save(model, folder, name, fields),
+            admit=lambda: self._models.reserve_name(model, folder, name, overwrite=overwrite),
         )
         return accepted(future)
 

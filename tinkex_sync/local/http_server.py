@@ -6,31 +6,96 @@ safe because it reads each body completely before the application receives the r
 
 from __future__ import annotations
 
+import errno
 import io
 import logging
+import socket
 import sys
+import time
 from typing import Any, Dict, Iterable, List, Optional, Tuple
 
 from werkzeug.serving import ThreadedWSGIServer, WSGIRequestHandler
 
 from .app import OUTCOME, Outcome
-from .json_bodies import encode_json
+from .json_bodies import MAX_BODY, encode_json
 from .stats import Stats
 
-__all__ = ["MAX_BODY", "RequestHandler", "Server"]
+__all__ = ["RequestHandler", "Server"]
 
 _log = logging.getLogger(__name__)
 
-#: The most bytes of a request body.
-MAX_BODY = 256 * 1024 * 1024
+#: Seconds for which a connection without a request is kept.
+IDLE_TIMEOUT = 75.0
+#: Seconds from the first byte of a request to the end of its headers.
+HEAD_TIMEOUT = 20.0
+#: Seconds without a byte of the body, and seconds to send a part of the response.
+TRANSFER_TIMEOUT = 60.0
+#: Bytes of a body that are read at a time.
+_READ_SIZE = 1024 * 1024
+#: Seconds to wait before the next attempt to accept a connection if no file descriptor is available.
+_ACCEPT_BACKOFF = 0.1
+
+
+class _DeadlineReader(io.RawIOBase):
+    """Reads from a socket until a deadline. A timeout of the socket alone would not end a slow stream of bytes."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._deadline = 0.0
+        self._timeout: Optional[float] = None
+
+    def readable(self) -> bool:
+        """Return True."""
+        return True
+
+    def limit(self, *, deadline: Optional[float] = None, timeout: Optional[float] = None) -> None:
+        """Set the seconds from now for all following reads together, or the seconds for each of them."""
+        self._deadline, self._timeout = time.monotonic() + (deadline or 0.0), timeout
+
+    def readinto(self, buffer: Any) -> int:
+        """Read bytes into a buffer.
+
+        Raises:
+            socket.timeout: The limit is reached.
+        """
+        remaining = self._timeout
+        if remaining is None:
+            remaining = self._deadline - time.monotonic()
+            if remaining <= 0:
+                raise socket.timeout("the request was not received in time")
+        self._connection.settimeout(remaining)
+        return self._connection.recv_into(buffer)
 
 
 class RequestHandler(WSGIRequestHandler):
-    """Handles the requests of one connection, one after another."""
+    """Handles the requests of one connection, one after another.
+
+    The connection is closed after IDLE_TIMEOUT without a request, and if a client needs longer than HEAD_TIMEOUT to
+    send the headers of a request.
+    """
 
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
     wbufsize = 64 * 1024
+
+    def setup(self) -> None:
+        """Replace the reader of the base class by one with deadlines."""
+        super().setup()
+        self.rfile.close()
+        self._reader = _DeadlineReader(self.connection)
+        self._buffered = io.BufferedReader(self._reader, 64 * 1024)
+        self.rfile = self._buffered
+
+    def handle_one_request(self) -> None:
+        """Wait for a request, read its headers and handle it."""
+        self._reader.limit(deadline=IDLE_TIMEOUT)
+        try:
+            self._buffered.peek(1)
+        except socket.timeout:
+            self.close_connection = True
+            return
+        self._reader.limit(deadline=HEAD_TIMEOUT)
+        super().handle_one_request()
 
     def run_wsgi(self) -> None:
         """Handle one request."""
@@ -38,10 +103,12 @@ class RequestHandler(WSGIRequestHandler):
             self.wfile.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             self.wfile.flush()
         environ = self.make_environ()
+        self._reader.limit(timeout=TRANSFER_TIMEOUT)
         body = self._read_body(environ)
         if body is None:
             return
-        environ["wsgi.input"], environ["CONTENT_LENGTH"] = io.BytesIO(body), str(len(body))
+        self.connection.settimeout(TRANSFER_TIMEOUT)
+        environ["wsgi.input"], environ["CONTENT_LENGTH"] = body, str(len(body.getbuffer()))
         outcome = environ[OUTCOME] = Outcome()
         started: List[Tuple[str, List[Tuple[str, str]]]] = []
 
@@ -59,22 +126,32 @@ class RequestHandler(WSGIRequestHandler):
             if close is not None:
                 close()
 
-    def _read_body(self, environ: Dict[str, Any]) -> Optional[bytes]:
+    def _read_body(self, environ: Dict[str, Any]) -> Optional[io.BytesIO]:
         """Read the body. Return None if that is not possible and the request must not be handled."""
-        length = environ.get("CONTENT_LENGTH") or "0"
-        if environ.get("wsgi.input_terminated"):
-            body: bytes = environ["wsgi.input"].read()
-            return body
-        if not length.isdigit():
-            self._reject(400, f"bad Content-Length: {length!r}")
-            return None
-        if int(length) > MAX_BODY:
+        length: Optional[int] = None
+        if not environ.get("wsgi.input_terminated"):
+            text = environ.get("CONTENT_LENGTH") or "0"
+            if not (text.isascii() and text.isdigit()):
+                self._reject(400, f"bad Content-Length: {text[:80]!r}")
+                return None
+            length = int(text[:20])
+        if length is not None and length > MAX_BODY:
             self._reject(413, f"the body has more than {MAX_BODY} bytes")
             return None
-        body = self.rfile.read(int(length))
-        if len(body) < int(length):
+        # BytesIO, because the body may be large and the application reads it without another copy.
+        body, size, stream = io.BytesIO(), 0, environ["wsgi.input"]
+        while length is None or size < length:
+            part = stream.read(_READ_SIZE if length is None else min(_READ_SIZE, length - size))
+            if not part:
+                break
+            size += body.write(part)
+            if size > MAX_BODY:
+                self._reject(413, f"the body has more than {MAX_BODY} bytes")
+                return None
+        if length is not None and size < length:
             self.close_connection = True
             return None
+        body.seek(0)
         return body
 
     def _reject(self, status: int, detail: str) -> None:
@@ -126,7 +203,14 @@ class Server(ThreadedWSGIServer):
 
     def get_request(self) -> Any:
         """Accept a connection and count it."""
-        accepted = super().get_request()
+        try:
+            accepted = super().get_request()
+        except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE):
+                # The connection stays in the backlog, so without a pause the accept loop would use a whole CPU.
+                _log.warning("connection not accepted: error=%s", error)
+                time.sleep(_ACCEPT_BACKOFF)
+            raise
         self._stats.add("connections")
         return accepted
 

@@ -2,11 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, List, Optional, Type, TypeVar
+import gzip
+import io
+import zlib
+from typing import IO, Any, Dict, List, Optional, Tuple, Type, TypeVar
 
 import orjson
 
-__all__ = ["Body", "ErrorResponse", "JsonObject", "decode_body", "encode_json"]
+from .shortened import shortened
+
+__all__ = [
+    "MAX_BODY",
+    "Body",
+    "ErrorResponse",
+    "JsonObject",
+    "decode_body",
+    "decompress",
+    "encode_json",
+]
+
+#: The most bytes of a request body, before and after decompression.
+MAX_BODY = 256 * 1024 * 1024
+#: Bytes that are decompressed at a time.
+_PART_SIZE = 1024 * 1024
 
 T = TypeVar("T")
 JsonObject = Dict[str, Any]
@@ -39,11 +57,6 @@ class ErrorResponse(Exception):
         self.headers = headers or {}
 
 
-def _shortened(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."
-
-
 class Body:
     """An object in the JSON body of a request. It knows its path inside the body, for error messages.
 
@@ -57,7 +70,7 @@ class Body:
 
     def __init__(self, raw: Any, path: str = "") -> None:
         if not isinstance(raw, dict):
-            raise ErrorResponse(422, f"{path or 'body'}: must be an object, not {_shortened(raw)}")
+            raise ErrorResponse(422, f"{path or 'body'}: must be an object, not {shortened(raw)}")
         self.raw: JsonObject = raw
         self._prefix = f"{path}." if path else ""
 
@@ -71,7 +84,7 @@ class Body:
             return None
         # In Python bool is a subclass of int. In JSON they are different types.
         if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-            raise self.field_error(name, f"must be {_TYPE_NAMES[kind]}, not {_shortened(value)}")
+            raise self.field_error(name, f"must be {_TYPE_NAMES[kind]}, not {shortened(value)}")
         return value
 
     def _required(self, name: str, kind: Type[T]) -> T:
@@ -123,7 +136,7 @@ class Body:
         if value is None:
             return []
         if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-            raise self.field_error(name, f"must be a list of strings, not {_shortened(value)}")
+            raise self.field_error(name, f"must be a list of strings, not {shortened(value)}")
         return value
 
     def inner(self, name: str) -> Body:
@@ -135,6 +148,59 @@ class Body:
     def optional_inner(self, name: str) -> Body:
         """Return an object, or an empty one if it is absent."""
         return Body({} if self.raw.get(name) is None else self.raw[name], f"{self._prefix}{name}")
+
+
+def decompress(data: bytes, encoding: str) -> bytes:
+    """Decompress a body.
+
+    Args:
+        data: The bytes of the body.
+        encoding: The header ``Content-Encoding``, or "".
+
+    Returns:
+        The decompressed bytes. ``data`` itself if it is not compressed.
+
+    Raises:
+        ErrorResponse: 415 if the encoding is not supported, 400 if the body is damaged, 413 if it is too large.
+    """
+    encoding = encoding.strip().lower()
+    if encoding in ("", "identity"):
+        return data
+    decoders = {"gzip": _gzip_reader, "zstd": _zstd_reader}
+    if encoding not in decoders:
+        raise ErrorResponse(
+            415, f"Content-Encoding {encoding[:80]!r} is not supported; use zstd, gzip or none"
+        )
+    reader, errors = decoders[encoding](data)
+    parts, size = [], 0
+    try:
+        with reader:
+            for part in iter(lambda: reader.read(_PART_SIZE), b""):
+                parts.append(part)
+                size += len(part)
+                if size > MAX_BODY:
+                    raise ErrorResponse(413, f"the decompressed body has more than {MAX_BODY} bytes")
+    except errors as error:
+        raise ErrorResponse(400, f"the body is not valid {encoding}: {error}") from None
+    return b"".join(parts)
+
+
+#: A stream of decompressed bytes, and the exceptions that it raises if the body is damaged.
+_Reader = Tuple[IO[bytes], Tuple[Type[Exception], ...]]
+
+
+def _gzip_reader(data: bytes) -> _Reader:
+    return gzip.GzipFile(fileobj=io.BytesIO(data)), (OSError, EOFError, zlib.error)  # type: ignore[return-value]
+
+
+def _zstd_reader(data: bytes) -> _Reader:
+    try:
+        import zstandard
+    except ImportError:
+        raise ErrorResponse(415, "Content-Encoding 'zstd' needs zstandard on this server") from None
+    # The window of a frame is memory too, and a frame declares its size itself.
+    decompressor = zstandard.ZstdDecompressor(max_window_size=MAX_BODY)
+    return decompressor.stream_reader(data), (zstandard.ZstdError,)
 
 
 def decode_body(data: bytes) -> Body:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import threading
 import uuid
-from collections import OrderedDict
-from typing import Any, Dict, List, Mapping, Optional, Sequence
+from collections import Counter, OrderedDict
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from .engine import BASE_MODELS, DEFAULT_MODEL, EngineError, SamplingModel, TrainingModel
 from .json_bodies import Body, ErrorResponse, JsonObject
@@ -31,7 +31,7 @@ class TrainedModel:
     """A training model with the queue that keeps its operations in order.
 
     Invariant: only jobs of ``queue`` use ``engine``. It is None until the model is created, if the creation failed, and
-    after the model was unloaded.
+    after the model was unloaded. ``saving`` contains the folder and name of each accepted save that has not ended.
     """
 
     def __init__(self, record: Record, *, ordered: bool) -> None:
@@ -40,6 +40,7 @@ class TrainedModel:
         self.engine: Optional[TrainingModel] = None
         #: All operations of the run fail from now on.
         self.corrupted = False
+        self.saving: Counter[Tuple[str, str]] = Counter()  # guarded by the lock of Models
 
 
 class Models:
@@ -186,11 +187,23 @@ class Models:
 
     def save_records(self) -> None:
         """Save the records of the loaded models, whose request times changed since they were created."""
-        with self._lock:
-            loaded = list(self._loaded.values())
-        for model in loaded:
+        for model in self.all_loaded():
             if model.engine is not None:
                 self._store.put("runs", model.record)
+
+    def all_loaded(self) -> List[TrainedModel]:
+        """Return the loaded models."""
+        with self._lock:
+            return list(self._loaded.values())
+
+    def submit_unload(self, model: TrainedModel) -> None:
+        """Unload a model after its accepted operations."""
+        model.queue.submit(lambda: self._unload_and_record(model))
+
+    def _unload_and_record(self, model: TrainedModel) -> None:
+        if model.engine is not None:
+            self._store.put("runs", model.record)
+        self.unload(model)
 
     def unload(self, model: TrainedModel) -> JsonObject:
         """Unload a model. Return the result of unload_model."""
@@ -237,35 +250,48 @@ class Models:
 
     # Checkpoints.
 
+    def reserve_name(self, model: TrainedModel, folder: str, name: str, *, overwrite: bool) -> None:
+        """Record an accepted save. :meth:`save` must follow, and ends the reservation.
+
+        Raises:
+            ErrorResponse: 409, the name is used by a checkpoint or by an accepted save, and ``overwrite`` is false.
+        """
+        exists = self._store.has(model.record["id"], folder, name)
+        with self._lock:
+            if not overwrite and (exists or model.saving[folder, name]):
+                path = tinker_path({"run_id": model.record["id"], "folder": folder, "name": name})
+                raise ErrorResponse(
+                    409, f"checkpoint {path} already exists: choose another name, or send overwrite"
+                )
+            model.saving[folder, name] += 1
+
     def save(
-        self,
-        model: TrainedModel,
-        folder: str,
-        name: str,
-        fields: Mapping[str, Any] = _NO_FIELDS,
-        *,
-        overwrite: bool = True,
+        self, model: TrainedModel, folder: str, name: str, fields: Mapping[str, Any] = _NO_FIELDS
     ) -> JsonObject:
-        """Save a checkpoint. Checkpoints in the folder "weights" contain the optimizer state.
+        """Save a checkpoint under a reserved name. It replaces one of this name.
+
+        Checkpoints in the folder "weights" contain the optimizer state.
 
         Args:
             model: The model.
             folder: "weights", "sampler_weights" or "external_weights".
             name: The name of the checkpoint.
             fields: Further fields of its record.
-            overwrite: Whether it may replace a checkpoint of the same name.
 
         Returns:
             The result of the operation that saves into the folder.
 
         Raises:
-            EngineError: The model is not loaded, or there is a checkpoint of this name.
+            EngineError: The model is not loaded.
         """
+        try:
+            return self._save(model, folder, name, fields)
+        finally:
+            with self._lock:
+                model.saving -= Counter([(folder, name)])
+
+    def _save(self, model: TrainedModel, folder: str, name: str, fields: Mapping[str, Any]) -> JsonObject:
         engine = self._engine(model)
-        if not overwrite and self._store.has(model.record["id"], folder, name):
-            raise EngineError(
-                f"checkpoint {folder}/{name} of this model already exists: use another name, or overwrite it"
-            )
         record = self._store.save(
             {
                 **fields,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Dict, Optional
 
 from .json_bodies import Body, ErrorResponse
+from .shortened import shortened
 from .store import timestamp
 
 __all__ = ["check_optimizer_type", "parse_expiry", "parse_labels", "parse_score_options"]
@@ -29,7 +30,7 @@ def parse_labels(body: Body) -> Dict[str, Any]:
     """Return the ``user_metadata`` of ``body`` as a dict of one key, or an empty dict if there is none."""
     labels = body.optional_inner("user_metadata").raw
     if not all(isinstance(value, str) for value in labels.values()):
-        raise body.field_error("user_metadata", f"must map names to strings, not {labels!r:.80}")
+        raise body.field_error("user_metadata", f"must map names to strings, not {shortened(labels)}")
     return {"user_metadata": labels} if labels else {}
 
 

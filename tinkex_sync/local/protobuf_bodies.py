@@ -14,15 +14,15 @@ from .json_bodies import ErrorResponse
 __all__ = [
     "PROTOBUF_TYPE",
     "decode_forward_backward",
-    "decompress",
     "encode_sample_result",
     "encode_training_result",
 ]
 
 #: The media type of protobuf bodies.
 PROTOBUF_TYPE = "application/x-protobuf"
-#: The most bytes of a body after decompression.
-MAX_DECOMPRESSED = 256 * 1024 * 1024
+
+#: The most elements of a tensor.
+MAX_ELEMENTS = 16 * 1024 * 1024
 
 #: The dtype in protobuf, the numpy dtype of its bytes, and the dtype in JSON.
 _DTYPES = {
@@ -33,37 +33,6 @@ _DTYPES = {
 }
 #: The token and the log probability in an empty cell of a top-k table.
 _EMPTY_CELL = (0, -99999.0)
-
-
-def decompress(data: bytes, encoding: str) -> bytes:
-    """Decompress a body.
-
-    Args:
-        data: The bytes of the body.
-        encoding: The header ``Content-Encoding``, or "".
-
-    Returns:
-        The decompressed bytes. ``data`` itself if it is not compressed.
-
-    Raises:
-        ErrorResponse: 415 if the encoding is not supported, 400 if the frame is damaged, 413 if the body is too large.
-    """
-    if encoding in ("", "identity"):
-        return data
-    try:
-        import zstandard
-    except ImportError:
-        zstandard = None  # type: ignore[assignment]
-    if encoding != "zstd" or zstandard is None:
-        raise ErrorResponse(415, f"Content-Encoding {encoding!r} is not supported; use zstd or none")
-    try:
-        with zstandard.ZstdDecompressor().stream_reader(data) as reader:
-            plain = reader.read(MAX_DECOMPRESSED + 1)
-    except zstandard.ZstdError as error:
-        raise ErrorResponse(400, f"the body is not a zstd frame: {error}") from None
-    if len(plain) > MAX_DECOMPRESSED:
-        raise ErrorResponse(413, f"the decompressed body has more than {MAX_DECOMPRESSED} bytes")
-    return plain
 
 
 # Requests
@@ -155,6 +124,9 @@ def _decode_tensor(where: str, tensor: Any) -> Dict[str, Any]:
     shape = list(tensor.shape)
     if min(shape, default=0) < 0:
         raise ErrorResponse(422, f"{where}: negative extent in shape {shape}")
+    if math.prod(shape) > MAX_ELEMENTS:
+        # A sparse tensor of a few bytes can declare any shape.
+        raise ErrorResponse(422, f"{where}: shape {shape} has more than {MAX_ELEMENTS} elements")
     if tensor.WhichOneof("encoding") == "sparse_csr":
         values = _decode_sparse(where, tensor.sparse_csr, code, shape)
     else:

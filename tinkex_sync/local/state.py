@@ -15,11 +15,12 @@ from .idempotency import digest
 from .json_bodies import Body, JsonObject
 from .models import Models, TrainedModel
 from .options import ServerOptions
+from .retention import Retention
 from .runner import EncodeProtobuf, Runner
 from .server_config import ServerConfig
 from .server_futures import ServerFuture, ServerFutures
 from .stats import Stats
-from .store import Store
+from .store import Record, Store
 
 __all__ = ["Handler", "ServerState", "accepted"]
 
@@ -37,11 +38,14 @@ class ServerState:
     """The parts of a running server, shared by all request handlers. Each part is thread-safe."""
 
     options: ServerOptions
+    #: The address of the server for links. None: the address in the request, because the server listens on all.
+    base_url: Optional[str]
     clock: Clock
     stats: Stats
     gate: FaultGate
     store: Store
     models: Models
+    retention: Retention
     futures: ServerFutures
     completions: Completions
     runner: Runner
@@ -49,18 +53,21 @@ class ServerState:
     closing: threading.Event
 
     @classmethod
-    def create(cls, options: ServerOptions, root: Path) -> ServerState:
+    def create(cls, options: ServerOptions, root: Path, base_url: Optional[str]) -> ServerState:
         """Create all parts, and load the records in the directory ``root``."""
         clock, stats, store = Clock(), Stats(), Store(root)
         gate = FaultGate(options.faults, clock)
         futures = ServerFutures(gate, stats, clock)
+        models = Models(store, stats, options.models, ordered=options.config.orders_by_number)
         return cls(
             options=options,
+            base_url=base_url,
             clock=clock,
             stats=stats,
             gate=gate,
             store=store,
-            models=Models(store, stats, options.models, ordered=options.config.orders_by_number),
+            models=models,
+            retention=Retention(models, store, clock, options.session_lifetime),
             futures=futures,
             completions=Completions(clock),
             runner=Runner(futures, gate, (EngineError,)),
@@ -86,7 +93,29 @@ class ServerState:
         """
         session_id = body.text("session_id")
         self.store.get("sessions", session_id)
+        self.retention.touch(session_id)
         return session_id
+
+    def model(self, body: Body) -> TrainedModel:
+        """Return the loaded model with the ``model_id`` of ``body``.
+
+        Raises:
+            ErrorResponse: 422 if it is missing, 404 if the model does not exist or is not loaded.
+        """
+        model = self.models.loaded(body.text("model_id"))
+        self.retention.touch(model.record["session_id"])
+        return model
+
+    def sampler(self, id: str) -> Record:
+        """Return the record of a sampler.
+
+        Raises:
+            ErrorResponse: 404, there is no sampler of this id.
+        """
+        record = self.store.get("samplers", id)
+        if record["session_id"] is not None:
+            self.retention.touch(record["session_id"])
+        return record
 
     def submit_training(
         self,
@@ -95,6 +124,7 @@ class ServerState:
         data: bytes,
         work: Callable[[], Any],
         encode_protobuf: Optional[EncodeProtobuf] = None,
+        admit: Callable[[], None] = lambda: None,
     ) -> Tuple[ServerFuture, bool]:
         """Submit an operation of a model. A repetition of an earlier request gets the same future.
 
@@ -104,6 +134,7 @@ class ServerState:
             data: The bytes of the body.
             work: Computes the result.
             encode_protobuf: Encodes the protobuf form of the result.
+            admit: Called for a new request. It rejects the request by raising.
 
         Returns:
             The future, and whether it is new.
@@ -111,7 +142,7 @@ class ServerState:
         model_id = model.record["id"]
         number = body.optional_integer("seq_id")
         key = None if number is None else (f"model {model_id}", number)
-        future, is_new = self.futures.accept("training", model_id, key, digest(data))
+        future, is_new = self.futures.accept("training", model_id, key, digest(data), admit)
         if is_new:
             self.runner.train(model.queue, future, work, number, encode_protobuf)
         return future, is_new

@@ -8,6 +8,7 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Tuple
 
+from .engine import adapter_files
 from .json_bodies import ErrorResponse, JsonObject
 from .models import Models
 from .store import FOLDERS, Record, Store, tinker_path
@@ -75,7 +76,10 @@ class StoredResources:
     def _project_of(self, run: Record) -> Optional[str]:
         """Return the project of a run, or else that of its session."""
         own: Optional[str] = run.get("project_id")
-        return own or self._store.get("sessions", run["session_id"]).get("project_id")
+        try:
+            return own or self._store.get("sessions", run["session_id"]).get("project_id")
+        except ErrorResponse:
+            return None  # The record of the session was damaged.
 
     def get_run(self, run_id: str) -> JsonObject:
         """Describe a run. GET /api/v1/training_runs/ID."""
@@ -125,7 +129,7 @@ class StoredResources:
             The path of the link on this server, and the time at which it expires.
         """
         record = self._store.checkpoint(run_id, folder, name)
-        file = self._store.archive(record)
+        file = self._store.archive(record, lambda found, arrays: adapter_files(found["meta"], arrays))
         secret = secrets.token_urlsafe(24)
         now = datetime.now(timezone.utc)
         expires = now + LINK_LIFETIME

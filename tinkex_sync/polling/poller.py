@@ -10,7 +10,7 @@ the delay after a failure and decides when to give up (``RetryPolicy.next_delay`
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Callable, Dict, Optional
+from typing import Any, Callable, Optional
 
 from ..errors import (
     APIConnectionError,
@@ -30,13 +30,10 @@ from ..http.call_state import CallState
 from ..http.endpoints import OPERATIONS
 from ..http.request import Request
 from ..http.retry import MOST_BAD_POLLS, Attempts, log_long_retry
-from ..http.transport import Reply
 from ..session import Session
-from ..types import FutureRetrieveRequest, QueueState, RequestErrorCategory
+from ..types import FutureRetrieveRequest, RequestErrorCategory
 from .failed_polls import Action, action_after
 from .queue_states import QueueStates
-
-__all__ = ["ServerFuture", "poll"]
 
 #: Seconds between the starts of two polls at least.
 _SHORTEST_INTERVAL = 0.1
@@ -44,7 +41,6 @@ _SHORTEST_INTERVAL = 0.1
 _UNKNOWN_FOR = 60.0
 #: Seconds before each further poll after the server has reported that the operation failed (500 with a ``detail``).
 _CONFIRMATION_DELAYS = (3.0, 7.0)
-_STATES = frozenset(state.value for state in QueueState)
 
 
 @dataclass(frozen=True)
@@ -66,15 +62,15 @@ def poll(
     states: Optional[QueueStates] = None,
     deadline: Optional[float] = None,
     extend: Optional[Callable[[], float]] = None,
-    announced: Optional[int] = None,
+    result_size: Optional[int] = None,
 ) -> Any:
     """Poll a server future until it has a result, in the calling thread.
 
     Args:
-        states: Receives queue states and reasons.
+        states: Updated with the queue states in the responses.
         deadline: Time of the session's clock at which the wait ends; None: no deadline.
-        extend: Called at the deadline; returns a later deadline if the wait shall continue.
-        announced: Size of the result in bytes, if it is known that the server has it.
+        extend: Called at the deadline; returns a later deadline if the wait is to continue.
+        result_size: Size of the result in bytes, if it is known that the server has it.
 
     Returns:
         The decoded result, of the type of the future's kind.
@@ -82,22 +78,22 @@ def poll(
     Raises:
         RequestFailedError: The operation failed.
         PromiseExpiredError, ResultLostError: The server has lost the result.
-        APIError: Polling failed finally, or for 15 minutes.
+        APIError: A poll failed with an error that is not retried, or polls failed for ``Config.poll_retry_for`` s.
         DeadlineExceeded, ClosedError: The wait ended.
     """
     polling = _Polling(session, server_future, call, states)
-    error: Optional[BaseException] = None
+    outcome, error = "ok", None
     call.accepted_at = session.clock.time()
     try:
-        if announced is not None:
-            polling.reserve(announced, deadline)
+        if result_size is not None:
+            polling.reserve(result_size, deadline)
         return polling.run(deadline, extend)
     except BaseException as failure:
-        error = failure
-        if isinstance(error, TinkexError) and error.polled is None:
-            error.polled = polling.polled()
-        if isinstance(error, APIResponseValidationError):
-            error.__dict__["request_id"] = server_future.request_id
+        outcome, error = "timeout" if isinstance(failure, DeadlineExceeded) else "error", failure
+        if isinstance(failure, TinkexError) and failure.polled is None:
+            failure.polled = polling.polled()
+        if isinstance(failure, APIResponseValidationError):
+            failure.__dict__["request_id"] = server_future.request_id
         raise
     finally:
         polling.release()
@@ -110,17 +106,11 @@ def poll(
                 call_id=call.call_id,
                 operation=call.operation,
                 request_id=server_future.request_id,
-                outcome=_outcome(error),
+                outcome=outcome,
                 elapsed=session.clock.time() - call.started,
                 polls=polling.number,
                 error=error,
             )
-
-
-def _outcome(error: Optional[BaseException]) -> str:
-    if error is None:
-        return "ok"
-    return "timeout" if isinstance(error, DeadlineExceeded) else "error"
 
 
 class _Polling:
@@ -133,43 +123,50 @@ class _Polling:
         self, session: Session, server_future: ServerFuture, call: CallState, states: Optional[QueueStates]
     ) -> None:
         self._session = session
-        self._future = server_future
+        self._request_id = server_future.request_id
+        self._roundtrip = server_future.roundtrip
         self._kind = OPERATIONS[server_future.kind]
         self._call = call
         self._states = states
         #: Number of polls that have ended.
         self.number = 0
-        # Whether the response may contain the size of the result only, so that not too many are read concurrently.
+        # Whether a response may contain only the size of the result. The result is then requested when the budget has
+        # room for it, so that not too many results are read concurrently.
         self._allows_metadata = session.capabilities.metadata_only_polls
         self._reserved = 0
         # Whether the server has shown that it knows the future.
         self._is_known = False
         # Whether the server may have returned the result in a response that was lost.
-        self._is_abandoned = False
+        self._may_be_lost = False
         self._poll_started = 0.0
         # The failures since the last good response; None after a good response.
         self._failures: Optional[Attempts] = None
         self._unknown_since: Optional[float] = None
-        # Polls that failed, by kinds with a limit of their own.
+        # Polls that failed, for the kinds of failures with a limit or a delay of their own.
         self._confirmations = self._early_polls = self._bad_requests = 0
 
     def run(self, deadline: Optional[float], extend: Optional[Callable[[], float]]) -> Any:
         """Poll until there is a result or a final error; arguments as :func:`poll`."""
         session, call = self._session, self._call
-        call.phase, call.sent, call.request_id = "polling", "yes", self._future.request_id
+        call.phase, call.sent, call.request_id = "polling", "yes", self._request_id
         while True:
             self._poll_started = session.clock.time()
             call.reconnects = 0
             try:
-                body = self._decode(session.send_once(self._request(deadline)))
+                reply = session.send_once(self._request(deadline))
+                body = session.capabilities.wire.decode_result(
+                    reply.content, reply.headers.get("content-type", ""), reply.status, self._kind.result
+                )
             except DeadlineExceeded:
                 later = None if extend is None else extend()
                 if later is None or later <= session.clock.time():
                     raise
                 deadline = later
                 delay = self._after_timeout()
-            except (APIStatusError, APIConnectionError) as error:
-                delay = self._after_failure(error)
+            except APIStatusError as error:
+                delay = self._after_status(error)
+            except APIConnectionError as error:
+                delay = self._after_connection_failure(error)
             else:
                 progress = self._after_response(body, deadline)
                 if progress is None:
@@ -177,8 +174,8 @@ class _Polling:
                 delay = progress
             self.number += 1
             call.polls = self.number
-            # The request may have been answered on the connection that was reset.
-            self._is_abandoned = self._is_abandoned or call.reconnects > 0
+            # The server may have sent the result on the connection that was reset.
+            self._may_be_lost = self._may_be_lost or call.reconnects > 0
             if delay > 0:
                 session.sleep(delay, deadline, call, "polling")
 
@@ -186,20 +183,20 @@ class _Polling:
 
     def polled(self) -> Polled:
         """Return what is being polled, for errors."""
-        return Polled(self._future.request_id, self._kind.request_type, self.number)
+        return Polled(self._request_id, self._kind.request_type, self.number)
 
     def _request(self, deadline: Optional[float]) -> Request:
         capabilities = self._session.capabilities
         # Servers of protocol 0.7 may reject unknown keys.
         allows_metadata = self._allows_metadata if capabilities.metadata_only_polls else None
-        body = FutureRetrieveRequest(self._future.request_id, allows_metadata)
+        body = FutureRetrieveRequest(self._request_id, allows_metadata)
         headers = {
             **capabilities.wire.accept_header(self._kind.result),
             "X-Tinker-Request-Iteration": str(self.number),
             "X-Tinker-Request-Type": self._kind.request_type,
         }
         if self.number == 0:
-            headers["X-Tinker-Create-Promise-Roundtrip-Time"] = str(self._future.roundtrip)
+            headers["X-Tinker-Create-Promise-Roundtrip-Time"] = str(self._roundtrip)
         return Request(
             "retrieve_future",
             body,
@@ -218,17 +215,10 @@ class _Polling:
             self._reserved = size
 
     def release(self) -> None:
-        """Return the reserved bytes to the budget."""
-        size, self._reserved = self._reserved, 0
-        if size:
-            self._session.fetch_budget.release(size)
+        """Return the reserved bytes to the budget. Called once, after the last poll."""
+        self._session.fetch_budget.release(self._reserved)
 
     # Responses. The methods return the seconds until the next poll.
-
-    def _decode(self, reply: Reply) -> Any:
-        return self._session.capabilities.wire.decode_result(
-            reply.content, reply.headers.get("content-type", ""), reply.status, self._kind.result
-        )
 
     def _after_response(self, body: Any, deadline: Optional[float]) -> Optional[float]:
         """Return None if the body is the result, or the operation's error."""
@@ -237,7 +227,8 @@ class _Polling:
         if body.get("type") == "try_again":
             self._note_progress()
             if self._states is not None:
-                self._states.read(self._call, self._with_state(body))
+                are_open = self._session.capabilities.open_queue_states
+                self._states.read(self._call, body, are_open=are_open)
             return self._rest_of_interval()
         if self._allows_metadata and body.get("status") == "complete_metadata":
             self._note_progress()
@@ -245,21 +236,14 @@ class _Polling:
             return 0.0
         return None
 
-    def _with_state(self, body: Dict[str, Any]) -> Dict[str, Any]:
-        """Return a body with a queue state, if the server may return a reason without one, or unknown states."""
-        if not self._session.capabilities.open_queue_states or body.get("queue_state") in _STATES:
-            return body
-        state = QueueState.UNKNOWN.value if body.get("queue_state_reason") else None
-        return {**body, "queue_state": state}
-
     def _result(self, body: Any) -> Any:
         if isinstance(body, self._kind.result):
             return body
         if isinstance(body, dict) and "error" in body:
             raise RequestFailedError(
-                f"Request failed: {body['error']} (request {self._future.request_id},"
+                f"Request failed: {body['error']} (request {self._request_id},"
                 f" expected {self._kind.result.__name__})",
-                request_id=self._future.request_id,
+                request_id=self._request_id,
                 category=RequestErrorCategory(body.get("category")),
                 body=body,
             )
@@ -273,29 +257,48 @@ class _Polling:
 
     # Failures. The methods return the seconds until the next poll, or raise.
 
-    def _after_failure(self, error: APIError) -> float:
-        if isinstance(error, APIStatusError):
-            error.request_id = self._future.request_id
-            if error.status_code in (408, 429) and self._states is not None:
-                self._states.read(self._call, error.body)
-            tolerant = self._session.capabilities.retries_bad_polls
-            return _HANDLERS[action_after(error, retries_bad_requests=tolerant)](self, error)
-        assert isinstance(error, APIConnectionError)
+    def _after_connection_failure(self, error: APIConnectionError) -> float:
         if isinstance(error, APITimeoutError) and not error.unsent:
             return self._after_timeout()
-        self._is_abandoned = self._is_abandoned or not error.unsent
-        return self.back_off(error)
+        self._may_be_lost = self._may_be_lost or not error.unsent
+        return self._back_off(error)
 
     def _after_timeout(self) -> float:
-        """No response within the read timeout: the operation is most likely in progress."""
-        self._is_abandoned, self._failures = True, None
+        """Return the delay after a poll without a response: the operation is most likely in progress."""
+        self._may_be_lost, self._failures = True, None
         return self._rest_of_interval()
 
-    def poll_again(self, error: APIStatusError) -> float:
-        self._note_progress()
-        return self._rest_of_interval()
+    def _after_status(self, error: APIStatusError) -> float:
+        error.request_id = self._request_id
+        if error.status_code in (408, 429) and self._states is not None:
+            self._states.read(self._call, error.body)
+        action = action_after(error, retries_bad_requests=self._session.capabilities.retries_bad_polls)
+        if action is Action.POLL_AGAIN:
+            self._note_progress()
+            return self._rest_of_interval()
+        if action in (Action.BACK_OFF, Action.AWAIT_GATEWAY):
+            return self._back_off(error, is_transient=action is Action.AWAIT_GATEWAY)
+        if action is Action.RETRY_BAD_REQUEST and self._bad_requests < MOST_BAD_POLLS:
+            self._bad_requests += 1
+            return self._rest_of_interval()
+        if action is Action.AWAIT_PAYMENT and isinstance(error, BillingError):
+            return self._session.payment_wait.pause(error, self._call.source, self._call.call_id)
+        if action is Action.AWAIT_FUTURE:
+            return self._await_future(error)
+        if action is Action.AWAIT_CHECKPOINT:
+            self._is_known = True
+            self._early_polls += 1
+            attempts = self._session.attempts("poll")
+            attempts.number = self._early_polls
+            return attempts.policy.backoff(attempts, error)
+        if action is Action.CONFIRM_FAILURE:
+            return self._confirm_failure(error)
+        if action is Action.RAISE_EXPIRED:
+            message = f"promise expired/broken for request {self._request_id}"
+            raise PromiseExpiredError(message, request_id=self._request_id) from error
+        raise error
 
-    def back_off(self, error: APIError, is_transient: bool = False) -> float:
+    def _back_off(self, error: APIError, is_transient: bool = False) -> float:
         """Return the delay of the retry policy.
 
         Args:
@@ -306,31 +309,18 @@ class _Polling:
         try:
             delay = failures.policy.next_delay(failures, error, is_transient)
         except APIError as final:
-            failures.describe(final, f"polling request {self._future.request_id}: ")
+            failures.describe(final, f"polling request {self._request_id}: ")
             raise
         self._session.report_retry(Request("retrieve_future", call=self._call), failures, delay, error)
-        log_long_retry(failures, delay, error, f"polling of request {self._future.request_id}")
+        log_long_retry(failures, delay, error, f"polling of request {self._request_id}")
         return max(delay, 0.01)
 
-    def await_gateway(self, error: APIStatusError) -> float:
-        return self.back_off(error, is_transient=True)
-
-    def retry_bad_request(self, error: APIStatusError) -> float:
-        self._bad_requests += 1
-        if self._bad_requests > MOST_BAD_POLLS:
-            raise error
-        return self._rest_of_interval()
-
-    def await_payment(self, error: APIStatusError) -> float:
-        assert isinstance(error, BillingError)
-        return self._session.payment_wait.pause(error, self._call.source, self._call.call_id)
-
-    def await_future(self, error: APIStatusError) -> float:
-        if self._is_abandoned or self._call.reconnects:
+    def _await_future(self, error: APIStatusError) -> float:
+        if self._may_be_lost or self._call.reconnects:
             raise ResultLostError(
-                f"the result of request {self._future.request_id} was sent in a response that was lost, and the"
+                f"the result of request {self._request_id} was sent in a response that was lost, and the"
                 " server no longer has it",
-                request_id=self._future.request_id,
+                request_id=self._request_id,
             ) from error
         now = self._session.clock.time()
         if self._unknown_since is None:
@@ -338,45 +328,15 @@ class _Polling:
         left = _UNKNOWN_FOR - (now - self._unknown_since)
         if self._is_known or left <= 0:
             raise error
-        return min(self.back_off(error, is_transient=True), max(0.01, left))
+        return min(self._back_off(error, is_transient=True), max(0.01, left))
 
-    def await_checkpoint(self, error: APIStatusError) -> float:
-        self._is_known = True
-        self._early_polls += 1
-        attempts = self._session.attempts("poll")
-        attempts.number = self._early_polls
-        return attempts.policy.backoff(attempts, error)
-
-    def confirm_failure(self, error: APIStatusError) -> float:
+    def _confirm_failure(self, error: APIStatusError) -> float:
         if self._confirmations >= len(_CONFIRMATION_DELAYS):
             raise RequestFailedError(
-                f"Request failed: {error.body['detail']} (request {self._future.request_id})",
-                request_id=self._future.request_id,
+                f"Request failed: {error.body['detail']} (request {self._request_id})",
+                request_id=self._request_id,
                 category=RequestErrorCategory.Server,
                 body=error.body,
             ) from error
         self._confirmations += 1
         return _CONFIRMATION_DELAYS[self._confirmations - 1]
-
-    def raise_expired(self, error: APIStatusError) -> float:
-        raise PromiseExpiredError(
-            f"promise expired/broken for request {self._future.request_id}",
-            request_id=self._future.request_id,
-        ) from error
-
-    def raise_error(self, error: APIStatusError) -> float:
-        raise error
-
-
-_HANDLERS: Dict[Action, Callable[[_Polling, APIStatusError], float]] = {
-    Action.POLL_AGAIN: _Polling.poll_again,
-    Action.BACK_OFF: _Polling.back_off,
-    Action.AWAIT_GATEWAY: _Polling.await_gateway,
-    Action.RETRY_BAD_REQUEST: _Polling.retry_bad_request,
-    Action.AWAIT_PAYMENT: _Polling.await_payment,
-    Action.AWAIT_FUTURE: _Polling.await_future,
-    Action.AWAIT_CHECKPOINT: _Polling.await_checkpoint,
-    Action.CONFIRM_FAILURE: _Polling.confirm_failure,
-    Action.RAISE_EXPIRED: _Polling.raise_expired,
-    Action.RAISE: _Polling.raise_error,
-}

@@ -42,16 +42,22 @@ class QueueStates:
         self._waiting_since = 0.0  # guarded by _lock
         self._interval_started = -math.inf  # guarded by _lock
 
-    def read(self, call: CallState, body: Any) -> None:
+    def read(self, call: CallState, body: Any, *, are_open: bool = False) -> None:
         """Report the queue state in a response body, if it contains one.
 
         Args:
             call: The call that received the response.
             body: Decoded body of a 408, a 429 or a ``try_again`` response, of any type.
+            are_open: Whether the server may return a reason without a state. An unknown state is then reported only if
+                it has a reason.
         """
-        if isinstance(body, dict) and body.get("queue_state"):
-            state = body["queue_state"] if body["queue_state"] in _STATES else QueueState.UNKNOWN.value
-            self.report(call, state, body.get("queue_state_reason"))
+        if not isinstance(body, dict):
+            return
+        state, reason = body.get("queue_state"), body.get("queue_state_reason")
+        if state in _STATES:
+            self.report(call, str(state), reason)
+        elif reason if are_open else state:
+            self.report(call, QueueState.UNKNOWN.value, reason)
 
     def report(self, call: CallState, state: str, reason: Any = None) -> None:
         """Record the queue state of one call and call the hooks that follow from it.

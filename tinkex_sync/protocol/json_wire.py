@@ -1,7 +1,7 @@
-"""Encoding and decoding of bodies as JSON, by orjson; and decoding of results, which may be protobuf.
+"""Encoding and decoding of bodies as JSON, by orjson.
 
 :func:`encode` encodes any body, :func:`encode_forward_backward` a chunk of a batch. :func:`check_finite` checks a batch
-before any of it is sent. :func:`decode` and :func:`decode_result` decode responses.
+before any of it is sent. :func:`decode` decodes responses.
 
 orjson writes NaN and infinities as null instead of raising an error. Only bodies that contain ``null`` are searched for
 them, so for other bodies the check costs one search for four bytes.
@@ -9,36 +9,28 @@ them, so for other bodies the check costs one search for four bytes.
 
 from __future__ import annotations
 
-import functools
+import dataclasses
 import json
 import math
 import sys
-from typing import Any, Dict, List, Mapping, Optional, Sequence
+from typing import Any, List, Mapping, Sequence
 
 import orjson
 
 from ..errors import APIResponseValidationError
-from ..types import (
-    Datum,
-    ForwardBackwardInput,
-    ForwardBackwardOutput,
-    ForwardBackwardRequest,
-    ForwardRequest,
-    LossFnType,
-    SampleResponse,
-    TensorData,
-)
+from ..types import Datum, ForwardBackwardInput, ForwardBackwardRequest, ForwardRequest, TensorData
 from ..types.wire import Wire
-from . import protobuf_reader as reading
 
 CONTENT_TYPE = "application/json"
-PROTOBUF = "application/x-protobuf"
-
-#: Results that servers of protocol 0.38 may send as protobuf.
-_PACKED_RESULTS = (ForwardBackwardOutput, SampleResponse)
 
 #: Wire types are encoded by their own method, not by orjson's rule for dataclasses.
 _OPTIONS = orjson.OPT_PASSTHROUGH_DATACLASS
+#: Levels of lists and objects in a response at most.
+_MOST_LEVELS = 64
+_TOO_DEEP = f"the JSON is nested more than {_MOST_LEVELS} levels deep"
+_NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+#: Bytes of a response that are kept as text in an error.
+LONGEST_ERROR_BODY = 1 << 20
 
 
 def encode(body: Any) -> bytes:
@@ -58,37 +50,29 @@ def encode(body: Any) -> bytes:
 
 
 def encode_forward_backward(
-    kind: str,
-    data: Sequence[Datum],
-    loss_fn: LossFnType,
-    loss_fn_config: Optional[Mapping[str, float]],
-    model_id: str,
-    seq_id: int,
-    *,
-    first_index: int = 0,
+    operation: str, batch: ForwardBackwardInput, model_id: str, seq_id: int, first_index: int = 0
 ) -> bytes:
     """Encode the body of ``POST /api/v1/forward`` or ``/api/v1/forward_backward``.
 
     Datums are encoded one at a time, so that other threads run between them in a large batch.
 
     Args:
-        kind: "forward" or "forward_backward".
-        data: The datums of this request.
-        first_index: Position of ``data[0]`` in the caller's batch, for errors.
+        operation: "forward" or "forward_backward".
+        batch: The datums of this request, and the loss.
+        first_index: Position of the first datum in the caller's batch, for errors.
 
     Raises:
-        ValueError: A loss input is NaN or infinite (the message has datum, key and element), or ``loss_fn`` is unknown.
+        ValueError: A loss input is NaN or infinite; the message has datum, key and element.
     """
     pieces: List[bytes] = []
-    for index, datum in enumerate(data, first_index):
+    for index, datum in enumerate(batch.data, first_index):
         piece = _dumps(datum)
         if b"null" in piece:
             _check_datum(index, datum)
         pieces.append(piece)
-    config = None if loss_fn_config is None else dict(loss_fn_config)
-    batch = ForwardBackwardInput(data=[], loss_fn=loss_fn, loss_fn_config=config)
-    request = ForwardRequest if kind == "forward" else ForwardBackwardRequest
-    return fill_first_list(encode(request(batch, model_id, seq_id)), pieces)
+    request = ForwardRequest if operation == "forward" else ForwardBackwardRequest
+    empty = dataclasses.replace(batch, data=[])
+    return fill_first_list(encode(request(empty, model_id, seq_id)), pieces)
 
 
 def fill_first_list(content: bytes, items: Sequence[bytes]) -> bytes:
@@ -160,16 +144,41 @@ def _refuse_non_finite(value: Any, path: str) -> None:
 def loads(content: bytes) -> Any:
     """Decode JSON by orjson, or by the json module if orjson rejects it: NaN, 1e999, lone surrogates.
 
+    A lone surrogate, which can be neither sent nor printed, is replaced by a question mark.
+
     Raises:
-        ValueError: It is not JSON.
+        ValueError: It is not JSON, or its lists and objects are nested more than 64 levels deep.
     """
     try:
-        return orjson.loads(content)
+        value = orjson.loads(content)
     except orjson.JSONDecodeError:
         try:
-            return json.loads(content)
-        except RecursionError as error:
-            raise ValueError(f"JSON nested too deeply: {error}") from None
+            value = json.loads(content)
+            if not _is_nested_too_deeply(content, value):
+                value = json.loads(json.dumps(value, ensure_ascii=False).encode("utf-8", "replace"))
+        except RecursionError:
+            raise ValueError(_TOO_DEEP) from None
+    if _is_nested_too_deeply(content, value):
+        raise ValueError(_TOO_DEEP)
+    return value
+
+
+def _is_nested_too_deeply(content: bytes, value: Any) -> bool:
+    """Return whether a decoded body has more than ``_MOST_LEVELS`` levels, too many for ``repr``."""
+    if content.count(b"[") + content.count(b"{") <= _MOST_LEVELS:
+        return False
+    # Without looking at each number: each pass removes the innermost level.
+    brackets = content.translate(None, _NOT_BRACKETS)
+    for _ in range(_MOST_LEVELS):
+        if not brackets:
+            return False
+        brackets = brackets.replace(b"[]", b"").replace(b"{}", b"")
+    # There may be brackets in strings.
+    level = [value]
+    for _ in range(_MOST_LEVELS):
+        level = [inner for one in level for inner in (one.values() if isinstance(one, dict) else one)]
+        level = [one for one in level if isinstance(one, (dict, list))]
+    return bool(level)
 
 
 def decode(content: bytes, content_type: str = CONTENT_TYPE, status_code: int = 200) -> Any:
@@ -181,7 +190,7 @@ def decode(content: bytes, content_type: str = CONTENT_TYPE, status_code: int = 
     try:
         return loads(content)
     except ValueError as error:
-        text = content.decode("utf-8", "replace")
+        text = content[:LONGEST_ERROR_BODY].decode("utf-8", "replace")
         if content_type.partition(";")[0].strip().lower().endswith("json"):
             message = f"The response is not JSON: {error}"
         else:
@@ -190,37 +199,3 @@ def decode(content: bytes, content_type: str = CONTENT_TYPE, status_code: int = 
                 f" but received `{content_type}` instead."
             )
         raise APIResponseValidationError(message, status_code=status_code, body=text) from error
-
-
-@functools.cache
-def reads_protobuf() -> bool:
-    """Return whether the protobuf package is installed; without it, results are requested as JSON."""
-    try:
-        import google.protobuf  # noqa: F401
-    except ImportError:
-        return False
-    return True
-
-
-def accept_header(kind: Any) -> Dict[str, str]:
-    """Return the ``Accept`` header of a poll whose result may be protobuf; empty for the default, JSON."""
-    if kind in _PACKED_RESULTS and reads_protobuf():
-        return {"Accept": f"{PROTOBUF}, {CONTENT_TYPE}"}
-    return {}
-
-
-def decode_result(content: bytes, content_type: str, status_code: int, kind: Any) -> Any:
-    """Decode the response of a poll: an instance of ``kind`` if it is protobuf, otherwise decoded JSON.
-
-    Raises:
-        APIResponseValidationError: It is neither.
-    """
-    if PROTOBUF not in content_type:
-        return decode(content, content_type, status_code)
-    if kind not in _PACKED_RESULTS:
-        raise APIResponseValidationError(
-            f"The response is protobuf, and {kind.__name__} can only be decoded from JSON",
-            status_code=status_code,
-            body=content,
-        )
-    return reading.decode(content, kind, status_code)

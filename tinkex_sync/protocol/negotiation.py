@@ -5,22 +5,25 @@ protocol 0.38. If the endpoint is missing, or its response contains no chunk lim
 because servers of 0.7 answer protobuf with errors that look transient. After that, a server that refuses the encoding
 of a training request (415, or 404 of ``forward``) switches the protocol once. The result is cached per base URL.
 
-A new protocol version is a new row in :data:`PROTOCOL_VERSIONS` and :data:`LOSSES_BY_PROTOCOL`. A new feature is a new
-field of :class:`Capabilities`.
+A new protocol version is a new row in :data:`PROTOCOL_VERSIONS`. A new feature is a new field of :class:`Capabilities`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
-from typing import Any, Dict, Optional, Tuple
+import logging
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Dict, Optional, Set, Tuple, TypeVar
 
 from ..concurrency.clock import Clock
 from ..concurrency.primitives import Lock
 from ..config import Config, Preset
 from ..errors import APIStatusError
 from ..types import DynamicConfigResponse, ServerConfigResponse
-from .wire import Body, WireFormat
-from .wires import JsonWire, ProtobufWire
+from ..types.decoders import shorten
+from .wire import Body, JsonWire, ProtobufWire, WireFormat
+
+_log = logging.getLogger(__name__)
+_Settings = TypeVar("_Settings", ServerConfigResponse, DynamicConfigResponse)
 
 
 @dataclass(frozen=True)
@@ -31,27 +34,20 @@ class ProtocolVersion:
     name: str
     #: Version of the official client that defines it, sent as ``sdk_version``.
     sdk_version: str
-    #: Whether training requests are encoded as protobuf; otherwise as JSON.
-    supports_protobuf: bool
+    #: Names of loss functions that may be sent. Not every server has all of them.
+    losses: Tuple[str, ...]
 
 
+_LOSSES_OF_0_7 = ("cross_entropy", "importance_sampling", "ppo", "cispo", "dro")
 #: By name, oldest first. The last one is negotiated.
 PROTOCOL_VERSIONS: Dict[str, ProtocolVersion] = {
     row.name: row
     for row in (
-        ProtocolVersion("0.7", "0.7.0", supports_protobuf=False),
-        ProtocolVersion("0.38", "0.38.0", supports_protobuf=True),
+        ProtocolVersion("0.7", "0.7.0", _LOSSES_OF_0_7),
+        ProtocolVersion("0.38", "0.38.0", (*_LOSSES_OF_0_7, "gspo", "stable_reinforce", "custom")),
     )
 }
 _OLDEST, _NEWEST = list(PROTOCOL_VERSIONS)[0], list(PROTOCOL_VERSIONS)[-1]
-_VERSION_ORDER = [row.sdk_version for row in PROTOCOL_VERSIONS.values()]
-
-_LOSSES_OF_0_7 = ("cross_entropy", "importance_sampling", "ppo", "cispo", "dro")
-#: Names of loss functions that may be sent, by protocol version. Not every server has all of them.
-LOSSES_BY_PROTOCOL: Dict[str, Tuple[str, ...]] = {
-    "0.7": _LOSSES_OF_0_7,
-    "0.38": (*_LOSSES_OF_0_7, "gspo", "stable_reinforce", "custom"),
-}
 
 #: ``sdk_version`` of client/config, an endpoint of the newest protocol version.
 CONFIG_SDK_VERSION = PROTOCOL_VERSIONS[_NEWEST].sdk_version
@@ -62,6 +58,8 @@ _CHUNK_SETTINGS = ("fwdbwd_max_chunk_len", "proto_compress_fwdbwd", "parallel_fw
 _CACHED_FOR = 300.0
 #: Budgets in bytes if the server returns none: of results being read, of chunks sent in parallel.
 _FETCH_BYTES, _CHUNK_DISPATCH_BYTES = 52_428_800, 50_000_000
+#: Limits and times of servers above this are ignored, as negative ones are. Every smaller integer is exact as a float.
+_LARGEST_LIMIT = 1 << 53
 
 
 def _feature(since: str, setting: Optional[str] = None, default: bool = False) -> Any:
@@ -151,15 +149,6 @@ class Capabilities:
     #: The API key is exchanged for a token (``auth/token``).
     exchanges_api_key: bool = _feature("0.7.0", "pjwt_auth_enabled")
 
-    @property
-    def limits(self) -> Dict[str, Any]:
-        """Return the limits in force by name, for ``service.status()``."""
-        names = (
-            *("max_chunk_datums", "max_chunk_bytes", "dispatch_bytes"),
-            *("fetch_bytes", "chunk_dispatch_bytes", "max_samples"),
-        )
-        return {name: getattr(self, name) for name in names}
-
 
 @dataclass(frozen=True)
 class Negotiated:
@@ -177,13 +166,10 @@ _cache_lock = Lock()
 _cache: Dict[str, Tuple[Negotiated, float]] = {}  # guarded by _cache_lock
 
 
-def forget(base_url: Optional[str] = None) -> None:
-    """Remove the cached result for one server, or for all."""
+def forget() -> None:
+    """Remove the cached results for all servers."""
     with _cache_lock:
-        if base_url is None:
-            _cache.clear()
-        else:
-            _cache.pop(base_url, None)
+        _cache.clear()
 
 
 class Negotiation:
@@ -202,28 +188,21 @@ class Negotiation:
         self._has_switched = False  # guarded by _lock
         #: Whether the server has refused a training request in JSON.
         self._has_refused_json = False  # guarded by _lock
+        #: Names of settings whose value was ignored; each is logged once.
+        self._ignored: Set[str] = set()  # guarded by _lock
         protocol = _OLDEST if self._is_automatic else config.protocol
-        self._negotiated = Negotiated(protocol)  # guarded by _lock
-        self._dynamic_config = DynamicConfigResponse()  # guarded by _lock
-        #: Read without the lock: a request that is refused for an outdated encoding is sent again.
+        # The next three are replaced under _lock and read without it.
+        #: The result, from which another session with this server may start.
+        self.negotiated = Negotiated(protocol)
+        #: The last response of client/dynamic_config.
+        self.dynamic_config = DynamicConfigResponse()
+        #: If a request was encoded by outdated capabilities, it is refused and sent again.
         self.capabilities = self._current()
 
     @property
     def is_required(self) -> bool:
         """Whether client/config must be sent, unless the result is cached: not for protocol 0.7."""
         return self._config.protocol != _OLDEST
-
-    @property
-    def negotiated(self) -> Negotiated:
-        """The result, from which another session with this server may start."""
-        with self._lock:
-            return self._negotiated
-
-    @property
-    def dynamic_config(self) -> DynamicConfigResponse:
-        """The last response of client/dynamic_config."""
-        with self._lock:
-            return self._dynamic_config
 
     def load_cached(self) -> bool:
         """Apply the cached result for this server. Returns whether there is one."""
@@ -237,7 +216,7 @@ class Negotiation:
     def restore(self, negotiated: Negotiated) -> None:
         """Apply the result of another session's negotiation."""
         protocol = negotiated.protocol if self._is_automatic else self.capabilities.protocol
-        self._update(Negotiated(protocol, negotiated.server_config, negotiated.has_config))
+        self._update(replace(negotiated, protocol=protocol))
 
     def apply_config(self, response: Optional[ServerConfigResponse]) -> None:
         """Apply the response of client/config; None: the server does not have the endpoint."""
@@ -245,12 +224,28 @@ class Negotiation:
             protocol = self.capabilities.protocol
             if self._is_automatic and any(getattr(response, name) is not None for name in _CHUNK_SETTINGS):
                 protocol = _NEWEST
-            self._update(Negotiated(protocol, response, has_config=True))
+            self._update(Negotiated(protocol, self._within_bounds(response), has_config=True))
         self._store()
 
     def apply_dynamic_config(self, response: DynamicConfigResponse) -> None:
         """Apply the response of client/dynamic_config."""
-        self._update(dynamic_config=response)
+        response = self._within_bounds(response)
+        with self._lock:
+            self.dynamic_config = response
+            self.capabilities = self._current()
+
+    def _within_bounds(self, response: _Settings) -> _Settings:
+        """Return a response with the default for each number that is negative or too large, logged once."""
+        declared = {name: info.default for name, info in response.model_fields.items()}
+        numbers = {name: value for name in declared if isinstance(value := getattr(response, name), int)}
+        ignored = {name: value for name, value in numbers.items() if not 0 <= value <= _LARGEST_LIMIT}
+        with self._lock:
+            unlogged = ignored.keys() - self._ignored
+            self._ignored |= unlogged
+        if unlogged:
+            found = " ".join(f"{name}={shorten(ignored[name])}" for name in sorted(unlogged))
+            _log.warning("Settings of the server are out of range and ignored: %s", found)
+        return replace(response, **{name: declared[name] for name in ignored}) if ignored else response
 
     def switch(self, error: APIStatusError, body: Body) -> bool:
         """Switch the protocol version if the server has refused the encoding of ``body``.
@@ -262,8 +257,7 @@ class Negotiation:
         """
         is_refused = error.status_code == 415 or (
             error.status_code == 404
-            and body.wire == "json"
-            and body.endpoint == "forward"
+            and (body.endpoint, body.wire) == ("forward", "json")
             and _no_route(error)
         )
         if not (self._is_automatic and body.wire and is_refused):
@@ -277,47 +271,43 @@ class Negotiation:
             if switches:
                 self._has_switched = True
                 protocol = _NEWEST if body.wire == "json" else _OLDEST
-                before = self._negotiated
-                self._negotiated = Negotiated(protocol, before.server_config, before.has_config)
+                self.negotiated = replace(self.negotiated, protocol=protocol)
             self.capabilities = self._current()
         if switches:
             self._store()
         return True
 
-    def _update(
-        self,
-        negotiated: Optional[Negotiated] = None,
-        dynamic_config: Optional[DynamicConfigResponse] = None,
-    ) -> None:
+    def _update(self, negotiated: Negotiated) -> None:
         with self._lock:
-            self._negotiated = negotiated or self._negotiated
-            self._dynamic_config = dynamic_config or self._dynamic_config
+            self.negotiated = negotiated
             self.capabilities = self._current()
 
     def _store(self) -> None:
-        if not self._is_automatic:
-            return
-        negotiated = self.negotiated
-        with _cache_lock:
-            _cache[self._base_url] = negotiated, self._clock.time() + _CACHED_FOR
+        if self._is_automatic:
+            with _cache_lock:
+                _cache[self._base_url] = self.negotiated, self._clock.time() + _CACHED_FOR
 
     def _current(self) -> Capabilities:
         """Compute the capabilities. Call with ``_lock`` held."""
-        config, server, dynamic = self._config, self._negotiated.server_config, self._dynamic_config
-        version = PROTOCOL_VERSIONS[self._negotiated.protocol]
+        config, server, dynamic = self._config, self.negotiated.server_config, self.dynamic_config
+        version = PROTOCOL_VERSIONS[self.negotiated.protocol]
         features = _features(version, server)
         wire: WireFormat = JsonWire()
-        if version.supports_protobuf:
+        if features["supports_protobuf"]:
             may_send_json = self._is_automatic and not self._has_refused_json
             wire = ProtobufWire(features["compressed_batches"], may_send_json)
+        payment_wait: Optional[float] = server.billing_exception_max_pause_duration_sec
+        if payment_wait is None or config.billing_pause != Config.billing_pause:
+            payment_wait = config.billing_pause
         has_default_version = config.sdk_version == PROTOCOL_VERSIONS[_OLDEST].sdk_version
         return Capabilities(
             protocol=version.name,
             wire=wire,
             sdk_version=version.sdk_version if has_default_version else config.sdk_version,
-            losses=LOSSES_BY_PROTOCOL[version.name],
+            losses=version.losses,
             prefers_credential_command=server.credential_default_source == "credential_cmd",
-            has_dynamic_config=version.supports_protobuf and self._negotiated.has_config,
+            has_dynamic_config=features["supports_protobuf"] and self.negotiated.has_config,
+            payment_wait_limit=float(payment_wait),
             cancels_samples=dynamic.sample_cancel_enabled,
             max_cancellations=max(dynamic.sample_cancel_max_batch_size, 1),
             refresh_interval=float(dynamic.refresh_interval_sec),
@@ -335,20 +325,19 @@ class Negotiation:
             "server_config": {
                 name: value for name, value in vars(server_config).items() if value is not None
             },
-            "limits": capabilities.limits,
+            "limits": _limits(self._config, server_config),
         }
 
 
 def _features(version: ProtocolVersion, server: ServerConfigResponse) -> Dict[str, bool]:
     """Return the features of a server by name, from the declarations in :class:`Capabilities`."""
+    versions = [row.sdk_version for row in PROTOCOL_VERSIONS.values()]
     found = {}
     for one in fields(Capabilities):
         if "since" in one.metadata:
-            is_known = _VERSION_ORDER.index(one.metadata["since"]) <= _VERSION_ORDER.index(
-                version.sdk_version
-            )
             setting = one.metadata["setting"]
             value = True if setting is None else getattr(server, setting)
+            is_known = versions.index(one.metadata["since"]) <= versions.index(version.sdk_version)
             found[one.name] = is_known and (one.metadata["default"] if value is None else value)
     return found
 
@@ -360,8 +349,6 @@ def _limits(config: Config, server: ServerConfigResponse) -> Dict[str, Any]:
         own: int = getattr(config, setting)
         return value if value and isinstance(own, Preset) else int(own)
 
-    payment_wait = server.billing_exception_max_pause_duration_sec
-    has_own = config.billing_pause != Config.billing_pause
     return {
         "max_chunk_datums": limit("max_chunk_datums", server.fwdbwd_max_chunk_len),
         "max_chunk_bytes": limit("max_chunk_bytes", server.fwdbwd_max_chunk_bytes_count),
@@ -369,9 +356,6 @@ def _limits(config: Config, server: ServerConfigResponse) -> Dict[str, Any]:
         "fetch_bytes": _budget(server.inflight_response_bytes_semaphore_size, _FETCH_BYTES),
         "chunk_dispatch_bytes": _budget(server.fwdbwd_dispatch_bytes_semaphore_size, _CHUNK_DISPATCH_BYTES),
         "max_samples": server.sample_max_concurrent_requests or None,
-        "payment_wait_limit": config.billing_pause
-        if payment_wait is None or has_own
-        else float(payment_wait),
     }
 
 
@@ -382,8 +366,8 @@ def _budget(size: Optional[int], default: int) -> int:
 
 def _no_route(error: APIStatusError) -> bool:
     """Return whether a 404 is about the endpoint, not about the model."""
-    body: Tuple[Any, ...] = (error.body,)
-    if isinstance(error.body, dict):
-        body = tuple(error.body.get(key) for key in ("detail", "error", "message") if key in error.body)
-    text = " ".join(str(part) for part in body).strip().lower()
+    body = error.body
+    if isinstance(body, dict):
+        body = " ".join(str(body[key]) for key in ("detail", "error", "message") if key in body)
+    text = str(body).strip().lower()
     return text in ("", "not found", "404 not found") or "<html" in text or "404 page not found" in text

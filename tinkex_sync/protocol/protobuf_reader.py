@@ -18,6 +18,10 @@ from .protobuf_schema import ENUMS, message
 _Result = TypeVar("_Result", ForwardBackwardOutput, SampleResponse)
 _TopK = Optional[List[Optional[List[Tuple[int, float]]]]]
 
+#: Content type of protobuf, and the results that servers of protocol 0.38 may send as protobuf.
+CONTENT_TYPE = "application/x-protobuf"
+RESULTS = (ForwardBackwardOutput, SampleResponse)
+
 #: Type on the wire -> (struct format of an element, its bytes, dtype of the TensorData).
 _DTYPES = {
     "DTYPE_FLOAT32": ("f", 4, "float32"),
@@ -30,6 +34,10 @@ _STOP_REASONS = ("stop", "length")
 _PADDING = (0, -99999.0)
 
 
+#: Datums of a record without fields, whose number no bytes of the response confirm.
+_MOST_EMPTY_DATUMS = 1_000_000
+
+
 class _Damaged(Exception):
     def __init__(self, path: str, problem: str) -> None:
         super().__init__(problem)
@@ -40,13 +48,20 @@ def decode(content: bytes, kind: Type[_Result], status_code: int = 200) -> _Resu
     """Decode the body of a response of content type ``application/x-protobuf``.
 
     Args:
-        kind: ForwardBackwardOutput or SampleResponse.
+        kind: The expected type of the result.
         status_code: The response's status, for the error.
 
     Raises:
         MissingExtraError: The protobuf package is not installed.
-        APIResponseValidationError: The body is damaged or has an unknown value; ``.path`` is the place.
+        APIResponseValidationError: The body is damaged or has an unknown value (``.path`` is the place), or ``kind`` is
+            none of :data:`RESULTS`.
     """
+    if kind not in RESULTS:
+        raise APIResponseValidationError(
+            f"The response is protobuf, and {kind.__name__} can only be decoded from JSON",
+            status_code=status_code,
+            body=content,
+        )
     parsed = message(kind.__name__)()
     from google.protobuf.message import DecodeError
 
@@ -90,6 +105,8 @@ def _record(path: str, record: Any) -> List[Dict[str, TensorData]]:
     for name, column in columns.items():
         if len(column) < count:
             raise _Damaged(f"{path}.fields[{name!r}]", f"{len(column)} rows for {count} datums")
+    if not columns and count > _MOST_EMPTY_DATUMS:
+        raise _Damaged(f"{path}.num_datums", f"{count} datums without fields")
     return [{name: column[row] for name, column in columns.items()} for row in range(count)]
 
 

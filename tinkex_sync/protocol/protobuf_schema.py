@@ -129,6 +129,16 @@ def tag(message_name: str, field: str) -> bytes:
     return bytes([number << 3 | form])
 
 
+@functools.cache
+def reads_protobuf() -> bool:
+    """Return whether the protobuf package is installed; without it, results are requested as JSON."""
+    try:
+        import google.protobuf  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
 def missing_extra(package: str) -> MissingExtraError:
     """Return the error for a package of the extra ``proto`` that is not installed."""
     return MissingExtraError(

@@ -27,7 +27,7 @@ from ..errors import (
     PromiseExpiredError,
     RateLimitError,
 )
-from ..futures import Future, resolve_in_worker
+from ..futures import Future
 from ..http.call_state import CallState
 from ..http.error_advice import advise
 from ..http.request import Request, new_idempotency_key
@@ -152,7 +152,7 @@ class SampleOperation(Generic[T]):
         session = self.context.session
         deadline = session.deadline(timeout)
         call = session.begin(self.context.source, self.name)
-        future: Future[T] = Future(call)
+        future: Future[T] = Future(session, call)
         _SubmittedSample(self, call, deadline, future).start()
         return future
 
@@ -176,9 +176,7 @@ class _Sample:
     the sample, through every wait after a 429, and not during the wait for another retry.
     """
 
-    def __init__(
-        self, operation: SampleOperation[Any], call: CallState, deadline: Optional[float] = None
-    ) -> None:
+    def __init__(self, operation: SampleOperation[Any], call: CallState, deadline: Optional[float]) -> None:
         self.operation = operation
         self.context = operation.context
         self.session = operation.context.session
@@ -423,7 +421,7 @@ class _Sample:
             states=self.context.states,
             deadline=self._gives_up_at(),
             extend=self._gives_up_at,
-            announced=size,
+            result_size=size,
         )
         return result
 
@@ -460,11 +458,9 @@ class _Sample:
 class _BlockingSample(_Sample):
     """A sample whose steps run in the thread of its caller, which waits between them."""
 
-    def __init__(
-        self, operation: SampleOperation[Any], call: CallState, deadline: Optional[float] = None
-    ) -> None:
-        self._woken = Event()
+    def __init__(self, operation: SampleOperation[Any], call: CallState, deadline: Optional[float]) -> None:
         super().__init__(operation, call, deadline)
+        self._woken = Event()
 
     def wake(self) -> None:
         self._woken.set()
@@ -644,9 +640,12 @@ class _SubmittedSample(_Sample):
             if timer is not None:
                 timer.cancel()
         self.release(success=error is None)
+        future = self._future
+        # They refer to this object directly or through the error's traceback. Without these cycles, a future that is
+        # dropped is freed and logs its error immediately.
+        del self._future, self._next
         if error is not None:
-            resolve_in_worker(self.session, self._future, error=error)
+            future.fail_in_worker(error)
         else:
             # A poller may run the callbacks of the future, even if they block.
-            self.session.end(self.call)
-            self._future.set_result(self.result)
+            future.set_result(self.result)

@@ -1,14 +1,15 @@
 """One forward or forward-backward pass: its chunks are sent in order, and their results are merged.
 
 If the server accepts the chunks of a batch in any order (capability of protocol 0.38.0), they are sent in parallel. The
-first chunk is sent last: such a server starts with it, and has received the whole batch by then. A chunk that is
-rejected must not leave its number unused below a used one, because the server would wait for that number forever. A
-forward pass of one datum, which does not change the model, uses up the number then.
+first chunk is sent last: such a server starts with it, and has received the whole batch by then.
+
+If a chunk is rejected and a later one is accepted, the number of the rejected chunk is unused. The server would wait
+for it without end. A forward pass of one datum, which does not change the model, is then sent under this number.
 """
 
 from __future__ import annotations
 
-import functools
+import itertools
 import logging
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -20,12 +21,9 @@ from ..errors import ClosedError, OutcomeUnknownError, PartialBatchError, Tinkex
 from ..plugins.events import Boundary
 from ..protocol.json_wire import check_finite
 from ..protocol.wire import Body
-from ..session import Session
 from .chunking import plan
 from .lane import LaneOperation, TrainingLane
 from .sequence_numbers import NumberedRequest
-
-__all__ = ["BatchOperation", "validate_batch"]
 
 _log = logging.getLogger(__name__)
 
@@ -33,91 +31,100 @@ _log = logging.getLogger(__name__)
 class BatchOperation(LaneOperation[types.ForwardBackwardOutput]):
     """One pass over a batch. The lane's thread sends the chunks; workers fetch the results in any order.
 
-    Invariants: ``_outputs`` contains the results fetched so far, by index of the chunk. The future is resolved once, by
-    the first failure or by the last result. Thread-safe.
+    Invariant: ``_outputs`` contains the results fetched so far, by index of the chunk. Thread-safe.
 
     Args:
         name: "forward" or "forward_backward"; also the endpoint.
-        batch: Validated datums and the loss function.
+        data: Datums; the iterable is read to its end.
+        loss_fn, loss_fn_config: The loss function and its settings, as for :meth:`TrainingClient.forward_backward`.
         convert: Changes the merged result in place before it is returned; raises nothing.
+
+    Raises:
+        ValueError: ``data`` is empty, the loss function is unknown, a tensor is not finite, or a datum has another
+            number of weights than targets.
+        TypeError: An item of ``data`` is no Datum, or ``loss_fn_config`` is no dict.
     """
 
     def __init__(
         self,
         lane: TrainingLane,
         name: str,
-        batch: types.ForwardBackwardInput,
+        data: Iterable[types.Datum],
+        loss_fn: types.LossFnType,
+        loss_fn_config: Optional[Dict[str, float]] = None,
         convert: Optional[Callable[[types.ForwardBackwardOutput], None]] = None,
     ) -> None:
-        super().__init__(lane, name, len(batch.data))
-        self._batch = batch
+        datums = list(data)
+        _validate(datums, loss_fn, loss_fn_config, lane.session.capabilities.losses)
+        super().__init__(lane, name, len(datums))
+        self._batch = types.ForwardBackwardInput(datums, loss_fn, loss_fn_config)
         self._convert = convert
         #: Whether the server has accepted every chunk.
         self.is_accepted = False
-        #: Why it did not; None before that.
+        #: The error after which it has not accepted every chunk; None if there was none.
         self.error: Optional[BaseException] = None
+        self._accepted: List[Boundary] = []  # changed only by the lane's thread, until is_accepted
         self._lock = Lock()
         self._outputs: Dict[int, types.ForwardBackwardOutput] = {}  # guarded by _lock
-        self._expected: Optional[int] = None  # guarded by _lock
-        self._has_failed = False  # guarded by _lock
 
     def dispatch(self) -> None:
-        call = self.future.call
-        if not self.future.begin():
-            self.session.end(call)
-            return
-        call.more_to_send = True
-        accepted: List[Boundary] = []
-        try:
-            self._send_chunks(accepted)
-        except BaseException as error:
-            self.error = error
-            self._fail(self._partial_error(error, accepted) if accepted else error)
-            return
-        finally:
-            call.more_to_send = False
-            self.session.sends_changed.set()
-        self.is_accepted = True
-        with self._lock:
-            self._expected = len(accepted)
-            is_complete = len(self._outputs) == self._expected
-        if is_complete:
-            self._finish()
-
-    def _send_chunks(self, accepted: List[Boundary]) -> None:
-        """Send all chunks. Append those that the server accepts to ``accepted``, in order, also if this raises."""
         boundaries = self._boundaries()
         if self.session.capabilities.parallel_chunks and self.lane.numbers.are_certain:
             boundaries = list(boundaries)
             if len(boundaries) > 1:
-                self._send_in_parallel(boundaries, accepted)
-                return
+                self._send_in_parallel(boundaries)
+                boundaries = []
         for boundary in boundaries:
             request = self._request(boundary)
             self.lane.numbers.dispatch(request)
-            self._record_accepted(boundary, request, accepted)
+            self._record_accepted(boundary, request)
+        with self._lock:
+            self.is_accepted = True
+            is_complete = len(self._outputs) == len(self._accepted)
+        if is_complete:
+            self.session.helpers.submit(partial(self.future.resolve_by, self._merged_result))
+
+    def as_failure(self, error: BaseException) -> BaseException:
+        self.error = error
+        accepted, refused = _ranges(self._accepted, len(self._batch.data))
+        if not (accepted and refused):
+            return error
+        unknown = " or it is unknown" if isinstance(error, OutcomeUnknownError) else ""
+        consequence = ""
+        if self.name == "forward_backward":
+            consequence = (
+                " The gradients of the accepted datums stay accumulated on the server and will be part of the next"
+                " optimizer step."
+            )
+        outcome = f"{_datums(accepted)} were accepted, {_datums(refused)} were not{unknown}"
+        failure = PartialBatchError(
+            f"{self.name}: {outcome}: {error}.{consequence}",
+            accepted_ranges=tuple(accepted),
+            refused_ranges=tuple(refused),
+        )
+        failure.__cause__ = error
+        return failure
 
     def _boundaries(self) -> Iterable[Boundary]:
+        """Return the boundaries of the chunks. They are computed lazily if no plugin observes them."""
         capabilities = self.session.capabilities
         limits = {"items": capabilities.max_chunk_datums, "bytes": capabilities.max_chunk_bytes}
         sizes = map(capabilities.wire.estimate_datum_bytes, self._batch.data)
-        boundaries = plan(sizes, max_items=limits["items"], max_bytes=limits["bytes"])
+        boundaries: Iterable[Boundary] = plan(sizes, limits["items"], limits["bytes"])
         hook = self.session.observers.chunks_planned
-        if hook is None:
-            return boundaries
-        planned = list(boundaries)
-        call = self.future.call
-        hook(
-            source=call.source,
-            call_id=call.call_id,
-            operation=self.name,
-            boundaries=tuple(planned),
-            limits=limits,
-        )
-        return planned
+        if hook is not None:
+            boundaries = tuple(boundaries)
+            hook(
+                source=self.lane.source,
+                call_id=self.future.call.call_id,
+                operation=self.name,
+                boundaries=boundaries,
+                limits=limits,
+            )
+        return boundaries
 
     def _request(self, boundary: Boundary, endpoint: Optional[str] = None) -> NumberedRequest:
-        """Return a request for the datums of a chunk."""
+        """Return a request for the datums of a chunk; ``endpoint`` is that of the operation if it is None."""
         name = endpoint or self.name
 
         def encode(number: int) -> Body:
@@ -130,23 +137,20 @@ class BatchOperation(LaneOperation[types.ForwardBackwardOutput]):
 
     # Chunks in parallel
 
-    def _send_in_parallel(self, boundaries: Sequence[Boundary], accepted: List[Boundary]) -> None:
-        first = self.lane.numbers.reserve(len(boundaries))
-        chunks = [
-            _ParallelChunk(boundary, first + index, self._request(boundary))
-            for index, boundary in enumerate(boundaries)
-        ]
+    def _send_in_parallel(self, boundaries: Sequence[Boundary]) -> None:
+        numbers = self.lane.numbers
+        first = numbers.reserve(len(boundaries))
+        chunks = [_ParallelChunk(one, first + one.index, self._request(one)) for one in boundaries]
         for chunk in chunks[1:]:
-            if not self.session.helpers.submit(functools.partial(self._send_parallel_chunk, chunk)):
-                raise ClosedError("the client is closed")
+            self.session.helpers.submit(partial(self._send_parallel_chunk, chunk))
         for chunk in chunks[1:]:
             self.session.wait(chunk.has_ended)
         self._send_parallel_chunk(chunks[0])
-        self._fill_gaps(chunks)
+        self._fill_gaps(list(chunks))
         for chunk in chunks:
             if chunk.error is None:
-                self.lane.numbers.outcomes.record_accepted(chunk.position)
-                self._record_accepted(chunk.boundary, chunk.request, accepted)
+                numbers.outcomes.record_accepted(chunk.position)
+                self._record_accepted(chunk.boundary, chunk.request)
         for chunk in chunks:
             if chunk.error is not None:
                 raise chunk.error
@@ -165,11 +169,10 @@ class BatchOperation(LaneOperation[types.ForwardBackwardOutput]):
             chunk.has_ended.set()
 
     def _fill_gaps(self, chunks: List[_ParallelChunk]) -> None:
-        """Leave no number unused below a used one; release the positions of rejected chunks at the end."""
+        """Release the positions of rejected chunks at the end, and use up the numbers of other rejected chunks."""
         numbers = self.lane.numbers
         while chunks and chunks[-1].is_rejected:
-            numbers.release_last(chunks[-1].position)
-            chunks = chunks[:-1]
+            numbers.release_last(chunks.pop().position)
         accepted = next((chunk for chunk in chunks if chunk.error is None), None)
         for chunk in chunks:
             if chunk.is_rejected and accepted is not None:
@@ -178,19 +181,14 @@ class BatchOperation(LaneOperation[types.ForwardBackwardOutput]):
                 try:
                     numbers.send_reserved(chunk.position, request)
                 except TinkexError as error:
-                    _log.warning(
-                        "Sequence number unused, the server may wait for it: number=%d error=%s",
-                        request.number,
-                        error,
-                    )
+                    # A server that waits for this number executes no later request.
+                    _log.warning("Sequence number unused: number=%d error=%s", request.number, error)
 
     # Results
 
-    def _record_accepted(
-        self, boundary: Boundary, request: NumberedRequest, accepted: List[Boundary]
-    ) -> None:
+    def _record_accepted(self, boundary: Boundary, request: NumberedRequest) -> None:
         """Report an accepted chunk and start to fetch its result."""
-        accepted.append(boundary)
+        self._accepted.append(boundary)
         call = self.future.call
         call.request_id = request.server_future.request_id
         hook = self.session.observers.chunk_sent
@@ -200,65 +198,33 @@ class BatchOperation(LaneOperation[types.ForwardBackwardOutput]):
                 call_id=call.call_id,
                 boundary=boundary,
                 body_bytes=request.body_bytes,
-                request_id=request.server_future.request_id,
-                elapsed=self.session.clock.time() - request.started,
+                request_id=call.request_id,
+                elapsed=request.server_future.roundtrip,
             )
         self.session.helpers.submit(partial(self._fetch, boundary, request))
 
     def _fetch(self, boundary: Boundary, request: NumberedRequest) -> None:
         try:
-            output = self.lane.fetch_result(request, self.future.call)
+            output = self.lane.fetch_result(request)
         except BaseException as error:
             if error.args and isinstance(error.args[0], str):
-                error.args = (
-                    f"{error.args[0]} ({_datums([(boundary.start, boundary.stop)])})",
-                    *error.args[1:],
-                )
-            self._fail(error)
+                datums = _datums([(boundary.start, boundary.stop)])
+                error.args = (f"{error.args[0]} ({datums})", *error.args[1:])
+            self.future.set_exception(error)
             return
         with self._lock:
             self._outputs[boundary.index] = output
-            is_complete = len(self._outputs) == self._expected
+            is_complete = self.is_accepted and len(self._outputs) == len(self._accepted)
         if is_complete:
-            self._finish()
+            self.future.resolve_by(self._merged_result)
 
-    def _finish(self) -> None:
+    def _merged_result(self) -> types.ForwardBackwardOutput:
+        """Merge the results of all chunks, in their order, and convert the merged result."""
         outputs = [self._outputs[index] for index in sorted(self._outputs)]
-        try:
-            merged = self.session.capabilities.wire.merge_results(outputs)
-        except TinkexError as error:
-            self._fail(error)
-            return
+        merged = self.session.capabilities.wire.merge_results(outputs)
         if self._convert is not None:
             self._convert(merged)
-        self.resolve(merged)
-
-    def _fail(self, error: BaseException) -> None:
-        with self._lock:
-            is_first, self._has_failed = not self._has_failed, True
-        if is_first:
-            self.resolve(error=error)
-
-    def _partial_error(self, error: BaseException, accepted: List[Boundary]) -> PartialBatchError:
-        ranges = _joined([(boundary.start, boundary.stop) for boundary in accepted])
-        missing = _gaps(ranges, len(self._batch.data))
-        unknown = " or it is unknown" if isinstance(error, OutcomeUnknownError) else ""
-        consequence = ""
-        if self.name == "forward_backward":
-            consequence = (
-                " The gradients of the accepted datums stay accumulated on the server and will be part of the next"
-                " optimizer step."
-            )
-        outcome = f"{_datums(ranges)} were accepted, {_datums(missing)} were not{unknown}"
-        partial = PartialBatchError(
-            f"{self.name}: {outcome}: {error}.{consequence}",
-            accepted=ranges[0],
-            refused=missing[0],
-            accepted_ranges=tuple(ranges),
-            refused_ranges=tuple(missing),
-        )
-        partial.__cause__ = error
-        return partial
+        return merged
 
 
 @dataclass
@@ -277,65 +243,44 @@ class _ParallelChunk:
         return self.error is not None and not isinstance(self.error, (OutcomeUnknownError, ClosedError))
 
 
-_Range = Tuple[int, int]
+def _ranges(accepted: List[Boundary], total: int) -> Tuple[List[Tuple[int, int]], List[Tuple[int, int]]]:
+    """Return the ranges of accepted datums and of all others, ascending.
+
+    Args:
+        accepted: The accepted chunks, in any order.
+        total: Number of datums.
+    """
+    indices = {index for boundary in accepted for index in range(boundary.start, boundary.stop)}
+    ranges: Dict[bool, List[Tuple[int, int]]] = {True: [], False: []}
+    for is_accepted, group in itertools.groupby(range(total), indices.__contains__):
+        members = list(group)
+        ranges[is_accepted].append((members[0], members[-1] + 1))
+    return ranges[True], ranges[False]
 
 
-def _joined(ranges: List[_Range]) -> List[_Range]:
-    """Return ascending ranges with adjacent ones joined."""
-    joined: List[_Range] = []
-    for start, stop in ranges:
-        if joined and joined[-1][1] == start:
-            start = joined.pop()[0]
-        joined.append((start, stop))
-    return joined
-
-
-def _gaps(ranges: List[_Range], total: int) -> List[_Range]:
-    """Return the parts of 0 to ``total`` that ascending ranges leave out."""
-    starts = [0, *(stop for _, stop in ranges)]
-    stops = [*(start for start, _ in ranges), total]
-    return [(start, stop) for start, stop in zip(starts, stops) if start < stop]
-
-
-def _datums(ranges: List[_Range]) -> str:
+def _datums(ranges: List[Tuple[int, int]]) -> str:
     return "datums " + " and ".join(f"{start} to {stop - 1}" for start, stop in ranges)
 
 
-def validate_batch(
-    session: Session,
-    data: Iterable[types.Datum],
-    loss_fn: types.LossFnType,
-    loss_fn_config: Optional[Dict[str, float]] = None,
-) -> types.ForwardBackwardInput:
-    """Return the arguments of a forward or forward-backward pass as the input of its request.
-
-    Args:
-        session: Its capabilities name the allowed loss functions.
-        data: Datums; read to the end.
-
-    Raises:
-        ValueError: ``data`` is empty, the loss function is unknown, a tensor is not finite, or a datum has another
-            number of weights than targets.
-        TypeError: An item of ``data`` is no Datum, or ``loss_fn_config`` is no dict.
-    """
-    datums = list(data)
+def _validate(
+    datums: List[types.Datum], loss_fn: str, loss_fn_config: Optional[Dict[str, float]], losses: Sequence[str]
+) -> None:
+    """Raise an error for a batch that the server would reject; ``losses`` are the allowed loss functions."""
     if not datums:
         raise ValueError("data is empty: give at least one Datum")
     for index, datum in enumerate(datums):
         if not isinstance(datum, types.Datum):
             raise TypeError(f"data[{index}] must be a Datum, not {type(datum).__name__}")
         _check_lengths(index, datum)
-    losses = session.capabilities.losses
     if loss_fn not in losses:
         raise ValueError(f"loss_fn {loss_fn!r} is none of {', '.join(losses)}")
     check_finite(datums)
     if loss_fn_config is not None and not isinstance(loss_fn_config, dict):
         raise TypeError(f"loss_fn_config must be a dict of numbers or None, not {loss_fn_config!r}")
-    return types.ForwardBackwardInput(data=datums, loss_fn=loss_fn, loss_fn_config=loss_fn_config)
 
 
 def _check_lengths(index: int, datum: types.Datum) -> None:
-    """Reject a datum that every server would reject: its targets and their weights differ in number."""
+    """Raise an error if a datum has another number of weights than targets."""
     targets, weights = datum.loss_fn_inputs.get("target_tokens"), datum.loss_fn_inputs.get("weights")
     if targets is None or weights is None or not targets.shape or not weights.shape:
         return

@@ -6,8 +6,6 @@ from typing import Iterable, Iterator
 
 from ..plugins.events import Boundary
 
-__all__ = ["plan"]
-
 
 def plan(sizes: Iterable[int], max_items: int = 1024, max_bytes: int = 5_000_000) -> Iterator[Boundary]:
     """Divide items into chunks, in order. ``sizes`` is read lazily, one item ahead of the chunk.

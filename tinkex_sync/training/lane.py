@@ -5,33 +5,21 @@ The lane only sends. The results are polled in worker threads and arrive in any 
 
 from __future__ import annotations
 
-import weakref
 from abc import ABC, abstractmethod
+from contextlib import suppress
 from typing import Any, Generic, Optional, TypeVar
 
-from ..concurrency.workers import Lane
-from ..errors import (
-    APIError,
-    APIStatusError,
-    ClosedError,
-    OutcomeUnknownError,
-    PromiseExpiredError,
-    RequestFailedError,
-    ResultLostError,
-)
-from ..futures import Future, fail_at_deadline, resolve_in_worker, wait_until
-from ..http.call_state import CallState
+from ..errors import APIError, APIStatusError, ClosedError, PromiseExpiredError, RequestFailedError
+from ..futures import Future, fail_at_deadline, wait_until
 from ..plugins.events import Source
 from ..polling.poller import poll
 from ..polling.queue_states import QueueStates
 from ..session import Session
 from .sequence_numbers import NumberedRequest, SequenceNumbers, expects_lower_number
 
-__all__ = ["LaneOperation", "TrainingLane"]
-
 T = TypeVar("T")
 
-#: How often an operation is sent again under the number that its server expects.
+#: An operation is sent again under the number that its server expects at most this often.
 _MOST_RESENDS = 5
 
 
@@ -51,26 +39,30 @@ class TrainingLane:
         self.source = Source("training", model_id, session.session_id)
         self.numbers = SequenceNumbers(session, first_seq_id)
         self._queue_states = QueueStates(session.observers, session.clock)
-        self._worker = Lane(f"lane-{model_id}")
-        # Weak, because the session outlives the clients of its models.
-        worker = weakref.ref(self._worker)
+        self._worker = session.make_lane(f"lane-{model_id}")
 
-        def close() -> None:
-            alive = worker()
-            if alive is not None:
-                alive.close()
+    def enqueue(self, timeout: Optional[float], *operations: LaneOperation[Any]) -> None:
+        """Start the calls of operations, make their futures, and queue the operations next to each other.
 
-        session.on_close(close)
+        Never blocks.
 
-    def enqueue(self, *operations: LaneOperation[Any]) -> None:
-        """Queue operations next to each other. Never blocks. Their futures fail if the lane is closed."""
-        if self._worker.submit(*(operation.dispatch for operation in operations)):
-            return
+        Args:
+            timeout: Seconds until the futures fail with DeadlineExceeded; None: no limit.
+
+        Raises:
+            ValueError: ``timeout`` is not a positive number.
+            ClosedError: The client is closed.
+        """
+        deadline = None if timeout is None else self.session.deadline(timeout)
         for operation in operations:
-            self.session.end(operation.future.call)
-            operation.future.set_exception(ClosedError("the client is closed"))
+            call = self.session.begin(self.source, operation.name, operation.items)
+            operation.future = Future(self.session, call)
+            fail_at_deadline(self.session, operation.future, deadline)
+        if not self._worker.submit(*(operation.start for operation in operations)):
+            for operation in operations:
+                operation.future.set_exception(ClosedError("the client is closed"))
 
-    def fetch_result(self, request: NumberedRequest, call: CallState) -> Any:
+    def fetch_result(self, request: NumberedRequest) -> Any:
         """Wait for the result of an accepted request and return it.
 
         If the server reports only now that it expects another number, the request is sent again under that number.
@@ -80,61 +72,51 @@ class TrainingLane:
             TinkexError: As :func:`~tinkex_sync.polling.poller.poll`.
         """
         outcomes = self.numbers.outcomes
-        has_failed = True
-        try:
-            result = self._result_after_conflicts(request, call)
-            has_failed = False
-            if request.number != request.position:
-                outcomes.skip_failed()
-            return result
-        except (OutcomeUnknownError, ClosedError, PromiseExpiredError, ResultLostError):
-            has_failed = False
-            raise
-        finally:
-            outcomes.record_outcome(request.position, failed=has_failed)
+        with outcomes.recording(request.position):
+            resends = 0
+            while True:
+                try:
+                    result = self._result(request)
+                except (APIStatusError, RequestFailedError) as error:
+                    is_lower = expects_lower_number(error, request.number)
+                    if is_lower is False and request.in_doubt:
+                        raise request.unknown_outcome(error) from error
+                    if not is_lower or resends == _MOST_RESENDS:
+                        raise
+                    request.call.phase = "retrying"
+                    has_waited = outcomes.wait_for_earlier(request.position)
+                    number = outcomes.number_without_failed(request.position)
+                    if number == request.number and not has_waited:
+                        raise
+                else:
+                    if request.number != request.position:
+                        outcomes.skips_failed = True
+                    return result
+                resends += 1
+                request.assign(number)
+                request.send()
 
-    def _result_after_conflicts(self, request: NumberedRequest, call: CallState) -> Any:
-        outcomes = self.numbers.outcomes
-        for resends in range(_MOST_RESENDS + 1):
-            try:
-                return self._result(request, call)
-            except (APIStatusError, RequestFailedError) as error:
-                is_lower = expects_lower_number(error, request.number)
-                if is_lower is False and request.in_doubt:
-                    raise request.unknown_outcome(error) from error
-                if not is_lower:
-                    raise
-                call.phase = "retrying"
-                has_waited = outcomes.wait_for_earlier(request.position)
-                number = outcomes.number_without_failed(request.position)
-                if resends == _MOST_RESENDS or (number == request.number and not has_waited):
-                    raise
-            request.assign(number)
-            request.send()
-        raise AssertionError("the last resend returns or raises")
-
-    def _result(self, request: NumberedRequest, call: CallState) -> Any:
+    def _result(self, request: NumberedRequest) -> Any:
         """Poll an accepted request; if the server has lost the result, send the same request once more."""
-        try:
-            return poll(self.session, request.server_future, call, states=self._queue_states)
-        except PromiseExpiredError as error:
-            expired = error
+        with suppress(PromiseExpiredError):
+            return poll(self.session, request.server_future, request.call, states=self._queue_states)
         try:
             request.send()
         except APIError as error:
-            raise PromiseExpiredError(
-                f"{call.operation} (number {request.number}) was accepted, but the server has lost its result and"
-                f" rejects the request when it is sent again ({error}); its changes to the model remain",
-                request_id=expired.request_id,
-            ) from error
+            loss = f"has lost its result and rejects the request when it is sent again ({error})"
+            raise _expired(request, loss) from error
         try:
-            return poll(self.session, request.server_future, call, states=self._queue_states)
+            return poll(self.session, request.server_future, request.call, states=self._queue_states)
         except PromiseExpiredError as error:
-            raise PromiseExpiredError(
-                f"{call.operation} (number {request.number}) was accepted, but the server has lost its result twice;"
-                " its changes to the model remain",
-                request_id=request.server_future.request_id,
-            ) from error
+            raise _expired(request, "has lost its result twice") from error
+
+
+def _expired(request: NumberedRequest, loss: str) -> PromiseExpiredError:
+    return PromiseExpiredError(
+        f"{request.call.operation} (number {request.number}) was accepted, but the server {loss};"
+        " its changes to the model remain",
+        request_id=request.server_future.request_id,
+    )
 
 
 class LaneOperation(ABC, Generic[T]):
@@ -145,14 +127,14 @@ class LaneOperation(ABC, Generic[T]):
         items: Number of datums, for observers.
     """
 
-    #: Set by :meth:`begin`.
+    #: Made by :meth:`TrainingLane.enqueue`.
     future: Future[T]
 
     def __init__(self, lane: TrainingLane, name: str, items: int = 1) -> None:
         self.lane = lane
         self.session = lane.session
         self.name = name
-        self._items = items
+        self.items = items
 
     def run(self, timeout: Optional[float] = None) -> T:
         """Submit the operation and wait for its result.
@@ -172,20 +154,27 @@ class LaneOperation(ABC, Generic[T]):
         Args:
             timeout: Seconds until the future fails with DeadlineExceeded; None: no limit.
         """
-        deadline = None if timeout is None else self.session.deadline(timeout)
-        self.begin()
-        fail_at_deadline(self.session, self.future, deadline)
-        self.lane.enqueue(self)
+        self.lane.enqueue(timeout, self)
         return self.future
 
-    def begin(self) -> None:
-        """Start the call and make its future. Called once, before the operation is queued."""
-        self.future = Future(self.session.begin(self.lane.source, self.name, self._items))
+    def start(self) -> None:
+        """Send the operation unless it was withdrawn. Called once, in the lane's thread; errors fail the future."""
+        if not self.future.begin():
+            return
+        call = self.future.call
+        call.more_to_send = True
+        try:
+            self.dispatch()
+        except BaseException as error:
+            self.future.fail_in_worker(self.as_failure(error))
+        finally:
+            call.more_to_send = False
+            self.session.sends_changed.set()
 
     @abstractmethod
     def dispatch(self) -> None:
-        """Send the operation. Called once, in the lane's thread. Raises nothing; errors fail the future."""
+        """Send all requests of the operation, and start to fetch their results."""
 
-    def resolve(self, result: Optional[T] = None, error: Optional[BaseException] = None) -> None:
-        """End the call and resolve the future, in a worker."""
-        resolve_in_worker(self.session, self.future, result, error)
+    def as_failure(self, error: BaseException) -> BaseException:
+        """Return the error of the operation if :meth:`dispatch` has failed with ``error``."""
+        return error

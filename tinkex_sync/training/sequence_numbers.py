@@ -26,17 +26,18 @@ from ..errors import (
     ClosedError,
     ConflictError,
     OutcomeUnknownError,
+    PromiseExpiredError,
+    ResultLostError,
 )
 from ..http.call_state import CallState
 from ..http.request import Request, new_idempotency_key
-from ..http.retry import Attempts
 from ..polling.poller import ServerFuture
 from ..protocol.wire import Body
 from ..session import Session
 
-__all__ = ["NumberedRequest", "OperationOutcomes", "SequenceNumbers", "expects_lower_number"]
-
 _NUMBERS = re.compile(r"\bexpected\D{0,20}(\d+)\D{1,20}(\d+)")
+#: After these errors it is unknown whether an accepted operation has failed.
+_UNKNOWN_OUTCOMES = (OutcomeUnknownError, ClosedError, PromiseExpiredError, ResultLostError)
 
 
 class NumberedRequest:
@@ -55,29 +56,30 @@ class NumberedRequest:
     ) -> None:
         self._session = session
         self._encode = encode
-        self._call = call
-        self._key = ""
         self.endpoint = endpoint
-        #: The ``seq_id`` that is sent.
-        self.number = 0
+        self.call = call
         #: The place of the request among all requests of its model, from 1; see :class:`OperationOutcomes`.
         self.position = 0
-        #: Whether an attempt may have reached the server although its response was lost.
-        self.in_doubt = False
+        self.assign(0)
+        #: Size of the last body that was sent.
         self.body_bytes = 0
-        self.started = session.clock.time()
+        self._started = session.clock.time()
         #: The server future, once the request was accepted.
         self.server_future = ServerFuture("", endpoint)
 
     def assign(self, number: int) -> None:
-        """Set the number of a request that was not sent, or that the server did not count under its former number."""
-        self.number, self._key, self.in_doubt = number, new_idempotency_key(), False
+        """Set the number. The request was not sent, or the server has not counted it under its former number."""
+        #: The ``seq_id`` that is sent.
+        self.number = number
+        self._key = new_idempotency_key()
+        #: Whether an attempt may have reached the server although its response was lost.
+        self.in_doubt = False
 
     def send(self) -> None:
         """Send the request, retries included, and keep the server future.
 
         Raises:
-            APIStatusError, APIConnectionError, ClosedError: It failed; see :meth:`checking_outcome`.
+            APIStatusError, APIConnectionError, ClosedError: It failed; see :meth:`assigned`.
         """
         session = self._session
         while True:
@@ -87,46 +89,46 @@ class NumberedRequest:
                 body.endpoint,
                 body.content,
                 headers=body.headers,
-                call=self._call,
+                call=self.call,
                 idempotency_key=self._key,
             )
+            attempts = session.attempts("submit")
             try:
-                with self._recording_doubt() as attempts:
-                    response = session.call(request, attempts)
+                response = session.call(request, attempts)
                 break
             except APIStatusError as error:
                 if not session.negotiation.switch(error, body):
                     raise
-                # The server rejected the encoding without reading the body, so the number is unused. The key
-                # identifies the body, so the other encoding needs another key.
-                self.assign(self.number)
+            finally:
+                self.in_doubt = self.in_doubt or attempts.in_doubt
+            # The server rejected the encoding without reading the body, so the number is unused. The key identifies
+            # the body, so the other encoding needs another key.
+            self.assign(self.number)
         self.server_future = ServerFuture(
-            response.request_id, self.endpoint, session.clock.time() - self.started
+            response.request_id, self.endpoint, session.clock.time() - self._started
         )
 
     @contextmanager
-    def checking_outcome(self) -> Iterator[None]:
-        """Replace the error of :meth:`send` by an OutcomeUnknownError if an attempt is in doubt.
+    def assigned(self, position: int, number: int) -> Iterator[None]:
+        """Assign a position and a number. The ``with`` block sends the request for the first time under this number.
 
         Raises:
             OutcomeUnknownError: The request failed, and an attempt is in doubt.
             APIStatusError, APIConnectionError, ClosedError: It failed; for the first two, it was not accepted.
         """
+        self.position = position
+        self.assign(number)
         try:
             yield
         except (APIError, ClosedError) as error:
-            self.in_doubt = self.in_doubt or _may_be_accepted(error)
+            # A response with status 2xx and without a request id is a validation error: it may have been accepted.
+            self.in_doubt = self.in_doubt or (
+                isinstance(error, APIResponseValidationError)
+                or (isinstance(error, APIConnectionError) and not error.unsent)
+            )
             if not self.in_doubt or isinstance(error, ClosedError):
                 raise
             raise self.unknown_outcome(error) from error
-
-    @contextmanager
-    def _recording_doubt(self) -> Iterator[Attempts]:
-        attempts = self._session.attempts("submit")
-        try:
-            yield attempts
-        finally:
-            self.in_doubt = self.in_doubt or attempts.in_doubt
 
     def unknown_outcome(self, error: Exception) -> OutcomeUnknownError:
         """Return the error for a request whose response was lost and that then failed with ``error``."""
@@ -135,15 +137,6 @@ class NumberedRequest:
             f" {error}. Check the model before repeating it.",
             seq_id=self.number,
         )
-
-
-def _may_be_accepted(error: Exception) -> bool:
-    """Return whether the server may have accepted a request although the only attempt failed."""
-    if isinstance(error, APIResponseValidationError):
-        return True  # A 2xx without a request id.
-    return (
-        isinstance(error, APIConnectionError) and not error.unsent and not isinstance(error, APIStatusError)
-    )
 
 
 class SequenceNumbers:
@@ -168,15 +161,15 @@ class SequenceNumbers:
             OutcomeUnknownError: A response was lost, and it is unknown whether the operation was applied.
             APIStatusError, APIConnectionError, ClosedError: The operation was not applied.
         """
-        conflict: Optional[ConflictError] = None
         # If a doubtful request did not arrive, the server still expects its number.
-        for position in (self._next, *self._doubtful):
-            self._assign(position, request)
+        positions = [self._next, *self._doubtful]
+        for position in positions:
             try:
-                with request.checking_outcome():
+                with request.assigned(position, self.outcomes.number_at(position)):
                     request.send()
-            except ConflictError as error:
-                conflict = error
+            except ConflictError:
+                if position == positions[-1]:
+                    raise
             except (APIError, ClosedError, OutcomeUnknownError):
                 if request.in_doubt and position not in self._doubtful:
                     self._next = position + 1
@@ -186,8 +179,6 @@ class SequenceNumbers:
                 self._next, self._doubtful = position + 1, []
                 self.outcomes.record_accepted(position)
                 return
-        assert conflict is not None
-        raise conflict
 
     @property
     def are_certain(self) -> bool:
@@ -202,7 +193,6 @@ class SequenceNumbers:
 
     def release_last(self, position: int) -> None:
         """Make the last reserved position available again, because the server rejected its request."""
-        assert position == self._next - 1, f"{position} is not the last position, {self._next - 1}"
         self._next = position
 
     def send_reserved(self, position: int, request: NumberedRequest) -> None:
@@ -211,13 +201,8 @@ class SequenceNumbers:
         Raises:
             Exception: As :meth:`dispatch`. After an OutcomeUnknownError the position counts as used.
         """
-        self._assign(position, request)
-        with request.checking_outcome():
+        with request.assigned(position, self.outcomes.number_at(position)):
             request.send()
-
-    def _assign(self, position: int, request: NumberedRequest) -> None:
-        request.position = position
-        request.assign(self.outcomes.number_at(position))
 
 
 class OperationOutcomes:
@@ -236,28 +221,19 @@ class OperationOutcomes:
         self._lock = Lock()
         self._open: Set[int] = set()  # guarded by _lock
         self._failed: Set[int] = set()  # guarded by _lock
-        self._skips_failed = False  # guarded by _lock
+        #: Whether the server has shown that a failed operation uses up no number. Never reset; read without the lock.
+        self.skips_failed = False
         # Set and replaced when an outcome becomes known.
         self._change = Event()  # guarded by _lock
 
     def number_at(self, position: int) -> int:
         """Return the number to send for a position, as far as is known now."""
-        with self._lock:
-            return self._number_without_failed(position) if self._skips_failed else position
+        return self.number_without_failed(position) if self.skips_failed else position
 
     def number_without_failed(self, position: int) -> int:
         """Return the number for a position on a server where failed operations use up no number."""
         with self._lock:
-            return self._number_without_failed(position)
-
-    def _number_without_failed(self, position: int) -> int:
-        """Call with ``_lock`` held."""
-        return position - sum(failed < position for failed in self._failed)
-
-    def skip_failed(self) -> None:
-        """Record that the server has shown that a failed operation uses up no number."""
-        with self._lock:
-            self._skips_failed = True
+            return position - sum(failed < position for failed in self._failed)
 
     def record_accepted(self, position: int) -> None:
         """Record that the server has accepted the request at a position."""
@@ -265,13 +241,25 @@ class OperationOutcomes:
             self._open.add(position)
 
     def record_outcome(self, position: int, *, failed: bool = False) -> None:
-        """Record that the outcome of an operation is known, or that no thread waits for it any more."""
+        """Record that the outcome of an operation is known, or that it stays unknown."""
         with self._lock:
             self._open.discard(position)
             if failed:
                 self._failed.add(position)
             change, self._change = self._change, Event()
         change.set()
+
+    @contextmanager
+    def recording(self, position: int) -> Iterator[None]:
+        """Record the outcome of an accepted operation, whose result the ``with`` block fetches."""
+        has_failed = False
+        try:
+            yield
+        except BaseException as error:
+            has_failed = not isinstance(error, _UNKNOWN_OUTCOMES)
+            raise
+        finally:
+            self.record_outcome(position, failed=has_failed)
 
     def wait_for_earlier(self, position: int) -> bool:
         """Wait until the outcome of every operation before a position is known.
@@ -293,7 +281,7 @@ class OperationOutcomes:
 
 
 def expects_lower_number(error: Exception, number: int) -> Optional[bool]:
-    """Return whether the error of an operation says that the server expects a lower number than ``number``.
+    """Return whether the error of an operation shows that the server expects a lower number than ``number``.
 
     Returns:
         None: The error is no conflict of numbers. True: The server expects a lower number, so it has not counted the

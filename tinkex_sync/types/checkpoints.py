@@ -1,5 +1,6 @@
 """Checkpoints, training runs, and the ``tinker://`` paths that name them."""
 
+import re
 from dataclasses import field
 from datetime import datetime
 from typing import Any, Dict, List, Literal, Optional
@@ -25,8 +26,7 @@ __all__ = [
 
 CheckpointType = Literal["training", "sampler", "external"]
 
-_SCHEME = "tinker://"
-_KIND_BY_FOLDER: Dict[str, CheckpointType] = {"weights": "training", "sampler_weights": "sampler"}
+_PATH = re.compile("tinker://([^/]*)/(weights|sampler_weights)/([^/]*)")
 
 
 class ParsedCheckpointTinkerPath(Wire):
@@ -41,18 +41,11 @@ class ParsedCheckpointTinkerPath(Wire):
     @classmethod
     def from_tinker_path(cls, tinker_path: str) -> "ParsedCheckpointTinkerPath":
         """Split a path; ValueError unless it has exactly these three parts."""
-        run, folder, name = _three_parts(tinker_path)
-        kind = _KIND_BY_FOLDER.get(folder)
-        if kind is None:
+        parts = _PATH.fullmatch(tinker_path)
+        if parts is None:
             raise ValueError(f"Invalid tinker path: {tinker_path}")
-        return cls(tinker_path, run, kind, f"{folder}/{name}")
-
-
-def _three_parts(tinker_path: str) -> List[str]:
-    parts = tinker_path[len(_SCHEME) :].split("/")
-    if not tinker_path.startswith(_SCHEME) or len(parts) != 3:
-        raise ValueError(f"Invalid tinker path: {tinker_path}")
-    return parts
+        run, folder, name = parts.groups()
+        return cls(tinker_path, run, "training" if folder == "weights" else "sampler", f"{folder}/{name}")
 
 
 class Checkpoint(Wire):

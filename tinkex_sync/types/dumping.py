@@ -6,7 +6,7 @@ import base64
 import dataclasses
 from datetime import datetime
 from enum import Enum
-from typing import Any, Callable, Collection, Dict, NamedTuple, Optional
+from typing import Any, NamedTuple
 
 from .decoders import instant_text
 
@@ -14,9 +14,6 @@ from .decoders import instant_text
 class _NotGiven:
     def __repr__(self) -> str:
         return "None"
-
-    def __reduce__(self) -> str:
-        return "NOT_GIVEN"
 
 
 #: Default of a field that is sent as null if None was passed, and left out if no value was passed.
@@ -39,17 +36,8 @@ class FieldInfo(NamedTuple):
         return None if self.default is ... else self.default
 
 
-class ModelFields:
-    """Descriptor of ``model_fields``: the fields of a wire type by name."""
-
-    def __get__(self, instance: object, owner: Any) -> Dict[str, FieldInfo]:
-        # help() reads class attributes of every base class, and the base classes are not dataclasses.
-        if not dataclasses.is_dataclass(owner):
-            return {}
-        return {field.name: FieldInfo(field.type, _default(field)) for field in dataclasses.fields(owner)}
-
-
-def _default(field: Any) -> Any:
+def default_of(field: Any) -> Any:
+    """Return the default value of a dataclass field; ``...`` if a value is required."""
     if field.default_factory is not dataclasses.MISSING:
         return field.default_factory()
     if field.default is dataclasses.MISSING:
@@ -57,25 +45,30 @@ def _default(field: Any) -> Any:
     return None if field.default is NOT_GIVEN else field.default
 
 
-class _Form(NamedTuple):
+class Form(NamedTuple):
     """How a dump writes values that JSON cannot express, and which fields it leaves out."""
 
     python: bool
-    leaves_out: Callable[[Any, Any], bool]
+    exclude_defaults: bool
+    exclude_none: bool
+
+    def leaves_out(self, field: Any, value: Any) -> bool:
+        """Return whether a field with this value is left out."""
+        if value is None and (self.exclude_none or "since" in field.metadata):
+            return True
+        default = default_of(field) if self.exclude_defaults else ...
+        return type(default) is type(value) and bool(default == value)
 
 
-def _plain(value: Any, form: _Form) -> Any:
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        pairs = ((field, getattr(value, field.name)) for field in dataclasses.fields(value))
-        return {
-            field.name: _plain(held, form)
-            for field, held in pairs
-            if not (form.leaves_out(field, held) or (held is None and "since" in field.metadata))
-        }
+def plain(value: Any, form: Form) -> Any:
+    """Return a value with wire types as dicts and arrays as lists, at every depth."""
+    if dataclasses.is_dataclass(value):
+        held = ((field, getattr(value, field.name)) for field in dataclasses.fields(value))
+        return {field.name: plain(one, form) for field, one in held if not form.leaves_out(field, one)}
     if isinstance(value, dict):
-        return {key: _plain(held, form) for key, held in value.items()}
+        return {key: plain(one, form) for key, one in value.items()}
     if isinstance(value, (list, tuple)):
-        items = [_plain(held, form) for held in value]
+        items = [plain(one, form) for one in value]
         return tuple(items) if form.python and isinstance(value, tuple) else items
     if isinstance(value, Enum):
         return value if form.python else value.value
@@ -84,30 +77,3 @@ def _plain(value: Any, form: _Form) -> Any:
     if isinstance(value, bytes):
         return base64.b64encode(value).decode("ascii")
     return value.tolist() if hasattr(value, "tolist") else value
-
-
-def dump(
-    value: Any,
-    mode: str,
-    *,
-    include: Optional[Collection[str]],
-    exclude: Optional[Collection[str]],
-    exclude_defaults: bool,
-    exclude_none: bool,
-) -> Dict[str, Any]:
-    """Return the fields of a wire type as ``model_dump`` does; the arguments are its."""
-    if mode not in ("python", "json"):
-        raise ValueError(f'mode must be "python" or "json", not {mode!r}')
-
-    def leaves_out(field: Any, held: Any) -> bool:
-        if held is None and exclude_none:
-            return True
-        default = _default(field) if exclude_defaults else ...
-        return default is not ... and type(default) is type(held) and bool(default == held)
-
-    plain: Dict[str, Any] = _plain(value, _Form(mode == "python", leaves_out))
-    return {
-        name: held
-        for name, held in plain.items()
-        if (include is None or name in include) and (exclude is None or name not in exclude)
-    }

@@ -4,16 +4,7 @@ from dataclasses import field
 from enum import Enum
 from typing import List, Literal, Optional, Union
 
-from .training import (
-    CreateModelResponse,
-    ForwardBackwardOutput,
-    LoadWeightsResponse,
-    ModelID,
-    OptimStepResponse,
-    SaveWeightsForSamplerResponse,
-    SaveWeightsResponse,
-    UnloadModelResponse,
-)
+from . import training
 from .wire import FastWire, Wire, coding, since
 
 __all__ = [
@@ -33,7 +24,18 @@ __all__ = [
 RequestID = str
 
 
-class QueueState(str, Enum):
+class _OpenEnum(str, Enum):
+    """Base of enums whose value is "unknown" for a text that is not known."""
+
+    @classmethod
+    def _missing_(cls, value: object) -> "_OpenEnum":
+        return cls("unknown")
+
+    def __str__(self) -> str:
+        return str(self.value)
+
+
+class QueueState(_OpenEnum):
     """The reason why an operation waits. An unknown state is decoded as UNKNOWN."""
 
     ACTIVE = "active"
@@ -41,34 +43,20 @@ class QueueState(str, Enum):
     PAUSED_CAPACITY = "paused_capacity"
     UNKNOWN = "unknown"
 
-    @classmethod
-    def _missing_(cls, value: object) -> "QueueState":
-        return cls.UNKNOWN
 
-    def __str__(self) -> str:
-        return self.value
-
-
-class RequestErrorCategory(str, Enum):
+class RequestErrorCategory(_OpenEnum):
     """The cause of a failed operation. An unknown category is decoded as Unknown."""
 
     Unknown = "unknown"
     Server = "server"
     User = "user"
 
-    @classmethod
-    def _missing_(cls, value: object) -> "RequestErrorCategory":
-        return cls.Unknown
-
-    def __str__(self) -> str:
-        return self.value
-
 
 class UntypedAPIFuture(FastWire):
     """The server accepted an operation; ``request_id`` is polled for its result."""
 
     request_id: RequestID
-    model_id: Optional[ModelID] = None
+    model_id: Optional[training.ModelID] = None
     #: The server's id of each completion of a sample; None if it sends none.
     sample_sequence_ids: Optional[List[str]] = field(default=None, metadata=since("0.38.0"))
 
@@ -128,12 +116,12 @@ class RequestFailedResponse(FastWire):
 
 FutureRetrieveResponse = Union[
     TryAgainResponse,
-    ForwardBackwardOutput,
-    OptimStepResponse,
-    SaveWeightsResponse,
-    LoadWeightsResponse,
-    SaveWeightsForSamplerResponse,
-    CreateModelResponse,
-    UnloadModelResponse,
+    training.ForwardBackwardOutput,
+    training.OptimStepResponse,
+    training.SaveWeightsResponse,
+    training.LoadWeightsResponse,
+    training.SaveWeightsForSamplerResponse,
+    training.CreateModelResponse,
+    training.UnloadModelResponse,
     RequestFailedResponse,
 ]

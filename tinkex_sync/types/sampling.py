@@ -1,12 +1,16 @@
 """Sampling: parameters, request and response."""
 
 from dataclasses import field
-from typing import Any, List, Literal, Optional, Sequence, Tuple, Union
+from typing import TYPE_CHECKING, Any, List, Literal, Optional, Sequence, Tuple, Union
 
-from .decoders import FieldError, integer, ints, number, optional_floats, shorten, text
+from .array_views import TopkLogprobs, logprobs_array, tokens_array, topk_arrays
+from .decoders import FieldError, ints, shorten, text
 from .inputs import ModelInput
 from .tensors import TensorData
 from .wire import NOT_SENT, FastWire, coding, since
+
+if TYPE_CHECKING:
+    import numpy
 
 __all__ = [
     "PromptAltTokens",
@@ -21,8 +25,6 @@ StopReason = Literal["length", "stop"]
 
 
 def _stop(value: Any) -> Any:
-    if value is None:
-        return None
     try:
         if isinstance(value, (str, bytes)):
             return text(value)
@@ -77,23 +79,6 @@ class SampleRequest(FastWire):
     wire_order = ("num_samples",)
 
 
-def _topk(values: Any) -> Optional[List[Optional[List[Tuple[int, float]]]]]:
-    if values is None:
-        return None
-    if not isinstance(values, (list, tuple)):
-        raise FieldError(f"must be a list with one entry per prompt token, not {shorten(values)}")
-    return [None if pairs is None else _pairs(index, pairs) for index, pairs in enumerate(values)]
-
-
-def _pairs(index: int, pairs: Any) -> List[Tuple[int, float]]:
-    try:
-        if isinstance(pairs, (list, tuple)):
-            return [(integer(token), number(logprob)) for token, logprob in pairs]
-    except (TypeError, ValueError):
-        pass
-    raise FieldError(f"must be a list of [token, logprob] pairs, not {shorten(pairs)}").inside(f"[{index}]")
-
-
 class SampledSequence(FastWire):
     """One completion. ``logprobs`` has one natural logarithm per token; None if the server sends none."""
 
@@ -101,11 +86,29 @@ class SampledSequence(FastWire):
     tokens: List[int]
     logprobs: Optional[List[float]] = None
     #: (token, logprob) of the most probable tokens at each position; None unless requested.
-    topk_sampled_logprobs: Optional[List[Optional[List[Tuple[int, float]]]]] = field(
-        default=None, metadata=coding(_topk)
-    )
+    topk_sampled_logprobs: Optional[List[Optional[List[Tuple[int, float]]]]] = None
     #: The server's id of this completion; None if it sends none.
     sequence_id: Optional[str] = None
+
+    @property
+    def tokens_np(self) -> "numpy.ndarray[Any, Any]":
+        """The tokens as a new int32 array."""
+        return tokens_array(self.tokens)
+
+    @property
+    def logprobs_np(self) -> "Optional[numpy.ndarray[Any, Any]]":
+        """The log probabilities as a new float32 array; None if the server sends none."""
+        return logprobs_array(self.logprobs)
+
+    @property
+    def topk_logprobs(self) -> Optional[List[Optional[List[Tuple[int, float]]]]]:
+        """The same as ``topk_sampled_logprobs``."""
+        return self.topk_sampled_logprobs
+
+    @property
+    def topk_logprobs_np(self) -> Optional[TopkLogprobs]:
+        """``topk_sampled_logprobs`` as new arrays; None unless requested."""
+        return topk_arrays(self.topk_sampled_logprobs)
 
 
 class PromptAltTokens(FastWire):
@@ -124,12 +127,20 @@ class SampleResponse(FastWire):
 
     sequences: List[SampledSequence]
     type: str = "sample"
-    prompt_logprobs: Optional[List[Optional[float]]] = field(default=None, metadata=coding(optional_floats))
-    topk_prompt_logprobs: Optional[List[Optional[List[Tuple[int, float]]]]] = field(
-        default=None, metadata=coding(_topk)
-    )
+    prompt_logprobs: Optional[List[Optional[float]]] = None
+    topk_prompt_logprobs: Optional[List[Optional[List[Tuple[int, float]]]]] = None
     #: Log probabilities of the request's target tokens, of the same shape.
     target_prompt_logprobs: Optional[TensorData] = None
     prompt_alt_tokens: Optional[PromptAltTokens] = None
     #: Number of prompt tokens that the server had in its cache; None if it does not send it.
     prompt_cache_hit_tokens: Optional[int] = None
+
+    @property
+    def prompt_logprobs_np(self) -> "Optional[numpy.ndarray[Any, Any]]":
+        """``prompt_logprobs`` as a new float32 array with NaN for None; None unless requested."""
+        return logprobs_array(self.prompt_logprobs)
+
+    @property
+    def topk_prompt_logprobs_np(self) -> Optional[TopkLogprobs]:
+        """``topk_prompt_logprobs`` as new arrays; None unless requested."""
+        return topk_arrays(self.topk_prompt_logprobs)

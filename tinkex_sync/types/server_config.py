@@ -1,5 +1,6 @@
 """The configuration that a server of protocol 0.38.0 returns before a session is created, and bearer tokens."""
 
+from dataclasses import field
 from typing import Optional
 
 from .wire import Wire
@@ -79,7 +80,4 @@ class AuthTokenRequest(Wire):
 class AuthTokenResponse(Wire):
     """Response of ``POST /api/v1/auth/token``: a short-lived secret that replaces the API key."""
 
-    jwt: str
-
-    def __repr__(self) -> str:
-        return "AuthTokenResponse(jwt=...)"
+    jwt: str = field(repr=False)

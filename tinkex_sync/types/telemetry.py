@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any, Dict, List, Literal, Optional, Union, get_args
 
 from .decoders import FieldError, each, shorten
-from .wire import SENT_AS_NULL, Wire, coding, decode_object, since
+from .wire import SENT_AS_NULL, Wire, coding, since
 
 __all__ = [
     "EventType",
@@ -88,7 +88,7 @@ def _event(value: Any) -> Any:
     kind = _EVENTS.get(str(value.get("event"))) if isinstance(value, dict) else None
     if kind is None:
         raise FieldError(f"must be a telemetry event, not {shorten(value)}")
-    return decode_object(kind, value)
+    return kind.model_validate(value)
 
 
 _EVENT_LIST = coding(functools.partial(each, _event), lambda events: [event.to_wire() for event in events])

@@ -110,8 +110,16 @@ class TensorData(FastWire):
             data = flat.tolist()
         return cls(data=data, dtype="float32" if floating else "int64", shape=list(tensor.shape))
 
-    def to_numpy(self) -> "numpy.ndarray[Any, Any]":
+    @classmethod
+    def from_torch_sparse(cls, tensor: "torch.Tensor", pad_value: int = 0) -> "TensorData":
+        """Return :meth:`from_torch`. All elements are sent, also those that equal ``pad_value``."""
+        return cls.from_torch(tensor)
+
+    def to_numpy(self, pad_value: float = 0) -> "numpy.ndarray[Any, Any]":
         """Return a new array of ``dtype`` and ``shape``; fractions are cut off if ``dtype`` is int64.
+
+        Args:
+            pad_value: The value of elements that a sparse matrix leaves out.
 
         Raises:
             ValueError: The number of elements does not fit ``shape``.
@@ -122,50 +130,54 @@ class TensorData(FastWire):
             import numpy
         except ImportError:
             raise MissingExtraError("to_numpy() needs numpy: pip install numpy") from None
-        data = self._dense()
-        if is_array(data) and data.dtype.kind == "u":  # type: ignore[attr-defined]
-            data = data.tolist()  # type: ignore[attr-defined]
+        data: Any = self.data
+        if not is_array(data) or data.dtype.kind == "u" or self.sparse_crow_indices is not None:
+            data = self._dense(pad_value)
         values = numpy.array(data, dtype=self.dtype)
         return values if self.shape is None else values.reshape(self.shape)
 
-    def to_torch(self) -> "torch.Tensor":
-        """Return a new tensor of ``dtype`` and ``shape``; raises as :meth:`to_numpy`, for torch."""
+    def to_torch(self, pad_value: float = 0) -> "torch.Tensor":
+        """Return a new tensor of ``dtype`` and ``shape``; arguments and errors as :meth:`to_numpy`, for torch."""
         try:
             import torch
         except ImportError:
             raise MissingExtraError("to_torch() needs torch: pip install torch") from None
-        data: Any = self._dense()
-        if is_array(data):
-            data = data.tolist()
-        values = torch.tensor(data, dtype=getattr(torch, self.dtype))
+        values = torch.tensor(self._dense(pad_value), dtype=getattr(torch, self.dtype))
         return values if self.shape is None else values.reshape(self.shape)
 
-    def tolist(self) -> Any:
+    def tolist(self, pad_value: float = 0) -> Any:
         """Return nested lists of ``shape``, rounded to ``dtype``; a single number if ``shape`` is empty.
+
+        Args:
+            pad_value: The value of elements that a sparse matrix leaves out.
 
         Raises:
             ValueError, OverflowError: As :meth:`to_numpy`.
         """
-        data: Any = self._dense()
-        if is_array(data):
-            data = data.tolist()
-        flat: List[Any]
-        if self.dtype == "float32":
-            flat = array.array("f", map(float, data)).tolist()
-        else:
-            flat = array.array("q", map(int, data)).tolist()
-        return flat if self.shape is None else _nested(flat, self.shape)
+        code, kind = ("f", float) if self.dtype == "float32" else ("q", int)
+        flat = array.array(code, map(kind, self._dense(pad_value))).tolist()
+        if self.shape is None:
+            return flat
+        # As numpy does: one negative extent is computed from the others.
+        size = math.prod(extent for extent in self.shape if extent >= 0)
+        guessed = sum(extent < 0 for extent in self.shape)
+        fits = size > 0 and len(flat) % size == 0 if guessed else size == len(flat)
+        if guessed > 1 or not fits:
+            raise ValueError(f"cannot reshape {len(flat)} elements into shape {self.shape}")
+        return _nested(flat, [len(flat) // size if extent < 0 else extent for extent in self.shape])
 
-    def _dense(self) -> Sequence[Any]:
-        """Return ``data`` with the zeros that a sparse matrix leaves out."""
+    def _dense(self, pad_value: float) -> List[Any]:
+        """Return the elements as a list, with ``pad_value`` where a sparse matrix leaves an element out."""
+        source: Any = self.data
+        data: List[Any] = source.tolist() if is_array(source) else list(source)
         crow, columns, shape = self.sparse_crow_indices, self.sparse_col_indices, self.shape
         if crow is None or columns is None or shape is None:
-            return self.data
+            return data
         width = shape[1]
-        dense: List[Any] = [0] * (shape[0] * width)
+        dense: List[Any] = [pad_value] * (shape[0] * width)
         for row, (start, stop) in enumerate(zip(crow, crow[1:])):
             for place in range(start, stop):
-                dense[row * width + columns[place]] = self.data[place]
+                dense[row * width + columns[place]] = data[place]
         return dense
 
     def __len__(self) -> int:
@@ -182,22 +194,8 @@ class TensorData(FastWire):
         return mine_form == other_form and all(mine == theirs for mine, theirs in zip(self.data, other.data))
 
 
-def _nested(flat: List[Any], shape: Sequence[int]) -> Any:
-    """Reshape as numpy does; one negative extent is computed from the others."""
-    size = math.prod(extent for extent in shape if extent >= 0)
-    guessed = sum(extent < 0 for extent in shape)
-    divides = size > 0 and len(flat) % size == 0 if guessed else size == len(flat)
-    if guessed > 1 or not divides:
-        raise ValueError(f"cannot reshape {len(flat)} elements into shape {list(shape)}")
-    extents = [len(flat) // size if extent < 0 else extent for extent in shape]
-    if not extents:
-        return flat[0]
-    if 0 in extents:
-        return _empty(extents)
-    for extent in reversed(extents[1:]):
-        flat = [flat[start : start + extent] for start in range(0, len(flat), extent)]
-    return flat
-
-
-def _empty(extents: List[int]) -> List[Any]:
-    return [_empty(extents[1:]) if len(extents) > 1 else None for _ in range(extents[0])]
+def _nested(flat: List[Any], extents: Sequence[int]) -> Any:
+    if len(extents) < 2:
+        return flat if extents else flat[0]
+    size = math.prod(extents[1:])
+    return [_nested(flat[row * size : (row + 1) * size], extents[1:]) for row in range(extents[0])]

@@ -2,12 +2,12 @@
 
 import math
 from dataclasses import field
-from typing import Any, Dict, List, Literal, Optional, Union
+from typing import Any, Callable, Dict, List, Literal, Optional, Union
 
-from .decoders import FieldError, shorten
+from .decoders import FieldError, number, shorten
 from .inputs import Datum
 from .tensors import TensorData
-from .wire import NOT_SENT, SENT_AS_NULL, FastWire, Wire, coding, decode_object, since
+from .wire import NOT_SENT, SENT_AS_NULL, FastWire, Wire, coding, since
 
 __all__ = [
     "AdamOptimizerConfig",
@@ -53,12 +53,21 @@ LossFnType = Literal[
 LossFnOutput = Dict[str, TensorData]
 
 
-def _in_range(params: Any, name: str, good: bool, rule: str) -> None:
-    value = getattr(params, name)
-    if not (good and math.isfinite(value)):
-        error = FieldError(f"must be finite and {rule}, not {value!r}").inside(name)
-        error.owner = type(params).__name__
-        raise error
+def _in_range(is_good: Callable[[float], bool], rule: str) -> Dict[str, Any]:
+    """Return the metadata of a finite number that must follow a rule."""
+
+    def decode(value: Any) -> float:
+        decoded = number(value)
+        if not (is_good(decoded) and math.isfinite(decoded)):
+            raise FieldError(f"must be finite and {rule}, not {decoded!r}")
+        return decoded
+
+    return coding(decode)
+
+
+_AT_LEAST_0 = _in_range(lambda value: value >= 0, "at least 0")
+_FRACTION = _in_range(lambda value: 0 <= value < 1, "at least 0 and below 1")
+_ABOVE_0 = _in_range(lambda value: value > 0, "above 0")
 
 
 class AdamParams(Wire):
@@ -71,22 +80,14 @@ class AdamParams(Wire):
             ``beta1`` and ``beta2`` are in [0, 1), ``eps`` is above 0, and all are finite.
     """
 
-    learning_rate: float = 1e-4
-    beta1: float = 0.9
-    beta2: float = 0.95
-    eps: float = 1e-12
+    learning_rate: float = field(default=1e-4, metadata=_AT_LEAST_0)
+    beta1: float = field(default=0.9, metadata=_FRACTION)
+    beta2: float = field(default=0.95, metadata=_FRACTION)
+    eps: float = field(default=1e-12, metadata=_ABOVE_0)
     #: Each step reduces a weight by ``learning_rate * weight_decay`` times its value.
-    weight_decay: float = 0.0
+    weight_decay: float = field(default=0.0, metadata=_AT_LEAST_0)
     #: Largest L2 norm of all gradients together; 0 disables clipping.
-    grad_clip_norm: float = 0.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("learning_rate", "weight_decay", "grad_clip_norm"):
-            _in_range(self, name, getattr(self, name) >= 0, "at least 0")
-        for name in ("beta1", "beta2"):
-            _in_range(self, name, 0 <= getattr(self, name) < 1, "at least 0 and below 1")
-        _in_range(self, "eps", self.eps > 0, "above 0")
+    grad_clip_norm: float = field(default=0.0, metadata=_AT_LEAST_0)
 
 
 class DimuonParams(Wire):
@@ -97,19 +98,13 @@ class DimuonParams(Wire):
             [0, 1), and all are finite.
     """
 
-    learning_rate: float
+    learning_rate: float = field(metadata=_AT_LEAST_0)
     #: Largest L2 norm of all gradients together; 0 disables clipping.
-    grad_clip_norm: float = 0.0
-    beta1: float = 0.9
+    grad_clip_norm: float = field(default=0.0, metadata=_AT_LEAST_0)
+    beta1: float = field(default=0.9, metadata=_FRACTION)
     type: Literal["dimuon"] = "dimuon"
 
     wire_order = ("type",)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("learning_rate", "grad_clip_norm"):
-            _in_range(self, name, getattr(self, name) >= 0, "at least 0")
-        _in_range(self, "beta1", 0 <= self.beta1 < 1, "at least 0 and below 1")
 
 
 class AdamOptimizerConfig(Wire):
@@ -129,25 +124,20 @@ class DimuonOptimizerConfig(Wire):
 OptimParams = Union[AdamParams, DimuonParams]
 OptimizerConfig = Union[AdamOptimizerConfig, DimuonOptimizerConfig]
 
-_OPTIMIZER_CONFIGS: Dict[str, Any] = {"adamw": AdamOptimizerConfig, "dimuon": DimuonOptimizerConfig}
 
-
-def _optimizer_config(value: Any) -> Optional[OptimizerConfig]:
-    if value is None or isinstance(value, (AdamOptimizerConfig, DimuonOptimizerConfig)):
+def _optimizer_config(value: Any) -> OptimizerConfig:
+    kinds: Dict[str, Any] = {"adamw": AdamOptimizerConfig, "dimuon": DimuonOptimizerConfig}
+    if isinstance(value, (AdamOptimizerConfig, DimuonOptimizerConfig)):
         return value
-    kind = _OPTIMIZER_CONFIGS.get(str(value.get("type"))) if isinstance(value, dict) else None
+    kind = kinds.get(str(value.get("type"))) if isinstance(value, dict) else None
     if kind is None:
         raise FieldError(f"must be AdamOptimizerConfig or DimuonOptimizerConfig, not {shorten(value)}")
-    config: OptimizerConfig = decode_object(kind, value)
+    config: OptimizerConfig = kind.model_validate(value)
     return config
 
 
-def _optimizer_config_body(value: Optional[OptimizerConfig]) -> Optional[Dict[str, Any]]:
-    return None if value is None else value.to_wire()
-
-
 #: Metadata of an optional field of a request that holds an :data:`OptimizerConfig`.
-_OPTIMIZER_CONFIG = {**since("0.38.0"), **coding(_optimizer_config, _optimizer_config_body)}
+_OPTIMIZER_CONFIG = {**since("0.38.0"), **coding(_optimizer_config, lambda config: config.to_wire())}
 
 
 class LoraConfig(Wire):

@@ -328,7 +328,7 @@ def test_endpoints_are_found_without_an_effect_on_the_server(server):
 
 
 def test_missing_protobuf_is_reported(scripted, monkeypatch):
-    monkeypatch.setattr("tinkex_sync.protocol.json_wire.reads_protobuf", lambda: False)
+    monkeypatch.setattr("tinkex_sync.protocol.protobuf_schema.reads_protobuf", lambda: False)
     scripted.script("client/config", Answer(body={"parallel_fwdbwd_chunks": False}))
     scripted.script("create_session", Answer(body={"session_id": "s-1"}))
     found = run_doctor(scripted.base_url)[2]["key and version"]

@@ -5,17 +5,20 @@ and are independent of HTTP. Set OMP_NUM_THREADS, OPENBLAS_NUM_THREADS and MKL_N
 The matrices are small, and equal inputs give equal bits only on one BLAS thread.
 """
 
+from .adapter_files import adapter_files
 from .architecture import BASE_MODELS, DEFAULT_MODEL, BaseModel, ModelConfig
 from .errors import EngineError
-from .sampling import SamplingModel
+from .sampling import MAX_SAMPLES, SamplingModel
 from .training import TrainingModel
 
 __all__ = [
     "BASE_MODELS",
     "DEFAULT_MODEL",
+    "MAX_SAMPLES",
     "BaseModel",
     "EngineError",
     "ModelConfig",
     "SamplingModel",
     "TrainingModel",
+    "adapter_files",
 ]

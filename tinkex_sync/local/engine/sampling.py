@@ -8,6 +8,7 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, Type, Ty
 import numpy as np
 
 from ...tokenizers.byte_tokenizer import ByteTokenizer
+from ..shortened import shortened
 from . import adapters as lora
 from .architecture import BaseModel, ModelConfig
 from .errors import EngineError
@@ -18,7 +19,7 @@ from .scores import ScoreOptions, prompt_scores, top_tokens
 
 #: The number of completions of one request that are computed together.
 _ROWS = 64
-_MAX_SAMPLES = 4096
+MAX_SAMPLES = 4096
 
 Model = TypeVar("Model", bound="SamplingModel")
 
@@ -143,7 +144,7 @@ class SamplingModel:
         """
         config = self.base_model.config
         prompt = embed_prompt(self.base_model, chunks, "prompt")
-        count = whole(num_samples, "num_samples", "", low=1, high=_MAX_SAMPLES)
+        count = whole(num_samples, "num_samples", "", low=1, high=MAX_SAMPLES)
         options = ScoreOptions.parse(score_fields, config.vocab, prompt.length)
         rules = SamplingRules.parse(params, config, prompt.length, literal_stop=literal_stop)
         cache: List[Tuple[Any, Any]] = []
@@ -317,14 +318,16 @@ def _parse_stops(stop: Any, vocab: int) -> Tuple[Tuple[int, ...], ...]:
     if isinstance(stop, str):
         stop = [stop]
     if not isinstance(stop, (list, tuple)):
-        raise EngineError(f"stop is {stop!r:.80}: use a string, a list of strings or a list of token ids")
+        raise EngineError(
+            f"stop is {shortened(stop)}: use a string, a list of strings or a list of token ids"
+        )
     for item in stop:
         if isinstance(item, str) and item:
             ends.append(tuple(ByteTokenizer().encode(item)))
         elif isinstance(item, int) and not isinstance(item, bool):
             ends.append((int(integers([item], "stop", vocab)[0]),))
         else:
-            raise EngineError(f"stop contains {item!r:.80}: use non-empty strings, or token ids")
+            raise EngineError(f"stop contains {shortened(item)}: use non-empty strings, or token ids")
     return tuple(ends)
 
 

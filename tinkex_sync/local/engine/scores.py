@@ -7,6 +7,7 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 
+from ..shortened import shortened
 from .errors import EngineError
 from .inputs import Prompt, integers, whole
 
@@ -82,7 +83,7 @@ def _parse_targets(tensor: Any, vocab: int, length: int) -> Tuple[Any, Any, Mapp
         )
     data = fields.get("data")
     if not isinstance(data, list):
-        raise EngineError(f"{where}: data must be a flat list of token ids, not {data!r:.80}")
+        raise EngineError(f"{where}: data must be a flat list of token ids, not {shortened(data)}")
     is_target = np.array([token != _NO_TARGET for token in data], bool)
     tokens = np.full(len(data), _NO_TARGET)
     tokens[is_target] = integers([token for token in data if token != _NO_TARGET], where, vocab)
