@@ -15,7 +15,11 @@ USERS = ("tinkex_sync", "plugins", "docs", "benchmarks", "tests")
 USED_BY_NAME = {
     "Python calls or reads them": "__getattr__ __dir__ __signature__ _missing_ create_module exec_module spec exc_info "
     "instance call_default_factory traceback kwargs",
-    "requests and urllib3 read them": "trust_env cert pool_classes_by_scheme _cookies",
+    "requests and urllib3 read or call them": "trust_env cert pool_classes_by_scheme _cookies get_redirect_target",
+    "io and gzip call or read them": "readinto myfileobj",
+    "the tokenizers library reads it": "encode_special_tokens",
+    "scripts written for transformers read them": "is_fast unk_token sep_token sep_token_id cls_token cls_token_id "
+    "mask_token mask_token_id",
     "click and rich read them": "command_class group_class standalone_mode",
     "Flask, werkzeug and http.server call or read them": "strict_slashes protocol_version disable_nagle_algorithm "
     "wbufsize run_wsgi handle_error fault",
@@ -27,7 +31,7 @@ USED_BY_NAME = {
     "infer_missing by_alias",
     "names of the official SDK": "NoneType DEFAULT_TIMEOUT DEFAULT_MAX_RETRIES as_dict extra_json follow_redirects "
     "log_fatal_exception_sync acapture_exceptions",
-    "reprlib reads it": "maxstring",
+    "reprlib reads them": "maxstring maxlong maxother",
 }
 #: Names of one form: methods of the official SDK, and hooks, which plugins implement.
 FORMS = ("_async", "tinkex_")
