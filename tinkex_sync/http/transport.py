@@ -29,6 +29,7 @@ from ..errors import (
     SentRequest,
     status_error,
 )
+from ..logs import get_logger
 from ..protocol import json_wire as codec
 from .endpoints import Endpoint
 from .request import Request
@@ -37,7 +38,7 @@ from .sockets import Adapter, Exchange, SocketRegistry
 
 __all__ = ["Reply", "Transport"]
 
-_log = logging.getLogger(__name__)
+_log = get_logger(__name__)
 
 _MOST_REDIRECTS = 5
 #: The redirects that keep method and body.
