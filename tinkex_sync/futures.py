@@ -156,6 +156,9 @@ class Future(concurrent.futures.Future, Generic[T]):  # type: ignore[type-arg]
 
     def set_exception(self, exception: Optional[BaseException]) -> None:
         """End the call and fail the future. The future stays as it is if it has an outcome."""
+        session = self._session()
+        if session is not None and session.adapt_error is not None:
+            session.adapt_error(exception)
         self._end_call()
         with contextlib.suppress(concurrent.futures.InvalidStateError):
             super().set_exception(exception)

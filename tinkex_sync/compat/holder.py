@@ -13,6 +13,7 @@ from ..plugins.queue_log import QueueLog
 from ..session import Session
 from ..types import QueueState
 from .absent import raise_absent
+from .poll_errors import as_value_error
 from .telemetry import Telemetry, telemetry_of
 
 __all__ = ["Holder", "QueueStateHooks", "QueueStateObserver", "TelemetryProvider"]
@@ -70,6 +71,7 @@ class Holder:
     def __init__(self, session: Session, queue_state_hooks: Optional[QueueStateHooks] = None) -> None:
         #: The session of tinkex_sync.
         self.session = session
+        session.adapt_error = as_value_error
         #: The plugin that delivers queue states to clients; None if the user disabled it, and after unpickling.
         self.queue_state_hooks = queue_state_hooks
 
