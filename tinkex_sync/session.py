@@ -10,7 +10,7 @@ import weakref
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from typing import Any, Dict, Iterator, List, Mapping, Optional, Union
+from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Union
 
 from .concurrency.exit_closing import close_at_exit
 from .concurrency.primitives import start_thread
@@ -20,6 +20,7 @@ from .errors import ClosedError, TinkexError
 from .http.call_state import CallState, Unfinished
 from .http.connection import Connection
 from .http.request import Request
+from .logs import get_logger
 from .plugins.events import Source
 from .plugins.queued_observer import QueuedObserver
 from .plugins.registry import Observers
@@ -40,7 +41,7 @@ _FINISH_WITHIN = 0.5
 #: Least seconds between requests of the dynamic configuration.
 _LEAST_REFRESH = 10.0
 
-_log = logging.getLogger(__name__)
+_log = get_logger(__name__)
 
 
 class Session(Connection):
@@ -57,6 +58,8 @@ class Session(Connection):
         self.telemetry: Optional[QueuedObserver] = None
         #: Whether a client of this process must close it. If that is forgotten, a ResourceWarning is issued.
         self.owned = owned
+        #: Called with the error of a future before the future fails; may change the error's class. Set by compat.
+        self.adapt_error: Optional[Callable[[Optional[BaseException]], None]] = None
         self._apply_limits()
         # Weak, because the session outlives the clients of its models and their lanes.
         self._threads: weakref.WeakSet[Union[Lane, Workers]] = weakref.WeakSet()  # guarded by _lock

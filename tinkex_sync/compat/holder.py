@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import logging
 import weakref
 from typing import TYPE_CHECKING, Any, Dict, NoReturn, Optional, Set, Tuple
 
 from ..concurrency.clock import Clock
 from ..concurrency.primitives import Lock
+from ..logs import get_logger
 from ..plugins import Source, hookimpl
 from ..plugins.queue_log import QueueLog
 from ..session import Session
 from ..types import QueueState
 from .absent import raise_absent
+from .poll_errors import as_value_error
 from .telemetry import Telemetry, telemetry_of
 
 __all__ = ["Holder", "QueueStateHooks", "QueueStateObserver", "TelemetryProvider"]
@@ -25,7 +26,7 @@ class QueueStateHooks(QueueLog):
     """
 
     def __init__(self, clock: Optional[Clock] = None) -> None:
-        super().__init__(clock, logging.getLogger(__name__))
+        super().__init__(clock, get_logger(__name__))
         self._clients_lock = Lock()
         self._clients: Dict[Tuple[str, str], weakref.WeakSet[Any]] = {}  # guarded by _clients_lock
         # Sources whose last pause was logged here. A client that overrides the method logs nothing.
@@ -70,6 +71,7 @@ class Holder:
     def __init__(self, session: Session, queue_state_hooks: Optional[QueueStateHooks] = None) -> None:
         #: The session of tinkex_sync.
         self.session = session
+        session.adapt_error = as_value_error
         #: The plugin that delivers queue states to clients; None if the user disabled it, and after unpickling.
         self.queue_state_hooks = queue_state_hooks
 

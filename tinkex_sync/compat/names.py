@@ -12,7 +12,7 @@ import importlib.machinery
 import re
 import sys
 from types import ModuleType
-from typing import Any, Callable, Dict, Mapping, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterator, Mapping, Optional, Sequence, Tuple
 
 from .. import errors
 from ..http.retry import RetryConfig
@@ -115,6 +115,14 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
             return None
         return importlib.machinery.ModuleSpec(fullname, self, is_package=True)
 
+    def find_distributions(self, context: Any = None) -> Iterator[Any]:
+        """Yield the metadata of ``tinker``, whose version scripts ask for, if this package is registered as it."""
+        package = sys.modules[str(__package__)]
+        if getattr(context, "name", None) == "tinker" and sys.modules.get("tinker") is package:
+            from .metadata import TinkerDistribution
+
+            yield TinkerDistribution(package.__version__)
+
     def create_module(self, spec: importlib.machinery.ModuleSpec) -> Optional[ModuleType]:
         return None
 
@@ -142,7 +150,8 @@ def register_finder() -> None:
 def install() -> None:
     """Register this package as ``tinker``, with its module paths, for scripts that cannot be changed.
 
-    Call it before any import of ``tinker``. Further calls have no effect.
+    Call it before any import of ``tinker``. Further calls have no effect. ``importlib.metadata.version("tinker")``
+    returns the version of the official SDK whose interface this package has.
 
     Raises:
         ImportError: The official package was imported before.

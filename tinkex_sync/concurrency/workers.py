@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import collections
-import logging
 from contextlib import contextmanager
 from typing import Callable, Deque, Iterator, List
 
+from ..logs import get_logger
 from .clock import Clock
 from .primitives import Event, Lock, start_thread
 from .timer import Timer
 
 __all__ = ["Lane", "Workers"]
 
-_log = logging.getLogger(__name__)
+_log = get_logger(__name__)
 
 Job = Callable[[], None]
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import email.utils
-import logging
 import random
 import time
 from dataclasses import dataclass, replace
@@ -32,6 +31,7 @@ from ..errors import (
     DeadlineExceeded,
     PromiseExpiredError,
 )
+from ..logs import get_logger
 
 __all__ = [
     "MOST_BAD_POLLS",
@@ -51,7 +51,7 @@ __all__ = [
     "with_jitter",
 ]
 
-_log = logging.getLogger(__name__)
+_log = get_logger(__name__)
 
 #: Error statuses below 500 that are retried.
 _TRANSIENT = frozenset({408, 409, 429})

@@ -8,6 +8,7 @@ connections register their socket before they connect, and a thread that must en
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import socket
 import threading
@@ -31,6 +32,16 @@ _KEEPALIVE = (("TCP_KEEPIDLE", 30), ("TCP_KEEPALIVE", 30), ("TCP_KEEPINTVL", 10)
 _SMALL = 64 * 1024
 
 _running = threading.local()
+
+
+def _hide_queries(record: logging.LogRecord) -> bool:
+    """Remove queries, which may contain secrets, from urllib3's log records about our requests."""
+    if getattr(_running, "exchange", None) is not None and isinstance(record.args, tuple):
+        record.args = tuple(one.partition("?")[0] if isinstance(one, str) else one for one in record.args)
+    return True
+
+
+logging.getLogger("urllib3.connectionpool").addFilter(_hide_queries)
 
 
 def _shut(sock: socket.socket) -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 import os
 import ssl
-from contextlib import contextmanager
+from base64 import b64decode
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, Iterator, Mapping, Optional, Set, Tuple, Union
+from typing import Any, Dict, Iterator, List, Mapping, Optional, Set, Tuple, Union
 from urllib.parse import urlencode, urljoin, urlsplit
 
 import requests
@@ -29,6 +30,7 @@ from ..errors import (
     SentRequest,
     status_error,
 )
+from ..logs import get_logger
 from ..protocol import json_wire as codec
 from .endpoints import Endpoint
 from .request import Request
@@ -37,12 +39,13 @@ from .sockets import Adapter, Exchange, SocketRegistry
 
 __all__ = ["Reply", "Transport"]
 
-_log = logging.getLogger(__name__)
+_log = get_logger(__name__)
 
 _MOST_REDIRECTS = 5
 #: The redirects that keep method and body.
 _FOLLOWED = frozenset({307, 308})
 _LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
+_SECRET_HEADERS = frozenset({"x-api-key", "cf-access-client-id", "cf-access-client-secret", "cookie"})
 #: Bytes of a body that are read at a time.
 _BLOCK = 1 << 18
 #: A compressed body may always have this size, and above it this many times the bytes that were received.
@@ -166,7 +169,9 @@ class Transport:
                 except (requests.RequestException, OSError, ValueError) as error:
                     if exchange.cut_by is not None:
                         raise self._cut(exchange, error) from error
-                    raise self._connection_error(exchange, error, row.method, url) from error
+                    # The text of the cause contains the query.
+                    cause = None if self._query else error
+                    raise self._connection_error(exchange, error, row.method, url) from cause
                 if exchange.cut_by is not None:
                     # A body without a length ends where its socket is shut down.
                     raise self._cut(exchange, None)
@@ -210,11 +215,31 @@ class Transport:
         status = response.status_code
         if 200 <= status < 300 or (request.row.redirect_ok and 300 <= status < 400):
             return Reply(status, lowered, content, self._clock.time() - started)
+        for secret in self._secrets(response):
+            # Some servers and gateways return the refused key, or the headers of the request.
+            content = content.replace(secret.encode(), b"***")
+            lowered = {name: value.replace(secret, "***") for name, value in lowered.items()}
         failed = status_error(
             status, body=_error_body(content), headers=lowered, retry_after=retry_after(lowered)
         )
-        failed.request = _sent_request(request.row.method, url)
+        failed.request = self._sent_request(request.row.method, url)
         raise failed
+
+    def _secrets(self, response: requests.Response) -> List[str]:
+        """Return the secrets of the request, without short texts, which may occur by chance."""
+        given = {name.lower() for name in self._config.headers} | _SECRET_HEADERS
+        found = [value for name, value in response.request.headers.items() if name.lower() in given]
+        for value in list(found):
+            kind, _, credentials = value.rpartition(" ")  # "Basic" or "Bearer", and the secret.
+            found.append(credentials)
+            if kind == "Basic":
+                with suppress(ValueError):
+                    found.append(b64decode(credentials).decode().partition(":")[2])
+        found += map(_query_text, self._config.default_query.values())
+        return [one for one in found if len(one) >= 8]
+
+    def _sent_request(self, method: str, url: str) -> SentRequest:
+        return SentRequest(method, url.replace(self._query, "***") if self._query else url)
 
     def _url(self, path: str) -> str:
         url = urljoin(self.base_url, path.lstrip("/"))
@@ -294,13 +319,13 @@ class Transport:
     ) -> APIConnectionError:
         timed_out = isinstance(error, requests.Timeout)
         cls = APITimeoutError if timed_out else APIConnectionError
-        host = urlsplit(self.base_url).netloc.rpartition("@")[2]
+        host = urlsplit(self.base_url).netloc
         summary = "Request timed out." if timed_out else "Connection error."
         made = cls(f"{summary} {_root_cause(error)} (server {host})")
         # Through a proxy a connection may exist although the server was not reached.
         made.unsent = not exchange.connected
         made.reused = exchange.reused
-        made.request = _sent_request(method, url)
+        made.request = self._sent_request(method, url)
         return made
 
     def close(self) -> None:
@@ -353,12 +378,6 @@ def _query_text(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return ",".join(map(_query_text, value))
     return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _sent_request(method: str, url: str) -> SentRequest:
-    parts = urlsplit(url)
-    # Without the password that a URL may contain.
-    return SentRequest(method, parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl())
 
 
 def _error_body(content: bytes) -> Any:

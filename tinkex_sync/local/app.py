@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hmac
-import logging
 from typing import Callable, Dict, Optional
 
 from flask import Flask, Response, g, request
 from werkzeug.exceptions import HTTPException
 
+from ..logs import get_logger
 from . import protobuf_bodies
 from .browser_protection import find_problem
 from .checkpoint_operations import CheckpointOperations
@@ -25,7 +25,7 @@ from .token_issuer import TokenIssuer
 
 __all__ = ["OUTCOME", "Outcome", "create_app"]
 
-_log = logging.getLogger(__name__)
+_log = get_logger(__name__)
 
 #: The key of an :class:`Outcome` in the WSGI environment.
 OUTCOME = "tinkex_sync.outcome"

@@ -7,7 +7,6 @@ import contextlib
 import importlib.util
 import io
 import json
-import logging
 import os
 import shutil
 import subprocess
@@ -21,13 +20,14 @@ from types import TracebackType
 from typing import IO, Any, Dict, Mapping, Optional, Sequence, Type
 
 from ..errors import MissingExtraError
+from ..logs import get_logger
 from .faults import Faults
 from .options import ServerOptions
 from .server_config import ServerConfig
 
 __all__ = ["BLAS_THREADS", "LocalServer", "check_extra", "local_base_url"]
 
-_log = logging.getLogger(__name__)
+_log = get_logger(__name__)
 
 #: Environment variables that set the number of threads of the BLAS libraries that numpy may use.
 BLAS_THREADS = (
