@@ -57,7 +57,10 @@ _GROUPS: Tuple[Tuple[str, str], ...] = (
     ("this package does not use it", "ExperimentalWarning"),
     ("keys and credential commands are settings: api_key, TINKER_API_KEY, TINKER_CREDENTIAL_CMD", "auth"),
     ("the messages are internal to this package", "proto"),
-    ("this package has no low-level client", "resources"),
+    (
+        "this package has no low-level client",
+        "resources _base_client _client _compat _files _models _qs _resource _response _streaming",
+    ),
 )
 #: The reason for each name.
 REASONS: Dict[str, str] = {name: text for text, names in _GROUPS for name in names.split()}
