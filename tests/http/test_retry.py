@@ -224,7 +224,7 @@ def test_strategies_of_the_user_replace_those_of_a_policy(clock):
 
 
 def test_an_unknown_policy_is_refused_by_name():
-    with pytest.raises(ConfigError, match=r"mapping of policies \(short, .*, not \{'sample':"):
+    with pytest.raises(ConfigError, match=r"mapping of short, .*, got \{'sample':"):
         Config(retry_strategies={"sample": RetryStrategies()})
 
 

@@ -11,8 +11,6 @@ from ..errors import BillingError
 from ..plugins.events import Source
 from ..plugins.registry import Observers
 
-__all__ = ["PAUSE", "PaymentWait"]
-
 _log = logging.getLogger(__name__)
 
 #: Seconds until a refused call is sent again.
