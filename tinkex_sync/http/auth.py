@@ -28,7 +28,7 @@ _log = logging.getLogger(__name__)
 
 #: A token that is valid for at most this many seconds is renewed before it is used.
 _NEAR_END = 60.0
-#: Seconds until a background renewal is repeated that failed, or whose time cannot be read from the token.
+#: Seconds until the next background renewal if one failed, or if the token contains no readable times.
 _RENEW_AGAIN = 60.0
 #: A refused background renewal is not repeated if the token is valid for fewer seconds than this.
 _LAST_REFUSAL = 120.0
@@ -146,9 +146,9 @@ class Credentials:
         """Return another token after a 401; None if the response is not about the token.
 
         Args:
-            refusal: The error.
-            key: The token that was sent.
-            uses_key, deadline: As of :meth:`key`.
+            refusal: The 401 as an error.
+            key: The token that was sent; None: none was.
+            uses_key, deadline: As for :meth:`key`.
         """
         is_invalid = 'error="invalid_token"' in refusal.headers.get("www-authenticate", "")
         if uses_key or key is None or self.tokens is None or not is_invalid:
@@ -201,9 +201,8 @@ class AuthTokens:
         with self._lock:
             if self._token is not None and self._token != stale:
                 return self._token
-            running, is_owner = self._running, self._running is None
-            if running is None:
-                running = self._running = concurrent.futures.Future()
+            is_owner = self._running is None
+            running = self._running = self._running or concurrent.futures.Future()
         if is_owner:
             self._obtain(running, deadline)
         done = Event()

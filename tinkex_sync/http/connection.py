@@ -94,7 +94,8 @@ class Connection:
 
         Raises:
             APIError: The last attempt's, after the policy has given up.
-            DeadlineExceeded, ClosedError, ForkedClientError: as named.
+            DeadlineExceeded: The deadline has passed.
+            ClosedError, ForkedClientError: As :meth:`check_usable`.
         """
         row = request.row
         try:
@@ -168,7 +169,8 @@ class Connection:
 
         Raises:
             APIStatusError, APIConnectionError: It failed.
-            DeadlineExceeded, ClosedError, ForkedClientError: as named.
+            DeadlineExceeded: The deadline has passed.
+            ClosedError, ForkedClientError: As :meth:`check_usable`.
         """
         limit = math.inf if attempts is None else attempts.ends_at()
         is_cut = limit < (math.inf if request.deadline is None else request.deadline)
@@ -197,9 +199,8 @@ class Connection:
                     if request.call is not None:
                         request.call.reconnects += 1
         except DeadlineExceeded as error:
-            if not is_cut:
+            if not is_cut or attempts is None:
                 raise
-            assert attempts is not None
             raise APITimeoutError(
                 f"Request timed out. No response within {attempts.policy.limit:g} s in all."
             ) from error
@@ -340,10 +341,11 @@ class Connection:
         return self.clock.time() + timeout
 
     def check_usable(self) -> None:
-        """Raise an error if the client is closed, or if it was created before a fork.
+        """Check that requests can be sent.
 
         Raises:
-            ForkedClientError, ClosedError: as named.
+            ForkedClientError: The client was created before the process forked.
+            ClosedError: The client is closed.
         """
         if self.forked:
             raise ForkedClientError(
@@ -361,7 +363,7 @@ class Connection:
 
 @dataclass
 class _Outcome:
-    """The facts of one HTTP request that observers get."""
+    """The facts of one HTTP request that are reported to observers."""
 
     started: float
     attempt: int

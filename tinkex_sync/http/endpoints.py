@@ -23,8 +23,8 @@ class Endpoint:
     #: Name of the retry policy; None: sent once.
     policy: Optional[str] = "submit"
     method: str = "POST"
-    #: Below ``/api/v1/``; "": the name. Fields in braces are replaced by quoted values; those named ``*_path`` keep
-    #: their slashes.
+    #: Below ``/api/v1/``; default: the name. Fields in braces are replaced by quoted values; those named ``*_path``
+    #: keep their slashes.
     path: str = ""
     #: Read timeout in seconds, or the name of the setting that contains it.
     read_timeout: Union[float, str] = "read_timeout"
@@ -42,6 +42,10 @@ class Endpoint:
     #: Value of ``X-Tinker-Request-Type`` in those polls.
     request_type: str = ""
 
+    def __post_init__(self) -> None:
+        if not self.path:
+            object.__setattr__(self, "path", self.name)
+
     def url(self, **parts: str) -> str:
         """Return the path with its fields replaced by quoted values."""
         quoted = {
@@ -49,7 +53,7 @@ class Endpoint:
             name: quote(str(value), safe="/:" if name.endswith("_path") else ":")
             for name, value in parts.items()
         }
-        return "/api/v1/" + (self.path or self.name).format(**quoted)
+        return "/api/v1/" + self.path.format(**quoted)
 
 
 #: 404, 405 and 501 by the standards. Servers that reject unknown paths may return 400 or 422.
@@ -58,7 +62,13 @@ _CHECKPOINT = "training_runs/{run}/checkpoints/{checkpoint_path}"
 
 
 def _get(name: str, reply: Any = None, path: str = "", **fields: Any) -> Endpoint:
+    """Return the row of an endpoint that only reads."""
     return Endpoint(name, reply, method="GET", path=path, **fields)
+
+
+def _optional(name: str, reply: Any, policy: Optional[str], path: str, **fields: Any) -> Endpoint:
+    """Return the row of an endpoint that some servers lack."""
+    return Endpoint(name, reply, policy, path=path, absent=_ABSENT, **fields)
 
 
 def _operation(name: str, result: Any, policy: str = "submit", request_type: str = "") -> Endpoint:
@@ -69,21 +79,12 @@ def _operation(name: str, result: Any, policy: str = "submit", request_type: str
 
 _ROWS = (
     # Sessions
-    Endpoint(
-        "client_config",
-        types.ServerConfigResponse,
-        "optional",
-        path="client/config",
-        uses_key=True,
-        absent=_ABSENT,
-    ),
+    _optional("client_config", types.ServerConfigResponse, "optional", "client/config", uses_key=True),
     Endpoint("auth_token", types.AuthTokenResponse, "short", path="auth/token", uses_key=True),
-    Endpoint(
-        "dynamic_config", types.DynamicConfigResponse, None, path="client/dynamic_config", absent=_ABSENT
-    ),
+    _optional("dynamic_config", types.DynamicConfigResponse, None, "client/dynamic_config"),
     Endpoint("create_session", types.CreateSessionResponse, "short"),
     Endpoint("session_heartbeat", types.SessionHeartbeatResponse, None, read_timeout="heartbeat_timeout"),
-    Endpoint("finish_session", None, None, path="sessions/{session}/finish", absent=_ABSENT),
+    _optional("finish_session", None, None, "sessions/{session}/finish"),
     Endpoint("telemetry", types.TelemetryResponse, "telemetry", read_timeout=5.0, observed=False),
     _get("healthz", types.HealthResponse, policy="short"),
     _get("get_server_capabilities", types.GetServerCapabilitiesResponse),

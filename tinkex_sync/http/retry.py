@@ -16,7 +16,7 @@ import random
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Callable, Dict, Iterator, Mapping, Optional, Tuple, Type
+from typing import Callable, Dict, Iterator, Mapping, Optional, Tuple, Type, cast
 
 import tenacity
 from tenacity.retry import retry_base
@@ -36,17 +36,16 @@ from ..errors import (
 
 _log = logging.getLogger(__name__)
 
-#: Error statuses below 500 that are retried.
-_TRANSIENT = frozenset({408, 409, 429})
 #: A valid poll that fails with 400 is sent again at most this often (protocol 0.38).
 MOST_BAD_POLLS = 3
 #: Seconds of retrying after which a WARNING is logged.
 _WARN_AFTER = 10.0
-#: A retry with less time left than this is not started if the previous attempt took as long.
+#: A retry is not started if the previous attempt took longer than the time left. An attempt counts as at most this long,
+#: in seconds.
 _LONG_ATTEMPT = 30.0
-#: Seconds an attempt is given at least, however little time is left.
+#: Seconds that an attempt may take at least, even if the policy's limit is nearer.
 _SHORTEST_ATTEMPT = 5.0
-#: Seconds a server may request as a wait; longer and non-positive values are ignored, as in the 0.7.0 client.
+#: Longest wait in seconds that a server may request. Other values are ignored, as in the 0.7.0 client.
 _LONGEST_RETRY_AFTER = 60.0
 #: The largest share of a wait that is subtracted at random.
 _JITTER = 0.25
@@ -56,7 +55,7 @@ _PERMANENT = {409: 3, 501: 3}
 
 def is_transient(status: int, last: int = 599) -> bool:
     """Return whether a request that failed with this status may succeed later: 408, 409, 429, or 500 to ``last``."""
-    return status in _TRANSIENT or 500 <= status <= last
+    return status in (408, 409, 429) or 500 <= status <= last
 
 
 def may_have_arrived(error: BaseException) -> bool:
@@ -67,7 +66,7 @@ def may_have_arrived(error: BaseException) -> bool:
 
 
 def retry_after(headers: Mapping[str, str]) -> Optional[float]:
-    """Return the wait a server requests, in seconds: ``retry-after-ms``, else ``Retry-After`` as seconds or date.
+    """Return the wait that a server requests, in seconds: ``retry-after-ms``, else ``Retry-After`` as seconds or date.
 
     Args:
         headers: Names in lower case.
@@ -106,7 +105,7 @@ class Attempts:
     warned: bool = False
     #: Returns random numbers in [0, 1) for jitter.
     random: Callable[[], float] = random.random
-    #: First contact: stop once no attempt reached the server for this many seconds. Infinite: not the first contact.
+    #: At the first contact: stop when no attempt has reached the server for this many seconds. Else infinite.
     unreachable_after: float = math.inf
     #: Whether an earlier attempt may have reached the server although its response was lost.
     in_doubt: bool = False
@@ -143,7 +142,7 @@ class Attempts:
         return self.policy.limit - self.elapsed
 
     def last_attempt_took(self) -> float:
-        """Return the seconds that the last attempt took, called when it has failed."""
+        """Return the seconds that the last attempt took. Call it when the attempt has failed."""
         return self.clock.time() - self.attempt_started
 
     def ends_at(self) -> float:
@@ -174,8 +173,7 @@ class Attempts:
 
 
 def _attempts(state: tenacity.RetryCallState) -> Attempts:
-    attempts: Attempts = state.args[-1]
-    return attempts
+    return cast(Attempts, state.args[-1])
 
 
 def _failure(state: tenacity.RetryCallState) -> Optional[BaseException]:
@@ -188,7 +186,7 @@ def _is_unreachable(state: tenacity.RetryCallState) -> bool:
 
 
 class retry_if_status(retry_base):  # noqa: N801 - tenacity's own strategies have such names
-    """Retry 408, 409, 429 and the statuses from 500 to ``last``; ``x-should-retry`` of the response overrides.
+    """Retry 408, 409, 429 and the statuses from 500 to ``last``, unless the header ``x-should-retry`` decides.
 
     Args:
         last: Highest status that is retried.
@@ -207,11 +205,9 @@ class retry_if_status(retry_base):  # noqa: N801 - tenacity's own strategies hav
         if override in ("true", "false"):
             return override == "true"
         status = error.status_code
-        if not is_transient(status, self._last):
-            return False
-        limit = self._limited.get(status)
         has_detail = isinstance(error.body, dict) and "detail" in error.body
-        return limit is None or _attempts(retry_state).number < limit or (status == 409 and not has_detail)
+        limit = self._limited.get(status, math.inf) if has_detail or status != 409 else math.inf
+        return is_transient(status, self._last) and _attempts(retry_state).number < limit
 
 
 def _is_connection_failure(error: BaseException) -> bool:
@@ -333,9 +329,7 @@ _CONNECTION_FAILURE = tenacity.retry_if_exception(_is_connection_failure)
 def make_policies(config: Config) -> Dict[str, RetryPolicy]:
     """Compose the policies from the settings, by name. docs/retries.md describes them."""
 
-    def policy(
-        name: str, retry: retry_base, wait: wait_base, stop: stop_base, limit: float = math.inf
-    ) -> RetryPolicy:
+    def policy(name: str, retry: retry_base, wait: wait_base, stop: stop_base, limit: float) -> RetryPolicy:
         ours = RetryPolicy(
             name, retry | _CONNECTION_FAILURE, wait_within_limit(wait), stop | stop_when_unreachable(), limit
         )
@@ -353,8 +347,8 @@ def make_policies(config: Config) -> Dict[str, RetryPolicy]:
     telemetry_stop = stop_at_limit() | tenacity.stop_after_attempt(4)
     made = (
         # Every status from 500 on is transient, as in the 0.7.0 client.
-        policy("short", retry_if_status(last=999), short_wait, attempts),
-        policy("optional", retry_if_status(999, once), short_wait, attempts),
+        policy("short", retry_if_status(last=999), short_wait, attempts, math.inf),
+        policy("optional", retry_if_status(999, once), short_wait, attempts, math.inf),
         policy("submit", retry_if_status(), submit_wait, stop_at_limit(), config.retry_for),
         policy("sampling", retry_if_status(), submit_wait, stop_at_limit(), config.retry_for),
         # A long poll that fails after a minute is no reason to give up a minute before the limit.

@@ -75,7 +75,11 @@ class Exchange:
             self._socket = None
 
     def attach(self, sock: socket.socket, *, connected: bool = False) -> None:
-        """Set the socket of the request; shut it down if the request was cut before."""
+        """Set the socket of the request, and shut it down if the request was cut before.
+
+        Args:
+            connected: Whether the socket is connected, so that bytes may reach the server.
+        """
         self.connected = connected
         with self._lock:
             self._socket = sock
@@ -92,7 +96,7 @@ class Exchange:
 
 
 def _attach(sock: socket.socket, *, connected: bool) -> None:
-    """Attach a socket to the exchange of the current thread. Requests of others on the user's session have none."""
+    """Attach a socket to the exchange of the current thread. The user's own requests on the session have none."""
     if _running.exchange is not None:
         _running.exchange.attach(sock, connected=connected)
 
@@ -109,11 +113,11 @@ class SocketRegistry:
         self._pid = os.getpid()
         #: Whether :meth:`shut_down` was called.
         self.is_shut_down = False
-        #: Sockets ever added.
+        #: Number of sockets ever added.
         self.opened = 0
 
     def add(self, sock: socket.socket) -> None:
-        """Add a socket; shut it down if the others are."""
+        """Add a socket, and shut it down if :meth:`shut_down` was called before."""
         with self._lock:
             self._sockets.add(sock)
             self.opened += 1
@@ -140,7 +144,9 @@ class _Tracked:
 
     registry: SocketRegistry
     sock: Any
+    #: Number of requests that the connection has served.
     _served = 0
+    #: Pieces of the running request that are not sent yet; None between requests, and after a large piece.
     _held: Optional[List[bytes]] = None
 
     def _new_conn(self) -> socket.socket:

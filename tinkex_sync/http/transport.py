@@ -41,7 +41,7 @@ _MOST_REDIRECTS = 5
 #: The redirects that keep method and body.
 _FOLLOWED = frozenset({307, 308})
 _LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
-#: A server that varies its deprecation notes must not fill the memory.
+#: Most notes that are remembered. A server that varies them must not fill the memory.
 _MOST_NOTES = 1000
 
 
@@ -71,9 +71,7 @@ def _find_certificates(setting: Union[bool, str]) -> Union[bool, str]:
         paths = ssl.get_default_verify_paths()
         found = paths.cafile or paths.capath
         if found is None:
-            raise ConfigError(
-                "verify='system': this system has no certificate file; give the path of a bundle"
-            )
+            raise ConfigError("verify='system': this system has no certificates: give the path of a file")
         return found
     if setting is True:
         for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE"):
@@ -134,9 +132,9 @@ class Transport:
             deadline: Time of the client's clock at which the attempt is cut.
 
         Raises:
-            APIStatusError: a status other than 2xx, or 3xx where the endpoint's row does not accept a redirect.
-            APIConnectionError, APITimeoutError: there was no response.
-            DeadlineExceeded, ClosedError: the attempt was cut.
+            APIStatusError: A status other than 2xx, or 3xx where the endpoint's row does not accept a redirect.
+            APIConnectionError, APITimeoutError: There was no response.
+            DeadlineExceeded, ClosedError: The attempt was cut at its deadline, or because the client was closed.
         """
         row = request.row
         url = self._url(request.path)
@@ -149,12 +147,12 @@ class Transport:
                 cut = self._cut_error(exchange)
                 if cut is not None:
                     raise cut
-                prepared = self._prepare(row.method, url, request.content, all_headers)
+                prepared = self._prepare(request, url, all_headers)
                 try:
                     response = self._session.send(prepared, timeout=self._timeouts(row), **self._options)
                 except (requests.RequestException, OSError, ValueError) as error:
                     cut = self._cut_error(exchange)
-                    raise cut or self._connection_error(exchange, error, row.method, url) from error
+                    raise cut or _connection_error(exchange, error, row.method, url) from error
                 target = response.headers.get("location")
                 if response.status_code not in _FOLLOWED or not target or row.redirect_ok:
                     break
@@ -171,9 +169,8 @@ class Transport:
         status = response.status_code
         if 200 <= status < 300 or (request.row.redirect_ok and 300 <= status < 400):
             return Reply(status, lowered, response.content, self._clock.time() - started)
-        failed = status_error(
-            status, body=_error_body(response.content), headers=lowered, retry_after=retry_after(lowered)
-        )
+        body = _error_body(response.content)
+        failed = status_error(status, body=body, headers=lowered, retry_after=retry_after(lowered))
         failed.request = _sent_request(request.row.method, url)
         raise failed
 
@@ -214,13 +211,10 @@ class Transport:
                 timer.cancel()
             self._exchanges.discard(exchange)
 
-    def _prepare(
-        self, method: str, url: str, body: Optional[bytes], headers: Mapping[str, str]
-    ) -> requests.PreparedRequest:
+    def _prepare(self, request: Request, url: str, headers: Mapping[str, str]) -> requests.PreparedRequest:
+        method, body = request.row.method, request.content
         if not self._is_own:
-            return self._session.prepare_request(
-                requests.Request(method, url, headers=dict(headers), data=body)
-            )
+            return self._session.prepare_request(requests.Request(method, url, dict(headers), data=body))
         prepared = requests.PreparedRequest()
         prepared.method = method
         prepared.url = url
@@ -245,20 +239,6 @@ class Transport:
             return DeadlineExceeded("the timeout ran out while sending", phase="sending", sent=sent)
         return None
 
-    def _connection_error(
-        self, exchange: Exchange, error: BaseException, method: str, url: str
-    ) -> APIConnectionError:
-        timed_out = isinstance(error, requests.Timeout)
-        cls = APITimeoutError if timed_out else APIConnectionError
-        host = urlsplit(self.base_url).netloc.rpartition("@")[2]
-        summary = "Request timed out." if timed_out else "Connection error."
-        made = cls(f"{summary} {_root_cause(error)} (server {host})")
-        # Through a proxy a connection may exist although the server was not reached.
-        made.unsent = not exchange.connected
-        made.reused = exchange.reused
-        made.request = _sent_request(method, url)
-        return made
-
     def close(self) -> None:
         """Cut the requests in flight and refuse further ones. Idempotent; never blocks; no effect after a fork."""
         if self.registry.shut_down():
@@ -268,6 +248,20 @@ class Transport:
     def status(self) -> Dict[str, int]:
         """Return the number of requests in flight and of connections opened so far."""
         return {"in_flight": len(self._exchanges), "connections_opened": self.registry.opened}
+
+
+def _connection_error(exchange: Exchange, error: Exception, method: str, url: str) -> APIConnectionError:
+    """Return the error of a request without a response."""
+    timed_out = isinstance(error, requests.Timeout)
+    cls = APITimeoutError if timed_out else APIConnectionError
+    host = urlsplit(url).netloc.rpartition("@")[2]
+    summary = "Request timed out." if timed_out else "Connection error."
+    made = cls(f"{summary} {_root_cause(error)} (server {host})")
+    # Through a proxy a connection may exist although the server was not reached.
+    made.unsent = not exchange.connected
+    made.reused = exchange.reused
+    made.request = _sent_request(method, url)
+    return made
 
 
 def _default_headers(config: Config) -> Dict[str, str]:
