@@ -1,9 +1,13 @@
-"""Valid arguments for every hook, for tests that need an arbitrary event."""
+"""Valid arguments for every hook, and a registry without installed plugins, for tests of plugins."""
 
 from __future__ import annotations
 
-from typing import Any, Dict
+import logging
+from typing import Any, Dict, List
 
+import pytest
+
+from tinkex_sync.plugins import Observers, PluginStatus
 from tinkex_sync.plugins.events import Boundary, Source
 from tinkex_sync.plugins.hookspecs import SPECS, argument_names
 
@@ -60,3 +64,22 @@ EVENTS = [name[len("tinkex_") :] for name in SPECS if argument_names(name)[0] ==
 def facts(hook: str, **changed: Any) -> Dict[str, Any]:
     """Return arguments for ``hook`` (the name of an attribute of Observers)."""
     return {name: changed.get(name, _EXAMPLES[name]) for name in argument_names("tinkex_" + hook)}
+
+
+def observers(*plugins: object, **settings: Any) -> Observers:
+    return Observers(plugins, **{"autoload": False, **settings})
+
+
+def emit(registry: Observers, hook: str = "call_started", **changed: Any) -> None:
+    """Report an event as the client does."""
+    call = getattr(registry, hook)
+    if call is not None:
+        call(**facts(hook, **changed))
+
+
+def row(registry: Observers, index: int = -1) -> PluginStatus:
+    return registry.report()[index]
+
+
+def warnings(caplog: pytest.LogCaptureFixture) -> List[str]:
+    return [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]

@@ -221,9 +221,8 @@ def wait_until(session: Session, future: Future[T], deadline: Optional[float]) -
                 future.abandon()
                 raise error from None
         except BaseException:
-            if not future.done():
-                # The wait was interrupted, and no other code has a reference to the future.
-                future.abandon()
+            # If the wait was interrupted, no other code has a reference to the future.
+            future.abandon()
             raise
 
 

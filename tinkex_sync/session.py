@@ -144,7 +144,7 @@ class Session(Connection):
         self._refresh()
 
     def _apply_capabilities(self) -> None:
-        """Apply the negotiated limits and credentials. Nothing that they concern was sent before."""
+        """Apply the negotiated limits and credentials. Called before any request that depends on them."""
         self.use_server_credentials(self.helpers.submit)
         self._apply_limits()
 
@@ -152,7 +152,7 @@ class Session(Connection):
         """Request the dynamic configuration, now and at each refresh interval. POST /api/v1/client/dynamic_config.
 
         Raises:
-            APIError: It failed, other than because the endpoint is missing.
+            APIError: The request failed. A missing endpoint is no failure.
         """
         if not self.capabilities.has_dynamic_config:
             return
@@ -175,6 +175,7 @@ class Session(Connection):
         self.timer.at(self.clock.time() + interval, submit)
 
     def _refresh_again(self) -> None:
+        """Request the dynamic configuration in a worker. After a failure, the present one stays in force."""
         try:
             self._refresh()
         except (TinkexError, OSError) as error:
@@ -192,7 +193,7 @@ class Session(Connection):
         """Cancel a sample on the server, in the background. POST /api/v1/cancel_future.
 
         Returns:
-            Whether the server supports that and the request is submitted. A failure is only logged.
+            Whether the server supports it, and the request is queued. A failure is only logged.
         """
         if not self.capabilities.cancels_samples:
             return False
@@ -222,7 +223,8 @@ class Session(Connection):
             items: Number of datums, or 1.
 
         Raises:
-            ClosedError, ForkedClientError: as named.
+            ClosedError: The client is closed.
+            ForkedClientError: The client was made before a fork, in the parent process.
         """
         self.check_usable()
         call = CallState(source, f"{random.getrandbits(48):012x}", operation, items, self.clock.time())
@@ -261,17 +263,15 @@ class Session(Connection):
     def drain(self, seconds: float) -> None:
         """Wait until every call is sent, for at most ``seconds``, or until the session is closed."""
         ends = self.clock.time() + seconds
-        is_in_time = True
         with self.closing.waking(self.sends_changed):
-            while is_in_time and not self.closing.is_set():
+            while not self.closing.is_set():
                 # Before the check, so that no change after it is missed.
                 self.sends_changed.clear()
                 with self._lock:
-                    # The newest calls are sent last, so the first call of this order is mostly unsent.
+                    # The newest calls are sent last. In this order, the first call is unsent until the end.
                     is_unsent = any(call.is_unsent for call in reversed(self._open.values()))
-                if not is_unsent:
+                if not (is_unsent and self.clock.wait(self.sends_changed, ends - self.clock.time())):
                     return
-                is_in_time = self.clock.wait(self.sends_changed, ends - self.clock.time())
 
     def _finish(self, outcome: Any, detail: Optional[str]) -> None:
         """Report how the session ended, once; a failure is only logged. POST /api/v1/sessions/ID/finish."""

@@ -6,6 +6,8 @@ import os
 import pty
 
 import pytest
+from command_runs import in_process, variables
+from scripted_server import Answer
 
 
 def test_checkpoints_are_listed_and_shown(command, saved):
@@ -19,6 +21,35 @@ def test_checkpoints_are_listed_and_shown(command, saved):
     assert one["checkpoint_type"] == "sampler"
     missing = command("checkpoint", "info", f"tinker://{saved.run_id}/weights/none")
     assert (missing.returncode, missing.stdout) == (1, "")
+
+
+def test_a_path_without_a_kind_names_a_checkpoint(command, saved):
+    one = json.loads(command("checkpoint", "info", f"tinker://{saved.run_id}/first", "-f", "json").stdout)
+    assert one["tinker_path"] == saved.training[0]
+    assert "not found" in command("checkpoint", "info", f"tinker://{saved.run_id}/none").stderr
+
+
+def test_a_name_of_several_checkpoints_is_refused_with_their_paths(command, save):
+    found = save("sampler")
+    done = command("checkpoint", "info", f"tinker://{found.run_id}/sampler")
+    assert done.returncode == 1
+    assert all(path in done.stderr for path in (*found.training, found.sampler))
+
+
+@pytest.mark.parametrize(
+    ("verb", "method", "sent"),
+    [
+        ("publish", "POST", "training_runs/r/checkpoints/x/publish"),
+        ("unpublish", "DELETE", "training_runs/r/checkpoints/x/publish"),
+        ("delete", "DELETE", "training_runs/r/checkpoints/x"),
+    ],
+)
+def test_paths_without_a_kind_are_sent_as_they_are(verb, method, sent, scripted):
+    scripted.defaults[sent] = Answer(204, None)
+    options = ["--yes"] if verb == "delete" else []
+    done = in_process(variables(scripted.base_url), "checkpoint", verb, "tinker://r/x", *options)
+    assert done.returncode == 0, done.stderr
+    assert [request.method for request in scripted.sent(sent)] == [method]
 
 
 def test_a_checkpoint_is_published_and_made_private_again(command, saved):
@@ -50,7 +81,15 @@ def test_delete_asks_first_and_reports_how_many_were_deleted(command, save):
 
 
 @pytest.mark.parametrize(
-    "path", ["run-1", "tinker://r/c", "tinker://../weights/x", "tinker://r/weights/..", "tinker:///weights/x"]
+    "path",
+    [
+        "run-1",
+        "tinker://r",
+        "tinker://r/other/x",
+        "tinker://../weights/x",
+        "tinker://r/weights/..",
+        "tinker:///weights/x",
+    ],
 )
 @pytest.mark.parametrize("verb", ["info", "publish", "delete", "download"])
 def test_a_malformed_path_is_refused_before_anything_is_sent(verb, path, command, server):

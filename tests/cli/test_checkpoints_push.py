@@ -8,6 +8,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from tinkex_sync.local import Faults
+
 pytest.importorskip("huggingface_hub")
 
 
@@ -111,6 +113,18 @@ def test_a_checkpoint_is_pushed_with_a_model_card(command, saved, hub, tmp_path)
     assert hub.files and all(hub.files.values())
     assert "Bearer hf_secret" in hub.keys and hub.keys <= {"Bearer hf_secret", None}
     assert "hf_secret" not in done.stdout + done.stderr
+
+
+def test_the_card_is_complete_where_weights_info_refuses_sampler_paths(command, server, saved, hub, tmp_path):
+    server.set_faults(Faults(fail_first={"weights_info": [400]}))
+    try:
+        done = command("checkpoint", "push-hf", saved.sampler, "me/adapter", env=hub_settings(hub, tmp_path))
+    finally:
+        server.set_faults(Faults())
+    assert done.returncode == 0, done.stderr
+    card = hub.files["README.md"].decode()
+    assert "base_model: tinkex/tiny" in card
+    assert "of rank 4" in card
 
 
 def test_an_error_of_the_hub_names_the_remedy(command, saved, hub, tmp_path):

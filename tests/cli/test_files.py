@@ -1,11 +1,22 @@
 """Files that a user names: wrong ones are refused before they are opened."""
 
+import gzip
+import io
 import os
+import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from tinkex_sync.cli.files import read_bytes, read_text, require_readable_file, require_writable_file
+from tinkex_sync.cli.files import (
+    STANDARD_INPUT,
+    open_input,
+    read_bytes,
+    read_text,
+    require_readable_file,
+    require_writable_file,
+)
 from tinkex_sync.cli.output import CommandError
 
 
@@ -75,3 +86,29 @@ def test_a_file_or_folder_without_permission_may_not_be_written(tmp_path):
     (tmp_path / "folder").mkdir(0o500)
     with pytest.raises(CommandError, match="Permission denied"):
         require_writable_file(tmp_path / "folder" / "new", "remedy")
+
+
+@pytest.mark.parametrize("compress", [bytes, gzip.compress])
+@pytest.mark.parametrize("source", ["file", "pipe", "standard input"])
+def test_an_input_can_be_read_twice_and_is_decompressed(source, compress, tmp_path, monkeypatch):
+    content, path = compress(b"some text"), tmp_path / "input"
+    if source == "file":
+        path.write_bytes(content)
+    elif source == "pipe":
+        os.mkfifo(path)
+        threading.Thread(target=path.write_bytes, args=(content,), daemon=True).start()
+    else:
+        path = STANDARD_INPUT
+        monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(content)))
+    with open_input(path) as file:
+        for _ in range(2):
+            assert file.read() == b"some text"
+            file.seek(0)
+
+
+def test_a_damaged_archive_is_refused(tmp_path):
+    path, content = tmp_path / "input.gz", gzip.compress(b"some text" * 100)
+    for damaged in (content[:-9], content[:12] + b"\xff" * 20 + content[32:]):
+        path.write_bytes(damaged)
+        with pytest.raises(CommandError, match=f"cannot read {path}: "):
+            read_bytes(path)

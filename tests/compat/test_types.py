@@ -31,9 +31,7 @@ def test_a_dump_contains_every_field():
     assert PROMPT.model_dump(mode="json") == PROMPT.model_dump()
     assert json.loads(PROMPT.model_dump_json()) == PROMPT.model_dump()
     datum = types.Datum(model_input=types.ModelInput.from_ints([1]), loss_fn_inputs={"target_tokens": [3]})
-    assert datum.model_dump_json().startswith(
-        '{"loss_fn_inputs":{"target_tokens":{"data":[3],"dtype":"int64",'
-    )
+    assert '"target_tokens":{"data":[3],"dtype":"int64",' in datum.model_dump_json()
     dumped = json.loads(datum.model_dump_json())
     assert dumped["loss_fn_inputs"]["target_tokens"]["shape"] == [1]
     assert dumped["model_input"] == {"chunks": [{"tokens": [1], "type": "encoded_text"}]}

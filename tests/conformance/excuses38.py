@@ -32,9 +32,6 @@ def _training_requests(case: Case) -> Optional[int]:
         return 1
     if raised == "KeyError" or any(_from(value) == "scalar" for value in inputs):
         return 5
-    nested = any(isinstance(value, list) and value and isinstance(value[0], list) for value in inputs)
-    if nested and not raised:
-        return 2
     sent = [one["body"]["$protobuf"]["fields"] for one in case["expected"].get("requests", [])]
     tensors = [
         tensor for body in sent for one in body["data"] for tensor in one.get("loss_fn_inputs", {}).values()

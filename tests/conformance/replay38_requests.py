@@ -19,7 +19,7 @@ from .replay_datums import make_tokens
 from .replay_types import numpy_scalars
 
 #: Rows of deviations38.json. Our types accept the same datums in both protocols, as in 0.7.0.
-ACCEPTED, REJECTED, DENSE, NOT_BUILT, OTHER_ERROR = 1, 2, 3, 4, 5
+ACCEPTED, DENSE, NOT_BUILT, OTHER_ERROR = 1, 3, 4, 5
 
 
 #: Default limits of one chunk: datums and bytes.
@@ -109,9 +109,9 @@ def requests(case: Dict[str, Any], document: Dict[str, Any], row: Optional[int])
         sparse = [one for one in sparse if isinstance(one, dict) and one.get("from") == "torch_sparse"]
         assert unbuilt or dmel or sparse, "every part of the case has a type"
         return
-    if row not in (None, ACCEPTED, REJECTED, DENSE, OTHER_ERROR):
+    if row not in (None, ACCEPTED, DENSE, OTHER_ERROR):
         not_understood(f"row {row}")
-    if row in (REJECTED, OTHER_ERROR) or ("exception" in expected and row is None):
+    if row == OTHER_ERROR or ("exception" in expected and row is None):
         with pytest.raises(ValueError if row else error_class(expected["exception"])):
             encoded(given, [])
         return

@@ -228,21 +228,28 @@ def tensor_data(case: Dict[str, Any], document: Dict[str, Any], row: Optional[in
 
 
 def check_row_9(key: str, spec: Dict[str, Any], make: Callable[[], types.TensorData]) -> None:
-    """Row 9: tuples, unsigned and bool arrays are accepted. A list under an unknown key raises ValueError."""
+    """Row 9: tuples, nested lists, unsigned and bool arrays are accepted.
+
+    A list under an unknown key raises ValueError.
+    """
     kind = spec["from"]
     if kind in ("list", "tuple") and key not in types.inputs._DTYPE_BY_KEY:
         with pytest.raises(ValueError, match="TensorData") as caught:
             make()
         assert repr(key) in str(caught.value)
+    elif kind == "list":
+        array = numpy.array(make_value(spec), dtype=types.inputs._DTYPE_BY_KEY[key])
+        assert array.ndim > 1, "row 9 requires nested lists"
+        assert plain(make()) == plain(types.TensorData.from_numpy(array))
     elif kind == "tuple":
         twin = {**spec, "from": "list"}
-        error = raised_by(lambda: types.Datum({key: make_value(twin)}, types.ModelInput.empty()))
+        error = raised_by(lambda: types.Datum(types.ModelInput.empty(), {key: make_value(twin)}))
         if error is not None:
             with pytest.raises(type(error)):
                 make()
         else:
             assert plain(make()) == plain(
-                types.Datum({key: make_value(twin)}, types.ModelInput.empty()).loss_fn_inputs[key]
+                types.Datum(types.ModelInput.empty(), {key: make_value(twin)}).loss_fn_inputs[key]
             )
     elif kind in ("numpy", "numpy_T") and numpy.dtype(spec["dtype"]).kind in "ub":
         source = make_value(spec)

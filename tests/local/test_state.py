@@ -11,7 +11,7 @@ from tinkex_sync.local.state import ServerState, accepted
 
 @pytest.fixture
 def state(tmp_path):
-    state = ServerState.create(ServerOptions(), tmp_path)
+    state = ServerState.create(ServerOptions(), tmp_path, None)
     yield state
     state.close()
 

@@ -1,4 +1,4 @@
-"""The registry of plugins: calling, isolation, validation, strict mode, closing and loading."""
+"""The registry of plugins: calling, isolation, validation, strict mode and closing."""
 
 from __future__ import annotations
 
@@ -7,16 +7,15 @@ import logging
 import re
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from types import MappingProxyType, ModuleType
 from typing import Any, Dict, List, Tuple
 
 import pytest
-from hook_examples import EVENTS, SOURCE, facts
+from hook_examples import EVENTS, SOURCE, emit, facts, observers, row, warnings
 
 from tinkex_sync.concurrency.clock import Clock, ScaledClock
-from tinkex_sync.errors import ConfigError, PluginError
-from tinkex_sync.plugins import Observers, PluginStatus
+from tinkex_sync.errors import PluginError
+from tinkex_sync.plugins import Observers
 from tinkex_sync.plugins.hookspecs import SPECS, hookimpl
 from tinkex_sync.plugins.queued_observer import observe_all
 
@@ -82,25 +81,6 @@ class ManualClock(Clock):
 
     def time(self) -> float:
         return self.now
-
-
-def observers(*plugins: object, **settings: Any) -> Observers:
-    return Observers(plugins, **{"autoload": False, **settings})
-
-
-def emit(registry: Observers, hook: str = "call_started", **changed: Any) -> None:
-    """Report an event as the client does."""
-    call = getattr(registry, hook)
-    if call is not None:
-        call(**facts(hook, **changed))
-
-
-def row(registry: Observers, index: int = -1) -> PluginStatus:
-    return registry.report()[index]
-
-
-def warnings(caplog: pytest.LogCaptureFixture) -> List[str]:
-    return [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
 
 
 # Calling
@@ -573,184 +553,6 @@ def test_close_does_not_wait_for_a_blocking_plugin(caplog: pytest.LogCaptureFixt
     assert "Stuck was still closing" in warnings(caplog)[0]
     go.set()
     assert ended.wait(30)
-
-
-# Loading
-
-
-def install(folder: Path, distribution: str, entry_points: Dict[str, str], **modules: str) -> None:
-    """Create the files of an installed distribution: modules and a dist-info folder."""
-    for name, text in modules.items():
-        (folder / f"{name}.py").write_text(text)
-    info = folder / f"{distribution.replace('-', '_')}-1.2.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: 1.2\n")
-    lines = "".join(f"{name} = {value}\n" for name, value in entry_points.items())
-    (info / "entry_points.txt").write_text(f"[other]\nx = no.such\n[tinkex_sync]\n{lines}")
-
-
-MODULE = """
-from tinkex_sync.plugins import hookimpl
-
-CALLS = []
-
-@hookimpl
-def tinkex_call_started(operation):
-    CALLS.append(operation)
-
-class Maker:
-    made = 0
-
-    def __init__(self):
-        type(self).made += 1
-
-    @hookimpl
-    def tinkex_session_opened(self):
-        CALLS.append(self)
-
-maker = Maker()
-"""
-
-
-def only_ours(registry: Observers) -> Dict[str, PluginStatus]:
-    """Return the status of the plugins that these tests install, by name. The environment may have others."""
-    return {
-        status.name: status for status in registry.report() if (status.distribution or "").startswith("test-")
-    }
-
-
-@pytest.fixture
-def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.syspath_prepend(str(tmp_path))
-    return tmp_path
-
-
-def test_entry_point_may_be_a_module_an_instance_or_a_class(site: Path) -> None:
-    install(
-        site,
-        "test-kinds",
-        {"module": "kinds_plugin", "instance": "kinds_plugin:maker", "class": "kinds_plugin:Maker"},
-        kinds_plugin=MODULE,
-    )
-    one, two = Observers(), Observers()
-    import kinds_plugin  # type: ignore[import-not-found]
-
-    assert kinds_plugin.Maker.made == 3  # The instance of the module, and one for each Observers.
-    emit(one)
-    emit(one, "session_opened")
-    made = kinds_plugin.CALLS[1:]
-    assert kinds_plugin.CALLS[0] == "forward_backward"
-    assert len(set(map(id, made))) == 2
-    rows = only_ours(two)
-    assert list(rows) == ["module", "instance", "class"]
-    status = rows["class"]
-    assert (status.distribution, status.version, status.origin) == ("test-kinds", "1.2", "entry point")
-    assert (status.status, status.hooks) == ("active", ("tinkex_session_opened",))
-
-
-def test_entry_point_that_cannot_be_imported_does_not_affect_others(
-    site: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    install(site, "test-broken", {"broken": "broken_plugin"}, broken_plugin="raise OSError('no disk')")
-    install(site, "test-exits", {"exits": "exits_plugin"}, exits_plugin="import sys; sys.exit(3)")
-    install(site, "test-absent", {"absent": "no_such_module", "gone": "works_plugin:Gone", "odd": "a b"})
-    install(site, "test-works", {"works": "works_plugin"}, works_plugin=MODULE)
-    unreadable = site / "test_unreadable-1.0.dist-info"
-    unreadable.mkdir()
-    (unreadable / "entry_points.txt").write_text("[tinkex_sync]\nnot a line of an entry point\n")
-    rows = only_ours(Observers())
-    assert {name: status.status for name, status in rows.items()} == {
-        "broken": "failed",
-        "exits": "failed",
-        "absent": "failed",
-        "gone": "failed",
-        "odd": "failed",
-        "works": "active",
-    }
-    assert rows["broken"].error == "OSError: no disk"
-    assert any("plugin broken is not used: OSError: no disk" in text for text in warnings(caplog))
-    with pytest.raises(PluginError, match="not used"):
-        Observers(strict=True)
-
-
-def test_plugin_is_blocked_by_the_name_of_its_entry_point_or_distribution(
-    site: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    install(site, "test-one", {"first": "blocked_one"}, blocked_one="raise AssertionError('imported')")
-    install(site, "test-two", {"second": "blocked_two"}, blocked_two="raise AssertionError('imported')")
-    monkeypatch.setenv("TINKEX_SYNC_DISABLED_PLUGINS", "first, Test_Two,someone-else")
-    rows = only_ours(Observers())
-    assert [status.status for status in rows.values()] == ["blocked", "blocked"]
-    assert not caplog.records
-    assert [status.status for status in only_ours(Observers(disabled=["first"])).values()] == [
-        "blocked",
-        "failed",
-    ]
-    with pytest.raises(TypeError, match="disabled"):
-        Observers(disabled="first")
-
-
-def test_loading_of_entry_points_can_be_disabled(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    install(site, "test-alone", {"alone": "alone_plugin"}, alone_plugin="raise AssertionError('imported')")
-    monkeypatch.setenv("TINKEX_SYNC_DISABLE_PLUGIN_AUTOLOAD", "1")
-    assert Observers().report() == []
-    assert Observers(autoload=False).report() == []
-    assert [status.name for status in only_ours(Observers(autoload=True)).values()] == ["alone"]
-
-
-def test_modules_are_loaded_from_the_environment_or_the_argument(
-    site: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    (site / "named_plugin.py").write_text(MODULE)
-    monkeypatch.setenv("TINKEX_SYNC_PLUGINS", "named_plugin, named_plugin:Maker,no_such_module")
-    registry = observers()
-    assert [(status.name, status.origin, status.status) for status in registry.report()] == [
-        ("named_plugin", "module", "active"),
-        ("named_plugin:Maker", "module", "active"),
-        ("no_such_module", "module", "failed"),
-    ]
-    assert observers(modules=[]).report() == []
-
-
-def test_built_in_plugin_is_named_after_its_module_and_can_be_disabled(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    recorder = Recorder()
-    assert row(observers(builtin=[recorder])).name == "test_registry"
-    assert row(observers(builtin=[recorder])).origin == "builtin"
-    monkeypatch.setenv("TINKEX_SYNC_DISABLED_PLUGINS", "test-registry")
-    assert row(observers(builtin=[recorder])).status == "blocked"
-
-
-def test_plugins_passed_as_arguments_are_never_blocked_and_are_called_first() -> None:
-    order = []
-
-    class One:
-        @hookimpl
-        def tinkex_call_started(self) -> None:
-            order.append("builtin")
-
-    class Two:
-        @hookimpl
-        def tinkex_call_started(self) -> None:
-            order.append("argument")
-
-    registry = observers(Two, builtin=[One()], disabled=["test_registry", "Two"])
-    emit(registry)
-    assert order == ["argument"]
-    registry = observers(Two, builtin=[One()])
-    order.clear()
-    emit(registry)
-    assert order == ["argument", "builtin"]
-
-
-@pytest.mark.parametrize("name", ["DISABLE_PLUGIN_AUTOLOAD", "PLUGINS_STRICT"])
-def test_invalid_environment_variable_is_named_in_the_error(
-    name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("TINKEX_SYNC_" + name, "maybe")
-    with pytest.raises(ConfigError, match=f"TINKEX_SYNC_{name} must be 1 or 0, not 'maybe'"):
-        Observers()
 
 
 def test_strict_argument_overrides_the_environment(

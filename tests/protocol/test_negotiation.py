@@ -347,3 +347,20 @@ def test_a_deprecation_note_is_logged_once(caplog, level, wanted):
                 session.call(Request("get_info", {"model_id": "m"}))
     logged = [record for record in caplog.records if "use the other one" in record.getMessage()]
     assert [record.levelname for record in logged] == [wanted]
+
+
+@pytest.mark.parametrize("value", [-5, 1 << 60, "9" * 4000])
+def test_a_limit_out_of_range_is_ignored_with_one_warning(value, caplog):
+    config = {**CHUNK_LIMITS, "sample_max_concurrent_requests": value, "fwdbwd_max_chunk_len": value}
+    refresh = Answer(body={"refresh_interval_sec": value, "sample_cancel_enabled": True})
+    with bare_session(SteppedClock(), protocol="auto") as (server, session):
+        server.defaults["client/dynamic_config"] = refresh
+        opened(server, session, Answer(body=config))
+        session._refresh()
+        capabilities = session.capabilities
+        assert (capabilities.max_samples, capabilities.max_chunk_datums) == (None, 1024)
+        assert (capabilities.refresh_interval, capabilities.cancels_samples) == (300.0, True)
+        assert capabilities.max_chunk_bytes == 4000
+    warnings = [record for record in caplog.records if "out of range" in record.message]
+    assert ["sample_max" in one.message for one in warnings] == [True, False]
+    assert all("=" in one.message and len(one.message) < 300 for one in warnings)

@@ -11,9 +11,11 @@ from tinkex_sync import (
     APIResponseValidationError,
     DeadlineExceeded,
     MissingExtraError,
+    ServiceClient,
     TrainingClient,
     types,
 )
+from tinkex_sync.local import LocalServer
 
 TEXT = b"a loss of one's own"
 
@@ -99,6 +101,61 @@ def test_the_submitted_form_returns_the_future_of_the_second_pass(scripted):
     assert not future.done()
     free.set()
     assert future.result(20.0).metrics["mine:sum"] == 15.0
+
+
+def test_inputs_for_the_loss_function_are_not_sent(scripted):
+    server, client = scripted
+    server.script("retrieve_future", outputs(5), outputs(5))
+    mask, labels = numpy.array([0, 1, 1, 0, 1], dtype="float32"), numpy.full(8, 0.125, dtype="float32")
+    seen = []
+
+    def loss(data, logprobs):
+        seen.append({key: tensor.tolist() for key, tensor in data[0].loss_fn_inputs.items()})
+        return 0.0, [-mask], {}
+
+    client.forward_backward_custom([datum(6, mask=mask, labels=labels)], loss, backend="numpy")
+    assert seen[0]["mask"] == mask.tolist()
+    assert seen[0]["labels"] == labels.tolist()
+    bodies = (
+        server.sent("forward")[0].body["forward_input"],
+        server.sent("forward_backward")[0].body["forward_backward_input"],
+    )
+    for body in bodies:
+        assert sorted(body["data"][0]["loss_fn_inputs"]) == ["target_tokens", "weights"]
+
+
+@pytest.mark.parametrize("protocol", ["0.7", "0.38"])
+def test_a_loss_function_with_inputs_of_its_own_works_on_the_embedded_server(protocol):
+    mask = numpy.array([0, 0, 1, 1, 1], dtype="float32")
+
+    def loss(data, logprobs):
+        masks = [one.loss_fn_inputs["mask"].to_numpy() for one in data]
+        return -sum(float((m * lp).sum()) for m, lp in zip(masks, logprobs)), [-m for m in masks], {}
+
+    with (
+        LocalServer(protocol=protocol) as server,
+        ServiceClient(base_url=server.base_url, api_key="tml-test-key", protocol=protocol) as service,
+    ):
+        client = service.create_lora_training_client("tinkex/tiny", rank=4, seed=1)
+        client.forward_backward_custom([datum(6, mask=mask)], loss, backend="numpy")
+        client.optim_step(types.AdamParams())
+        custom = client.forward([datum(6)], "cross_entropy").metrics
+        client = service.create_lora_training_client("tinkex/tiny", rank=4, seed=1)
+        client.forward_backward([datum(6, weights=mask)], "cross_entropy")
+        client.optim_step(types.AdamParams())
+        assert custom == client.forward([datum(6)], "cross_entropy").metrics
+
+
+def test_k_targets_per_position_give_the_loss_function_arrays_of_that_shape(scripted):
+    server, client = scripted
+    made = {"data": [-1.0, -2.0, -3.0, -4.0], "dtype": "float32", "shape": [2, 2]}
+    body = {"loss_fn_output_type": "x", "loss_fn_outputs": [{"logprobs": made}], "metrics": {}}
+    server.script("retrieve_future", Answer(body=body), Answer(body=body))
+    pairs = types.Datum(types.ModelInput.from_ints([1, 2]), {"target_tokens": [[2, 3], [3, 4]]})
+    client.forward_backward_custom([pairs], lambda data, lp: (0.0, lp, {}), backend="numpy")
+    sent = server.sent("forward_backward")[0].body["forward_backward_input"]["data"][0]["loss_fn_inputs"]
+    assert sent["target_tokens"] == {"data": [2, 3, 3, 4], "dtype": "int64", "shape": [2, 2]}
+    assert sent["weights"] == {"data": [1.0, 2.0, 3.0, 4.0], "dtype": "float32", "shape": [2, 2]}
 
 
 BAD = {

@@ -1,5 +1,6 @@
 """Datums and chunks: copies, refused values and encoded forms."""
 
+import json
 import subprocess
 import sys
 import time
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 from tinkex_sync import types
+from tinkex_sync.protocol import json_wire
 
 PROMPT = types.ModelInput.from_ints([1])
 
@@ -59,8 +61,8 @@ def test_a_list_under_an_unknown_name_is_refused_with_the_remedy() -> None:
     assert tensor(types.TensorData(data=[1.0], dtype="float32"), "mask").tolist() == [1.0]
 
 
-@pytest.mark.parametrize("value", [None, 5, "12", [[1.0]], [None], ["x"], {1.0}, object()])
-def test_values_that_are_not_flat_lists_of_numbers_are_refused(value) -> None:
+@pytest.mark.parametrize("value", [None, 5, "12", [[None]], [None], ["x"], {1.0}, object()])
+def test_values_that_are_not_lists_of_numbers_are_refused(value) -> None:
     with pytest.raises(ValueError, match=r"Datum\.loss_fn_inputs\.weights"):
         tensor(value)
 
@@ -105,3 +107,37 @@ def test_neither_numpy_nor_torch_is_imported_for_lists() -> None:
         "assert not {'numpy', 'torch'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        [[5, 6], [7, 8], [9, 10]],
+        ([5, 6], (7, 8), np.array([9, 10])),
+        np.array([[5, 6], [7, 8], [9, 10]]),
+    ],
+)
+def test_k_targets_per_position_keep_their_shape_as_nested_lists_and_as_arrays(given) -> None:
+    sent = json.loads(json_wire.encode(tensor(given, "target_tokens")))
+    assert sent == {"data": [5, 6, 7, 8, 9, 10], "dtype": "int64", "shape": [3, 2]}
+
+
+def test_nested_lists_of_unequal_rows_are_refused_with_the_row() -> None:
+    with pytest.raises(
+        ValueError, match=r"weights: rows of nested lists .* row 0 has \[2\], row 1 has \[1\]"
+    ):
+        tensor([[1.0, 2.0], [3.0]])
+    with pytest.raises(ValueError, match=r"row 1 has \[\]"):
+        tensor([[1.0], 2.0])
+
+
+def test_a_datum_takes_prompt_and_inputs_by_position() -> None:
+    datum = types.Datum(PROMPT, {"target_tokens": [2]})
+    assert datum == types.Datum(loss_fn_inputs={"target_tokens": [2]}, model_input=PROMPT)
+    assert list(datum.to_wire()) == ["loss_fn_inputs", "model_input"]
+
+
+@pytest.mark.parametrize("tokens", [[1, 2], (1, 2), np.array([1, 2]), "text"])
+def test_a_datum_of_bare_tokens_is_refused_with_the_right_call(tokens) -> None:
+    with pytest.raises(ValueError, match=r"Datum.model_input: .* use ModelInput.from_ints\(tokens\)"):
+        types.Datum(model_input=tokens, loss_fn_inputs={"target_tokens": [2]})

@@ -7,8 +7,9 @@ A line with ``type: ignore`` is a mistake that type checkers must find. They rep
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from typing import Iterator, List, Optional, Tuple
+from typing import Any, Dict, Iterator, List, Optional, Tuple
 
+import numpy
 from typing_extensions import assert_type
 
 import tinkex_sync
@@ -27,6 +28,23 @@ def datum(tokens: List[int]) -> types.Datum:
             "weights": types.TensorData(data=[1.0] * (len(tokens) - 1), dtype="float32"),
         },
     )
+
+
+def datums(tokens: List[int], array: numpy.ndarray[Any, Any]) -> List[types.Datum]:
+    prompt = types.ModelInput.from_ints(tokens[:-1])
+    inputs = {"target_tokens": tokens[1:], "weights": [1.0] * (len(tokens) - 1)}
+    tensors = {"target_tokens": types.TensorData.from_numpy(array)}
+    made = [
+        types.Datum(model_input=prompt, loss_fn_inputs={"target_tokens": tokens[1:], "weights": [0.5]}),
+        types.Datum(loss_fn_inputs=inputs, model_input=prompt),
+        types.Datum(prompt, {"target_tokens": [[1, 2], [3, 4]], "weights": array}),
+        types.Datum(prompt, tensors),
+        tinker.Datum(model_input=prompt, loss_fn_inputs={"target_tokens": array, "advantages": (0.5,)}),
+    ]
+    assert_type(made[0].loss_fn_inputs, Dict[str, types.TensorData])
+    types.Datum(tokens, inputs)  # type: ignore[arg-type]
+    types.Datum(prompt)  # type: ignore[call-arg]
+    return made
 
 
 def train(batches: Iterator[List[types.Datum]]) -> None:

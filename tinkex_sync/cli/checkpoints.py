@@ -6,7 +6,7 @@ import sys
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Iterator, List, Optional, Tuple
+from typing import TYPE_CHECKING, Any, Iterator, List, Optional, Sequence, Tuple, Union
 
 import click
 
@@ -19,12 +19,11 @@ from .paging import collect, count_text, hidden_count_text
 if TYPE_CHECKING:
     from ..checkpoints.download import Progress
     from ..clients.rest import RestClient
-    from ..types import Checkpoint
+    from ..types import Checkpoint, TrainingRun, WeightsInfoResponse
 
 __all__ = ["checkpoint"]
 
 _PAGE = 1000
-_SCHEME = "tinker://"
 _EXAMPLE = "tinker://run-id/weights/0001"
 
 
@@ -36,24 +35,47 @@ def checkpoint() -> None:
 def _parse_path(path: str) -> Tuple[str, str]:
     """Split the path of a checkpoint into the id of its run and its name, such as ``weights/0001``.
 
+    The paths of some servers have no kind, as in ``tinker://RUN/NAME``.
+
     Raises:
-        CommandError: ``path`` does not have the form ``tinker://RUN/KIND/NAME``.
+        CommandError: ``path`` has neither form.
     """
     from ..validation import split_checkpoint_path
 
-    if not path.startswith(_SCHEME):
-        raise CommandError(
-            f"Invalid checkpoint path: {path}", f"Checkpoint path must be in the format: {_EXAMPLE}"
-        )
     try:
         run, name = split_checkpoint_path(path)
     except ValueError:
-        name = ""
-    if name.partition("/")[0] not in ("weights", "sampler_weights", "checkpoints") or "/" not in name:
+        run, name = "", ""
+    kind, separator, _ = name.partition("/")
+    if not name or (separator and kind not in ("weights", "sampler_weights", "checkpoints")):
         raise CommandError(
-            f"Invalid checkpoint path: {path}", f"Checkpoint paths should be in the format: {_EXAMPLE}"
+            f"Invalid checkpoint path: {path}", f"Checkpoint path must be in the format: {_EXAMPLE}"
         )
     return run, name
+
+
+def _find_checkpoint(listed: Sequence[Checkpoint], path: str) -> Checkpoint:
+    """Return the checkpoint with a path.
+
+    Some servers list paths of three parts for checkpoints that are saved and loaded by two.
+
+    Raises:
+        CommandError: There is none, or several have the same name.
+    """
+    name = path.rpartition("/")[2]
+    has_kind = path.count("/") > 3
+    found = [one for one in listed if one.tinker_path == path] or [
+        one for one in listed if not has_kind and one.tinker_path.rpartition("/")[2] == name
+    ]
+    if not found:
+        raise CommandError(f"Checkpoint not found: {path}")
+    if len(found) > 1:
+        raise CommandError(
+            f"{path} is the name of several checkpoints",
+            *(one.tinker_path for one in found),
+            "Give one of them.",
+        )
+    return found[0]
 
 
 def _size_text(found: Checkpoint) -> str:
@@ -110,9 +132,7 @@ def info(output: Output, checkpoint_path: str) -> None:
     run_id, _ = _parse_path(checkpoint_path)
     with connected_rest(output) as rest:
         listed = rest.list_checkpoints(run_id).checkpoints
-    found = next((entry for entry in listed if entry.tinker_path == checkpoint_path), None)
-    if found is None:
-        raise CommandError(f"Checkpoint not found: {checkpoint_path}")
+    found = _find_checkpoint(listed, checkpoint_path)
     rows = [
         ("Checkpoint ID", found.checkpoint_id),
         ("Type", found.checkpoint_type),
@@ -335,10 +355,23 @@ def _write_model_card(rest: RestClient, folder: Path, checkpoint_path: str, titl
     card = folder / "README.md"
     if card.exists():
         return
-    weights = rest.get_weights_info_by_tinker_path(checkpoint_path)
+    weights = _adapter_of(rest, checkpoint_path)
     rank = f" of rank {weights.lora_rank}" if weights.lora_rank else ""
     text = _CARD.format(base_model=weights.base_model, title=title, rank=rank, path=checkpoint_path)
     card.write_text(text, encoding="utf-8")
+
+
+def _adapter_of(rest: RestClient, checkpoint_path: str) -> Union[WeightsInfoResponse, TrainingRun]:
+    """Return a record with the base model and the rank of a checkpoint.
+
+    Some servers refuse the paths of weights for sampling in weights_info. Then the record of the run has both.
+    """
+    from ..errors import APIStatusError
+
+    try:
+        return rest.get_weights_info_by_tinker_path(checkpoint_path)
+    except APIStatusError:
+        return rest.get_training_run_by_tinker_path(checkpoint_path)
 
 
 def _push_folder(

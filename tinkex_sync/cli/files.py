@@ -3,28 +3,95 @@
 from __future__ import annotations
 
 import errno
+import gzip
 import os
+import shutil
 import stat
-from contextlib import suppress
+import sys
+import tempfile
+import zlib
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Iterator
+from typing import Any, BinaryIO, Iterator, cast
 
 from .output import CommandError
 
-__all__ = ["read_bytes", "read_text", "require_readable_file", "require_writable_file"]
+__all__ = [
+    "STANDARD_INPUT",
+    "open_input",
+    "read_bytes",
+    "read_text",
+    "reading_errors",
+    "require_readable_file",
+    "require_writable_file",
+    "shown_name",
+]
 
 
-def read_bytes(path: Path) -> bytes:
-    """Return the content of a file.
+#: The path that stands for standard input.
+STANDARD_INPUT = Path("-")
+_GZIP = b"\x1f\x8b"
+
+
+def shown_name(path: Path) -> str:
+    """Return the name of an input in messages."""
+    return "stdin" if path == STANDARD_INPUT else str(path)
+
+
+@contextmanager
+def reading_errors(path: Path) -> Iterator[None]:
+    """Raise errors of reading ``path``, compressed or not, as CommandError."""
+    try:
+        yield
+    except (OSError, EOFError, zlib.error) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise CommandError(f"cannot read {shown_name(path)}: {reason}", "Give the path of a file.") from None
+
+
+def open_input(path: Path) -> BinaryIO:
+    """Open an input, which can then be read and rewound.
+
+    Content that is compressed with gzip is decompressed. Standard input (``-``) and pipes are copied to a temporary
+    file first.
 
     Raises:
         CommandError: ``path`` is a folder or a device, or cannot be read.
     """
-    require_readable_file(path)
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise CommandError(f"cannot read {path}: {error.strerror}", "Give the path of a file.") from None
+    with reading_errors(path):
+        if path == STANDARD_INPUT:
+            file = _copied(sys.stdin.buffer)
+        else:
+            require_readable_file(path)
+            # The caller closes it.
+            file = path.open("rb")
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                with file:
+                    file = _copied(file)
+        is_compressed = file.read(len(_GZIP)) == _GZIP
+        file.seek(0)
+        if not is_compressed:
+            return file
+        decompressed: Any = gzip.GzipFile(fileobj=file, mode="rb")
+        # GzipFile.close closes this file too.
+        decompressed.myfileobj = file
+        return cast(BinaryIO, decompressed)
+
+
+def _copied(source: BinaryIO) -> BinaryIO:
+    file = cast(BinaryIO, tempfile.TemporaryFile())  # noqa: SIM115 (the caller closes it)
+    shutil.copyfileobj(source, file)
+    file.seek(0)
+    return file
+
+
+def read_bytes(path: Path) -> bytes:
+    """Return the content of an input; see :func:`open_input`.
+
+    Raises:
+        CommandError: ``path`` is a folder or a device, or cannot be read.
+    """
+    with reading_errors(path), open_input(path) as file:
+        return file.read()
 
 
 def read_text(path: Path) -> str:
@@ -35,14 +102,14 @@ def read_text(path: Path) -> str:
     """
     content = read_bytes(path)
     if not content.strip():
-        raise CommandError(f"{path} is empty", "Give a file that contains text.")
+        raise CommandError(f"{shown_name(path)} is empty", "Give a file that contains text.")
     try:
         if b"\0" in content:
             raise ValueError(f"zero byte at position {content.index(0)}")
         return content.decode("utf-8-sig")
     except ValueError as error:
         raise CommandError(
-            f"{path} is not a text file: {error}", "Give a file of plain text, encoded as UTF-8."
+            f"{shown_name(path)} is not a text file: {error}", "Give a file of plain text, encoded as UTF-8."
         ) from None
 
 

@@ -79,7 +79,8 @@ class TrainingClient(Client):
 
         Args:
             data: Datums. The iterable is read to its end before anything is sent.
-            loss_fn: "cross_entropy", "importance_sampling", "ppo", "cispo" or "dro".
+            loss_fn: "cross_entropy", "importance_sampling", "ppo", "cispo" or "dro"; with protocol 0.38.0 also "gspo",
+                "stable_reinforce" and "custom".
             loss_fn_config: Settings of the loss function by name, such as clip thresholds.
             timeout: Seconds.
 
@@ -394,9 +395,8 @@ class TrainingClient(Client):
 
     @blocking
     def get_info(self, *, timeout: Optional[float] = None) -> Operation[types.GetInfoResponse]:
-        """Return the model's base, adapter and tokenizer, immediately and not in order. POST /api/v1/get_info."""
-        request = Request("get_info", types.GetInfoRequest(self.model_id))
-        return request_operation(self, "get_info", request)
+        """Return the model's base, adapter and tokenizer, without waiting for its operations. POST /api/v1/get_info."""
+        return request_operation(self, "get_info", Request("get_info", types.GetInfoRequest(self.model_id)))
 
     submit_get_info = submitted(get_info)
 

@@ -9,12 +9,12 @@ Sources: PROTOCOL sections 5.1 to 5.3 of the 0.7.0 client, and the observed beha
 
 from __future__ import annotations
 
+import contextlib
 import email.utils
 import logging
 import math
 import random
 import time
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Callable, Dict, Iterator, Mapping, Optional, Tuple, Type, cast
 
@@ -40,8 +40,8 @@ _log = logging.getLogger(__name__)
 MOST_BAD_POLLS = 3
 #: Seconds of retrying after which a WARNING is logged.
 _WARN_AFTER = 10.0
-#: A retry is not started if the previous attempt took longer than the time left. An attempt counts as at most this long,
-#: in seconds.
+#: A retry is not started if the previous attempt took longer than the time left. Attempts longer than this count as
+#: this long, in seconds.
 _LONG_ATTEMPT = 30.0
 #: Seconds that an attempt may take at least, even if the policy's limit is nearer.
 _SHORTEST_ATTEMPT = 5.0
@@ -74,6 +74,7 @@ def retry_after(headers: Mapping[str, str]) -> Optional[float]:
     Returns:
         None if there is no such header, or if its value is not within (0, 60].
     """
+    value = 0.0
     try:
         value = float(headers.get("retry-after-ms", "")) / 1000
     except ValueError:
@@ -81,11 +82,10 @@ def retry_after(headers: Mapping[str, str]) -> Optional[float]:
         try:
             value = float(text)
         except ValueError:
-            parsed = email.utils.parsedate_tz(text)
-            if parsed is None:
-                return None
-            # An HTTP date is wall-clock time; no monotonic clock can be compared with it.
-            value = email.utils.mktime_tz(parsed) - time.time()
+            # Years and offsets that no calendar has raise any of these.
+            with contextlib.suppress(ValueError, OverflowError, TypeError, IndexError):
+                # An HTTP date is wall-clock time; no monotonic clock can be compared with it.
+                value = email.utils.parsedate_to_datetime(text).timestamp() - time.time()
     return value if 0 < value <= _LONGEST_RETRY_AFTER else None
 
 
@@ -127,7 +127,7 @@ class Attempts:
         self.number += 1
         self.attempt_started = self.clock.time()
 
-    @contextmanager
+    @contextlib.contextmanager
     def running(self) -> Iterator[None]:
         """Count one more attempt, which a ``with`` block makes, and keep ``in_doubt`` up to date."""
         self.start()

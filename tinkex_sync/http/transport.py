@@ -296,7 +296,7 @@ def _error_body(content: bytes) -> Any:
     try:
         return codec.loads(content)
     except ValueError:
-        return content.decode("utf-8", "replace").strip()
+        return content[: codec.LONGEST_ERROR_BODY].decode("utf-8", "replace").strip()
 
 
 def _root_cause(error: BaseException) -> str:

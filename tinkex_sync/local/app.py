@@ -10,6 +10,7 @@ from flask import Flask, Response, g, request
 from werkzeug.exceptions import HTTPException
 
 from . import protobuf_bodies
+from .browser_protection import find_problem
 from .checkpoint_operations import CheckpointOperations
 from .faults import Faults
 from .idempotency import IDEMPOTENT_OPERATIONS, RecordedResponses, digest
@@ -53,6 +54,7 @@ def create_app(state: ServerState) -> Flask:
     app.url_map.strict_slashes = False
     tokens = TokenIssuer(state.config.token_lifetime)
     faults, errors = _FaultInjection(state), _ErrorHandlers()
+    app.before_request(lambda: _reject_web_pages(state.options.host))
     app.before_request(_Authentication(state, tokens).check)
     app.before_request(faults.before_request)
     app.after_request(faults.after_request)
@@ -70,6 +72,14 @@ def create_app(state: ServerState) -> Flask:
         add_client_routes(app, state, tokens)
     _add_control_routes(app, state)
     return app
+
+
+def _reject_web_pages(configured_host: str) -> Optional[Response]:
+    """Return an error response (403) if a web page may have caused the request, else None."""
+    problem = find_problem(
+        request.path, request.headers.get("Host", ""), request.headers.get("Origin"), configured_host
+    )
+    return None if problem is None else json_response({"detail": problem}, 403)
 
 
 class _Authentication:

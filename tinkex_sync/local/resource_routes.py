@@ -37,9 +37,9 @@ def add_resource_routes(app: Flask, state: ServerState) -> None:
     """Add the routes of stored resources to an application."""
     resources = StoredResources(state.store, state.models)
     _add_readers(app, resources)
-    _add_checkpoint_routes(app, resources)
+    _add_checkpoint_routes(app, resources, state.base_url)
     if state.config.supports_0_38:
-        _add_checkpoint_routes_of_0_38(app, resources)
+        _add_checkpoint_routes_of_0_38(app, resources, state.base_url)
         _add_session_routes_of_0_38(app, SessionOperations(state))
 
 
@@ -61,7 +61,12 @@ def _add_readers(app: Flask, resources: StoredResources) -> None:
         app.add_url_rule(path, path, view(read))
 
 
-def _add_checkpoint_routes(app: Flask, resources: StoredResources) -> None:
+def _link(base_url: Optional[str], path: str) -> str:
+    """Return the URL of a path. The header Host decides only if the server listens on all addresses."""
+    return f"{request.host_url.rstrip('/') if base_url is None else base_url}/{path}"
+
+
+def _add_checkpoint_routes(app: Flask, resources: StoredResources, base_url: Optional[str]) -> None:
     @app.delete(CHECKPOINT)
     def delete(run_id: str, folder: str, name: str) -> Response:
         resources.delete_checkpoint(run_id, folder, name)
@@ -75,7 +80,7 @@ def _add_checkpoint_routes(app: Flask, resources: StoredResources) -> None:
     @app.get(f"{CHECKPOINT}/archive")
     def archive(run_id: str, folder: str, name: str) -> Response:
         path, expires = resources.create_archive_link(run_id, folder, name)
-        headers = {"Location": request.host_url + path, "Expires": format_datetime(expires, usegmt=True)}
+        headers = {"Location": _link(base_url, path), "Expires": format_datetime(expires, usegmt=True)}
         return json_response({}, 302, headers)
 
     @app.get("/archives/<secret>/<name>")
@@ -90,7 +95,7 @@ def _add_checkpoint_routes(app: Flask, resources: StoredResources) -> None:
         )
 
 
-def _add_checkpoint_routes_of_0_38(app: Flask, resources: StoredResources) -> None:
+def _add_checkpoint_routes_of_0_38(app: Flask, resources: StoredResources, base_url: Optional[str]) -> None:
     @app.put(f"{CHECKPOINT}/ttl")
     def ttl(run_id: str, folder: str, name: str) -> Response:
         resources.change_checkpoint(run_id, folder, name, expires_at=parse_expiry(_request_body()))
@@ -99,7 +104,7 @@ def _add_checkpoint_routes_of_0_38(app: Flask, resources: StoredResources) -> No
     @app.get(f"{CHECKPOINT}/external_weights_urls")
     def external_weights_urls(run_id: str, folder: str, name: str) -> Response:
         path, expires = resources.create_archive_link(run_id, folder, name)
-        urls = {f"{name}.tar.gz": request.host_url + path}
+        urls = {f"{name}.tar.gz": _link(base_url, path)}
         return json_response({"urls": urls, "expires": expires.isoformat()})
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import tempfile
@@ -10,6 +11,8 @@ import threading
 from pathlib import Path
 from typing import Callable, Optional
 
+from .browser_protection import is_wildcard
+from .directory_lock import DirectoryLock
 from .options import ServerOptions
 from .process import BLAS_THREADS, check_extra
 
@@ -38,29 +41,35 @@ def serve(
     options.config.check_extra()
     # One BLAS thread: equal inputs give equal bits. It must be set before numpy is imported.
     os.environ.update(dict.fromkeys(BLAS_THREADS, "1"))
+    root = Path(tempfile.mkdtemp(prefix="tinkex-local-") if options.data is None else options.data)
+    root.mkdir(parents=True, exist_ok=True)
+    try:
+        with DirectoryLock(root):
+            _serve_in(root, options, on_ready, stop or threading.Event())
+    finally:
+        if options.data is None:
+            shutil.rmtree(root, ignore_errors=True)
+
+
+def _serve_in(
+    root: Path, options: ServerOptions, on_ready: Callable[[str], None], stop: threading.Event
+) -> None:
     from .app import create_app
     from .http_server import Server
     from .state import ServerState
 
-    root = Path(tempfile.mkdtemp(prefix="tinkex-local-") if options.data is None else options.data)
-    root.mkdir(parents=True, exist_ok=True)
-    state = ServerState.create(options, root)
     family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
-    address = (options.host, options.port)
+    with socket.create_server((options.host, options.port), family=family, backlog=1024) as listening:
+        base_url = f"http://{_url_host(options.host)}:{listening.getsockname()[1]}"
+        state = ServerState.create(options, root, None if is_wildcard(options.host) else base_url)
+        server = Server((options.host, options.port), create_app(state), state.stats, listening.fileno())
+    threading.Thread(target=server.serve_forever, args=(0.1,), name="accept", daemon=True).start()
     try:
-        with socket.create_server(address, family=family, backlog=1024) as listening:
-            server = Server(address, create_app(state), state.stats, listening.fileno())
-        threading.Thread(target=server.serve_forever, args=(0.1,), name="accept", daemon=True).start()
-        base_url = f"http://{_url_host(options.host)}:{server.port}"
-        try:
-            _wait_for_stop(stop or threading.Event(), lambda: on_ready(base_url))
-        finally:
-            state.close()
-            server.shutdown()
-            state.models.save_records()
+        _wait_for_stop(stop, lambda: on_ready(base_url))
     finally:
-        if options.data is None:
-            state.store.remove()
+        state.close()
+        server.shutdown()
+        state.models.save_records()
 
 
 def _url_host(host: str) -> str:

@@ -37,6 +37,8 @@ class ServerState:
     """The parts of a running server, shared by all request handlers. Each part is thread-safe."""
 
     options: ServerOptions
+    #: The address of the server for links. None: the address in the request, because the server listens on all.
+    base_url: Optional[str]
     clock: Clock
     stats: Stats
     gate: FaultGate
@@ -49,13 +51,14 @@ class ServerState:
     closing: threading.Event
 
     @classmethod
-    def create(cls, options: ServerOptions, root: Path) -> ServerState:
+    def create(cls, options: ServerOptions, root: Path, base_url: Optional[str]) -> ServerState:
         """Create all parts, and load the records in the directory ``root``."""
         clock, stats, store = Clock(), Stats(), Store(root)
         gate = FaultGate(options.faults, clock)
         futures = ServerFutures(gate, stats, clock)
         return cls(
             options=options,
+            base_url=base_url,
             clock=clock,
             stats=stats,
             gate=gate,

@@ -11,21 +11,25 @@
 
 Every file is written under a temporary name and then renamed. Arrays are written before their record, so a record on
 disk is always complete. SAVE is a random id; the record contains the name that the user chose.
+
+A record that was damaged from outside is renamed to ``NAME.json.damaged`` and logged, and the others are served.
 """
 
 from __future__ import annotations
 
 import gzip
 import io
+import logging
 import os
 import re
-import shutil
 import tarfile
 import threading
 import uuid
+import zipfile
+import zlib
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
-from typing import IO, Any, Callable, Dict, Iterable, List, Mapping, Optional, Tuple
+from typing import IO, Any, Callable, Dict, List, Mapping, Optional, Tuple, Union
 from urllib.parse import quote
 
 import numpy as np
@@ -33,7 +37,18 @@ import orjson
 
 from .json_bodies import ErrorResponse
 
-__all__ = ["FOLDERS", "Record", "Store", "check_name", "timestamp", "parse_path", "tinker_path"]
+__all__ = [
+    "FOLDERS",
+    "DamagedFileError",
+    "Record",
+    "Store",
+    "check_name",
+    "parse_path",
+    "timestamp",
+    "tinker_path",
+]
+
+_log = logging.getLogger(__name__)
 
 Record = Dict[str, Any]
 Arrays = Mapping[str, "np.ndarray[Any, Any]"]
@@ -104,8 +119,58 @@ def _write_record(path: Path, record: Record) -> None:
     _write(path, lambda file: file.write(orjson.dumps(record)))
 
 
-def _read_records(paths: Iterable[Path]) -> List[Record]:
-    return [orjson.loads(path.read_bytes()) for path in paths]
+class DamagedFileError(Exception):
+    """A file of weights cannot be read. The message contains its path."""
+
+
+_OPTIONAL_TEXT = (str, type(None))
+#: The fields without which a record cannot be used, with their types, per table.
+_FIELDS: Dict[str, Dict[str, Union[type, Tuple[type, ...]]]] = {
+    "sessions": {"id": str, "time": str},
+    "samplers": {
+        "id": str,
+        "session_id": _OPTIONAL_TEXT,
+        "base_model": str,
+        "model_path": _OPTIONAL_TEXT,
+        "time": str,
+    },
+    "runs": {
+        "id": str,
+        "session_id": str,
+        "base_model": str,
+        "lora_rank": int,
+        "user_metadata": (dict, type(None)),
+        "time": str,
+        "last_request_time": str,
+    },
+    "checkpoints": {
+        "id": str,
+        "time": str,
+        "run_id": str,
+        "folder": str,
+        "name": str,
+        "base_model": str,
+        "lora_rank": int,
+        "meta": dict,
+        "size_bytes": int,
+        "public": bool,
+    },
+}
+
+
+def _read_record(path: Path, table: str) -> Record:
+    """Read a record.
+
+    Raises:
+        ValueError: The file does not contain a record of the table.
+    """
+    record = orjson.loads(path.read_bytes())
+    if not isinstance(record, dict):
+        raise ValueError("it is not an object")
+    for name, kind in _FIELDS[table].items():
+        if not isinstance(record.get(name), kind):
+            raise ValueError(f"field {name!r} is missing or has the wrong type")
+    return record
 
 
 class Store:
@@ -124,20 +189,31 @@ class Store:
             leftover.unlink()
         self._lock = threading.Lock()
         self._tables: Dict[str, Dict[str, Record]] = {
-            "sessions": self._load("sessions", "*.json"),
-            "samplers": self._load("samplers", "*.json"),
-            "runs": self._load("runs", "*/run.json"),
+            "sessions": self._load("sessions", "sessions/*.json"),
+            "samplers": self._load("samplers", "samplers/*.json"),
+            "runs": self._load("runs", "runs/*/run.json"),
         }  # guarded by _lock
         self._checkpoints: Dict[Tuple[str, str, str], Record] = {}  # guarded by _lock
-        for record in self._load("runs", "*/*weights/*.json").values():
+        for record in self._load("checkpoints", "runs/*/*weights/*.json").values():
             # Two records of one name: the process ended after it wrote the newer and before it removed the older.
             older = self._checkpoints.pop(_key(record), None)
             if older is not None:
                 self._remove_files(older)
             self._checkpoints[_key(record)] = record
 
-    def _load(self, folder: str, pattern: str) -> Dict[str, Record]:
-        records = _read_records((self.root / folder).glob(pattern))
+    def _load(self, table: str, pattern: str) -> Dict[str, Record]:
+        """Read the records of a table, oldest first. Set damaged ones aside."""
+        records = []
+        for path in self.root.glob(pattern):
+            try:
+                record = _read_record(path, table)
+                expected = self._files(record) if table == "checkpoints" else self._path(table, record["id"])
+                if path != expected:
+                    raise ValueError(f"it belongs to {expected}")
+            except (ValueError, OSError) as error:
+                _set_aside(path, error)
+            else:
+                records.append(record)
         return {record["id"]: record for record in sorted(records, key=lambda record: str(record["time"]))}
 
     # Sessions, runs and samplers.
@@ -295,10 +371,6 @@ class Store:
         path.with_suffix(".npz").unlink(missing_ok=True)
         (self.root / "archives" / f"{record['id']}.tar.gz").unlink(missing_ok=True)
 
-    def remove(self) -> None:
-        """Delete the whole directory."""
-        shutil.rmtree(self.root, ignore_errors=True)
-
 
 def _is_expired(record: Record) -> bool:
     """Return whether the lifetime of a checkpoint is over."""
@@ -311,5 +383,26 @@ def _key(record: Record) -> Tuple[str, str, str]:
 
 
 def _read_arrays(path: Path) -> Dict[str, np.ndarray[Any, Any]]:
-    with np.load(path, allow_pickle=False) as file:
-        return {name: file[name] for name in file.files}
+    """Read a file of weights.
+
+    Raises:
+        DamagedFileError: It cannot be read.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
+        raise DamagedFileError(
+            f"weights file {path} is damaged ({error}): restore it, or delete its checkpoint"
+        ) from error
+
+
+def _set_aside(path: Path, error: Exception) -> None:
+    """Rename a damaged record, so that it is not read again, and log its name."""
+    target = path.with_name(f"{path.name}.damaged")
+    try:
+        path.replace(target)
+    except OSError as failure:
+        _log.warning("damaged record ignored: file=%s error=%s rename_error=%s", path, error, failure)
+    else:
+        _log.warning("damaged record set aside: file=%s renamed_to=%s error=%s", path, target.name, error)

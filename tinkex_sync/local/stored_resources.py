@@ -75,7 +75,10 @@ class StoredResources:
     def _project_of(self, run: Record) -> Optional[str]:
         """Return the project of a run, or else that of its session."""
         own: Optional[str] = run.get("project_id")
-        return own or self._store.get("sessions", run["session_id"]).get("project_id")
+        try:
+            return own or self._store.get("sessions", run["session_id"]).get("project_id")
+        except ErrorResponse:
+            return None  # The record of the session was damaged.
 
     def get_run(self, run_id: str) -> JsonObject:
         """Describe a run. GET /api/v1/training_runs/ID."""

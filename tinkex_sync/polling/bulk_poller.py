@@ -15,7 +15,6 @@ from ..errors import (
     APIResponseValidationError,
     APIStatusError,
     BillingError,
-    ClosedError,
     DeadlineExceeded,
 )
 from ..http.call_state import CallState
@@ -35,11 +34,14 @@ _ACKNOWLEDGE_WITHIN = 5.0
 
 
 class _Waiter:
-    """A thread that waits for one completion."""
+    """The state of a thread that waits for one completion. The poller's thread sets it."""
 
     def __init__(self) -> None:
+        #: Set after one of the following is set, or if the size is unknown.
         self.done = Event()
+        #: Size of the result in bytes.
         self.size: Optional[int] = None
+        #: The final error of the polls.
         self.error: Optional[Exception] = None
 
 
@@ -51,6 +53,10 @@ class BulkPoller:
     Invariants: A completion that is received before its waiter is kept in ``_early``. An id stays in ``_read`` until a
     poll that contained it has succeeded. While threads wait or there is something to acknowledge, the poller's thread
     runs, or is being started, or ``_final_error`` is set.
+
+    Args:
+        source: The sampling client.
+        clone_id: Number of this copy of the sampling client.
     """
 
     def __init__(self, session: Session, source: Source, clone_id: int) -> None:
@@ -117,21 +123,20 @@ class BulkPoller:
         start_thread(self._run, f"tinkex-bulk-{self._source.id}")
 
     def _run(self) -> None:
-        while True:
-            with self._lock:
-                has_waiters = bool(self._waiters)
-                if not has_waiters and not self._read and self._cursor == self._acknowledged:
-                    self._running = False
-                    return
-                cursor, read = self._cursor, sorted(self._read)
-            try:
+        try:
+            while True:
+                with self._lock:
+                    has_waiters = bool(self._waiters)
+                    if not has_waiters and not self._read and self._cursor == self._acknowledged:
+                        self._running = False
+                        return
+                    cursor, read = self._cursor, sorted(self._read)
                 try:
                     self._apply(self._poll(cursor, read, has_waiters), cursor, read)
                 except Exception as error:
                     self._session.sleep(self._delay_after(error))
-            except Exception as final:
-                self._fail(final)
-                return
+        except Exception as final:
+            self._fail(final)
 
     def _poll(self, cursor: int, read: List[str], has_waiters: bool) -> Any:
         body = FuturesRetrieveRequest(
@@ -189,8 +194,7 @@ class BulkPoller:
             self._running = False
             waiters = list(self._waiters.values())
             self._waiters.clear()
-        if not isinstance(error, ClosedError):
-            _log.debug("Bulk polling ended: sampling_session=%s error=%s", self._source.id, error)
+        _log.debug("Bulk polling ended: sampling_session=%s error=%s", self._source.id, error)
         for waiter in waiters:
             waiter.error = error
             waiter.done.set()
@@ -213,7 +217,7 @@ def _completions(body: Any) -> Tuple[List[Tuple[str, Optional[int]]], int]:
         return found, int(body["cursor"])
     except (KeyError, TypeError, ValueError) as error:
         raise APIResponseValidationError(
-            f"The server's answer to retrieve_futures cannot be read: {error}",
+            f"The response to retrieve_futures cannot be decoded: {type(error).__name__}: {error}",
             body=body,
             path="completions",
         ) from error

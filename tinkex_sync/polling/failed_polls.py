@@ -71,19 +71,15 @@ def action_after(
     """Return what the client does after a poll that failed.
 
     Args:
-        retries_bad_requests: Whether the server is one that rejects valid polls with 400 now and then.
+        retries_bad_requests: Whether the server may reject a valid poll with 400.
         is_bulk: Whether it was a bulk poll.
     """
     status = error.status_code
     if status == 400 and not retries_bad_requests:
         return Action.RAISE
+    has_detail = isinstance(error.body, dict) and "detail" in error.body
+    form = "detail" if has_detail else ("any" if error.body else "empty")
     for row in FAILED_POLLS:
-        if row.status == status and (row.body == "any" or row.body == _form(error)):
+        if row.status == status and row.body in ("any", form):
             return row.bulk_action if is_bulk else row.action
     return Action.BACK_OFF if is_transient(status, last=999) else Action.RAISE
-
-
-def _form(error: APIStatusError) -> str:
-    if isinstance(error.body, dict) and "detail" in error.body:
-        return "detail"
-    return "any" if error.body else "empty"

@@ -30,7 +30,6 @@ from ..http.call_state import CallState
 from ..http.endpoints import OPERATIONS
 from ..http.request import Request
 from ..http.retry import MOST_BAD_POLLS, Attempts, log_long_retry
-from ..http.transport import Reply
 from ..session import Session
 from ..types import FutureRetrieveRequest, RequestErrorCategory
 from .failed_polls import Action, action_after
@@ -63,15 +62,15 @@ def poll(
     states: Optional[QueueStates] = None,
     deadline: Optional[float] = None,
     extend: Optional[Callable[[], float]] = None,
-    announced: Optional[int] = None,
+    result_size: Optional[int] = None,
 ) -> Any:
     """Poll a server future until it has a result, in the calling thread.
 
     Args:
-        states: Receives queue states and reasons.
+        states: Updated with the queue states in the responses.
         deadline: Time of the session's clock at which the wait ends; None: no deadline.
-        extend: Called at the deadline; returns a later deadline if the wait shall continue.
-        announced: Size of the result in bytes, if it is known that the server has it.
+        extend: Called at the deadline; returns a later deadline if the wait is to continue.
+        result_size: Size of the result in bytes, if it is known that the server has it.
 
     Returns:
         The decoded result, of the type of the future's kind.
@@ -79,15 +78,15 @@ def poll(
     Raises:
         RequestFailedError: The operation failed.
         PromiseExpiredError, ResultLostError: The server has lost the result.
-        APIError: Polling failed finally, or for 15 minutes.
+        APIError: A poll failed with an error that is not retried, or polls failed for ``Config.poll_retry_for`` s.
         DeadlineExceeded, ClosedError: The wait ended.
     """
     polling = _Polling(session, server_future, call, states)
     outcome, error = "ok", None
     call.accepted_at = session.clock.time()
     try:
-        if announced is not None:
-            polling.reserve(announced, deadline)
+        if result_size is not None:
+            polling.reserve(result_size, deadline)
         return polling.run(deadline, extend)
     except BaseException as failure:
         outcome, error = "timeout" if isinstance(failure, DeadlineExceeded) else "error", failure
@@ -131,13 +130,14 @@ class _Polling:
         self._states = states
         #: Number of polls that have ended.
         self.number = 0
-        # Whether the response may contain the size of the result only, so that not too many are read concurrently.
+        # Whether a response may contain only the size of the result. The result is then requested when the budget has
+        # room for it, so that not too many results are read concurrently.
         self._allows_metadata = session.capabilities.metadata_only_polls
         self._reserved = 0
         # Whether the server has shown that it knows the future.
         self._is_known = False
         # Whether the server may have returned the result in a response that was lost.
-        self._is_abandoned = False
+        self._may_be_lost = False
         self._poll_started = 0.0
         # The failures since the last good response; None after a good response.
         self._failures: Optional[Attempts] = None
@@ -153,7 +153,10 @@ class _Polling:
             self._poll_started = session.clock.time()
             call.reconnects = 0
             try:
-                body = self._decode(session.send_once(self._request(deadline)))
+                reply = session.send_once(self._request(deadline))
+                body = session.capabilities.wire.decode_result(
+                    reply.content, reply.headers.get("content-type", ""), reply.status, self._kind.result
+                )
             except DeadlineExceeded:
                 later = None if extend is None else extend()
                 if later is None or later <= session.clock.time():
@@ -171,8 +174,8 @@ class _Polling:
                 delay = progress
             self.number += 1
             call.polls = self.number
-            # The request may have been answered on the connection that was reset.
-            self._is_abandoned = self._is_abandoned or call.reconnects > 0
+            # The server may have sent the result on the connection that was reset.
+            self._may_be_lost = self._may_be_lost or call.reconnects > 0
             if delay > 0:
                 session.sleep(delay, deadline, call, "polling")
 
@@ -217,11 +220,6 @@ class _Polling:
 
     # Responses. The methods return the seconds until the next poll.
 
-    def _decode(self, reply: Reply) -> Any:
-        return self._session.capabilities.wire.decode_result(
-            reply.content, reply.headers.get("content-type", ""), reply.status, self._kind.result
-        )
-
     def _after_response(self, body: Any, deadline: Optional[float]) -> Optional[float]:
         """Return None if the body is the result, or the operation's error."""
         if not isinstance(body, dict):
@@ -262,12 +260,12 @@ class _Polling:
     def _after_connection_failure(self, error: APIConnectionError) -> float:
         if isinstance(error, APITimeoutError) and not error.unsent:
             return self._after_timeout()
-        self._is_abandoned = self._is_abandoned or not error.unsent
+        self._may_be_lost = self._may_be_lost or not error.unsent
         return self._back_off(error)
 
     def _after_timeout(self) -> float:
         """Return the delay after a poll without a response: the operation is most likely in progress."""
-        self._is_abandoned, self._failures = True, None
+        self._may_be_lost, self._failures = True, None
         return self._rest_of_interval()
 
     def _after_status(self, error: APIStatusError) -> float:
@@ -318,7 +316,7 @@ class _Polling:
         return max(delay, 0.01)
 
     def _await_future(self, error: APIStatusError) -> float:
-        if self._is_abandoned or self._call.reconnects:
+        if self._may_be_lost or self._call.reconnects:
             raise ResultLostError(
                 f"the result of request {self._request_id} was sent in a response that was lost, and the"
                 " server no longer has it",

@@ -25,6 +25,12 @@ CONTENT_TYPE = "application/json"
 
 #: Wire types are encoded by their own method, not by orjson's rule for dataclasses.
 _OPTIONS = orjson.OPT_PASSTHROUGH_DATACLASS
+#: Levels of lists and objects in a response at most.
+_MOST_LEVELS = 64
+_TOO_DEEP = f"the JSON is nested more than {_MOST_LEVELS} levels deep"
+_NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+#: Bytes of a response that are kept as text in an error.
+LONGEST_ERROR_BODY = 1 << 20
 
 
 def encode(body: Any) -> bytes:
@@ -138,16 +144,41 @@ def _refuse_non_finite(value: Any, path: str) -> None:
 def loads(content: bytes) -> Any:
     """Decode JSON by orjson, or by the json module if orjson rejects it: NaN, 1e999, lone surrogates.
 
+    A lone surrogate, which can be neither sent nor printed, is replaced by a question mark.
+
     Raises:
-        ValueError: It is not JSON.
+        ValueError: It is not JSON, or its lists and objects are nested more than 64 levels deep.
     """
     try:
-        return orjson.loads(content)
+        value = orjson.loads(content)
     except orjson.JSONDecodeError:
         try:
-            return json.loads(content)
-        except RecursionError as error:
-            raise ValueError(f"JSON nested too deeply: {error}") from None
+            value = json.loads(content)
+            if not _is_nested_too_deeply(content, value):
+                value = json.loads(json.dumps(value, ensure_ascii=False).encode("utf-8", "replace"))
+        except RecursionError:
+            raise ValueError(_TOO_DEEP) from None
+    if _is_nested_too_deeply(content, value):
+        raise ValueError(_TOO_DEEP)
+    return value
+
+
+def _is_nested_too_deeply(content: bytes, value: Any) -> bool:
+    """Return whether a decoded body has more than ``_MOST_LEVELS`` levels, too many for ``repr``."""
+    if content.count(b"[") + content.count(b"{") <= _MOST_LEVELS:
+        return False
+    # Without looking at each number: each pass removes the innermost level.
+    brackets = content.translate(None, _NOT_BRACKETS)
+    for _ in range(_MOST_LEVELS):
+        if not brackets:
+            return False
+        brackets = brackets.replace(b"[]", b"").replace(b"{}", b"")
+    # There may be brackets in strings.
+    level = [value]
+    for _ in range(_MOST_LEVELS):
+        level = [inner for one in level for inner in (one.values() if isinstance(one, dict) else one)]
+        level = [one for one in level if isinstance(one, (dict, list))]
+    return bool(level)
 
 
 def decode(content: bytes, content_type: str = CONTENT_TYPE, status_code: int = 200) -> Any:
@@ -159,7 +190,7 @@ def decode(content: bytes, content_type: str = CONTENT_TYPE, status_code: int = 
     try:
         return loads(content)
     except ValueError as error:
-        text = content.decode("utf-8", "replace")
+        text = content[:LONGEST_ERROR_BODY].decode("utf-8", "replace")
         if content_type.partition(";")[0].strip().lower().endswith("json"):
             message = f"The response is not JSON: {error}"
         else:

@@ -10,15 +10,20 @@ A new protocol version is a new row in :data:`PROTOCOL_VERSIONS`. A new feature 
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Dict, Optional, Tuple
+from typing import Any, Dict, Optional, Set, Tuple, TypeVar
 
 from ..concurrency.clock import Clock
 from ..concurrency.primitives import Lock
 from ..config import Config, Preset
 from ..errors import APIStatusError
 from ..types import DynamicConfigResponse, ServerConfigResponse
+from ..types.decoders import shorten
 from .wire import Body, JsonWire, ProtobufWire, WireFormat
+
+_log = logging.getLogger(__name__)
+_Settings = TypeVar("_Settings", ServerConfigResponse, DynamicConfigResponse)
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,8 @@ _CHUNK_SETTINGS = ("fwdbwd_max_chunk_len", "proto_compress_fwdbwd", "parallel_fw
 _CACHED_FOR = 300.0
 #: Budgets in bytes if the server returns none: of results being read, of chunks sent in parallel.
 _FETCH_BYTES, _CHUNK_DISPATCH_BYTES = 52_428_800, 50_000_000
+#: Limits and times of servers above this are ignored, as negative ones are. Every smaller integer is exact as a float.
+_LARGEST_LIMIT = 1 << 53
 
 
 def _feature(since: str, setting: Optional[str] = None, default: bool = False) -> Any:
@@ -181,6 +188,8 @@ class Negotiation:
         self._has_switched = False  # guarded by _lock
         #: Whether the server has refused a training request in JSON.
         self._has_refused_json = False  # guarded by _lock
+        #: Names of settings whose value was ignored; each is logged once.
+        self._ignored: Set[str] = set()  # guarded by _lock
         protocol = _OLDEST if self._is_automatic else config.protocol
         # The next three are replaced under _lock and read without it.
         #: The result, from which another session with this server may start.
@@ -215,14 +224,28 @@ class Negotiation:
             protocol = self.capabilities.protocol
             if self._is_automatic and any(getattr(response, name) is not None for name in _CHUNK_SETTINGS):
                 protocol = _NEWEST
-            self._update(Negotiated(protocol, response, has_config=True))
+            self._update(Negotiated(protocol, self._within_bounds(response), has_config=True))
         self._store()
 
     def apply_dynamic_config(self, response: DynamicConfigResponse) -> None:
         """Apply the response of client/dynamic_config."""
+        response = self._within_bounds(response)
         with self._lock:
             self.dynamic_config = response
             self.capabilities = self._current()
+
+    def _within_bounds(self, response: _Settings) -> _Settings:
+        """Return a response with the default for each number that is negative or too large, logged once."""
+        declared = {name: info.default for name, info in response.model_fields.items()}
+        numbers = {name: value for name in declared if isinstance(value := getattr(response, name), int)}
+        ignored = {name: value for name, value in numbers.items() if not 0 <= value <= _LARGEST_LIMIT}
+        with self._lock:
+            unlogged = ignored.keys() - self._ignored
+            self._ignored |= unlogged
+        if unlogged:
+            found = " ".join(f"{name}={shorten(ignored[name])}" for name in sorted(unlogged))
+            _log.warning("Settings of the server are out of range and ignored: %s", found)
+        return replace(response, **{name: declared[name] for name in ignored}) if ignored else response
 
     def switch(self, error: APIStatusError, body: Body) -> bool:
         """Switch the protocol version if the server has refused the encoding of ``body``.

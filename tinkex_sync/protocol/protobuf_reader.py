@@ -34,6 +34,10 @@ _STOP_REASONS = ("stop", "length")
 _PADDING = (0, -99999.0)
 
 
+#: Datums of a record without fields, whose number no bytes of the response confirm.
+_MOST_EMPTY_DATUMS = 1_000_000
+
+
 class _Damaged(Exception):
     def __init__(self, path: str, problem: str) -> None:
         super().__init__(problem)
@@ -101,6 +105,8 @@ def _record(path: str, record: Any) -> List[Dict[str, TensorData]]:
     for name, column in columns.items():
         if len(column) < count:
             raise _Damaged(f"{path}.fields[{name!r}]", f"{len(column)} rows for {count} datums")
+    if not columns and count > _MOST_EMPTY_DATUMS:
+        raise _Damaged(f"{path}.num_datums", f"{count} datums without fields")
     return [{name: column[row] for name, column in columns.items()} for row in range(count)]
 
 

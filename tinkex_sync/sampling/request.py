@@ -423,7 +423,7 @@ class _Sample:
             states=self.context.states,
             deadline=self._gives_up_at(),
             extend=self._gives_up_at,
-            announced=size,
+            result_size=size,
         )
         return result
 

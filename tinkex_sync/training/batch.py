@@ -1,9 +1,10 @@
 """One forward or forward-backward pass: its chunks are sent in order, and their results are merged.
 
 If the server accepts the chunks of a batch in any order (capability of protocol 0.38.0), they are sent in parallel. The
-first chunk is sent last: such a server starts with it, and has received the whole batch by then. A chunk that is
-rejected must not leave its number unused below a used one, because the server would wait for that number forever. A
-forward pass of one datum, which does not change the model, uses up the number then.
+first chunk is sent last: such a server starts with it, and has received the whole batch by then.
+
+If a chunk is rejected and a later one is accepted, the number of the rejected chunk is unused. The server would wait
+for it without end. A forward pass of one datum, which does not change the model, is then sent under this number.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ class BatchOperation(LaneOperation[types.ForwardBackwardOutput]):
 
     Args:
         name: "forward" or "forward_backward"; also the endpoint.
-        data: Datums; read to the end.
+        data: Datums; the iterable is read to its end.
+        loss_fn, loss_fn_config: The loss function and its settings, as for :meth:`TrainingClient.forward_backward`.
         convert: Changes the merged result in place before it is returned; raises nothing.
 
     Raises:
@@ -59,9 +61,9 @@ class BatchOperation(LaneOperation[types.ForwardBackwardOutput]):
         self._convert = convert
         #: Whether the server has accepted every chunk.
         self.is_accepted = False
-        #: The error because of which it has not; None before that error.
+        #: The error after which it has not accepted every chunk; None if there was none.
         self.error: Optional[BaseException] = None
-        self._accepted: List[Boundary] = []  # used by the lane's thread until all chunks are accepted
+        self._accepted: List[Boundary] = []  # changed only by the lane's thread, until is_accepted
         self._lock = Lock()
         self._outputs: Dict[int, types.ForwardBackwardOutput] = {}  # guarded by _lock
 
@@ -84,8 +86,7 @@ class BatchOperation(LaneOperation[types.ForwardBackwardOutput]):
 
     def as_failure(self, error: BaseException) -> BaseException:
         self.error = error
-        ranges = _ranges(self._accepted, len(self._batch.data))
-        accepted, refused = ranges[True], ranges[False]
+        accepted, refused = _ranges(self._accepted, len(self._batch.data))
         if not (accepted and refused):
             return error
         unknown = " or it is unknown" if isinstance(error, OutcomeUnknownError) else ""
@@ -96,13 +97,13 @@ class BatchOperation(LaneOperation[types.ForwardBackwardOutput]):
                 " optimizer step."
             )
         outcome = f"{_datums(accepted)} were accepted, {_datums(refused)} were not{unknown}"
-        partial = PartialBatchError(
+        failure = PartialBatchError(
             f"{self.name}: {outcome}: {error}.{consequence}",
             accepted_ranges=tuple(accepted),
             refused_ranges=tuple(refused),
         )
-        partial.__cause__ = error
-        return partial
+        failure.__cause__ = error
+        return failure
 
     def _boundaries(self) -> Iterable[Boundary]:
         """Return the boundaries of the chunks. They are computed lazily if no plugin observes them."""
@@ -113,10 +114,9 @@ class BatchOperation(LaneOperation[types.ForwardBackwardOutput]):
         hook = self.session.observers.chunks_planned
         if hook is not None:
             boundaries = tuple(boundaries)
-            call = self.future.call
             hook(
-                source=call.source,
-                call_id=call.call_id,
+                source=self.lane.source,
+                call_id=self.future.call.call_id,
                 operation=self.name,
                 boundaries=boundaries,
                 limits=limits,
@@ -169,7 +169,7 @@ class BatchOperation(LaneOperation[types.ForwardBackwardOutput]):
             chunk.has_ended.set()
 
     def _fill_gaps(self, chunks: List[_ParallelChunk]) -> None:
-        """Leave no number unused below a used one; release the positions of rejected chunks at the end."""
+        """Release the positions of rejected chunks at the end, and use up the numbers of other rejected chunks."""
         numbers = self.lane.numbers
         while chunks and chunks[-1].is_rejected:
             numbers.release_last(chunks.pop().position)
@@ -181,11 +181,8 @@ class BatchOperation(LaneOperation[types.ForwardBackwardOutput]):
                 try:
                     numbers.send_reserved(chunk.position, request)
                 except TinkexError as error:
-                    _log.warning(
-                        "Sequence number unused, the server may wait for it: number=%d error=%s",
-                        request.number,
-                        error,
-                    )
+                    # A server that waits for this number executes no later request.
+                    _log.warning("Sequence number unused: number=%d error=%s", request.number, error)
 
     # Results
 
@@ -202,13 +199,13 @@ class BatchOperation(LaneOperation[types.ForwardBackwardOutput]):
                 boundary=boundary,
                 body_bytes=request.body_bytes,
                 request_id=call.request_id,
-                elapsed=self.session.clock.time() - request.started,
+                elapsed=request.server_future.roundtrip,
             )
         self.session.helpers.submit(partial(self._fetch, boundary, request))
 
     def _fetch(self, boundary: Boundary, request: NumberedRequest) -> None:
         try:
-            output = self.lane.fetch_result(request, self.future.call)
+            output = self.lane.fetch_result(request)
         except BaseException as error:
             if error.args and isinstance(error.args[0], str):
                 datums = _datums([(boundary.start, boundary.stop)])
@@ -222,6 +219,7 @@ class BatchOperation(LaneOperation[types.ForwardBackwardOutput]):
             self.future.resolve_by(self._merged_result)
 
     def _merged_result(self) -> types.ForwardBackwardOutput:
+        """Merge the results of all chunks, in their order, and convert the merged result."""
         outputs = [self._outputs[index] for index in sorted(self._outputs)]
         merged = self.session.capabilities.wire.merge_results(outputs)
         if self._convert is not None:
@@ -245,14 +243,19 @@ class _ParallelChunk:
         return self.error is not None and not isinstance(self.error, (OutcomeUnknownError, ClosedError))
 
 
-def _ranges(accepted: List[Boundary], total: int) -> Dict[bool, List[Tuple[int, int]]]:
-    """Return the ranges of accepted (True) and of other (False) datums, of 0 to ``total``, in ascending order."""
+def _ranges(accepted: List[Boundary], total: int) -> Tuple[List[Tuple[int, int]], List[Tuple[int, int]]]:
+    """Return the ranges of accepted datums and of all others, ascending.
+
+    Args:
+        accepted: The accepted chunks, in any order.
+        total: Number of datums.
+    """
     indices = {index for boundary in accepted for index in range(boundary.start, boundary.stop)}
     ranges: Dict[bool, List[Tuple[int, int]]] = {True: [], False: []}
     for is_accepted, group in itertools.groupby(range(total), indices.__contains__):
         members = list(group)
         ranges[is_accepted].append((members[0], members[-1] + 1))
-    return ranges
+    return ranges[True], ranges[False]
 
 
 def _datums(ranges: List[Tuple[int, int]]) -> str:
@@ -262,7 +265,7 @@ def _datums(ranges: List[Tuple[int, int]]) -> str:
 def _validate(
     datums: List[types.Datum], loss_fn: str, loss_fn_config: Optional[Dict[str, float]], losses: Sequence[str]
 ) -> None:
-    """Reject a batch that the server would reject; ``losses`` are the names of the allowed loss functions."""
+    """Raise an error for a batch that the server would reject; ``losses`` are the allowed loss functions."""
     if not datums:
         raise ValueError("data is empty: give at least one Datum")
     for index, datum in enumerate(datums):
@@ -277,7 +280,7 @@ def _validate(
 
 
 def _check_lengths(index: int, datum: types.Datum) -> None:
-    """Reject a datum whose numbers of targets and of weights differ."""
+    """Raise an error if a datum has another number of weights than targets."""
     targets, weights = datum.loss_fn_inputs.get("target_tokens"), datum.loss_fn_inputs.get("weights")
     if targets is None or weights is None or not targets.shape or not weights.shape:
         return

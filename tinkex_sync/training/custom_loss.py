@@ -24,7 +24,7 @@ LossFunction = Callable[[List[types.Datum], List[Any]], Any]
 #: Returns the gradient for each datum, the metrics and the loss, given the loss function, the data and their log
 #: probabilities.
 _Differentiate = Callable[
-    [LossFunction, List[types.Datum], List[Sequence[float]]], Tuple[List[Any], Any, float]
+    [LossFunction, List[types.Datum], List[types.TensorData]], Tuple[List[Any], Any, float]
 ]
 
 
@@ -78,7 +78,7 @@ class CustomLossOperation:
         """Execute the forward pass, call the loss function, and return the second pass."""
         session, data = self._session, self._data
         is_reported = session.capabilities.reports_custom_loss
-        inputs = _as_forward_batch(data) if is_reported else data
+        inputs = _as_forward_batch(data, is_reported)
         forward = BatchOperation(self._lane, "forward", inputs, "cross_entropy")
         logprobs = _logprobs(data, wait_until(session, forward.submit(), deadline))
         weighted, metrics, loss = _as_weighted_batch(data, logprobs, self._loss_fn, self._differentiate)
@@ -128,7 +128,7 @@ def _choose_backend(backend: Literal["auto", "torch", "numpy"]) -> _Differentiat
 
 def _as_weighted_batch(
     data: List[types.Datum],
-    logprobs: List[Sequence[float]],
+    logprobs: List[types.TensorData],
     loss_fn: LossFunction,
     differentiate: _Differentiate,
 ) -> Tuple[List[types.Datum], Dict[str, float], float]:
@@ -149,22 +149,28 @@ def _as_weighted_batch(
     return batch, {name: _number(value) for name, value in metrics.items()}, loss
 
 
-def _as_forward_batch(data: List[types.Datum]) -> List[types.Datum]:
-    """Return the batch of the first pass for a server of protocol 0.38.0: targets, and their weights or zeros.
+def _as_forward_batch(data: List[types.Datum], must_be_complete: bool) -> List[types.Datum]:
+    """Return the batch of the first pass: targets and weights, the only inputs of "cross_entropy".
+
+    Servers reject other inputs, which are for the loss function.
+
+    Args:
+        must_be_complete: Add weights of zero where a datum has none, as protocol 0.38.0 requires.
 
     Raises:
-        MissingTargetsError: A datum has no ``target_tokens``.
+        MissingTargetsError: ``must_be_complete``, and a datum has no ``target_tokens``.
     """
     batch = []
     for index, datum in enumerate(data):
-        try:
-            targets = _targets(index, datum)
-        except KeyError as error:
-            raise MissingTargetsError(*error.args) from None
-        weights = datum.loss_fn_inputs.get("weights")
-        if weights is None:
-            weights = types.TensorData(data=[0.0] * len(targets), dtype="float32", shape=targets.shape)
-        inputs = {"target_tokens": targets, "weights": weights}
+        given = datum.loss_fn_inputs
+        inputs = {key: given[key] for key in given if key in ("target_tokens", "weights")}
+        if must_be_complete:
+            try:
+                targets = _targets(index, datum)
+            except KeyError as error:
+                raise MissingTargetsError(*error.args) from None
+            zeros = types.TensorData(data=[0.0] * len(targets), dtype="float32", shape=targets.shape)
+            inputs = {"target_tokens": targets, "weights": given.get("weights", zeros)}
         batch.append(types.Datum(loss_fn_inputs=inputs, model_input=datum.model_input))
     return batch
 
@@ -186,7 +192,7 @@ def _merge_metrics(
             output.metrics["surrogate_loss:sum"] = surrogate
 
 
-def _logprobs(data: List[types.Datum], forward: types.ForwardBackwardOutput) -> List[Sequence[float]]:
+def _logprobs(data: List[types.Datum], forward: types.ForwardBackwardOutput) -> List[types.TensorData]:
     outputs = forward.loss_fn_outputs
     if len(outputs) != len(data):
         raise APIResponseValidationError(
@@ -201,7 +207,7 @@ def _logprobs(data: List[types.Datum], forward: types.ForwardBackwardOutput) -> 
                 " no gradient was sent",
                 path=f"loss_fn_outputs[{index}]",
             )
-    return [output["logprobs"].data for output in outputs]
+    return [output["logprobs"] for output in outputs]
 
 
 def _targets(index: int, datum: types.Datum) -> types.TensorData:
@@ -218,13 +224,13 @@ class MissingTargetsError(KeyError, ValueError):
 
 
 def _differentiate_by_torch(
-    loss_fn: LossFunction, data: List[types.Datum], logprobs: List[Sequence[float]]
+    loss_fn: LossFunction, data: List[types.Datum], logprobs: List[types.TensorData]
 ) -> Tuple[List[Any], Any, float]:
     import torch
 
     # The caller may have disabled gradients, and the loss needs a graph.
     with torch.inference_mode(False), torch.enable_grad():
-        leaves = [torch.tensor(values) for values in logprobs]
+        leaves = [torch.tensor(values.data).reshape(_extents(values)) for values in logprobs]
         for index, leaf in enumerate(leaves):
             if not leaf.is_floating_point():
                 raise RuntimeError(
@@ -254,11 +260,11 @@ def _differentiate_by_torch(
 
 
 def _differentiate_by_numpy(
-    loss_fn: LossFunction, data: List[types.Datum], logprobs: List[Sequence[float]]
+    loss_fn: LossFunction, data: List[types.Datum], logprobs: List[types.TensorData]
 ) -> Tuple[List[Any], Any, float]:
     import numpy
 
-    arrays = [numpy.array(values, dtype=numpy.float32) for values in logprobs]
+    arrays = [numpy.array(one.data, dtype=numpy.float32).reshape(_extents(one)) for one in logprobs]
     loss, gradients, metrics = _unpack(loss_fn(data, arrays), "loss", "gradients", "metrics")
     if numpy.size(loss) != 1:
         raise ValueError(f"the loss must be one number, not an array of shape {numpy.shape(loss)}")
@@ -276,6 +282,11 @@ def _differentiate_by_numpy(
                 f" not {checked[-1].shape}"
             )
     return checked, metrics, float(numpy.asarray(loss).reshape(-1)[0])
+
+
+def _extents(tensor: types.TensorData) -> Sequence[int]:
+    """Return the shape for ``reshape``: K targets per position have log probabilities of shape [positions, K]."""
+    return (-1,) if tensor.shape is None else tensor.shape
 
 
 def _no_gradient(index: int) -> ValueError:
@@ -299,7 +310,7 @@ def _unpack(returned: Any, *names: str) -> Any:
 
 
 def _check_finite(index: int, gradient: Any) -> None:
-    values = gradient.tolist()
+    values = gradient.reshape(-1).tolist()
     if not all(map(math.isfinite, values)):
         element, value = next((at, value) for at, value in enumerate(values) if not math.isfinite(value))
         raise ValueError(

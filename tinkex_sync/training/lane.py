@@ -11,7 +11,6 @@ from typing import Any, Generic, Optional, TypeVar
 
 from ..errors import APIError, APIStatusError, ClosedError, PromiseExpiredError, RequestFailedError
 from ..futures import Future, fail_at_deadline, wait_until
-from ..http.call_state import CallState
 from ..plugins.events import Source
 from ..polling.poller import poll
 from ..polling.queue_states import QueueStates
@@ -20,7 +19,7 @@ from .sequence_numbers import NumberedRequest, SequenceNumbers, expects_lower_nu
 
 T = TypeVar("T")
 
-#: How often an operation is sent again under the number that its server expects.
+#: An operation is sent again under the number that its server expects at most this often.
 _MOST_RESENDS = 5
 
 
@@ -43,7 +42,9 @@ class TrainingLane:
         self._worker = session.make_lane(f"lane-{model_id}")
 
     def enqueue(self, timeout: Optional[float], *operations: LaneOperation[Any]) -> None:
-        """Start the calls of operations, make their futures, and queue them next to each other. Never blocks.
+        """Start the calls of operations, make their futures, and queue the operations next to each other.
+
+        Never blocks.
 
         Args:
             timeout: Seconds until the futures fail with DeadlineExceeded; None: no limit.
@@ -61,7 +62,7 @@ class TrainingLane:
             for operation in operations:
                 operation.future.set_exception(ClosedError("the client is closed"))
 
-    def fetch_result(self, request: NumberedRequest, call: CallState) -> Any:
+    def fetch_result(self, request: NumberedRequest) -> Any:
         """Wait for the result of an accepted request and return it.
 
         If the server reports only now that it expects another number, the request is sent again under that number.
@@ -75,14 +76,14 @@ class TrainingLane:
             resends = 0
             while True:
                 try:
-                    result = self._result(request, call)
+                    result = self._result(request)
                 except (APIStatusError, RequestFailedError) as error:
                     is_lower = expects_lower_number(error, request.number)
                     if is_lower is False and request.in_doubt:
                         raise request.unknown_outcome(error) from error
                     if not is_lower or resends == _MOST_RESENDS:
                         raise
-                    call.phase = "retrying"
+                    request.call.phase = "retrying"
                     has_waited = outcomes.wait_for_earlier(request.position)
                     number = outcomes.number_without_failed(request.position)
                     if number == request.number and not has_waited:
@@ -95,25 +96,25 @@ class TrainingLane:
                 request.assign(number)
                 request.send()
 
-    def _result(self, request: NumberedRequest, call: CallState) -> Any:
+    def _result(self, request: NumberedRequest) -> Any:
         """Poll an accepted request; if the server has lost the result, send the same request once more."""
         with suppress(PromiseExpiredError):
-            return poll(self.session, request.server_future, call, states=self._queue_states)
+            return poll(self.session, request.server_future, request.call, states=self._queue_states)
         try:
             request.send()
         except APIError as error:
             loss = f"has lost its result and rejects the request when it is sent again ({error})"
-            raise _expired(request, call, loss) from error
+            raise _expired(request, loss) from error
         try:
-            return poll(self.session, request.server_future, call, states=self._queue_states)
+            return poll(self.session, request.server_future, request.call, states=self._queue_states)
         except PromiseExpiredError as error:
-            raise _expired(request, call, "has lost its result twice") from error
+            raise _expired(request, "has lost its result twice") from error
 
 
-def _expired(request: NumberedRequest, call: CallState, loss: str) -> PromiseExpiredError:
+def _expired(request: NumberedRequest, loss: str) -> PromiseExpiredError:
     return PromiseExpiredError(
-        f"{call.operation} (number {request.number}) was accepted, but the server {loss}; its changes to the model"
-        " remain",
+        f"{request.call.operation} (number {request.number}) was accepted, but the server {loss};"
+        " its changes to the model remain",
         request_id=request.server_future.request_id,
     )
 

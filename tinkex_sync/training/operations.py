@@ -24,7 +24,7 @@ class RequestOperation(LaneOperation[T]):
     Args:
         request: The body; its field ``seq_id`` is set when the request is dispatched.
         endpoint: Row of the endpoint table; None: the row with the operation's name.
-        convert: Returns the caller's result, given the server's; may raise.
+        convert: Returns the caller's result, given the server's; an error fails the operation.
     """
 
     def __init__(
@@ -33,7 +33,7 @@ class RequestOperation(LaneOperation[T]):
         name: str,
         request: Any,
         endpoint: Optional[str] = None,
-        convert: Optional[Callable[[Any], T]] = None,
+        convert: Callable[[Any], T] = lambda result: result,
     ) -> None:
         super().__init__(lane, name)
         self._endpoint = endpoint or name
@@ -50,14 +50,13 @@ class RequestOperation(LaneOperation[T]):
         self.session.helpers.submit(partial(self.future.resolve_by, fetch))
 
     def before_dispatch(self) -> None:
-        """Called in the lane's thread before the request is sent; an error fails the operation."""
+        """Prepare the operation in the lane's thread before its request is sent. An error fails the operation."""
 
     def _encode(self, number: int) -> Body:
         return Body(self._endpoint, json_wire.encode(replace(self._request, seq_id=number).to_wire()))
 
-    def _fetch(self, request: NumberedRequest) -> Any:
-        result = self.lane.fetch_result(request, self.future.call)
-        return result if self._convert is None else self._convert(result)
+    def _fetch(self, request: NumberedRequest) -> T:
+        return self._convert(self.lane.fetch_result(request))
 
 
 class OptimizerStep(RequestOperation[types.OptimStepResponse]):

@@ -56,23 +56,24 @@ class NumberedRequest:
     ) -> None:
         self._session = session
         self._encode = encode
-        self._call = call
-        self._key = ""
         self.endpoint = endpoint
-        #: The ``seq_id`` that is sent.
-        self.number = 0
+        self.call = call
         #: The place of the request among all requests of its model, from 1; see :class:`OperationOutcomes`.
         self.position = 0
-        #: Whether an attempt may have reached the server although its response was lost.
-        self.in_doubt = False
+        self.assign(0)
+        #: Size of the last body that was sent.
         self.body_bytes = 0
-        self.started = session.clock.time()
+        self._started = session.clock.time()
         #: The server future, once the request was accepted.
         self.server_future = ServerFuture("", endpoint)
 
     def assign(self, number: int) -> None:
-        """Set the number of a request that was not sent, or that the server did not count under its former number."""
-        self.number, self._key, self.in_doubt = number, new_idempotency_key(), False
+        """Set the number. The request was not sent, or the server has not counted it under its former number."""
+        #: The ``seq_id`` that is sent.
+        self.number = number
+        self._key = new_idempotency_key()
+        #: Whether an attempt may have reached the server although its response was lost.
+        self.in_doubt = False
 
     def send(self) -> None:
         """Send the request, retries included, and keep the server future.
@@ -88,7 +89,7 @@ class NumberedRequest:
                 body.endpoint,
                 body.content,
                 headers=body.headers,
-                call=self._call,
+                call=self.call,
                 idempotency_key=self._key,
             )
             attempts = session.attempts("submit")
@@ -104,7 +105,7 @@ class NumberedRequest:
             # the body, so the other encoding needs another key.
             self.assign(self.number)
         self.server_future = ServerFuture(
-            response.request_id, self.endpoint, session.clock.time() - self.started
+            response.request_id, self.endpoint, session.clock.time() - self._started
         )
 
     @contextmanager
@@ -120,7 +121,7 @@ class NumberedRequest:
         try:
             yield
         except (APIError, ClosedError) as error:
-            # A response with status 2xx and without a request id is a validation error.
+            # A response with status 2xx and without a request id is a validation error: it may have been accepted.
             self.in_doubt = self.in_doubt or (
                 isinstance(error, APIResponseValidationError)
                 or (isinstance(error, APIConnectionError) and not error.unsent)
@@ -220,7 +221,7 @@ class OperationOutcomes:
         self._lock = Lock()
         self._open: Set[int] = set()  # guarded by _lock
         self._failed: Set[int] = set()  # guarded by _lock
-        #: Whether the server has shown that a failed operation uses up no number. Set once.
+        #: Whether the server has shown that a failed operation uses up no number. Never reset; read without the lock.
         self.skips_failed = False
         # Set and replaced when an outcome becomes known.
         self._change = Event()  # guarded by _lock
@@ -240,7 +241,7 @@ class OperationOutcomes:
             self._open.add(position)
 
     def record_outcome(self, position: int, *, failed: bool = False) -> None:
-        """Record that the outcome of an operation is known, or that no thread waits for it any more."""
+        """Record that the outcome of an operation is known, or that it stays unknown."""
         with self._lock:
             self._open.discard(position)
             if failed:
@@ -280,7 +281,7 @@ class OperationOutcomes:
 
 
 def expects_lower_number(error: Exception, number: int) -> Optional[bool]:
-    """Return whether the error of an operation says that the server expects a lower number than ``number``.
+    """Return whether the error of an operation shows that the server expects a lower number than ``number``.
 
     Returns:
         None: The error is no conflict of numbers. True: The server expects a lower number, so it has not counted the

@@ -4,7 +4,7 @@ import base64
 import binascii
 import functools
 from dataclasses import field
-from typing import Any, Dict, List, Literal, Optional, Sequence, Union
+from typing import TYPE_CHECKING, Any, Dict, List, Literal, Mapping, Optional, Sequence, Tuple, Union
 
 from .decoders import FieldError, decode_at, each, ints, shorten
 from .dumping import NOT_GIVEN
@@ -186,16 +186,41 @@ def _loss_input(key: str, value: Any) -> TensorData:
                 f"no dtype is known for a list under {key!r} (known: {', '.join(_DTYPE_BY_KEY)});"
                 f" give a numpy array, a tensor or TensorData(data=..., dtype=...) instead"
             )
-        return TensorData(data=value, dtype=dtype, shape=[len(value)])
+        data, shape = _flattened(value)
+        return TensorData(data=data, dtype=dtype, shape=shape)
     raise FieldError(f"must be a list, an array, a tensor or a TensorData, not {shorten(value)}")
 
 
+def _flattened(values: Sequence[Any]) -> Tuple[Sequence[Any], List[int]]:
+    """Return the elements of nested lists in row-major order, and the extents. Rows may be arrays."""
+    rows = [row.tolist() if is_array(row) or is_tensor(row) else row for row in values]
+    if not any(isinstance(row, (list, tuple)) for row in rows):
+        return rows, [len(rows)]
+    data: List[Any] = []
+    first: Optional[List[int]] = None
+    for index, row in enumerate(rows):
+        part, shape = _flattened(row) if isinstance(row, (list, tuple)) else ([], [])
+        first = shape if first is None else first
+        if shape != first:
+            raise FieldError(
+                f"rows of nested lists must have one shape: row 0 has {first}, row {index} has {shape}"
+            )
+        data.extend(part)
+    return data, [len(rows), *(first or [])]
+
+
 def _loss_inputs(values: Any) -> Dict[str, TensorData]:
-    if not isinstance(values, dict):
+    if not isinstance(values, Mapping):
         raise FieldError(f"must be a dict from names to tensors, not {shorten(values)}")
     return {
         key: decode_at(str(key), functools.partial(_loss_input, key), value) for key, value in values.items()
     }
+
+
+def _model_input(value: Any) -> ModelInput:
+    if isinstance(value, (list, tuple, str)) or is_array(value) or is_tensor(value):
+        raise FieldError(f"must be a ModelInput, not {shorten(value)}: use ModelInput.from_ints(tokens)")
+    return ModelInput.model_validate(value)
 
 
 class Datum(FastWire):
@@ -204,18 +229,26 @@ class Datum(FastWire):
     Lists, arrays and tensors are copied once, when the datum is made, so the caller may reuse them afterwards.
 
     Attributes:
-        loss_fn_inputs: Tensors by name, given as TensorData, numpy arrays, torch tensors or flat lists. The dtype of
-            a list follows from its name: int64 for ``target_tokens``, float32 for ``weights``, ``advantages``,
-            ``logprobs``, ``clip_low_threshold``, ``clip_high_threshold`` and ``sequence_ratio_mask``.
         model_input: The tokens and images that the model reads.
+        loss_fn_inputs: Tensors by name, given as TensorData, numpy arrays, torch tensors or lists, which may be nested:
+            K targets and weights per position have the shape [positions, K]. The dtype of a list follows from its
+            name: int64 for ``target_tokens``, float32 for ``weights``, ``advantages``, ``logprobs``,
+            ``clip_low_threshold``, ``clip_high_threshold`` and ``sequence_ratio_mask``.
 
     Raises:
-        ValueError: A list stands under any other name, or a value is not numeric.
+        ValueError: A list stands under any other name, its rows differ in length, or a value is not numeric.
     """
 
+    model_input: ModelInput = field(metadata=coding(_model_input, ModelInput.to_wire))
     loss_fn_inputs: Dict[str, TensorData] = field(
         metadata=coding(
             _loss_inputs, lambda inputs: {key: tensor.to_wire() for key, tensor in inputs.items()}
         )
     )
-    model_input: ModelInput
+
+    wire_order = ("loss_fn_inputs",)
+
+    if TYPE_CHECKING:
+        # The constructor converts values, which a field's annotation cannot express. Not a union of types: mypy infers
+        # Dict[str, object] for a dict of lists of ints and floats.
+        def __init__(self, model_input: ModelInput, loss_fn_inputs: Mapping[str, Any]) -> None: ...

@@ -1,6 +1,7 @@
 """``tinkex-sync sample``: replies, refusals, failed prompts, and continuation."""
 
 import contextlib
+import gzip
 import json
 import os
 import signal
@@ -79,28 +80,15 @@ def test_saved_weights_are_sampled_by_their_path(command, prompts, out, saved):
     assert len(read_lines(out)[0]["sequences"][0]["tokens"]) <= 2
 
 
-@pytest.mark.parametrize(
-    ("line", "reason"),
-    [
-        ('{"prompt": "a"', "not JSON"),
-        ("[1]\n", "must be an object, not [1]"),
-        ('{"text": "a"}\n', "the key \"prompt\" is missing; it has 'text'"),
-        ('{"prompt": ""}\n', "is empty"),
-        ('{"prompt": []}\n', "is empty"),
-        ('{"prompt": [1, -2]}\n', "[1] must be a token id, not -2"),
-        ('{"prompt": [1, true]}\n', "[1] must be a token id, not True"),
-        ('{"prompt": 5}\n', "must be text or a list of token ids, not 5"),
-        ('{"prompt": "a", "id": [1]}\n', '"id" must be text or an integer, not [1]'),
-        ('{"prompt": "\\ud800"}\n', "lone surrogate"),
-    ],
-)
-def test_a_malformed_line_is_named_before_anything_is_sent(line, reason, command, server, prompts, out):
-    prompt_file = prompts({"prompt": "good"}, "\n", line)
+def test_malformed_lines_are_named_before_anything_is_sent(command, server, prompts, out):
+    prompt_file = prompts({"prompt": "good"}, "\n", "[1]\n", {"prompt": "a", "min_p": 1})
     before = server.stats()["requests"]
     done = command("sample", prompt_file, "-o", out, *MODEL)
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.startswith(f"Error: {prompt_file}, line 3: ")
-    assert reason in done.stderr
+    first, second, end = done.stderr.splitlines()
+    assert first == f"Error: {prompt_file}:3: must be an object, not [1]"
+    assert second.startswith(f'{prompt_file}:4: the key "min_p" is not known here')
+    assert end.startswith("Nothing was sent.")
     after = server.stats()["requests"]
     assert {name: after.get(name) for name in ("/api/v1/create_session", "/api/v1/asample")} == {
         name: before.get(name) for name in ("/api/v1/create_session", "/api/v1/asample")
@@ -108,11 +96,54 @@ def test_a_malformed_line_is_named_before_anything_is_sent(line, reason, command
     assert not out.exists()
 
 
+def test_chats_are_sampled_as_train_encodes_them(command, prompts, out):
+    chat = {"messages": [{"role": "user", "content": "Hi"}]}
+    text = {"prompt": "user: Hi\nassistant:", "id": "text"}
+    done = command("sample", prompts(chat, text), "-o", out, *MODEL, "--seed", "3")
+    assert done.returncode == 0, done.stderr
+    one, other = read_lines(out)
+    assert one["sequences"] == other["sequences"]
+
+
+def test_a_chat_that_cannot_be_encoded_is_refused_before_sampling(command, server, prompts, out):
+    prompt_file = prompts({"prompt": "a"}, {"messages": [{"role": "user", "content": "Hi", "name": "Ann"}]})
+    before = server.stats()["requests"].get("/api/v1/asample")
+    done = command("sample", prompt_file, "-o", out, *MODEL)
+    assert done.returncode == 1
+    assert f'{prompt_file}:2: "messages"[0]["name"] needs a chat template' in done.stderr
+    assert server.stats()["requests"].get("/api/v1/asample") == before
+
+
+def test_a_stop_text_is_in_the_tokens_and_not_in_the_text(command, prompts, out):
+    prompt_file = prompts(*({"prompt": f"hi {number}"} for number in range(8)))
+    stops = [option for mark in "aeiou stnr" for option in ("--stop", mark)]
+    done = command("sample", prompt_file, "-o", out, *MODEL[:2], "--max-tokens", "200", "--seed", "5", *stops)
+    assert done.returncode == 0, done.stderr
+    sequences = [reply["sequences"][0] for reply in read_lines(out)]
+    stopped = [one for one in sequences if one["tokens"] and one["tokens"][-1] in list(b"aeiou stnr")]
+    assert stopped
+    assert not any(set(one["text"]) & set("aeiou stnr") for one in stopped)
+
+
+def test_standard_input_is_sampled_and_continued(command, prompts, out, tmp_path):
+    run = Commands(command.args[0])
+    given = '{"prompt": "a"}\n{"prompt": "b"}\n'
+    to_stdout = run("sample", "-", "-o", "-", *MODEL, given=given, cwd=tmp_path)
+    assert to_stdout.returncode == 0, to_stdout.stderr
+    assert sorted(json.loads(line)["index"] for line in to_stdout.stdout.splitlines()) == [0, 1]
+    to_file = run("sample", "-", "-o", out, *MODEL, given=given)
+    assert (to_file.returncode, len(read_lines(out))) == (0, 2), to_file.stderr
+    compressed = tmp_path / "prompts.jsonl.gz"
+    compressed.write_bytes(gzip.compress(given.encode()))
+    again = command("sample", compressed, "-o", out, *MODEL)
+    assert "2 of 2 prompts already have replies" in again.stderr
+
+
 def test_unusable_files_are_refused(command, prompts, out, tmp_path):
     assert "no such" in command("sample", tmp_path / "none", "-o", out, *MODEL).stderr.lower()
     assert "contains no prompt" in command("sample", prompts("\n"), "-o", out, *MODEL).stderr
     (tmp_path / "latin.jsonl").write_bytes(b'{"prompt": "\xe4"}\n')
-    assert "line 1: not UTF-8" in command("sample", tmp_path / "latin.jsonl", "-o", out, *MODEL).stderr
+    assert "latin.jsonl:1: not UTF-8" in command("sample", tmp_path / "latin.jsonl", "-o", out, *MODEL).stderr
     prompt_file = prompts({"prompt": "a"})
     assert "is the file of prompts" in command("sample", prompt_file, "-o", prompt_file, *MODEL).stderr
     missing = command("sample", prompt_file, "-o", tmp_path / "no" / "folder.jsonl", *MODEL)

@@ -29,9 +29,8 @@ class Sampler:
 
     def __init__(self, results=None):
         self.futures, self.results = [], results
-        self.tokenizer = self
 
-    def decode(self, response):
+    def texts(self, prompt, response):
         return []
 
     def submit(self, prompt):

@@ -299,3 +299,31 @@ def test_changed_options_and_data_are_named(command, story, tmp_path, monkeypatc
     story.write_text(STORY + "!")
     assert "DATA: " in refusal(*resume)
     assert "has changed (SHA-256 " in refusal(*resume)
+
+
+def test_standard_input_is_trained_on_and_given_again_to_continue(command, tmp_path):
+    rows = json.dumps({"prompt": "a", "completion": "b"}) + "\n"
+    given = ["train", "-", "--data-format", "jsonl", *FAST, "--steps", "1"]
+    first = command(*given, given=rows, cwd=tmp_path)
+    assert first.returncode == 0, first.stderr
+    again = ["--resume", "stdin.run.json", "--steps", "2", "-f", "json"]
+    refused = command("train", *again, cwd=tmp_path)
+    assert refused.returncode == 2
+    assert "The run does not contain its path" in refused.stderr
+    second = command("train", "-", *again, given=rows, cwd=tmp_path)
+    assert json.loads(second.stdout)["step"] == 2, second.stderr
+
+
+@pytest.mark.parametrize("mark", [{"weight": 0}, {"trainable": False}])
+def test_a_reply_that_is_not_learned_changes_the_loss(mark, command, tmp_path):
+    losses = []
+    for name, keys in (("all", {}), ("one", mark)):
+        replies = [
+            {"role": "assistant", "content": "the first", **keys},
+            {"role": "assistant", "content": "b"},
+        ]
+        path = tmp_path / f"{name}.jsonl"
+        path.write_text(json.dumps({"messages": replies}) + "\n")
+        done = command("train", path, *FAST, "--steps", "1", "-f", "json", cwd=tmp_path)
+        losses += json.loads(done.stdout)["losses"]
+    assert losses[0] != losses[1]

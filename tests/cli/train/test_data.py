@@ -1,10 +1,14 @@
 """Training data of a file: every line is checked, and wrong ones are named."""
 
+import gzip
+import io
 import json
+from types import SimpleNamespace
 
 import pytest
 from data_rows import SAMPLED, write_rows
 
+from tinkex_sync.cli.files import STANDARD_INPUT
 from tinkex_sync.cli.output import CommandError
 from tinkex_sync.cli.train.data import read_data
 
@@ -43,7 +47,17 @@ WRONG = {
     b'{"messages": ["hi"]}': '"messages"[0] must be an object, not "hi"',
     b'{"messages": [{"role": "user"}]}': '"messages"[0] has no "content"',
     b'{"messages": [{"role": "", "content": "a"}]}': '"messages"[0]["role"] is empty',
-    b'{"messages": [{"role": "user", "content": ["a"]}]}': '"messages"[0]["content"] must be text, not ["a"]',
+    b'{"messages": [{"role": "user", "content": 5}]}': '"messages"[0]["content"] must be text, not 5',
+    b'{"messages": [{"role": "user", "content": null}]}': '"messages"[0]["content"] must be text, not null',
+    b'{"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}': "other parts cannot be encoded",
+    b'{"prompt": "a", "completion": "b", "weight": 2}': 'the key "weight" is not known here (known: completion, id,',
+    b'{"messages": [], "enable_thinking": true}': 'the key "enable_thinking" is not known here',
+    b'{"messages": [{"role": "assistant", "content": "a", "weight": 0}]}': "all replies have the weight 0",
+    b'{"messages": [{"role": "assistant", "content": "a", "weight": -1}]}': '["weight"] must be a finite number of',
+    b'{"messages": [{"role": "assistant", "content": "a", "weight": true}]}': '["weight"] must be a finite number of',
+    b'{"messages": [{"role": "assistant", "content": "a", "trainable": 1}]}': '["trainable"] must be true or false',
+    b'{"messages": [{"role": "assistant", "content": "a", "weight": 0, "trainable": true}]}': "give one of them",
+    b'{"messages": [{"role": "user", "content": "a", "trainable": true}]}': '"messages"[0] cannot be learned',
     json.dumps({"messages": [USER]}).encode(): 'no message has the role "assistant"',
     b'{"messages": [{"role": "assistant", "content": "a"}], "tools": 1}': '"tools" must be a list, not 1',
     b'{"prompt_tokens": [], "completion_tokens": [1]}': '"prompt_tokens" must be a list with at least one',
@@ -105,3 +119,27 @@ def test_an_unusable_file_is_refused(tmp_path, content, reason):
         read_data(tmp_path / "p.jsonl", "auto", "cross_entropy")
     with pytest.raises(CommandError, match="cannot read .*none.jsonl: No such file"):
         read_data(tmp_path / "none.jsonl", "auto", "cross_entropy")
+
+
+def test_keys_named_by_the_user_are_not_read(tmp_path):
+    reply = {"role": "assistant", "content": "a", "name": "bot"}
+    path = write_rows(tmp_path / "c.jsonl", {"messages": [reply], "source": "web", "id": 3})
+    with pytest.raises(CommandError, match='"source" is not known here .* name it with --ignore-keys'):
+        read_data(path, "auto", "cross_entropy")
+    [record] = read_data(path, "auto", "cross_entropy", {"source", "name"}).records
+    assert record.chat.messages == [{"role": "assistant", "content": "a"}]
+
+
+def test_a_compressed_file_has_the_content_and_the_format_of_the_file_in_it(tmp_path):
+    plain = write_rows(tmp_path / "p.jsonl", {"prompt": "a", "completion": "b"})
+    (tmp_path / "p.jsonl.gz").write_bytes(gzip.compress(plain.read_bytes()))
+    first, second = (read_data(path, "auto", "cross_entropy") for path in (plain, tmp_path / "p.jsonl.gz"))
+    assert (first.records, first.sha256) == (second.records, second.sha256)
+
+
+def test_standard_input_needs_a_format_and_is_named_stdin(monkeypatch):
+    with pytest.raises(CommandError, match="standard input has no name"):
+        read_data(STANDARD_INPUT, "auto", "cross_entropy")
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(b"[]")))
+    with pytest.raises(CommandError, match=r"stdin:1: must be an object, not \[\]"):
+        read_data(STANDARD_INPUT, "jsonl", "cross_entropy")

@@ -21,9 +21,9 @@ def test_a_written_record_is_read_unchanged(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["run.json"]
 
 
-def test_metadata_restores_the_options_and_the_step():
+@pytest.mark.parametrize("path", ["tinker://r7/weights/step-000012", "tinker://r7/step-000012"])
+def test_metadata_restores_the_options_and_the_step(path):
     run = TrainRun(OPTIONS, sha256="abc", epochs=2)
-    path = "tinker://r7/weights/step-000012"
     restored = TrainRun.from_metadata(path, run.to_metadata())
     assert restored.options == OPTIONS
     assert (restored.sha256, restored.steps, restored.epochs) == ("abc", None, 2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Dict, Optional, Union
 
@@ -30,7 +31,7 @@ class _Settings:
 
 
 @click.command(cls=Command)
-@click.argument("prompts", metavar="PROMPTS.jsonl", type=click.Path(path_type=Path))
+@click.argument("prompts", metavar="PROMPTS.jsonl", type=click.Path(path_type=Path, allow_dash=True))
 @click.option(
     "-o",
     "--output",
@@ -84,6 +85,11 @@ class _Settings:
     "--tokenizer", metavar="ID|PATH", help="Tokenizer. Default: the tokenizer that belongs to the model."
 )
 @click.option(
+    "--ignore-keys",
+    metavar="NAMES",
+    help="Keys of records and messages that are not read, separated by commas.",
+)
+@click.option(
     "--concurrency",
     type=click.IntRange(min=1),
     default=256,
@@ -107,10 +113,12 @@ class _Settings:
 def sample(output: Output, /, prompts: Path, replies: Path, **options: Any) -> None:
     """Sample a reply for every prompt of PROMPTS.jsonl.
 
-    Each line is an object with "prompt" (text, or a list of token ids) and optionally "id". Replies are written in
-    the order in which they arrive; "index" is the position of the prompt, from 0. To continue after an interruption
-    or a crash, run the same command again. No reply is lost or repeated, and failed prompts are sampled again.
+    Each line is an object with "prompt" (text, or a list of token ids) or "messages" (a chat), and optionally "id" and
+    sampling parameters of its own. '-' reads standard input. Replies are written in the order in which they arrive;
+    "index" is the position of the prompt, from 0. To continue after an interruption or a crash, run the same command
+    again. No reply is lost or repeated, and failed prompts are sampled again.
     """
+    from ..json_lines import split_names
     from .prompts import PromptFile
     from .replies import require_output
 
@@ -124,7 +132,8 @@ def sample(output: Output, /, prompts: Path, replies: Path, **options: Any) -> N
         require_output(replies)
         if replies.exists() and prompts.exists() and replies.samefile(prompts):
             raise CommandError(f"{replies} is the file of prompts", "Give another output with -o.")
-    _Run(output, PromptFile(prompts), replies, options, settings).run()
+    with PromptFile(prompts, split_names(options.pop("ignore_keys"))) as prompt_file:
+        _Run(output, prompt_file, replies, options, settings).run()
 
 
 class _Run:
@@ -184,9 +193,10 @@ class _Run:
 
     def _sample(self, before: int) -> int:
         """Sample the prompts that have no reply, and return how many failed."""
+        from ...tokenizers.loading import load_tokenizer
         from .loop import SampleLoop
         from .progress import shown_progress
-        from .sampler import PromptSampler, PromptTokenizer
+        from .sampler import PromptSampler, PromptTokenizer, load_tokenizer_of, open_sampler
 
         options, settings = dict(self._options), self._settings
         model, tokenizer_id = options.pop("model"), options.pop("tokenizer")
@@ -194,9 +204,14 @@ class _Run:
             shown_progress(self._output, self._clock, self._prompts.count, before) as progress,
             connected_service(self._output, plugins=[progress]) as service,
         ):
-            has_texts = self._prompts.text_count > 0
-            tokenizer = PromptTokenizer(self._output, service, model, tokenizer_id, has_texts)
-            sampler = PromptSampler(service, tokenizer, model, options, settings.timeout)
+            client = open_sampler(service, model)
+            load = partial(load_tokenizer_of, service, client, model)
+            if tokenizer_id is not None:
+                load = partial(load_tokenizer, tokenizer_id)
+            is_required = tokenizer_id is not None or self._prompts.needs_tokenizer
+            tokenizer = PromptTokenizer(self._output, load, is_required)
+            self._prompts.check_chats(tokenizer.check)
+            sampler = PromptSampler(client, tokenizer, options, settings.timeout)
             loop = SampleLoop(sampler, self._replies, progress, settings.concurrency, settings.stop_on_error)
             loop.run(self._prompts)
         return loop.failed
@@ -210,4 +225,4 @@ class _Run:
             self._output.note(self._progress_text(""))
             return
         rows = [(name.capitalize(), str(value)) for name, value in summary.items()]
-        self._output.result(summary, f"Replies to {self._prompts.path}", ("Property", "Value"), rows)
+        self._output.result(summary, f"Replies to {self._prompts.name}", ("Property", "Value"), rows)

@@ -125,7 +125,7 @@ class SampleLoop:
     def _write_reply(self, prompt: Prompt, response: Any) -> None:
         from .replies import sequence_fields
 
-        texts = self._sampler.tokenizer.decode(response)
+        texts = self._sampler.texts(prompt, response)
         sequences = sequence_fields(response, texts, self._sampler.logprobs)
         self._replies.write({**_prompt_fields(prompt), "sequences": sequences})
         self._progress.advance(failed=False)

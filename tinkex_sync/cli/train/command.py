@@ -12,6 +12,7 @@ import click
 from click.core import ParameterSource
 
 from ..connections import connected_rest
+from ..files import STANDARD_INPUT, shown_name
 from ..groups import Command
 from ..output import CommandError, Output, pass_output
 from .data import SAMPLED_LOSSES, Data, read_data
@@ -45,7 +46,7 @@ def _option(name: str, help: str, **settings: Any) -> Callable[[F], F]:
 
 
 @click.command(cls=Command)
-@click.argument("data", required=False, type=click.Path(path_type=Path))
+@click.argument("data", required=False, type=click.Path(path_type=Path, allow_dash=True))
 @click.option("--model", help="Base model to fine-tune.")
 @_option("rank", "Rank of the LoRA adapter.", type=click.IntRange(min=1))
 @_option("learning-rate", "Learning rate of AdamW.", type=float, callback=_check_positive)
@@ -85,6 +86,9 @@ def _option(name: str, help: str, **settings: Any) -> Callable[[F], F]:
     "Format of DATA. auto decides by the end of the file name.",
     type=click.Choice(["auto", "text", "jsonl"]),
 )
+@_option(
+    "ignore-keys", "Keys of records and messages that are not read, separated by commas.", metavar="NAMES"
+)
 @_option("tokenizer", "Id or path of the tokenizer. Default: the tokenizer that the server names.")
 @click.option(
     "--save-every", type=click.IntRange(min=1), metavar="N", help="Save the state after every N steps too."
@@ -107,9 +111,9 @@ def _option(name: str, help: str, **settings: Any) -> Callable[[F], F]:
 def train(output: Output, /, data: Optional[Path], run_file: Optional[Path], **options: Any) -> None:
     """Fine-tune a model on DATA and save it.
 
-    DATA is a text, or JSON lines: {"prompt": ..., "completion": ...} or {"messages": [{"role": ...,
-    "content": ...}, ...]} or {"prompt_tokens": [...], "completion_tokens": [...]}. All of it is checked before
-    anything is sent.
+    DATA is a file, or - for standard input. It contains a text, or JSON lines: {"prompt": ..., "completion": ...} or
+    {"messages": [{"role": ..., "content": ...}, ...]} or {"prompt_tokens": [...], "completion_tokens": [...]}. All of
+    it is checked before anything is sent.
 
     Ctrl-C finishes the steps in flight, saves, and prints the command that continues the run. A second Ctrl-C exits
     immediately.
@@ -120,10 +124,11 @@ def train(output: Output, /, data: Optional[Path], run_file: Optional[Path], **o
         run, data, run_file = _start_run(options, data, run_file)
     else:
         run, data, run_file = _resumed_run(output, options["resume"], data, run_file)
-    content = read_data(data, run.options.data_format, run.options.loss)
+    content = read_data(data, run.options.data_format, run.options.loss, run.options.ignored_keys)
     if options["resume"] is not None:
         _require_same_run(run, content, options)
-    run.data, run.sha256 = str(data.resolve()), content.sha256
+    run.data = "" if data == STANDARD_INPUT else str(data.resolve())
+    run.sha256 = content.sha256
     if TrainJob(output, run, run_file, content).run(options["save_every"], options["log_every"]):
         click.get_current_context().exit(130)
 
@@ -168,7 +173,7 @@ def _resumed_run(
     else:
         run = TrainRun.read(Path(resume))
     if data is None and not run.data:
-        raise click.UsageError("Missing argument 'DATA'. Only a run file contains its path.")
+        raise click.UsageError("Missing argument 'DATA'. The run does not contain its path.")
     data = data or Path(run.data)
     if run_file is None:
         run_file = _default_run_file(data) if is_checkpoint else Path(resume)
@@ -180,7 +185,7 @@ def _resumed_run(
 
 
 def _default_run_file(data: Path) -> Path:
-    return Path(f"{data.name}.run.json")
+    return Path(f"{'stdin' if data == STANDARD_INPUT else data.name}.run.json")
 
 
 def _require_same_run(run: TrainRun, data: Data, options: Dict[str, Any]) -> None:
@@ -198,7 +203,7 @@ def _require_same_run(run: TrainRun, data: Data, options: Dict[str, Any]) -> Non
         run.steps, run.epochs, run.complete = steps, epochs, False
     if data.sha256 != run.sha256:
         found.append(
-            f"DATA: {data.path} has changed (SHA-256 {data.sha256[:12]}, the run has {run.sha256[:12]})"
+            f"DATA: {shown_name(data.path)} has changed (SHA-256 {data.sha256[:12]}, the run has {run.sha256[:12]})"
         )
     if found:
         raise CommandError(

@@ -10,9 +10,10 @@ import tempfile
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional
+from typing import Any, Dict, FrozenSet, List, Mapping, Optional
 
 from ..files import read_bytes
+from ..json_lines import split_names
 from ..output import CommandError
 
 __all__ = ["TrainOptions", "TrainRun", "option_differences"]
@@ -20,7 +21,8 @@ __all__ = ["TrainOptions", "TrainRun", "option_differences"]
 _FORMAT = 1
 #: The key of the server's run metadata that contains the options, because a checkpoint alone does not contain them.
 _METADATA_KEY = "tinkex_sync_train"
-_CHECKPOINT = re.compile(r"^tinker://([^/]+)/weights/step-(\d+)$")
+#: Some servers have paths of two parts, without the kind.
+_CHECKPOINT = re.compile(r"^tinker://([^/]+)/(?:weights/)?step-(\d+)$")
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,13 @@ class TrainOptions:
     seed: int = 0
     data_format: str = "auto"
     tokenizer: Optional[str] = None
+    #: Names that are separated by commas.
+    ignore_keys: Optional[str] = None
+
+    @property
+    def ignored_keys(self) -> FrozenSet[str]:
+        """The keys of records and messages that are not read."""
+        return split_names(self.ignore_keys)
 
     def learning_rate_of(self, step: int, steps: int) -> float:
         """Return the learning rate of one step.
