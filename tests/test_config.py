@@ -53,6 +53,7 @@ SETTINGS = {
     "dispatchers": (4, [0, -1, 1.5, "1", None, True]),
     "max_polls": (1000, [0, -1, 1.5, "1", None, True]),
     "pool_size": (1400, [0, -1, 1.5, "1", None, True]),
+    "max_response_bytes": (1 << 30, [0, -1, 1.5, "1", None, True]),
     "proxies": (None, ["http://proxy:3128", {"http": 7}]),
     "verify": (True, ["/no/such/bundle.pem"]),
     "client_certificate": (None, ["/no/such/cert.pem", ("/no/such/cert.pem", "/no/such/key.pem")]),

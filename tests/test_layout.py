@@ -1,13 +1,15 @@
-"""The layout: imports only go down the floors, heavy packages stay out of the core, and sizes stay within limits."""
+"""The layout: imports only go down the floors, heavy packages stay out of the core, and tests mirror the package."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).resolve().parent.parent / "tinkex_sync"
+TESTS = Path(__file__).resolve().parent
+PACKAGE = TESTS.parent / "tinkex_sync"
 
 #: The floors, lowest first. A package or module imports only from itself and from lower floors.
 FLOORS = [
@@ -28,6 +30,23 @@ FLOORS = [
 FLOOR = {name: floor for floor, line in enumerate(FLOORS) for name in line.split()}
 HEAVY = {"numpy", "torch", "transformers", "tokenizers", "click", "rich", "flask", "werkzeug", "autograd"}
 HEAVY |= {"google.protobuf", "zstandard", "PIL", "tiktoken", "huggingface_hub", "jinja2"}
+
+#: Modules without a test of their own name, and the reason. A file that a reason names must exist. ``__init__`` files
+#: without functions and classes only export names, and need no row.
+UNTESTED_BY_NAME = {
+    "__init__.py": "imports names at first use: tests/test_lazy_imports.py and tests/test_public_names.py",
+    "__main__.py": "calls the command line: tests/cli/test_main.py",
+    "_version.py": "one constant, sent to the server: tests/http/test_transport.py",
+    "cli/__init__.py": "the entry point: tests/cli/test_main.py",
+    "compat/__init__.py": "exports the official names: tests/compat/test_surface.py",
+    "local/engine/errors.py": "one class without code, raised in tests/local/engine/test_sampling.py",
+    "plugins/events.py": "two records without code, compared in tests/plugins/test_hook_facts.py",
+    "plugins/queue_reasons.py": "a table of texts: tests/plugins/test_queue_log.py",
+    "protocol/protobuf_schema.py": (
+        "a table from which protobuf builds the messages: tests/protocol/test_protobuf_writer.py and"
+        " tests/protocol/test_protobuf_reader.py"
+    ),
+}
 
 
 def place_of(path):
@@ -72,3 +91,35 @@ def test_importing_the_package_loads_nothing_heavy():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=PACKAGE.parent)
     assert done.stdout.split() == ["[]", "1"], done.stdout + done.stderr
+
+
+def own_test(path):
+    """Return where the tests of a module stand. Underscores around a name are left out."""
+    relative = path.relative_to(PACKAGE)
+    return TESTS / relative.parent / f"test_{relative.stem.strip('_')}.py"
+
+
+def only_exports(path):
+    """Whether a module is an ``__init__`` file without functions and classes."""
+    definitions = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+    nodes = ast.walk(ast.parse(path.read_text()))
+    return path.name == "__init__.py" and not any(isinstance(node, definitions) for node in nodes)
+
+
+def test_every_module_has_a_test_of_its_own_name_or_a_reason():
+    untested = {
+        path.relative_to(PACKAGE).as_posix()
+        for path in PACKAGE.rglob("*.py")
+        if not own_test(path).exists() and not only_exports(path)
+    }
+    assert untested - set(UNTESTED_BY_NAME) == set(), (
+        "add tests/<same path>/test_<name>.py, or a row with the reason"
+    )
+    assert set(UNTESTED_BY_NAME) - untested == set(), "these rows are stale: remove them"
+
+
+@pytest.mark.parametrize("module", UNTESTED_BY_NAME)
+def test_the_tests_that_a_reason_names_exist(module):
+    named = re.findall(r"tests/[\w/]+\.py", UNTESTED_BY_NAME[module])
+    assert named
+    assert [name for name in named if not (TESTS.parent / name).exists()] == []

@@ -158,7 +158,7 @@ def _check_strategies(value: Any) -> Optional[str]:
         name in RETRY_POLICIES and isinstance(given, RetryStrategies) for name, given in value.items()
     ):
         return None
-    return f"must be a mapping of {', '.join(RETRY_POLICIES)} to RetryStrategies, got {value!r}"
+    return f"must be a mapping of policies ({', '.join(RETRY_POLICIES)}) to RetryStrategies, got {value!r}"
 
 
 def _check_proxies(value: Any) -> Optional[str]:
@@ -319,6 +319,9 @@ class Config(ThrottleLimits):
     max_polls: int = _setting(1000, _check_count)
     #: Connections that are kept open.
     pool_size: int = _setting(1400, _check_count)
+    #: Most bytes of a response after decompression. A larger response, or a small one that decompresses to more than
+    #: 64 MiB and 200 times its size, raises APIResponseValidationError.
+    max_response_bytes: int = _setting(1 << 30, _check_count)
 
     #: Proxy URL by scheme; None: HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY of the environment.
     proxies: Optional[Mapping[str, str]] = _setting(None, _check_proxies, secret=True)

@@ -107,7 +107,12 @@ def test_a_download_is_extracted_into_a_folder_named_after_the_checkpoint(comman
     folder = tmp_path / f"{saved.run_id}_weights_first"
     assert result["destination"] == str(folder)
     assert result["file_size_bytes"] > 1000
-    assert sorted(path.name for path in folder.iterdir()) == ["arrays.npz", "checkpoint.json"]
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "arrays.npz",
+        "checkpoint.json",
+    ]
     assert json.loads((folder / "checkpoint.json").read_text())["run_id"] == saved.run_id
     again = command("checkpoint", "download", saved.training[0], cwd=tmp_path)
     assert again.returncode == 1

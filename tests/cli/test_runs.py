@@ -15,6 +15,6 @@ def test_runs_are_listed_and_shown(command, saved):
     assert run["user_metadata"] == {"purpose": "test"}
     table = command("run", "info", saved.run_id).stdout
     assert f"Training Run: {saved.run_id}" in table
-    for text in ("Yes (Rank 4)", "Active", "just now", saved.training[-1], "purpose"):
+    for text in ("Yes (Rank 4)", "Active", "Last Update", saved.training[-1], "purpose"):
         assert text in table
     assert "1 training run" in command("run", "list", "--limit", "1").stdout

@@ -1,4 +1,4 @@
-"""The sampling client: blocking and submitted samples, what goes over the wire, timeouts, withdrawal, many threads."""
+"""The sampling client: both forms of a sample, requests, timeouts, withdrawal, many threads."""
 
 import threading
 import time
@@ -30,7 +30,7 @@ def server():
 
 
 class Watch:
-    """Tells when the client has heard that it is to wait."""
+    """A plugin with an event that is set when a backoff starts."""
 
     def __init__(self):
         self.waits = threading.Event()
@@ -48,7 +48,7 @@ def watch():
 
 @pytest.fixture
 def service(server, watch):
-    # What a test leaves unsent is not waited for.
+    # The fixture does not wait for samples that a test leaves unsent.
     with client(server, drain=0, plugins=[watch]) as made:
         yield made
 
@@ -62,8 +62,8 @@ def backwards(reply, *tokens):
     return list(reply.sequences[0].tokens) == list(tokens)[::-1]
 
 
-def drawn(sampler, way, *arguments, **settings):
-    """One sample, in one of the two ways."""
+def take_sample(sampler, way, *arguments, **settings):
+    """Run one sample in one of its two forms."""
     if way == "blocking":
         return sampler.sample(*arguments, **settings)
     return sampler.submit_sample(*arguments, **settings).result(20)
@@ -75,7 +75,7 @@ BOTH = pytest.mark.parametrize("way", ["blocking", "submitted"])
 @BOTH
 def test_a_sample_is_sent_with_the_official_fields_in_their_order(server, sampler, way):
     params = types.SamplingParams(max_tokens=3, seed=1, stop=["\n"], temperature=0.5, top_k=2, top_p=0.9)
-    reply = drawn(
+    reply = take_sample(
         sampler, way, prompt(7, 8, 9), 2, params, include_prompt_logprobs=True, topk_prompt_logprobs=1
     )
     assert len(reply.sequences) == 2
@@ -105,11 +105,11 @@ def test_a_sample_is_sent_with_the_official_fields_in_their_order(server, sample
     assert (body["num_samples"], body["prompt_logprobs"], body["topk_prompt_logprobs"]) == (2, True, 1)
 
 
-def test_numbers_count_from_nought_for_each_client(server, service):
+def test_seq_ids_of_each_client_count_from_zero(server, service):
     samplers = [service.create_sampling_client(base_model="base") for _ in range(2)]
     for number in range(3):
         for sampler in samplers:
-            drawn(sampler, ("blocking", "submitted")[number % 2], prompt(), 1, PARAMS)
+            take_sample(sampler, ("blocking", "submitted")[number % 2], prompt(), 1, PARAMS)
     assert sorted(server.sampled) == sorted(
         (sampler.sampling_session_id, number) for sampler in samplers for number in range(3)
     )
@@ -119,7 +119,7 @@ def test_numbers_count_from_nought_for_each_client(server, service):
 
 @BOTH
 @pytest.mark.parametrize("column", [NEITHER, SKYRL], ids=["neither", "SkyRL"])
-def test_logprobs_of_a_prompt_are_aligned(column, way):
+def test_log_probabilities_have_one_entry_per_prompt_token(column, way):
     with Imitation(column) as server, client(server) as service:
         sampler = service.create_sampling_client(base_model="base")
         if way == "blocking":
@@ -144,37 +144,37 @@ def test_logprobs_of_a_prompt_are_aligned(column, way):
     ],
 )
 @BOTH
-def test_wrong_arguments_are_refused_before_anything_is_sent(server, sampler, way, arguments, error, text):
+def test_invalid_arguments_raise_before_a_request_is_sent(server, sampler, way, arguments, error, text):
     with pytest.raises(error, match=text):
-        drawn(sampler, way, *arguments)
+        take_sample(sampler, way, *arguments)
     assert server.requests_to("asample") == []
 
 
 @BOTH
 @pytest.mark.parametrize("timeout", [0, -1, "1", float("nan")])
-def test_wrong_timeouts_too(server, sampler, way, timeout):
+def test_an_invalid_timeout_raises(server, sampler, way, timeout):
     with pytest.raises(ValueError, match="timeout must be a positive number"):
-        drawn(sampler, way, prompt(), 1, PARAMS, timeout=timeout)
+        take_sample(sampler, way, prompt(), 1, PARAMS, timeout=timeout)
     assert server.requests_to("asample") == []
 
 
 @BOTH
 @pytest.mark.parametrize("loss", ["before", "after", (503, "busy"), (500, {"detail": "oops"})])
-def test_a_retried_sample_keeps_number_and_key(server, way, loss):
+def test_a_retried_sample_keeps_its_seq_id_and_idempotency_key(server, way, loss):
     with client(server, clock=ScaledClock(50)) as service:
         sampler = service.create_sampling_client(base_model="base")
         server.script["asample"] = [loss]
-        assert backwards(drawn(sampler, way, prompt(1, 2), 1, PARAMS), 1, 2)
+        assert backwards(take_sample(sampler, way, prompt(1, 2), 1, PARAMS), 1, 2)
         first, second = server.requests_to("asample")
         assert first == second
 
 
 @BOTH
-def test_a_lost_promise_is_drawn_anew_under_a_new_number_twice_at_most(server, way):
+def test_a_lost_result_is_submitted_again_with_a_new_seq_id_at_most_twice(server, way):
     with client(server, clock=ScaledClock(50)) as service:
         sampler = service.create_sampling_client(base_model="base")
         server.script["retrieve_future"] = [GONE, GONE]
-        assert backwards(drawn(sampler, way, prompt(1, 2), 1, PARAMS), 1, 2)
+        assert backwards(take_sample(sampler, way, prompt(1, 2), 1, PARAMS), 1, 2)
         assert [number for number, _ in [(row[1], row[2]) for row in server.requests_to("asample")]] == [
             0,
             1,
@@ -183,51 +183,51 @@ def test_a_lost_promise_is_drawn_anew_under_a_new_number_twice_at_most(server, w
         assert len({key for _, _, key, _ in server.requests_to("asample")}) == 3
         server.script["retrieve_future"] = [GONE] * 3
         with pytest.raises(PromiseExpiredError):
-            drawn(sampler, way, prompt(), 1, PARAMS)
+            take_sample(sampler, way, prompt(), 1, PARAMS)
         config = RetryConfig(enable_retry_logic=False)
         once = service.create_sampling_client(base_model="base", retry_config=config)
         server.script["retrieve_future"] = [GONE]
         with pytest.raises(PromiseExpiredError):
-            drawn(once, way, prompt(), 1, PARAMS)
+            take_sample(once, way, prompt(), 1, PARAMS)
 
 
 @BOTH
-def test_failures_are_told_once_and_leave_the_client_usable(server, sampler, way):
+def test_a_failure_is_raised_once_and_leaves_the_client_usable(server, sampler, way):
     server.script["asample"] = [(400, {"detail": "the prompt is too long"})]
     with pytest.raises(BadRequestError, match="too long"):
-        drawn(sampler, way, prompt(), 1, PARAMS)
+        take_sample(sampler, way, prompt(), 1, PARAMS)
     failed = {"error": "out of memory", "category": "server"}
     server.script["retrieve_future"] = [(200, failed)]
     with pytest.raises(RequestFailedError, match="out of memory") as caught:
-        drawn(sampler, way, prompt(), 1, PARAMS)
+        take_sample(sampler, way, prompt(), 1, PARAMS)
     assert caught.value.category == "server"
-    assert drawn(sampler, way, prompt(), 1, PARAMS)
+    assert take_sample(sampler, way, prompt(), 1, PARAMS)
 
 
 @BOTH
 def test_timeouts_in_every_phase(server, sampler, way):
     server.ready.clear()
     with pytest.raises(DeadlineExceeded) as caught:
-        drawn(sampler, way, prompt(), 1, PARAMS, timeout=0.5)
+        take_sample(sampler, way, prompt(), 1, PARAMS, timeout=0.5)
     assert (caught.value.phase, caught.value.sent) == ("polling", "yes")
     assert caught.value.request_id in server.accepted_operations
     server.ready.set()
     server.script["asample"] = ["silent"]
     with pytest.raises(DeadlineExceeded) as caught:
-        drawn(sampler, way, prompt(), 1, PARAMS, timeout=0.5)
+        take_sample(sampler, way, prompt(), 1, PARAMS, timeout=0.5)
     assert (caught.value.phase, caught.value.sent) == ("sending", "unknown")
     server.script["asample"] = [REFUSED]
     with pytest.raises(DeadlineExceeded) as caught:
-        drawn(sampler, way, prompt(), 1, PARAMS, timeout=0.5)
+        take_sample(sampler, way, prompt(), 1, PARAMS, timeout=0.5)
     assert caught.value.phase == "throttled"
-    # And the backoff the refusal asked for holds for everyone: nothing of the next one is sent.
+    # The requested backoff applies to all samples, so the next one is not sent.
     with pytest.raises(DeadlineExceeded) as caught:
-        drawn(sampler, way, prompt(), 1, PARAMS, timeout=0.1)
+        take_sample(sampler, way, prompt(), 1, PARAMS, timeout=0.1)
     assert (caught.value.phase, caught.value.sent) == ("throttled", "no")
     assert len(server.requests_to("asample")) == 3
 
 
-def test_what_waits_at_the_throttle_can_be_withdrawn(server, sampler, watch):
+def test_a_sample_that_waits_at_the_throttle_can_be_withdrawn(server, sampler, watch):
     server.script["asample"] = [REFUSED]
     first = sampler.submit_sample(prompt(), 1, PARAMS)
     assert watch.waits.wait(20)
@@ -241,7 +241,7 @@ def test_what_waits_at_the_throttle_can_be_withdrawn(server, sampler, watch):
     assert len(server.requests_to("asample")) == 1
 
 
-def test_what_was_sent_cannot_be_withdrawn(server, sampler):
+def test_a_sent_sample_cannot_be_withdrawn(server, sampler):
     server.ready.clear()
     future = sampler.submit_sample(prompt(1, 2), 1, PARAMS)
     server.until(lambda: server.polls == 1)
@@ -251,7 +251,7 @@ def test_what_was_sent_cannot_be_withdrawn(server, sampler):
     assert backwards(future.result(20), 1, 2)
 
 
-def test_withdrawn_samples_use_up_no_numbers(server, sampler, watch):
+def test_withdrawn_samples_use_no_seq_ids(server, sampler, watch):
     server.script["asample"] = [(429, {"detail": "slow down"}, {"Retry-After": "0.5"})]
     first = sampler.submit_sample(prompt(), 1, PARAMS)
     assert watch.waits.wait(20)
@@ -283,7 +283,7 @@ def test_many_threads_share_one_sampler(server, sampler):
     assert sorted(number for _, number in server.sampled) == list(range(300))
 
 
-def test_threads_and_submissions_mix(server, sampler):
+def test_blocking_and_submitted_samples_can_be_mixed(server, sampler):
     futures = [sampler.submit_sample(prompt(number, 2), 1, PARAMS) for number in range(60)]
     with ThreadPoolExecutor(8) as pool:
         mixed = pool.map(lambda number: sampler.sample(prompt(number, 1), 1, PARAMS, timeout=30), range(60))
@@ -291,7 +291,7 @@ def test_threads_and_submissions_mix(server, sampler):
     assert all(backwards(future.result(30), number, 2) for number, future in enumerate(futures))
 
 
-def test_at_most_so_many_are_dispatched_at_once(server):
+def test_at_most_max_dispatches_samples_are_dispatched_at_the_same_time(server):
     with client(server, max_dispatches=3, dispatchers=8) as service:
         sampler = service.create_sampling_client(base_model="base")
         gate, inside, most = threading.Event(), [0], [0]
@@ -314,7 +314,7 @@ def test_at_most_so_many_are_dispatched_at_once(server):
         assert most == [3]
 
 
-def test_no_progress_for_too_long_is_an_error(server):
+def test_a_poll_without_progress_fails_and_the_client_stays_usable(server):
     server.hold = 0.02
     with client(server, clock=ScaledClock(50)) as service:
         config = RetryConfig(progress_timeout=10.0)
@@ -326,7 +326,7 @@ def test_no_progress_for_too_long_is_an_error(server):
         assert sampler.sample(prompt(), 1, PARAMS)
 
 
-def test_a_callback_that_blocks_does_not_stop_the_others(server, sampler):
+def test_callbacks_that_block_do_not_block_other_samples(server, sampler):
     free = threading.Event()
     for _ in range(8):
         sampler.submit_sample(prompt(), 1, PARAMS).add_done_callback(lambda _: free.wait(20))
@@ -337,7 +337,7 @@ def test_a_callback_that_blocks_does_not_stop_the_others(server, sampler):
         free.set()
 
 
-def test_a_sample_can_be_fetched_by_id(server, service, sampler):
+def test_the_result_of_a_sample_can_be_fetched_by_its_request_id(server, service, sampler):
     server.ready.clear()
     with pytest.raises(DeadlineExceeded) as caught:
         sampler.sample(prompt(1, 2), 1, PARAMS, timeout=0.5)

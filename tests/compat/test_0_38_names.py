@@ -1,7 +1,6 @@
 """Scripts for the official package 0.38.0, on the embedded server with protocol 0.38."""
 
 import asyncio
-import inspect
 import json
 import os
 import subprocess
@@ -10,7 +9,6 @@ from pathlib import Path
 import pytest
 
 import tinkex_sync.compat as tinker
-from tinkex_sync.compat import absent
 from tinkex_sync.local import LocalServer
 
 pytest.importorskip("numpy")
@@ -72,47 +70,9 @@ def test_a_script_for_0_38_runs(service):
     asyncio.run(rest.assign_session_project_async(service.native.session_id, "p"))
 
 
-@pytest.mark.parametrize("name", RECORDED["package"])
-def test_a_name_of_the_package_exists_or_its_absence_has_a_reason(name):
-    assert hasattr(tinker, name) != bool(absent.reason(name))
-
-
-@pytest.mark.parametrize("name", [name for name in RECORDED["types"] if name != "annotations"])
-def test_a_type_exists_or_its_absence_has_a_reason(name):
-    if not hasattr(tinker.types, name):
-        with pytest.raises(AttributeError, match=f"{name}', which the official package has: "):
-            getattr(tinker.types, name)
-
-
-@pytest.mark.parametrize(
-    ("client", "name"),
-    [(client, name) for client, methods in RECORDED["clients"].items() for name in methods],
-)
-def test_a_method_exists_with_its_parameters_or_its_absence_has_a_reason(client, name):
-    cls = getattr(tinker, client)
-    method = getattr(cls, name, None)
-    if method is None:
-        with pytest.raises(AttributeError, match=f"'{client}' has no attribute '{name}', which the official"):
-            getattr(cls.__new__(cls), name)
-        return
-    assert not absent.reason(name)
-    assert set(RECORDED["clients"][client][name]) <= set(inspect.signature(method).parameters)
-
-
-def test_every_reason_is_for_a_name_of_the_official_package():
-    methods = {name for rows in RECORDED["clients"].values() for name in rows}
-    modules = {"auth", "proto", "resources"}
-    assert set(absent.REASONS) <= {*RECORDED["package"], *RECORDED["types"], *methods, *modules}
-
-
 @pytest.mark.skipif(OFFICIAL38 is None, reason="TINKEX_OFFICIAL38_PYTHON is not set")
 def test_the_recorded_surface_is_that_of_the_official_package():
     done = subprocess.run(
         [OFFICIAL38, str(TABLE.with_suffix(".py"))], capture_output=True, text=True, timeout=120, check=True
     )
     assert json.loads(done.stdout) == RECORDED
-
-
-def test_the_error_for_an_unknown_name_has_no_reason():
-    with pytest.raises(AttributeError, match="no attribute 'Nothing'$"):
-        _ = tinker.Nothing

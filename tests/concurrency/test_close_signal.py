@@ -5,6 +5,7 @@ import threading
 import time
 
 import pytest
+from throttle_examples import until
 
 from tinkex_sync.concurrency.clock import Clock
 from tinkex_sync.concurrency.close_signal import CloseSignal
@@ -56,8 +57,7 @@ def test_hundreds_of_waiters_wake_within_a_second():
             woken.append(index)
 
     threads = [start_thread(wait, "test-waiter", index) for index in range(400)]
-    while len(closing._events) < 400:
-        time.sleep(0)
+    until(lambda: len(closing._events) == 400)
     began = time.monotonic()
     closing.set()
     for thread in threads:

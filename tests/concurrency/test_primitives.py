@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
+from throttle_examples import until
 
 import tinkex_sync
 from tinkex_sync.concurrency.primitives import Event, Lock, replace_primitives, start_thread
@@ -53,8 +54,7 @@ def test_locks_events_and_threads_are_made_in_primitives_only():
 def test_an_event_that_is_set_ends_every_wait():
     event, woken = Event(), []
     threads = [start_thread(lambda: woken.append(event.wait(10)), "test-waiter") for _ in range(50)]
-    while len(event._waiters) < 50:
-        time.sleep(0)
+    until(lambda: len(event._waiters) == 50)
     event.set()
     for thread in threads:
         thread.join(10)

@@ -1,4 +1,4 @@
-"""The timer: at its time, called off, closed, and no thread for nothing."""
+"""The timer calls functions at their times, cancels them, and has a thread only while it is needed."""
 
 import threading
 import time
@@ -25,7 +25,7 @@ def wait_gone(name):
         tick.wait(0.005)
 
 
-def test_functions_run_in_order_of_time_not_of_asking(timer):
+def test_functions_run_in_the_order_of_their_times(timer):
     done, all_done = [], threading.Event()
     now = Clock().time()
     timer.at(now + 0.06, lambda: (done.append("late"), all_done.set()))
@@ -54,20 +54,20 @@ def test_a_cancelled_function_never_runs(timer):
     assert ran == []
 
 
-def test_cancelling_after_it_ran_does_nothing(timer):
+def test_cancelling_after_the_call_does_nothing(timer):
     ran = threading.Event()
     handle = timer.at(Clock().time(), ran.set)
     assert ran.wait(5)
     handle.cancel()
 
 
-def test_cancelled_entries_do_not_pile_up(timer):
+def test_cancelled_entries_are_removed_from_the_heap(timer):
     for _ in range(10_000):
         timer.at(Clock().time() + 3600, lambda: None).cancel()
     assert len(timer._heap) <= 130
 
 
-def test_a_function_that_raises_stops_no_other(timer, caplog):
+def test_an_exception_in_one_function_does_not_prevent_the_calls_of_others(timer, caplog):
     after = threading.Event()
     now = Clock().time()
     timer.at(now, lambda: 1 / 0)
@@ -76,7 +76,7 @@ def test_a_function_that_raises_stops_no_other(timer, caplog):
     assert "Timed function failed" in caplog.text
 
 
-def test_the_thread_ends_when_nothing_is_left_and_starts_again(monkeypatch):
+def test_the_thread_ends_without_scheduled_calls_and_starts_again_with_the_next(monkeypatch):
     monkeypatch.setattr(Timer, "_linger", 0.01)
     timer = Timer(Clock(), "tinkex-timer-lingers")
     for _ in range(3):
@@ -86,7 +86,7 @@ def test_the_thread_ends_when_nothing_is_left_and_starts_again(monkeypatch):
         wait_gone("tinkex-timer-lingers")
 
 
-def test_close_ends_the_thread_at_once_whatever_is_scheduled():
+def test_close_ends_the_thread_and_drops_scheduled_calls():
     timer, ran = Timer(Clock(), "tinkex-timer-closed"), []
     timer.at(Clock().time() + 3600, lambda: ran.append(1))
     timer.close()
@@ -97,7 +97,7 @@ def test_close_ends_the_thread_at_once_whatever_is_scheduled():
     assert ran == []
 
 
-def test_times_are_those_of_its_clock():
+def test_times_are_times_of_the_given_clock():
     clock = ScaledClock(100)
     timer, ran = Timer(clock), threading.Event()
     asked = clock.time()
@@ -107,7 +107,7 @@ def test_times_are_those_of_its_clock():
     timer.close()
 
 
-def test_many_threads_schedule_and_cancel(timer):
+def test_calls_scheduled_and_cancelled_by_many_threads_run_exactly_once_or_never(timer):
     count, lock, done = [0], threading.Lock(), threading.Event()
 
     def hit():

@@ -1,4 +1,4 @@
-"""Pools that grow, and lanes that keep order."""
+"""Pools of workers that grow on demand, and lanes that keep order."""
 
 import threading
 import time
@@ -36,7 +36,7 @@ def lane():
 
 
 class Gate:
-    """Counts who is inside, and lets nobody out before it is told."""
+    """A job that counts its running calls and returns when ``open`` is set."""
 
     def __init__(self):
         self.open = threading.Event()
@@ -59,7 +59,7 @@ class Gate:
             assert self.changed.wait_for(condition, 10), (self.inside, self.passed)
 
 
-def test_jobs_run_at_most_limit_at_once_and_all_of_them(pool):
+def test_all_jobs_run_and_at_most_limit_at_the_same_time(pool):
     workers, gate = pool(4, 4), Gate()
     for _ in range(50):
         assert workers.submit(gate)
@@ -69,7 +69,7 @@ def test_jobs_run_at_most_limit_at_once_and_all_of_them(pool):
     assert gate.most == 4
 
 
-def test_one_thread_takes_jobs_in_order_of_arrival(pool):
+def test_one_thread_runs_jobs_in_order_of_arrival(pool):
     workers, order, done = pool(1, 1), [], threading.Event()
     for index in range(100):
         workers.submit(lambda index=index: order.append(index))
@@ -78,13 +78,13 @@ def test_one_thread_takes_jobs_in_order_of_arrival(pool):
     assert order == list(range(100))
 
 
-def test_beyond_the_active_ones_threads_are_added_only_while_all_wait_for_the_network(pool):
+def test_more_threads_than_active_start_only_while_all_wait_for_the_network(pool):
     workers, busy, extra = pool(2, 6), Gate(), threading.Event()
     for _ in range(2):
         workers.submit(busy)
     busy.until(lambda: busy.inside == 2)
     workers.submit(extra.set)
-    # Both threads compute: a third would only fight for the interpreter.
+    # Both threads compute, and a third would compete for the interpreter.
     assert not extra.wait(0.1)
     busy.open.set()
     assert extra.wait(10)
@@ -103,7 +103,7 @@ def test_beyond_the_active_ones_threads_are_added_only_while_all_wait_for_the_ne
     assert waiting.most == 6
 
 
-def test_a_job_that_raises_costs_no_thread(pool, caplog):
+def test_a_thread_survives_a_job_that_raises(pool, caplog):
     workers, done = pool(1, 1), threading.Event()
     workers.submit(lambda: 1 / 0)
     workers.submit(done.set)
@@ -111,7 +111,7 @@ def test_a_job_that_raises_costs_no_thread(pool, caplog):
     assert "Background job failed" in caplog.text
 
 
-def test_an_idle_thread_is_used_again_and_goes_after_a_while(pool, monkeypatch):
+def test_an_idle_thread_is_reused_and_ends_after_a_while(pool, monkeypatch):
     monkeypatch.setattr(workers_module, "_LINGER", 0.05)
     workers, seen = pool(8, 8), set()
     for _ in range(5):
@@ -127,7 +127,7 @@ def test_an_idle_thread_is_used_again_and_goes_after_a_while(pool, monkeypatch):
     assert done.wait(10)
 
 
-def test_close_returns_what_was_not_begun_and_refuses_more(pool):
+def test_close_returns_queued_jobs_and_later_jobs_are_refused(pool):
     workers, gate = pool(1, 1), Gate()
     workers.submit(gate)
     gate.until(lambda: gate.inside == 1)
@@ -163,7 +163,7 @@ def test_a_finished_job_is_not_kept_alive_by_an_idle_thread(pool):
         tick.wait(0.005)
 
 
-def test_threads_are_daemons_with_our_name(pool):
+def test_threads_are_daemons_with_the_name_of_the_pool(pool):
     workers, seen, done = pool(1, 1), [], threading.Event()
     workers.submit(lambda: (seen.append(threading.current_thread()), done.set()))
     assert done.wait(10)
@@ -171,7 +171,7 @@ def test_threads_are_daemons_with_our_name(pool):
     assert seen[0].name.startswith("tinkex-test-")
 
 
-def test_submitting_from_many_threads_loses_nothing(pool):
+def test_jobs_submitted_by_many_threads_all_run(pool):
     workers, count, lock, done = pool(3, 7), [0], threading.Lock(), threading.Event()
 
     def job():
@@ -203,7 +203,7 @@ def test_a_lane_keeps_order_on_one_thread_at_a_time(lane):
     assert order == list(range(300))
 
 
-def test_jobs_submitted_together_stay_together(lane):
+def test_jobs_submitted_together_run_directly_after_one_another(lane):
     order, done = [], threading.Event()
 
     def submit(mark):
@@ -228,18 +228,18 @@ def test_a_lane_survives_a_job_that_raises(lane, caplog):
     assert "Background job failed" in caplog.text
 
 
-def test_a_lane_that_rested_starts_again(lane, monkeypatch):
+def test_a_lane_whose_thread_has_ended_starts_again(lane, monkeypatch):
     monkeypatch.setattr(workers_module, "_LINGER", 0.001)
     tick = threading.Event()
     for index in range(200):
         done = threading.Event()
         lane.submit(done.set)
         assert done.wait(10)
-        # About as long as it lingers, to meet it on its way out.
+        # About as long as an idle thread stays, so that some jobs arrive while it ends.
         tick.wait(0.0001 * (index % 20))
 
 
-def test_closing_a_lane_returns_what_was_not_begun(lane):
+def test_closing_a_lane_returns_queued_jobs(lane):
     gate, ran = Gate(), []
     lane.submit(gate)
     gate.until(lambda: gate.inside == 1)

@@ -1,6 +1,7 @@
 """Protobuf bodies of protocol 0.38.0."""
 
 import pytest
+from image_files import png
 from server_calls import Wire, connect, example, post_protobuf
 
 from tinkex_sync import types
@@ -97,7 +98,7 @@ def test_images_and_loss_settings_give_the_same_result_in_both_protocols(both):
         model_input=types.ModelInput(
             chunks=[
                 types.EncodedTextChunk(tokens=[1, 2]),
-                types.ImageChunk(data=b"\x89PNG not really", format="png", expected_tokens=4),
+                types.ImageChunk(data=png(), format="png", expected_tokens=4),
                 types.EncodedTextChunk(tokens=[3]),
             ]
         ),

@@ -55,7 +55,12 @@ def test_archive_can_be_downloaded_completely_or_in_ranges(wire):
     assert whole.status_code == 200
     assert whole.headers["Content-Type"] == "application/gzip"
     with tarfile.open(fileobj=io.BytesIO(whole.content)) as tar:
-        assert tar.getnames() == ["checkpoint.json", "arrays.npz"]
+        assert tar.getnames() == [
+            "adapter_config.json",
+            "adapter_model.safetensors",
+            "checkpoint.json",
+            "arrays.npz",
+        ]
         about = orjson.loads(tar.extractfile("checkpoint.json").read())
         assert about["base_model"] == "tinkex/tiny"
         with np.load(io.BytesIO(tar.extractfile("arrays.npz").read())) as arrays:
@@ -85,3 +90,11 @@ def test_archive_link_needs_no_api_key():
         wire.save(model, "x")
         link = wire.get(f"{checkpoint_path(model, 'weights', 'x')}/archive").headers["Location"]
         assert requests.get(link, timeout=10).status_code == 200
+
+
+def test_archive_of_sampler_weights_contains_the_adapter_without_optimizer_state(wire):
+    model = wire.model()
+    wire.save(model, "x", "save_weights_for_sampler")
+    link = wire.get(f"{checkpoint_path(model, 'sampler_weights', 'x')}/archive").headers["Location"]
+    with tarfile.open(fileobj=io.BytesIO(fetch(wire, link).content)) as tar:
+        assert tar.getnames() == ["adapter_config.json", "adapter_model.safetensors", "checkpoint.json"]

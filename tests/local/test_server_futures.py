@@ -4,6 +4,7 @@ import http.client
 import json
 import threading
 import time
+import tracemalloc
 
 import pytest
 from server_calls import Wire, until
@@ -180,3 +181,74 @@ def test_configured_number_of_polls_gets_408_before_the_result(server, wire):
         responses = [wire.poll(future) for _ in range(4)]
         assert [response.status_code for response in responses] == [408, 408, 408, 200]
         assert responses[0].json()["queue_state"] == "active"
+
+
+def futures_with(faults=None):
+    gate = FaultGate(faults or Faults(), Clock())
+    return server_futures.ServerFutures(gate, Stats(), Clock())
+
+
+def finish(futures, number, size=100, owner="s"):
+    future, _ = futures.accept("sampling", None, (owner, number), b"body")
+    futures.finish(future, server_futures.OperationResult(b"x" * size))
+    return future.request_id
+
+
+def test_number_of_a_dropped_future_is_not_run_again(monkeypatch):
+    monkeypatch.setattr(server_futures, "MAX_DELIVERED_BYTES", 5000)
+    futures = futures_with()
+    ids = [finish(futures, number) for number in range(100)]
+    for request_id in ids:
+        assert futures.wait(futures.get(request_id), 0)
+    with pytest.raises(ErrorResponse) as error:
+        futures.accept("sampling", None, ("s", 0), b"body")
+    assert error.value.status == 410
+    with pytest.raises(ErrorResponse) as error:
+        futures.get(ids[0])
+    assert error.value.status == 410
+    assert futures.accept("sampling", None, ("s", 99), b"body") == (futures.get(ids[99]), False)
+    assert futures.accept("sampling", None, ("other", 0), b"body")[1]
+    assert futures.accept("sampling", None, ("s", 100), b"body")[1]
+
+
+def test_results_that_are_never_polled_are_dropped_above_the_memory_limit(monkeypatch):
+    monkeypatch.setattr(server_futures, "MAX_UNDELIVERED_BYTES", 10_000)
+    futures = futures_with()
+    ids = [finish(futures, number, size=1000) for number in range(20)]
+    with pytest.raises(ErrorResponse, match="discarded"):
+        futures.get(ids[0])
+    assert futures.wait(futures.get(ids[-1]), 0).json == b"x" * 1000
+
+
+def test_ids_of_another_server_get_404():
+    futures = futures_with()
+    for request_id in (finish(futures_with(), 0), "", "x", "f" * 32):
+        with pytest.raises(ErrorResponse) as error:
+            futures.get(request_id)
+        assert error.value.status == 404
+
+
+def test_memory_per_finished_operation_is_bounded(monkeypatch):
+    monkeypatch.setattr(server_futures, "MAX_DELIVERED_BYTES", 100_000)
+    futures = futures_with()
+
+    def run(numbers):
+        for number in numbers:
+            futures.wait(futures.get(finish(futures, number)), 0)
+
+    run(range(1000))
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        run(range(1000, 6000))
+        assert tracemalloc.get_traced_memory()[0] - before < 100_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_number_set_contains_what_was_added():
+    numbers, added = server_futures.NumberSet(), [7, 8, 3, 10, 9, 0, 12]
+    assert 0 not in numbers
+    for number in added:
+        numbers.add(number)
+    assert [number for number in range(20) if number in numbers] == sorted(added)

@@ -3,6 +3,7 @@
 It prints one JSON object with the results, which test_official_0_7.py compares.
 """
 
+import base64
 import json
 import os
 import sys
@@ -14,6 +15,11 @@ from pathlib import Path
 import tinker
 import torch
 from tinker import types
+
+#: An image of two by two red pixels.
+RED = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAIAAAACCAIAAAD91JpzAAAAFklEQVR4nGM8ISfHwMDAxMDAwMDAAAANBAEIfXHKZgAAAABJRU5ErkJggg=="
+)
 
 
 def datum(text):
@@ -116,7 +122,7 @@ def sample(service, training, weights, seen):
     image = types.ModelInput(
         chunks=[
             types.EncodedTextChunk(tokens=[1, 2]),
-            types.ImageChunk(data=b"\x89PNG not really", format="png", expected_tokens=4),
+            types.ImageChunk(data=RED, format="png", expected_tokens=4),
             types.ImageAssetPointerChunk(
                 format="jpeg", location="https://example.com/a.jpg", expected_tokens=3
             ),

@@ -4,7 +4,9 @@ python drive_both.py tinker|tinkex_sync DATUMS SAMPLES
 """
 
 import random
+import struct
 import sys
+import zlib
 
 package, datums, samples = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 if package == "tinker":
@@ -15,11 +17,21 @@ else:
 rng = random.Random(11)
 
 
+def png(size):
+    """Return a PNG file of random grey pixels."""
+    rows = b"".join(b"\0" + bytes(rng.randrange(256) for _ in range(size)) for _ in range(size))
+    data = b"\x89PNG\r\n\x1a\n"
+    header = struct.pack(">IIBBBBB", size, size, 8, 0, 0, 0, 0)
+    for kind, content in ((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")):
+        data += struct.pack(">I", len(content)) + kind + content
+        data += struct.pack(">I", zlib.crc32(kind + content))
+    return data
+
+
 def chunks(index):
     found = [types.EncodedTextChunk(tokens=[rng.randrange(256) for _ in range(rng.randrange(20, 400))])]
     if index % 7 == 0:
-        data = bytes(rng.randrange(256) for _ in range(rng.randrange(100, 60_000)))
-        found.append(types.ImageChunk(data=data, format="png", expected_tokens=4))
+        found.append(types.ImageChunk(data=png(rng.randrange(10, 240)), format="png", expected_tokens=4))
     if index % 11 == 0:
         found.append(
             types.ImageAssetPointerChunk(format="jpeg", location=f"asset://é/{index}", expected_tokens=3)

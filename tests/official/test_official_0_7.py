@@ -88,7 +88,12 @@ def test_the_sdk_manages_runs_checkpoints_and_sessions(seen):
     assert seen["weights_info"] == ["tinkex/tiny", True, 8]
     assert seen["checkpoints"] == ["sampler_weights/weights-1", "weights/first"]
     assert seen["public"] == [True]
-    assert seen["archive"] == ["checkpoint.json", "arrays.npz"]
+    assert seen["archive"] == [
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "checkpoint.json",
+        "arrays.npz",
+    ]
     assert seen["session"] == [True, 3]
     assert seen["sampler"][0] == "tinkex/tiny"
     assert seen["after_delete"] == ["weights/first"]
@@ -110,7 +115,12 @@ def test_the_command_line_of_the_sdk_works(seen, run, tmp_path):
     run(*cli, "checkpoint", "unpublish", state)
     run(*cli, "checkpoint", "download", state, "-o", str(tmp_path))
     (folder,) = tmp_path.iterdir()
-    assert sorted(file.name for file in folder.iterdir()) == ["arrays.npz", "checkpoint.json"]
+    assert sorted(file.name for file in folder.iterdir()) == [
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "arrays.npz",
+        "checkpoint.json",
+    ]
     run(*cli, "checkpoint", "delete", "-y", state)
     assert "not found" in run(*cli, "run", "info", "nothing", status=1).lower()
 

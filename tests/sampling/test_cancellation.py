@@ -1,4 +1,4 @@
-"""Samples that were sent and are not wanted any more, where the server takes them back."""
+"""Cancellation of samples that were sent, on servers that support it."""
 
 import concurrent.futures
 import threading
@@ -15,7 +15,7 @@ ONE = types.SamplingParams(max_tokens=2)
 
 
 def held_sampler(server, session, dynamic):
-    """A sampler whose results never come, and an event that says when a poll is out."""
+    """Return a sampler without results, an event that is set by a poll, and one that ends the polls."""
     server.script("client/config", Answer(body={"fwdbwd_max_chunk_len": 4}))
     server.script("client/dynamic_config", dynamic)
     server.defaults["create_session"] = Answer(body={"session_id": "sess-1"})
@@ -33,7 +33,7 @@ def until(condition):
     return any(condition() or tick.wait(0.01) for _ in range(1000))
 
 
-def test_a_sample_that_was_sent_is_taken_back_and_never_sent_again():
+def test_a_sent_sample_is_cancelled_on_the_server_and_not_sent_again():
     with bare_session(protocol="auto") as (server, session):
         sampler, polled, let_go = held_sampler(server, session, Answer(body={"sample_cancel_enabled": True}))
         future = sampler.submit_sample(PROMPT, 1, ONE)
@@ -52,7 +52,7 @@ def test_a_sample_that_was_sent_is_taken_back_and_never_sent_again():
         assert future.cancel() is False or future.cancelled()
 
 
-def test_where_the_server_does_not_listen_a_sent_sample_goes_on():
+def test_without_support_by_the_server_a_sent_sample_continues():
     for dynamic in (Answer(404, {}), Answer(body={"sample_cancel_enabled": False})):
         protocol.forget()
         with bare_session(protocol="auto") as (server, session):
@@ -66,7 +66,7 @@ def test_where_the_server_does_not_listen_a_sent_sample_goes_on():
             assert isinstance(future.exception(10), errors.ClosedError)
 
 
-def test_a_wait_that_ends_takes_nothing_back():
+def test_a_timeout_of_the_wait_cancels_nothing():
     with bare_session(protocol="auto") as (server, session):
         sampler, polled, let_go = held_sampler(server, session, Answer(body={"sample_cancel_enabled": True}))
         future = sampler.submit_sample(PROMPT, 1, ONE)

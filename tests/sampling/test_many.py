@@ -1,4 +1,4 @@
-"""``sample_many``: bounded, in order or as they come, each prompt answered exactly once."""
+"""``sample_many`` holds a bounded number of samples, and each prompt has exactly one outcome."""
 
 import itertools
 import threading
@@ -21,41 +21,41 @@ def sampler(service):
     return service.create_sampling_client(base_model="tinkex/tiny")
 
 
-def answer(sampler, number):
+def sample(sampler, number):
     return sampler.sample(prompt(number), 1, PARAMS)
 
 
-def test_replies_come_in_the_order_of_the_prompts(sampler):
+def test_responses_are_returned_in_the_order_of_the_prompts(sampler):
     replies = list(sampler.sample_many(map(prompt, range(40)), sampling_params=PARAMS, max_in_flight=8))
-    assert replies == [answer(sampler, number) for number in range(40)]
+    assert replies == [sample(sampler, number) for number in range(40)]
 
 
-def test_unordered_replies_carry_their_index_and_none_is_missing(sampler):
+def test_unordered_responses_have_their_index_and_none_is_missing(sampler):
     pairs = list(
         sampler.sample_many(map(prompt, range(40)), sampling_params=PARAMS, max_in_flight=8, ordered=False)
     )
     assert sorted(index for index, _ in pairs) == list(range(40))
-    assert all(reply == answer(sampler, index) for index, reply in pairs)
+    assert all(reply == sample(sampler, index) for index, reply in pairs)
 
 
-def test_it_draws_no_further_ahead_than_it_may_and_leaving_it_stops(sampler):
-    drawn = []
+def test_prompts_are_read_at_most_max_in_flight_ahead_and_leaving_stops_it(sampler):
+    read = []
 
     def endless():
         for number in itertools.count():
-            drawn.append(number)
+            read.append(number)
             yield prompt(number)
 
     with sampler.sample_many(endless(), sampling_params=PARAMS, max_in_flight=5) as replies:
         for count, _ in enumerate(replies, 1):
-            assert len(drawn) <= count + 5
+            assert len(read) <= count + 5
             if count == 12:
                 break
-    assert len(drawn) <= 17
+    assert len(read) <= 17
     assert list(replies) == []
 
 
-def test_prompts_are_drawn_in_the_callers_thread(sampler):
+def test_prompts_are_read_in_the_thread_that_iterates(sampler):
     seen = set()
 
     def prompts():
@@ -68,7 +68,7 @@ def test_prompts_are_drawn_in_the_callers_thread(sampler):
 
 
 @pytest.mark.parametrize("ordered", [True, False])
-def test_an_error_takes_the_place_of_its_reply_or_ends_it(sampler, ordered):
+def test_an_error_replaces_its_response_or_ends_the_iteration(sampler, ordered):
     too_long = types.ModelInput.from_ints([1] * 5000)
     prompts = [prompt(1), types.ModelInput.empty(), too_long, prompt(2)]
     got = list(sampler.sample_many(prompts, sampling_params=PARAMS, ordered=ordered, on_error="yield"))
@@ -85,13 +85,13 @@ def test_an_error_takes_the_place_of_its_reply_or_ends_it(sampler, ordered):
 
 
 @pytest.mark.parametrize("wrong", [{"max_in_flight": 0}, {"on_error": "ignore"}, {"num_samples": 0}])
-def test_wrong_arguments_are_refused(sampler, wrong):
+def test_invalid_arguments_raise(sampler, wrong):
     with pytest.raises(ValueError, match=str(next(iter(wrong)))):
         list(sampler.sample_many([prompt(1)], sampling_params=PARAMS, **wrong))
 
 
-def test_every_prompt_is_answered_once_by_many_threads_over_a_server_that_misbehaves(server, sampler):
-    expected = {number: answer(sampler, number) for number in range(64)}
+def test_every_prompt_has_one_response_with_many_threads_and_a_failing_server(server, sampler):
+    expected = {number: sample(sampler, number) for number in range(64)}
     server.set_faults(
         Faults(
             admit_per_second=400,
@@ -103,6 +103,6 @@ def test_every_prompt_is_answered_once_by_many_threads_over_a_server_that_misbeh
     )
     before = server.stats()
     with ThreadPoolExecutor(16) as pool:
-        replies = list(pool.map(lambda number: answer(sampler, number % 64), range(600)))
+        replies = list(pool.map(lambda number: sample(sampler, number % 64), range(600)))
     assert all(reply == expected[number % 64] for number, reply in enumerate(replies))
     assert server.stats()["samples_accepted"] - before["samples_accepted"] == 600

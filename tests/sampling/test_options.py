@@ -1,4 +1,4 @@
-"""Options of samples that came after 0.7.0, on the embedded server speaking today's protocol."""
+"""Options of samples of protocol 0.38.0, on the embedded server."""
 
 import pickle
 
@@ -29,16 +29,16 @@ def sampler(request, server):
         yield service.create_sampling_client(base_model=model)
 
 
-def test_likeliest_tokens_of_the_completion(sampler):
-    (drawn,) = sampler.sample(PROMPT, 1, ONE, topk_sample_logprobs=3).sequences
-    assert [len(row) for row in drawn.topk_sampled_logprobs] == [3, 3]
-    for token, logprob, row in zip(drawn.tokens, drawn.logprobs, drawn.topk_sampled_logprobs):
-        assert row[0][0] == token  # the coldest draw takes the likeliest
+def test_the_most_probable_tokens_are_returned_for_each_position_of_the_completion(sampler):
+    (sampled,) = sampler.sample(PROMPT, 1, ONE, topk_sample_logprobs=3).sequences
+    assert [len(row) for row in sampled.topk_sampled_logprobs] == [3, 3]
+    for token, logprob, row in zip(sampled.tokens, sampled.logprobs, sampled.topk_sampled_logprobs):
+        assert row[0][0] == token  # temperature 0 samples the most probable token
         assert row[0][1] == pytest.approx(logprob, abs=1e-5)
 
 
 @pytest.mark.parametrize("given", ["array", "tensor", "sparse"])
-def test_targets_have_the_probabilities_of_the_prompt(sampler, given):
+def test_target_tokens_get_their_log_probabilities(sampler, given):
     own = [20, 30, 40, 50]
     targets = {
         "array": np.array(own).reshape(4, 1),
@@ -58,23 +58,23 @@ def test_targets_have_the_probabilities_of_the_prompt(sampler, given):
     assert list(found.data) == pytest.approx(wanted, abs=1e-5)
 
 
-def test_alternatives_to_the_prompt(sampler):
+def test_alternatives_are_returned_for_each_position_of_the_prompt(sampler):
     reply = sampler.submit_sample(PROMPT, 1, ONE, prompt_alt_tokens_k=3).result(30)
     assert reply.prompt_alt_tokens.tokens.shape == reply.prompt_alt_tokens.logprobs.shape == [4, 3]
 
 
-def test_probabilities_of_the_last_tokens_only(sampler):
+def test_log_probabilities_can_be_limited_to_the_last_tokens(sampler):
     whole = sampler.compute_logprobs(PROMPT)
     assert sampler.compute_logprobs(PROMPT, 2) == [None, None, None, *whole[-2:]]
     assert sampler.submit_compute_logprobs(PROMPT, 2).result(30) == [None, None, None, *whole[-2:]]
 
 
-def test_completions_have_the_names_of_the_promise(sampler):
+def test_completions_have_the_sequence_ids_that_the_server_returned_at_acceptance(sampler):
     (first, second) = sampler.sample(PROMPT, 2, ONE).sequences
     assert first.sequence_id and second.sequence_id and first.sequence_id != second.sequence_id
 
 
-def test_many_prompts_take_the_options_too(sampler):
+def test_sample_many_has_the_same_options(sampler):
     replies = list(sampler.sample_many([PROMPT] * 3, 1, ONE, topk_sample_logprobs=2))
     assert [len(reply.sequences[0].topk_sampled_logprobs[0]) for reply in replies] == [2, 2, 2]
     with pytest.raises(TypeError, match="topk_samples"):
@@ -110,17 +110,17 @@ def scripted():
         yield server, SamplingClient(session, "sess-1:sample:0", record_stability_info=True)
 
 
-def answered(server, result, **promise):
+def script_sample(server, result, **promise):
     server.script("asample", Answer(body={"request_id": "req-1", **promise}))
     server.script("retrieve_future", Answer(body=result))
 
 
-DRAWN = {"sequences": [{"stop_reason": "stop", "tokens": [1]}]}
+SAMPLED = {"sequences": [{"stop_reason": "stop", "tokens": [1]}]}
 
 
-def test_nothing_is_sent_that_was_not_asked_for(scripted):
+def test_options_that_are_not_set_are_not_sent(scripted):
     server, sampler = scripted
-    answered(server, DRAWN)
+    script_sample(server, SAMPLED)
     sampler.sample(PROMPT, 1, ONE)
     assert not {"topk_sample_logprobs", "target_prompt_logprobs", "prompt_alt_tokens_k"} & set(
         server.sent("asample")[0].body
@@ -132,17 +132,17 @@ def test_nothing_is_sent_that_was_not_asked_for(scripted):
 @pytest.mark.parametrize(
     ("options", "result"),
     [
-        ({"prompt_alt_tokens_k": 1}, DRAWN),
+        ({"prompt_alt_tokens_k": 1}, SAMPLED),
         (
             {"include_prompt_logprobs": True, "prompt_logprobs_last_n": 1},
-            {**DRAWN, "prompt_logprobs": [None, -1.0, -1.0, -1.0, -2.0]},
+            {**SAMPLED, "prompt_logprobs": [None, -1.0, -1.0, -1.0, -2.0]},
         ),
     ],
 )
 def test_an_option_that_the_server_ignores_raises_with_the_response(scripted, options, result):
     server, sampler = scripted
     for way in ("sample", "submit_sample"):
-        answered(server, result)
+        script_sample(server, result)
         with pytest.raises(OptionIgnoredError, match="too old") as caught:
             reply = getattr(sampler, way)(PROMPT, 1, ONE, **options)
             reply.result(20)
@@ -152,7 +152,7 @@ def test_an_option_that_the_server_ignores_raises_with_the_response(scripted, op
 
 
 @pytest.mark.parametrize("name", [None, "n"])
-def test_clients_made_by_a_training_client_record_too(name):
+def test_sampling_clients_made_by_a_training_client_record_stability_info(name):
     saved = {"path": "tinker://m/sampler_weights/n"} if name else {"sampling_session_id": "sampler-1"}
     with bare_session() as (server, session):
         session.join("sess-1")
@@ -163,22 +163,22 @@ def test_clients_made_by_a_training_client_record_too(name):
         made = [training.save_weights_and_get_sampling_client(name, record_stability_info=True)]
         made.append(training.create_sampling_client("tinker://m/sampler_weights/n", None, True))
         for sampler in made:
-            answered(server, DRAWN)
+            script_sample(server, SAMPLED)
             sampler.sample(PROMPT, 1, ONE)
         assert [one.body["record_stability_info"] for one in server.sent("asample")] == [True, True]
 
 
-def test_names_that_do_not_fit_are_dropped_and_the_completions_kept(scripted, caplog):
+def test_sequence_ids_of_another_number_than_completions_are_dropped(scripted, caplog):
     server, sampler = scripted
-    answered(server, DRAWN, sample_sequence_ids=["a", "b"])
-    (drawn,) = sampler.sample(PROMPT, 1, ONE).sequences
-    assert (drawn.tokens, drawn.sequence_id) == ([1], None)
+    script_sample(server, SAMPLED, sample_sequence_ids=["a", "b"])
+    (sampled,) = sampler.sample(PROMPT, 1, ONE).sequences
+    assert (sampled.tokens, sampled.sequence_id) == ([1], None)
     assert "Sequence ids dropped: ids=2 completions=1 request_id=req-1" in caplog.text
 
 
 def test_target_tokens_are_sent_as_a_tensor(scripted):
     server, sampler = scripted
-    answered(server, DRAWN)
+    script_sample(server, SAMPLED)
     sampler.sample(PROMPT, 1, ONE, target_prompt_logprobs=TARGETS)
     assert server.sent("asample")[0].body["target_prompt_logprobs"] == {
         "data": [1, 2, 3, 4],

@@ -1,5 +1,6 @@
-"""How samples end that take long, and what is told of them meanwhile."""
+"""The steps of a sample: waits, retries, timeouts, limits, and the reports about them."""
 
+import gc
 import logging
 import threading
 
@@ -22,11 +23,11 @@ GOOD = Answer(body={"type": "sample", "sequences": [{"tokens": [1], "stop_reason
 
 class Resolved:
     def __init__(self):
-        self.told = []
+        self.seen = []
 
     @hookimpl
     def tinkex_future_resolved(self, request_id, outcome):
-        self.told.append((request_id, outcome))
+        self.seen.append((request_id, outcome))
 
 
 def sampler_of(server, session, **config):
@@ -35,10 +36,10 @@ def sampler_of(server, session, **config):
     return SamplingClient(session, "sess-1:sample:0", retry_config=RetryConfig(**config))
 
 
-def test_a_watch_that_is_put_off_ends_no_poll_and_tells_nobody_twice():
-    """While one sample waits, others succeed: the limit of the first moves, its promise is polled on."""
-    clock, heard = ScaledClock(100.0), Resolved()
-    with bare_session(clock, (heard,)) as (server, session):
+def test_a_progress_limit_that_moves_ends_no_poll_and_reports_one_result():
+    """While one sample waits, others succeed. The limit of the first moves, and its poll continues."""
+    clock, reports = ScaledClock(100.0), Resolved()
+    with bare_session(clock, (reports,)) as (server, session):
         sampler = sampler_of(server, session, progress_timeout=60.0)
         let_go, polled = threading.Event(), threading.Event()
 
@@ -59,10 +60,10 @@ def test_a_watch_that_is_put_off_ends_no_poll_and_tells_nobody_twice():
         assert not slow.done()
         let_go.set()
         assert slow.result(20).sequences[0].tokens == [1]
-        assert [one for one in heard.told if one[0] == "rf-0"] == [("rf-0", "ok")]
+        assert [one for one in reports.seen if one[0] == "rf-0"] == [("rf-0", "ok")]
 
 
-def test_a_server_without_progress_is_given_up_on():
+def test_a_sample_fails_when_no_sample_succeeds_within_the_progress_timeout():
     with bare_session(ScaledClock(100.0)) as (server, session):
         sampler = sampler_of(server, session, progress_timeout=30.0)
         server.defaults["retrieve_future"] = Answer(408, {}, hold=lambda: server.stopping.wait(0.02))
@@ -70,7 +71,7 @@ def test_a_server_without_progress_is_given_up_on():
             sampler.sample(PROMPT, 1, ONE)
 
 
-def test_a_post_that_is_never_answered_ends_with_the_five_minutes():
+def test_a_request_without_a_response_fails_after_five_minutes():
     clock = ScaledClock(600.0)
     with bare_session(clock, read_timeout=10_000.0) as (server, session):
         sampler = sampler_of(server, session)
@@ -82,7 +83,7 @@ def test_a_post_that_is_never_answered_ends_with_the_five_minutes():
 
 
 @pytest.mark.parametrize("submitted", [False, True])
-def test_what_the_user_names_is_drawn_anew_under_a_new_number(submitted):
+def test_a_retryable_exception_submits_the_sample_again_with_a_new_seq_id(submitted):
     failed = Answer(body={"error": "bad", "category": "server"})
     named = (*RetryConfig().retryable_exceptions, errors.RequestFailedError)
     with bare_session(None if submitted else SteppedClock()) as (server, session):
@@ -105,7 +106,7 @@ def test_what_the_user_names_is_drawn_anew_under_a_new_number(submitted):
         ({"enable_retry_logic": False}, Answer(410, {}), errors.PromiseExpiredError),
     ],
 )
-def test_what_is_not_named_is_final(config, answer, error):
+def test_other_exceptions_are_final(config, answer, error):
     with bare_session(SteppedClock()) as (server, session):
         sampler = sampler_of(server, session, **config)
         server.script("retrieve_future", answer)
@@ -115,7 +116,7 @@ def test_what_is_not_named_is_final(config, answer, error):
 
 
 @pytest.mark.parametrize("status", [200, 408])
-def test_the_log_says_each_minute_that_a_pause_lasts_however_the_server_says_so(status, caplog):
+def test_a_pause_is_logged_each_minute_for_both_forms_of_the_response(status, caplog):
     clock = SteppedClock()
     with bare_session(clock, (QueueLog(clock),)) as (server, session), caplog.at_level(logging.WARNING):
         paused = {"type": "try_again", "request_id": "rf-1", "queue_state": "paused_capacity"}
@@ -135,7 +136,7 @@ def test_the_log_says_each_minute_that_a_pause_lasts_however_the_server_says_so(
 
 
 class Crowd:
-    """How many samples the server has promised and not yet given."""
+    """The number of samples that the server has accepted and not yet returned."""
 
     def __init__(self, server):
         self._lock = threading.Lock()
@@ -175,7 +176,7 @@ def test_no_more_samples_are_in_progress_than_connections_are_allowed(submitted)
         assert (places.balance, places.waiting) == (3, 0)
 
 
-def test_waiting_for_a_place_ends_with_time_withdrawal_and_close_and_leaks_none():
+def test_the_wait_for_a_place_ends_by_timeout_withdrawal_and_close_and_leaks_none():
     with bare_session() as (server, session):
         sampler = SamplingClient(session, "s", retry_config=RetryConfig(max_connections=1))
         held, let_go = threading.Event(), threading.Event()
@@ -333,3 +334,17 @@ def test_no_permit_place_or_wake_is_lost_when_the_server_limits_and_fails():
         assert (status["in_flight"], status["waiting"]) == (0, 0)
         assert status["bytes_left"] == session.throttle.limits.dispatch_bytes
         assert (places.balance, places.waiting) == (8, 0)
+
+
+def test_an_unread_error_is_logged_when_the_sample_ends_without_garbage_collection(caplog):
+    with bare_session() as (server, session):
+        sampler = sampler_of(server, session)
+        server.defaults["retrieve_future"] = Answer(body={"error": "bad prompt", "category": "user"})
+        gc.collect()
+        gc.disable()
+        try:
+            sampler.submit_sample(PROMPT, 1, ONE)
+            until(lambda: "bad prompt" in caplog.text)
+        finally:
+            gc.enable()
+        assert "Unread error: operation=sample" in caplog.text

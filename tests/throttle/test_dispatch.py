@@ -1,4 +1,4 @@
-"""The layered throttle: limits, penalty window, order, backoff, paced re-entry."""
+"""The layered throttle: limits, limits after a backoff, order, backoff and paced re-entry."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tinkex_sync.errors import DeadlineExceeded
 # -- layers
 
 
-def test_facts_tell_what_the_permit_took() -> None:
+def test_facts_describe_the_admission_of_a_permit() -> None:
     throttle = make()
     with throttle.permit(1000) as permit:
         facts = permit.facts
@@ -44,7 +44,7 @@ def test_facts_tell_what_the_permit_took() -> None:
 
 
 def most_at_once(throttle: BlockingThrottle, size: int, calls: int) -> Tuple[int, List[BlockingPermit]]:
-    """Take permits until one more has to wait; then give all back and let the rest through."""
+    """Return how many permits are admitted before one must wait; all are released at the end."""
     permits: List[BlockingPermit] = []
     while len(permits) < calls:
         try:
@@ -61,7 +61,7 @@ def most_at_once(throttle: BlockingThrottle, size: int, calls: int) -> Tuple[int
     ("recent", "size", "most"),
     [(False, 10, 400), (False, 2_000_000, 3), (True, 10, 10), (True, 200_000, 2), (True, 2_000_000, 1)],
 )
-def test_so_many_are_in_flight_at_once(recent: bool, size: int, most: int) -> None:
+def test_the_layers_limit_the_number_of_permits(recent: bool, size: int, most: int) -> None:
     throttle = make(JumpingClock())
     if recent:
         refused(throttle).release()
@@ -70,7 +70,7 @@ def test_so_many_are_in_flight_at_once(recent: bool, size: int, most: int) -> No
     assert throttle.status()["bytes_left"] == MIB5
 
 
-def test_the_charge_is_decided_once_at_entry() -> None:
+def test_the_charge_is_decided_once_when_the_place_is_granted() -> None:
     clock = JumpingClock()
     throttle = make(clock)
     early = throttle.permit(1000)
@@ -83,7 +83,7 @@ def test_the_charge_is_decided_once_at_entry() -> None:
     assert throttle.status()["bytes_left"] == MIB5
 
 
-def test_the_penalty_ends_ten_seconds_after_the_backoff() -> None:
+def test_the_limits_after_a_backoff_apply_for_ten_seconds() -> None:
     clock = JumpingClock()
     throttle = make(clock)
     refused(throttle).release()
@@ -105,7 +105,7 @@ def test_a_second_release_does_nothing() -> None:
     assert throttle.status()["bytes_left"] == MIB5
 
 
-def test_a_deadline_in_any_layer_gives_the_other_layers_back() -> None:
+def test_a_deadline_in_any_layer_returns_the_other_layers() -> None:
     throttle = make(JumpingClock(), throttled_dispatches=1, dispatch_bytes=100)
     big = throttle.permit(200)
     with pytest.raises(DeadlineExceeded) as caught:
@@ -122,7 +122,7 @@ def test_a_deadline_in_any_layer_gives_the_other_layers_back() -> None:
     assert (throttle.status()["in_flight"], throttle.status()["bytes_left"]) == (0, 100)
 
 
-def test_wrong_use_is_refused() -> None:
+def test_use_in_the_wrong_order_raises() -> None:
     throttle = make()
     with pytest.raises(ValueError, match="-5"):
         throttle.permit(-5)
@@ -143,7 +143,9 @@ def test_wrong_use_is_refused() -> None:
     ("size", "retry_after", "duration"),
     [(131_072, None, 1.0), (131_073, None, 5.0), (10, 7.5, 7.5), (10**6, 0.5, 0.5), (10, 0.0, 0.0)],
 )
-def test_the_first_refusal_stops_everyone(size: int, retry_after: Optional[float], duration: float) -> None:
+def test_the_first_429_stops_all_dispatch_for_a_time_by_size_or_as_requested(
+    size: int, retry_after: Optional[float], duration: float
+) -> None:
     clock = JumpingClock()
     throttle = make(clock)
     other = throttle.permit(1)
@@ -158,22 +160,22 @@ def test_the_first_refusal_stops_everyone(size: int, retry_after: Optional[float
     permit.release()
 
 
-def test_a_later_refusal_delays_its_own_sample_alone() -> None:
+def test_a_later_429_delays_its_own_sample_only() -> None:
     clock = JumpingClock()
     throttle = make(clock)
     refused(throttle).release()
-    unlucky = throttle.permit(10)
-    unlucky.await_turn()
-    assert not unlucky.refused(3.0).everyone
+    delayed = throttle.permit(10)
+    delayed.await_turn()
+    assert not delayed.refused(3.0).everyone
     at = clock.now
     accepted(throttle)
     assert clock.now - at < 0.2  # the pace, not the backoff
-    unlucky.await_turn()
+    delayed.await_turn()
     assert clock.now >= at + 3.0
-    unlucky.release()
+    delayed.release()
 
 
-def test_refusals_of_one_burst_stop_everyone_once() -> None:
+def test_several_429_of_one_burst_stop_all_samples_once() -> None:
     clock = JumpingClock()
     throttle = make(clock)
     burst = [throttle.permit(10) for _ in range(5)]
@@ -185,7 +187,7 @@ def test_refusals_of_one_burst_stop_everyone_once() -> None:
         permit.release()
 
 
-def test_without_a_refusal_there_is_no_pace() -> None:
+def test_without_a_429_there_is_no_pace() -> None:
     clock = JumpingClock()
     throttle = make(clock)
     for _ in range(1000):
@@ -193,7 +195,7 @@ def test_without_a_refusal_there_is_no_pace() -> None:
     assert clock.now == 1000.0
 
 
-def test_the_pace_goes_away_when_it_held_nobody_back_for_ten_seconds() -> None:
+def test_the_pace_ends_when_it_has_delayed_no_sample_for_ten_seconds() -> None:
     clock = JumpingClock()
     throttle = make(clock)
     refused(throttle).release()
@@ -212,7 +214,7 @@ def test_the_pace_goes_away_when_it_held_nobody_back_for_ten_seconds() -> None:
     permit.release()
 
 
-def test_a_permit_can_be_parked_and_continued_in_another_thread() -> None:
+def test_a_permit_can_continue_in_another_thread() -> None:
     clock = ScaledClock(50)
     throttle = make(clock)
     permit = refused(throttle)
@@ -230,12 +232,12 @@ def test_a_permit_can_be_parked_and_continued_in_another_thread() -> None:
     assert throttle.status()["in_flight"] == 0
 
 
-def test_samples_leave_in_order_of_arrival_but_not_behind_one_that_is_delayed() -> None:
+def test_samples_are_sent_in_order_of_arrival_but_do_not_wait_for_one_that_is_delayed() -> None:
     clock = ScaledClock(10)
     throttle = make(clock, small_backoff=3.0)
     order: List[int] = []
     first = refused(throttle)
-    unlucky = refused(throttle, retry_after=15.0)  # arrived before the others
+    delayed = refused(throttle, retry_after=15.0)  # arrived before the others
     permits = [throttle.permit(1) for _ in range(7)]
 
     def go(number: int, permit: BlockingPermit) -> None:
@@ -244,7 +246,7 @@ def test_samples_leave_in_order_of_arrival_but_not_behind_one_that_is_delayed() 
         permit.accepted()
         permit.release()
 
-    # They come to the gate in reverse, during the stop of everyone that another refusal begins.
+    # They wait for their turns in reverse order of arrival, while all samples are stopped.
     clock_now = clock.time()
     throttle.throttle._pace.stopped_until = clock_now + 5.0
     threads: List[threading.Thread] = []
@@ -252,7 +254,7 @@ def test_samples_leave_in_order_of_arrival_but_not_behind_one_that_is_delayed() 
         before = throttle.status()["waiting"]
         threads += in_threads([lambda number=number: go(number, permits[number])])
         until(lambda before=before: throttle.status()["waiting"] == before + 1)
-    threads += in_threads([lambda: go(99, unlucky)])
+    threads += in_threads([lambda: go(99, delayed)])
     join(threads)
     assert order == [0, 1, 2, 3, 4, 5, 6, 99]
     first.release()

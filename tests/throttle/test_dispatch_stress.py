@@ -1,4 +1,4 @@
-"""The throttle in any order of calls, with 400 threads, and closed under them."""
+"""The throttle in any order of calls, with 400 threads, and closed while they wait."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_the_close_signal_ends_four_hundred_waits_within_a_second() -> None:
 
 
 class ThrottleMachine(RuleBasedStateMachine):
-    """Any order of calls on one thread: what is held is always what the permits say."""
+    """Any order of calls on one thread: the throttle holds the sum of its permits."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -100,7 +100,7 @@ class ThrottleMachine(RuleBasedStateMachine):
         self.clock.now += seconds
 
     @invariant()
-    def what_is_held_is_what_the_permits_say(self) -> None:
+    def the_throttle_holds_the_sum_of_its_permits(self) -> None:
         status = self.throttle.status()
         assert status["in_flight"] == len(self.permits) <= 6
         assert status["bytes_left"] == 1000 - self.charged()
@@ -112,7 +112,7 @@ TestThrottleAgainstModel.settings = settings(max_examples=30, stateful_step_coun
 
 
 @pytest.mark.parametrize("seed", [1, 2])
-def test_four_hundred_threads_all_get_through_and_leak_nothing(seed: int) -> None:
+def test_four_hundred_threads_are_all_admitted_and_leak_nothing(seed: int) -> None:
     rng = random.Random(seed)
     clock = ScaledClock(20)
     throttle = make(clock, max_dispatches=100)

@@ -1,4 +1,4 @@
-"""The pace alone: pure arithmetic against a token bucket."""
+"""The pace alone, against a token bucket."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tinkex_sync.throttle.pacing import Pace
 
 
 def drive(pace: Pace, seconds: float, rate: float, size: float, answer: float = 0.0) -> Tuple[int, int]:
-    """Send as fast as the pace allows at a token bucket, from an empty one; (accepted, refused)."""
+    """Send at the pace to a token bucket that starts empty; return (accepted, refused)."""
     now = end = pace.stopped_until
     end += seconds
     tokens, filled = min(size, rate), now
@@ -49,7 +49,7 @@ def test_the_pace_finds_the_rate_of_the_server(rate: int, size: int, answer: flo
     assert bad <= 0.25 * good + 5
 
 
-def test_slow_answers_do_not_let_the_pace_run_away() -> None:
+def test_slow_responses_do_not_increase_the_pace_without_limit() -> None:
     limits = ThrottleLimits()
     pace = Pace(limits)
     pace.refused(0.0, pace.leave(0.0), 1.0)

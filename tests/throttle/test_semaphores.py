@@ -1,4 +1,4 @@
-"""FIFO budgets: what is held never exceeds the rule, order is kept, nothing leaks."""
+"""FIFO budgets: the limit holds, the order is kept, and nothing leaks."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tinkex_sync.throttle.semaphores import Admission, BytesSemaphore, CountingS
 
 
 class Caller(threading.Thread):
-    """Runs one call and keeps how it ended."""
+    """A thread that runs one call and keeps its outcome."""
 
     def __init__(self, call: Callable[[], Any]) -> None:
         super().__init__(daemon=True)
@@ -74,7 +74,7 @@ def test_a_payload_larger_than_the_budget_passes_alone() -> None:
 
 
 @pytest.mark.parametrize(("size", "at_once"), [(2_000_000, 3), (4_000_000, 2), (MIB5, 2), (MIB5 + 1, 1)])
-def test_as_many_payloads_run_at_once_as_recorded(size: int, at_once: int) -> None:
+def test_as_many_payloads_are_admitted_together_as_recorded(size: int, at_once: int) -> None:
     semaphore = BytesSemaphore(MIB5)
     lock = threading.Lock()
     here = most = 0
@@ -117,13 +117,13 @@ def test_waiters_are_admitted_in_order_of_arrival(kind: Any) -> None:
     assert order == list(range(20))
 
 
-def test_a_newcomer_does_not_overtake_a_waiter_it_would_fit_before() -> None:
+def test_a_newcomer_does_not_overtake_a_waiter() -> None:
     semaphore = CountingSemaphore(1)
     semaphore.acquire()
     first = queue_up(semaphore, lambda: semaphore.acquire())
     semaphore.release()
     with pytest.raises(DeadlineExceeded):
-        semaphore.acquire(deadline=0.0)  # the place was handed to the waiter by the release itself
+        semaphore.acquire(deadline=0.0)  # the release has granted the place to the waiter
     first.outcome()
 
 
@@ -146,7 +146,7 @@ def test_a_large_payload_is_not_starved_by_small_ones() -> None:
     assert semaphore.balance == 100
 
 
-def test_a_timeout_says_that_nothing_was_sent_and_leaves_nothing() -> None:
+def test_a_timeout_raises_with_sent_no_and_leaves_no_waiter() -> None:
     clock = ScaledClock(100)
     semaphore = CountingSemaphore(1, clock)
     semaphore.acquire()
@@ -161,7 +161,7 @@ def test_a_timeout_says_that_nothing_was_sent_and_leaves_nothing() -> None:
 
 
 class LateClock(Clock):
-    """Ends a wait with a timeout exactly when `grant` has run."""
+    """A clock whose waits end with a timeout directly after ``grant`` has run."""
 
     def __init__(self, grant: Callable[[], None], error: Optional[BaseException] = None) -> None:
         self.grant, self.error, self.now = grant, error, 0.0
@@ -177,14 +177,14 @@ class LateClock(Clock):
         return False
 
 
-def test_a_waiter_that_timed_out_keeps_what_it_was_granted_meanwhile() -> None:
+def test_a_waiter_that_timed_out_keeps_a_grant_made_meanwhile() -> None:
     semaphore = CountingSemaphore(1, LateClock(lambda: semaphore.release()))
     semaphore.acquire()
     semaphore.acquire(deadline=5.0)
     assert (semaphore.balance, semaphore.waiting) == (0, 0)
 
 
-def test_an_interrupt_after_the_grant_gives_it_back_to_the_next() -> None:
+def test_an_interrupt_after_the_grant_returns_it() -> None:
     semaphore = CountingSemaphore(1, LateClock(lambda: semaphore.release(), KeyboardInterrupt()))
     semaphore.acquire()
     with pytest.raises(KeyboardInterrupt):
@@ -201,7 +201,7 @@ def test_an_interrupt_while_waiting_leaves_the_queue() -> None:
 
 
 @pytest.mark.parametrize("kind", [CountingSemaphore, BytesSemaphore])
-def test_the_close_signal_ends_every_wait_and_what_is_held_can_be_returned(kind: Any) -> None:
+def test_the_close_signal_ends_every_wait_and_holders_can_still_release(kind: Any) -> None:
     closing = CloseSignal()
     semaphore = kind(1, ScaledClock(50), closing)
     size = (5,) if kind is BytesSemaphore else ()
@@ -279,7 +279,7 @@ def test_releasing_more_than_is_held_is_an_error() -> None:
     assert size.balance == 7
 
 
-def test_wrong_sizes_are_refused() -> None:
+def test_invalid_limits_and_sizes_raise() -> None:
     with pytest.raises(ValueError, match="-1"):
         BytesSemaphore(10).acquire(-1)
     with pytest.raises(ValueError, match="at least 1"):
@@ -290,7 +290,9 @@ def test_wrong_sizes_are_refused() -> None:
 
 @settings(max_examples=30, deadline=None)
 @given(limit=st.integers(1, 1000), sizes=st.lists(st.integers(0, 3000), max_size=40))
-def test_without_releases_the_admitted_are_a_prefix_of_what_came(limit: int, sizes: List[int]) -> None:
+def test_without_releases_the_admitted_sizes_are_a_prefix_of_the_requested_ones(
+    limit: int, sizes: List[int]
+) -> None:
     semaphore = BytesSemaphore(limit)
     taken = 0
     for size in sizes:
@@ -304,7 +306,7 @@ def test_without_releases_the_admitted_are_a_prefix_of_what_came(limit: int, siz
 
 
 class ManualClock(Clock):
-    """Time stands still until told."""
+    """A clock whose time changes only when a test changes it."""
 
     def __init__(self) -> None:
         self.now = 1000.0

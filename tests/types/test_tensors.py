@@ -98,3 +98,21 @@ def test_tensors_are_equal_by_content_and_survive_pickle() -> None:
     assert array != tensor([1.0, 3.0])
     assert array != types.TensorData(data=[1.0, 2.0], dtype="int64", shape=[2])
     assert pickle.loads(pickle.dumps(array)) == array
+
+
+def test_elements_that_a_sparse_matrix_leaves_out_are_read_as_the_pad_value() -> None:
+    sparse = types.TensorData(
+        data=[5, 6], dtype="int64", shape=[2, 2], sparse_crow_indices=[0, 1, 2], sparse_col_indices=[1, 0]
+    )
+    assert sparse.tolist() == [[0, 5], [6, 0]]
+    assert sparse.tolist(pad_value=-1) == sparse.to_numpy(-1).tolist() == [[-1, 5], [6, -1]]
+    assert types.TensorData(data=[1.0], dtype="float32", shape=[1]).tolist(pad_value=0.0) == [1.0]
+
+
+def test_a_sparse_tensor_is_sent_with_all_elements() -> None:
+    torch = pytest.importorskip("torch", reason="torch is not in this environment")
+    tensor = torch.zeros(8, 8)
+    tensor[1, 2] = 3.0
+    made = types.TensorData.from_torch_sparse(tensor, pad_value=0)
+    assert made == types.TensorData.from_torch(tensor)
+    assert torch.equal(made.to_torch(pad_value=0), tensor)

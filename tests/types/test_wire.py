@@ -71,7 +71,7 @@ def test_all_public_names_of_the_protocol_exist() -> None:
     AssignSessionProjectRequest AuthTokenRequest CancelFutureRequest CopyWeightsRequest
     CreateModelFromWeightsRequest DynamicConfigRequest FinishReason FinishSessionRequest FuturesRetrieveRequest
     FuturesTarget JoinSamplingSessionRequest SaveWeightsExternalRequest ServerConfigRequest
-    SetCheckpointTtlRequest"""
+    SetCheckpointTtlRequest TopkLogprobs"""
     ours = "WeightsInfoRequest"  # the official SDK has no class for this body
     assert {*names.split(), *since_0_38.split(), ours} == set(types.__all__)
 

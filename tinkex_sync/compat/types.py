@@ -7,6 +7,7 @@ from ..types import DynamicConfigResponse as ClientDynamicConfigResponse
 from ..types import ServerConfigResponse as ClientConfigResponse
 
 # From each module, because mypy does not follow a list of names that is made of other lists.
+from ..types.array_views import *  # noqa: F403
 from ..types.checkpoints import *  # noqa: F403
 from ..types.futures import *  # noqa: F403
 from ..types.inputs import *  # noqa: F403

@@ -21,12 +21,12 @@ from ..concurrency.timer import Timer
 from ..config import Config
 from ..errors import (
     APIConnectionError,
+    APIResponseValidationError,
     APITimeoutError,
     ClosedError,
     ConfigError,
     DeadlineExceeded,
     SentRequest,
-    TinkexError,
     status_error,
 )
 from ..protocol import json_wire as codec
@@ -41,6 +41,10 @@ _MOST_REDIRECTS = 5
 #: The redirects that keep method and body.
 _FOLLOWED = frozenset({307, 308})
 _LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
+#: Bytes of a body that are read at a time.
+_BLOCK = 1 << 18
+#: A compressed body may always have this size, and above it this many times the bytes that were received.
+_LARGEST_SUSPECT, _HIGHEST_RATE = 64 << 20, 200
 #: Most notes that are remembered. A server that varies them must not fill the memory.
 _MOST_NOTES = 1000
 
@@ -119,7 +123,7 @@ class Transport:
             "proxies": self.proxies,
             "verify": self.verify,
             "cert": config.client_certificate,
-            "stream": False,
+            "stream": True,
         }
         self._headers = _default_headers(config)
         self._query = urlencode({name: _query_text(value) for name, value in config.default_query.items()})
@@ -143,16 +147,17 @@ class Transport:
             all_headers.setdefault("Content-Type", "application/json")
         started = self._clock.time()
         with Exchange() as exchange, self._in_flight(exchange, deadline):
+            self._raise_if_cut(exchange)
             for _ in range(_MOST_REDIRECTS):
-                cut = self._cut_error(exchange)
-                if cut is not None:
-                    raise cut
                 prepared = self._prepare(request, url, all_headers)
                 try:
                     response = self._session.send(prepared, timeout=self._timeouts(row), **self._options)
+                    content = self._read(response)
                 except (requests.RequestException, OSError, ValueError) as error:
-                    cut = self._cut_error(exchange)
-                    raise cut or _connection_error(exchange, error, row.method, url) from error
+                    self._raise_if_cut(exchange, error)
+                    raise _connection_error(exchange, error, row.method, url) from error
+                # A body without a length ends where its socket is shut down.
+                self._raise_if_cut(exchange)
                 target = response.headers.get("location")
                 if response.status_code not in _FOLLOWED or not target or row.redirect_ok:
                     break
@@ -160,16 +165,41 @@ class Transport:
                 if urlsplit(target)[:2] != urlsplit(url)[:2]:
                     break  # The API key must not be sent to another host.
                 url = target
-        return self._checked(response, request, url, started)
+        return self._checked(response, content, request, url, started)
 
-    def _checked(self, response: requests.Response, request: Request, url: str, started: float) -> Reply:
+    def _read(self, response: requests.Response) -> bytes:
+        """Read and decompress the body. Nothing is allocated for a declared length, which may be wrong.
+
+        Raises:
+            APIResponseValidationError: It is too large, or its compression rate is that of an attack.
+        """
+        limit, pieces, size = self._config.max_response_bytes, [], 0
+        try:
+            for piece in response.iter_content(_BLOCK):
+                pieces.append(piece)
+                size += len(piece)
+                is_bomb = size > _LARGEST_SUSPECT and "content-encoding" in response.headers
+                if size > limit or (is_bomb and size > _HIGHEST_RATE * response.raw.tell()):
+                    raise APIResponseValidationError(
+                        f"the response decompresses to more than {size} bytes; the limit max_response_bytes is {limit},"
+                        f" and {_HIGHEST_RATE} times its compressed size",
+                        status_code=response.status_code,
+                    )
+        except BaseException:
+            response.close()  # Otherwise the rest of the body would be the next response.
+            raise
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def _checked(
+        self, response: requests.Response, content: bytes, request: Request, url: str, started: float
+    ) -> Reply:
         """Return the response as a Reply, or raise the error that its status stands for."""
         lowered = {name.lower(): value for name, value in response.headers.items()}
         self._log_deprecation(lowered)
         status = response.status_code
         if 200 <= status < 300 or (request.row.redirect_ok and 300 <= status < 400):
-            return Reply(status, lowered, response.content, self._clock.time() - started)
-        body = _error_body(response.content)
+            return Reply(status, lowered, content, self._clock.time() - started)
+        body = _error_body(content)
         failed = status_error(status, body=body, headers=lowered, retry_after=retry_after(lowered))
         failed.request = _sent_request(request.row.method, url)
         raise failed
@@ -228,16 +258,15 @@ class Transport:
             prepared.headers["Content-Length"] = str(len(body or b""))
         return prepared
 
-    def _cut_error(self, exchange: Exchange) -> Optional[TinkexError]:
-        """Return the error of a request that closing or its deadline has cut; None if it was not cut."""
+    def _raise_if_cut(self, exchange: Exchange, cause: Optional[Exception] = None) -> None:
+        """Raise the error of a request that was cut, because the client was closed or the deadline has passed."""
         sent = "unknown" if exchange.connected else "no"
         if self.registry.is_shut_down:
             closed = ClosedError("the client was closed while the call was in flight")
             closed.__dict__["sent"] = sent
-            return closed
+            raise closed from cause
         if exchange.is_cut:
-            return DeadlineExceeded("the timeout ran out while sending", phase="sending", sent=sent)
-        return None
+            raise DeadlineExceeded("the timeout ran out while sending", phase="sending", sent=sent) from cause
 
     def close(self) -> None:
         """Cut the requests in flight and refuse further ones. Idempotent; never blocks; no effect after a fork."""

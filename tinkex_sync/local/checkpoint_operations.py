@@ -41,7 +41,7 @@ class CheckpointOperations:
         Raises:
             ErrorResponse: 409, there is a checkpoint of this name, and the request does not contain ``overwrite``.
         """
-        model = self._models.loaded(body.text("model_id"))
+        model = self._state.model(body)
         name = uuid.uuid4().hex if body.optional_text("path") is None else check_name(body.text("path"))
         return self._save(model, "weights", name, self._optional_fields(body), body, data)
 
@@ -52,7 +52,7 @@ class CheckpointOperations:
 
     def save_weights_for_sampler(self, body: Body, data: bytes) -> JsonObject:
         """Save weights for sampling, with a name or for one sampling session. POST /api/v1/save_weights_for_sampler."""
-        model = self._models.loaded(body.text("model_id"))
+        model = self._state.model(body)
         if body.optional_text("path") is not None:
             name, fields = check_name(body.text("path")), self._optional_fields(body)
             return self._save(model, "sampler_weights", name, fields, body, data)
@@ -73,7 +73,7 @@ class CheckpointOperations:
         """Save weights for download. POST /api/v1/save_weights_external."""
         if body.raw.get("age_encryption_recipients"):
             raise body.field_error("age_encryption_recipients", "this server cannot encrypt; omit the field")
-        model = self._models.loaded(body.text("model_id"))
+        model = self._state.model(body)
         name, fields = check_name(body.text("path")), {"expires_at": parse_expiry(body)}
         return self._save(model, "external_weights", name, fields, body, data)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections import defaultdict
+from collections import Counter, defaultdict
 from typing import Any, DefaultDict, Dict, List, Set, Tuple
 
 from ..concurrency.clock import Clock
@@ -18,8 +18,10 @@ SamplerCopy = Tuple[str, int]
 class Completions:
     """The finished samples of each copy of a sampler, in the order in which they finished. Thread-safe.
 
-    Invariant: a completion keeps its index in the list of its sampler copy, so a cursor keeps its meaning. Every event
-    in ``_waiting`` belongs to a poll that has not returned.
+    Completions before the cursor of a poll are dropped, because the client has received them.
+
+    Invariant: a cursor is the number of completions of its sampler copy that were added before it. ``_dropped`` of them
+    are not in ``_finished``. Every event in ``_waiting`` belongs to a poll that has not returned.
 
     Args:
         clock: The clock of polls.
@@ -29,6 +31,7 @@ class Completions:
         self._clock = clock
         self._lock = threading.Lock()
         self._finished: DefaultDict[SamplerCopy, List[Dict[str, Any]]] = defaultdict(list)  # guarded by _lock
+        self._dropped: Counter[SamplerCopy] = Counter()  # guarded by _lock
         self._waiting: DefaultDict[SamplerCopy, Set[threading.Event]] = defaultdict(set)  # guarded by _lock
         self._closed = False  # guarded by _lock
 
@@ -67,10 +70,13 @@ class Completions:
         while True:
             woken = threading.Event()
             with self._lock:
-                finished = self._finished[copy]
+                finished, dropped = self._finished[copy], self._dropped[copy]
+                received = min(max(cursor - dropped, 0), len(finished))
+                del finished[:received]
+                self._dropped[copy] = dropped = dropped + received
                 remaining = deadline - self._clock.time()
-                if len(finished) > cursor or self._closed or remaining <= 0:
-                    return finished[cursor:], max(cursor, len(finished))
+                if finished or self._closed or remaining <= 0:
+                    return list(finished), max(cursor, dropped + len(finished))
                 self._waiting[copy].add(woken)
             self._clock.wait(woken, remaining)
             with self._lock:

@@ -83,7 +83,7 @@ class ModelOperations:
 
     def unload_model(self, body: Body, data: bytes) -> JsonObject:
         """Unload a model. POST /api/v1/unload_model."""
-        model = self._models.loaded(body.text("model_id"))
+        model = self._state.model(body)
         return accepted(self._state.submit_training(model, body, data, lambda: self._models.unload(model))[0])
 
     def train(self, field: str, body: Body, data: bytes) -> JsonObject:
@@ -91,7 +91,7 @@ class ModelOperations:
 
         POST /api/v1/forward and /api/v1/forward_backward. Their bodies differ in the name of ``field``.
         """
-        model = self._models.loaded(body.text("model_id"))
+        model = self._state.model(body)
         fields = body.inner(field)
         datums, loss_fn = fields.non_empty_list("data"), fields.text("loss_fn")
         if loss_fn not in LOSSES:
@@ -117,7 +117,7 @@ class ModelOperations:
 
     def optim_step(self, body: Body, data: bytes) -> JsonObject:
         """Submit an optimizer step. POST /api/v1/optim_step."""
-        model = self._models.loaded(body.text("model_id"))
+        model = self._state.model(body)
         check_optimizer_type(body.optional_inner("optimizer_params"))
         adam = body.optional_inner("adam_params")
         for name in _ADAM_PARAMS:
@@ -137,7 +137,7 @@ class ModelOperations:
         """
         if self._config.supports_0_38 and body.optional_text("model_id") is None:
             return self._create_from_checkpoint(body, data)
-        model = self._models.loaded(body.text("model_id"))
+        model = self._state.model(body)
         path, optimizer = body.text("path"), body.flag("optimizer", False)
         future, _ = self._state.submit_training(
             model, body, data, lambda: self._models.load(model, path, optimizer=optimizer)

@@ -187,11 +187,23 @@ class Models:
 
     def save_records(self) -> None:
         """Save the records of the loaded models, whose request times changed since they were created."""
-        with self._lock:
-            loaded = list(self._loaded.values())
-        for model in loaded:
+        for model in self.all_loaded():
             if model.engine is not None:
                 self._store.put("runs", model.record)
+
+    def all_loaded(self) -> List[TrainedModel]:
+        """Return the loaded models."""
+        with self._lock:
+            return list(self._loaded.values())
+
+    def submit_unload(self, model: TrainedModel) -> None:
+        """Unload a model after its accepted operations."""
+        model.queue.submit(lambda: self._unload_and_record(model))
+
+    def _unload_and_record(self, model: TrainedModel) -> None:
+        if model.engine is not None:
+            self._store.put("runs", model.record)
+        self.unload(model)
 
     def unload(self, model: TrainedModel) -> JsonObject:
         """Unload a model. Return the result of unload_model."""

@@ -30,9 +30,11 @@ class ServerOptions:
     hold: float = 45.0
     faults: Faults = field(default_factory=Faults)
     config: ServerConfig = field(default_factory=ServerConfig)
+    #: Seconds without a request or a heartbeat after which the models of a session are unloaded.
+    session_lifetime: float = 3600.0
 
     def check(self) -> None:
-        """Check the ranges of port and hold.
+        """Check the ranges of port, hold and session lifetime.
 
         Raises:
             ValueError: One of them is out of range.
@@ -41,6 +43,8 @@ class ServerOptions:
             raise ValueError(f"port must be from 0 to 65535, not {self.port}")
         if not self.hold >= 0:
             raise ValueError(f"hold must be seconds, 0 or more, not {self.hold}")
+        if not self.session_lifetime > 0:
+            raise ValueError(f"session_lifetime must be seconds, more than 0, not {self.session_lifetime}")
 
     def to_dict(self) -> Dict[str, Any]:
         """Return the options as a dict that can be encoded as JSON."""

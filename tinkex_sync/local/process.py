@@ -80,6 +80,8 @@ class LocalServer:
             ``server_config.CLIENT_CONFIG`` and ``DYNAMIC_CONFIG``. The server acts accordingly. None omits a key.
         token_lifetime: Seconds for which a token is valid, if ``client_config`` enables ``pjwt_auth_enabled``.
         metadata_threshold: If a result has more bytes, a poll with ``allow_metadata_only`` returns its size first.
+        session_lifetime: Seconds without a request or a heartbeat after which the models of a session are unloaded,
+            and its samplers without a name are deleted.
 
     Raises:
         ValueError: The protocol or a key of ``client_config`` does not exist, or a value is out of range.
@@ -99,6 +101,7 @@ class LocalServer:
         client_config: Optional[Mapping[str, Any]] = None,
         token_lifetime: float = 3600.0,
         metadata_threshold: int = 1_000_000,
+        session_lifetime: float = 3600.0,
     ) -> None:
         self._options = ServerOptions(
             port=port,
@@ -106,6 +109,7 @@ class LocalServer:
             api_key=api_key,
             models=tuple(models or ()),
             hold=hold,
+            session_lifetime=session_lifetime,
             faults=faults or Faults(),
             config=ServerConfig(protocol, dict(client_config or {}), token_lifetime, metadata_threshold),
         )

@@ -133,7 +133,8 @@ class Runner:
         try:
             value = work()
             protobuf = None if encode_protobuf is None else encode_protobuf(value)
-            result = OperationResult(encode_json(value), protobuf)
+            # A copy, because orjson returns small results in blocks of 4 KiB, and results are kept.
+            result = OperationResult(bytes(memoryview(encode_json(value))), protobuf)
         except self._user_errors as error:
             result = _failure(str(error), "user")
         except Exception as error:

@@ -73,7 +73,7 @@ class SamplingOperations:
         id = sampler_id(session_id, body.integer("sampling_session_seq_id"))
         request = digest(data).hex()
         try:
-            known = self._state.store.get("samplers", id)
+            known = self._state.sampler(id)
         except ErrorResponse:
             record = {**self._models.sampler(id, session_id, body), "request": request}
             self._state.store.put("samplers", record)
@@ -88,7 +88,7 @@ class SamplingOperations:
     def join_sampling_session(self, body: Body, _: bytes) -> JsonObject:
         """Return the next copy number of a sampler. POST /api/v1/join_sampling_session."""
         id = body.text("sampling_session_id")
-        self._state.store.get("samplers", id)
+        self._state.sampler(id)
         with self._lock:
             return {"client_counter": next(self._copy_numbers[id])}
 
@@ -97,9 +97,7 @@ class SamplingOperations:
     def asample(self, body: Body, data: bytes) -> JsonObject:
         """Submit a sample. POST /api/v1/asample."""
         id = body.optional_text("sampling_session_id")
-        sampler = (
-            self._models.sampler("", None, body) if id is None else self._state.store.get("samplers", id)
-        )
+        sampler = self._models.sampler("", None, body) if id is None else self._state.sampler(id)
         prompt = body.inner("prompt").non_empty_list("chunks")
         params = body.optional_inner("sampling_params")
         params.optional_integer("max_tokens", 1)
@@ -189,7 +187,7 @@ class SamplingOperations:
         """Wait for completions of a sampler, and discard acknowledged results. POST /api/v1/retrieve_futures."""
         target = body.inner("target")
         id = target.text("sampling_session_id")
-        self._state.store.get("samplers", id)
+        self._state.sampler(id)
         copy = (id, target.optional_integer("cloned_sampler_id") or 0)
         discarded = sum(map(self._futures.discard, body.strings("retrieved_request_ids")))
         self._stats.add("samples_acknowledged", discarded)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import secrets
 import threading
-import uuid
-from collections import deque
-from typing import Callable, Deque, Dict, NamedTuple, Optional, Set, Tuple
+from typing import Callable, Dict, NamedTuple, Optional, Set, Tuple
 
 from ..concurrency.clock import Clock
 from .fault_gate import FaultGate
@@ -14,8 +13,12 @@ from .stats import Stats
 
 __all__ = ["OperationResult", "ServerFuture", "ServerFutures"]
 
-#: Bytes of delivered results that are kept in case a response was lost. The oldest are discarded first.
+#: Bytes of delivered futures that are kept in case a response was lost. The oldest are dropped first.
 MAX_DELIVERED_BYTES = 64 * 1024 * 1024
+#: Bytes of finished futures whose result was never polled. The oldest are dropped first.
+MAX_UNDELIVERED_BYTES = 256 * 1024 * 1024
+#: Bytes of a future without its result.
+FUTURE_BYTES = 1024
 
 
 class OperationResult(NamedTuple):
@@ -32,8 +35,8 @@ class OperationResult(NamedTuple):
 
     @property
     def size(self) -> int:
-        """Bytes of both forms."""
-        return len(self.json) + len(self.protobuf or b"")
+        """Bytes of both forms, and of the future."""
+        return FUTURE_BYTES + len(self.json) + len(self.protobuf or b"")
 
 
 class ServerFuture:
@@ -45,6 +48,7 @@ class ServerFuture:
         "expired",
         "kind",
         "model_id",
+        "number",
         "on_result",
         "request_id",
         "result",
@@ -53,7 +57,9 @@ class ServerFuture:
     )
 
     def __init__(self, kind: str, model_id: Optional[str], *, expired: bool, try_again_polls: int) -> None:
-        self.request_id = uuid.uuid4().hex
+        self.request_id = ""
+        #: Owner and number of the request, if it has one.
+        self.number: Optional[Tuple[str, int]] = None
         #: "training" or "sampling".
         self.kind = kind
         self.model_id = model_id
@@ -69,12 +75,40 @@ class ServerFuture:
         self.on_result: Callable[[OperationResult], None] = lambda result: None
 
 
-class ServerFutures:
-    """All server futures, by id and by (owner, number). Thread-safe.
+class NumberSet:
+    """A set of numbers of 0 or more that needs little memory if they are dense. Not thread-safe.
 
-    Invariant while ``_lock`` is free: a number of an owner leads to one future for ever, together with the digest of
-    the body that was sent under it. Every event in ``waiting`` belongs to a poll that has not returned. It is set once,
-    when the future is done or the pauses change.
+    Invariant: the set contains the numbers from ``_start`` to ``_end`` - 1, and ``_others``.
+    """
+
+    def __init__(self) -> None:
+        self._start: Optional[int] = None
+        self._end = 0
+        self._others: Set[int] = set()
+
+    def add(self, number: int) -> None:
+        """Add a number."""
+        if self._start is None:
+            self._start = self._end = number
+        self._others.add(number)
+        while self._end in self._others:
+            self._others.remove(self._end)
+            self._end += 1
+
+    def __contains__(self, number: int) -> bool:
+        return (self._start is not None and self._start <= number < self._end) or number in self._others
+
+
+class ServerFutures:
+    """The server futures, by id and by (owner, number). Thread-safe.
+
+    A future is dropped when its result was acknowledged, or when newer results need its memory. Its id and its number
+    are recognized afterwards, so a repeated request is not run a second time.
+
+    Invariant while ``_lock`` is free: a number of an owner leads to one future, together with the digest of the body
+    that was sent under it, or is in ``_dropped``. ``_finished`` contains the futures that are done, the delivered ones
+    under True, in the order in which they were finished or delivered. Every event in ``waiting`` belongs to a poll that
+    has not returned. It is set once, when the future is done or the pauses change.
 
     Args:
         gate: Pauses polls and expires results.
@@ -90,8 +124,12 @@ class ServerFutures:
         self._lock = threading.Lock()
         self._by_id: Dict[str, ServerFuture] = {}  # guarded by _lock
         self._by_number: Dict[Tuple[str, int], Tuple[bytes, ServerFuture]] = {}  # guarded by _lock
-        self._delivered: Deque[ServerFuture] = deque()  # guarded by _lock; oldest first
-        self._delivered_bytes = 0  # guarded by _lock
+        self._dropped: Dict[str, NumberSet] = {}  # guarded by _lock; by owner
+        # The start of all ids shows that this instance issued them, and the rest how many it issued.
+        self._id_prefix = secrets.token_hex(8)
+        self._issued = 0  # guarded by _lock
+        self._finished: Dict[bool, Dict[str, ServerFuture]] = {True: {}, False: {}}  # guarded by _lock
+        self._bytes = {True: 0, False: 0}  # guarded by _lock; of the results in _finished
         self._polled: Set[ServerFuture] = set()  # guarded by _lock; futures with a waiting poll
         self._closed = False  # guarded by _lock
         gate.subscribe(self.wake)
@@ -117,17 +155,24 @@ class ServerFutures:
             The future, and whether it is new. If so, the caller must run the operation.
 
         Raises:
-            ErrorResponse: 409, another body was sent under this number.
+            ErrorResponse: 409, another body was sent under this number. 410, its future was dropped.
         """
         # Two copies of a request may arrive concurrently. The second must find the future of the first.
         with self._admission:
             with self._lock:
                 known = self._by_number.get(number) if number is not None else None
+                if known is None and number is not None and number[1] in self._dropped.get(number[0], ()):
+                    raise ErrorResponse(
+                        410, f"seq_id {number[1]} of {number[0]} was accepted, and its result was discarded"
+                    )
             if known is None:
                 admit()
                 expired, polls = self._gate.expires_next_result(), self._gate.faults.try_again_polls
                 future = ServerFuture(kind, model_id, expired=expired, try_again_polls=polls)
                 with self._lock:
+                    future.request_id = f"{self._id_prefix}{self._issued:016x}"
+                    future.number = number
+                    self._issued += 1
                     self._by_id[future.request_id] = future
                     if number is not None:
                         self._by_number[number] = (body, future)
@@ -144,13 +189,16 @@ class ServerFutures:
         """Return the future of an id.
 
         Raises:
-            ErrorResponse: 404, there is none.
+            ErrorResponse: 404, this server did not issue the id. 410, the future was dropped.
         """
         with self._lock:
-            future = self._by_id.get(request_id)
-        if future is None:
-            raise ErrorResponse(404, f"no promise {request_id!r} on this server")
-        return future
+            future, issued = self._by_id.get(request_id), self._issued
+        if future is not None:
+            return future
+        prefix, serial = request_id[:-16], request_id[-16:]
+        if prefix == self._id_prefix and serial < f"{issued:016x}":
+            raise ErrorResponse(410, f"promise {request_id!r} expired: its result was discarded")
+        raise ErrorResponse(404, f"no promise {request_id!r} on this server")
 
     def finish(self, future: ServerFuture, result: OperationResult) -> None:
         """Set the result of a future and wake its polls. A cancelled future keeps its error."""
@@ -160,6 +208,7 @@ class ServerFutures:
             future.done = True
             if not future.expired:
                 future.result = result
+            self._keep(future, delivered=False)
             waiting = list(future.waiting)
         for event in waiting:
             event.set()
@@ -188,8 +237,7 @@ class ServerFutures:
             future = self._by_id.get(request_id)
             if future is None or not future.delivered or future.expired:
                 return False
-            self._delivered_bytes -= future.result.size
-            future.result, future.expired = OperationResult(b""), True
+            self._drop(future)
             return True
 
     def wake(self, *, close: bool = False) -> None:
@@ -267,13 +315,33 @@ class ServerFutures:
         """Call with ``_lock`` held."""
         if future.expired:
             raise ErrorResponse(410, f"promise {future.request_id!r} expired: its result is lost")
-        if not future.delivered:
-            future.delivered = True
-            self._delivered.append(future)
-            self._delivered_bytes += future.result.size
         result = future.result
-        while self._delivered_bytes > MAX_DELIVERED_BYTES and len(self._delivered) > 1:
-            oldest = self._delivered.popleft()
-            self._delivered_bytes -= oldest.result.size
-            oldest.result, oldest.expired = OperationResult(b""), True
+        if not future.delivered:
+            self._forget(future)
+            future.delivered = True
+            self._keep(future, delivered=True)
         return result
+
+    def _keep(self, future: ServerFuture, *, delivered: bool) -> None:
+        """Keep a finished future, and drop the oldest if they need too much memory. Call with ``_lock`` held."""
+        kept = self._finished[delivered]
+        kept[future.request_id] = future
+        self._bytes[delivered] += future.result.size
+        limit = MAX_DELIVERED_BYTES if delivered else MAX_UNDELIVERED_BYTES
+        while self._bytes[delivered] > limit and len(kept) > 1:
+            self._drop(next(iter(kept.values())))
+
+    def _forget(self, future: ServerFuture) -> None:
+        """Remove a future from the finished ones. Call with ``_lock`` held."""
+        if self._finished[future.delivered].pop(future.request_id, None) is not None:
+            self._bytes[future.delivered] -= future.result.size
+
+    def _drop(self, future: ServerFuture) -> None:
+        """Drop a future. Only its id and its number are recognized. Call with ``_lock`` held."""
+        self._forget(future)
+        future.result, future.expired = OperationResult(b""), True
+        self._by_id.pop(future.request_id, None)
+        if future.number is not None:
+            self._by_number.pop(future.number, None)
+            owner, number = future.number
+            self._dropped.setdefault(owner, NumberSet()).add(number)

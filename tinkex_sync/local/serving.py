@@ -64,6 +64,8 @@ def _serve_in(
         state = ServerState.create(options, root, None if is_wildcard(options.host) else base_url)
         server = Server((options.host, options.port), create_app(state), state.stats, listening.fileno())
     threading.Thread(target=server.serve_forever, args=(0.1,), name="accept", daemon=True).start()
+    cleaning = (state.closing,)
+    threading.Thread(target=state.retention.run, args=cleaning, name="retention", daemon=True).start()
     try:
         _wait_for_stop(stop, lambda: on_ready(base_url))
     finally:

@@ -67,7 +67,10 @@ class SessionOperations:
         return {"status": "accepted"}
 
     def finish_session(self, session_id: str, body: Body) -> JsonObject:
-        """Record how a session ended. Later calls change nothing. POST /api/v1/sessions/ID/finish."""
+        """Record how a session ended, and unload its models. Later calls change nothing.
+
+        POST /api/v1/sessions/ID/finish.
+        """
         record = self._store.get("sessions", session_id)
         reason = body.inner("reason").text("type")
         if reason not in ("success", "errored", "interrupted"):
@@ -76,6 +79,9 @@ class SessionOperations:
             ended = {"reason": reason, "detail": body.optional_text("detail"), "time": timestamp()}
             self._store.put("sessions", {**record, "finished": ended})
             self._stats.add("sessions_finished")
+            for model in self._state.models.all_loaded():
+                if model.record["session_id"] == session_id:
+                    self._state.models.submit_unload(model)
         return {}
 
     def assign_project(self, session_id: str, body: Body) -> JsonObject:

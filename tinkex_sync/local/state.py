@@ -15,11 +15,12 @@ from .idempotency import digest
 from .json_bodies import Body, JsonObject
 from .models import Models, TrainedModel
 from .options import ServerOptions
+from .retention import Retention
 from .runner import EncodeProtobuf, Runner
 from .server_config import ServerConfig
 from .server_futures import ServerFuture, ServerFutures
 from .stats import Stats
-from .store import Store
+from .store import Record, Store
 
 __all__ = ["Handler", "ServerState", "accepted"]
 
@@ -44,6 +45,7 @@ class ServerState:
     gate: FaultGate
     store: Store
     models: Models
+    retention: Retention
     futures: ServerFutures
     completions: Completions
     runner: Runner
@@ -56,6 +58,7 @@ class ServerState:
         clock, stats, store = Clock(), Stats(), Store(root)
         gate = FaultGate(options.faults, clock)
         futures = ServerFutures(gate, stats, clock)
+        models = Models(store, stats, options.models, ordered=options.config.orders_by_number)
         return cls(
             options=options,
             base_url=base_url,
@@ -63,7 +66,8 @@ class ServerState:
             stats=stats,
             gate=gate,
             store=store,
-            models=Models(store, stats, options.models, ordered=options.config.orders_by_number),
+            models=models,
+            retention=Retention(models, store, clock, options.session_lifetime),
             futures=futures,
             completions=Completions(clock),
             runner=Runner(futures, gate, (EngineError,)),
@@ -89,7 +93,29 @@ class ServerState:
         """
         session_id = body.text("session_id")
         self.store.get("sessions", session_id)
+        self.retention.touch(session_id)
         return session_id
+
+    def model(self, body: Body) -> TrainedModel:
+        """Return the loaded model with the ``model_id`` of ``body``.
+
+        Raises:
+            ErrorResponse: 422 if it is missing, 404 if the model does not exist or is not loaded.
+        """
+        model = self.models.loaded(body.text("model_id"))
+        self.retention.touch(model.record["session_id"])
+        return model
+
+    def sampler(self, id: str) -> Record:
+        """Return the record of a sampler.
+
+        Raises:
+            ErrorResponse: 404, there is no sampler of this id.
+        """
+        record = self.store.get("samplers", id)
+        if record["session_id"] is not None:
+            self.retention.touch(record["session_id"])
+        return record
 
     def submit_training(
         self,

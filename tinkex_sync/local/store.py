@@ -260,6 +260,14 @@ class Store:
         """Read the weights that were saved with a sampler."""
         return _read_arrays(self._path("samplers", id).with_suffix(".npz"))
 
+    def delete_sampler(self, record: Record) -> None:
+        """Delete a sampler and its weights."""
+        with self._lock:
+            self._tables["samplers"].pop(record["id"], None)
+        path = self._path("samplers", record["id"])
+        path.unlink(missing_ok=True)
+        path.with_suffix(".npz").unlink(missing_ok=True)
+
     # Checkpoints.
 
     def save(self, record: Record, arrays: Arrays) -> Record:
@@ -334,30 +342,26 @@ class Store:
             self._checkpoints.pop(_key(record), None)
         self._remove_files(record)
 
-    def archive(self, record: Record) -> Path:
-        """Return the tar.gz archive of a checkpoint, which contains ``checkpoint.json`` and ``arrays.npz``.
+    def archive(self, record: Record, adapter_files: Callable[[Record, Arrays], Mapping[str, bytes]]) -> Path:
+        """Return the tar.gz archive of a checkpoint.
 
-        The bytes are the same each time, so an interrupted download can be resumed.
+        It contains the files of the adapter, ``checkpoint.json`` and, for a training checkpoint, ``arrays.npz`` with
+        the optimizer state. The bytes are the same each time, so an interrupted download can be resumed.
+
+        Args:
+            record: The checkpoint.
+            adapter_files: Returns the files of the adapter by name.
         """
         path = self.root / "archives" / f"{record['id']}.tar.gz"
         if not path.exists():
-            description = {
-                key: record[key] for key in ("base_model", "lora_rank", "meta", "name", "run_id", "time")
+            keys = ("base_model", "lora_rank", "meta", "name", "run_id", "time")
+            files = {
+                **adapter_files(record, self.arrays(record)),
+                "checkpoint.json": orjson.dumps({key: record[key] for key in keys}),
             }
-            data = self._files(record).with_suffix(".npz").read_bytes()
-
-            def fill(file: IO[bytes]) -> None:
-                packed = gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=0, compresslevel=1)
-                with packed, tarfile.open(fileobj=packed, mode="w") as tar:
-                    for name, content in (
-                        ("checkpoint.json", orjson.dumps(description)),
-                        ("arrays.npz", data),
-                    ):
-                        entry = tarfile.TarInfo(name)
-                        entry.size = len(content)
-                        tar.addfile(entry, io.BytesIO(content))
-
-            _write(path, fill)
+            if record["folder"] == "weights":
+                files["arrays.npz"] = self._files(record).with_suffix(".npz").read_bytes()
+            _write(path, lambda file: _pack(file, files))
         return path
 
     def _files(self, record: Record) -> Path:
@@ -370,6 +374,16 @@ class Store:
         path.unlink(missing_ok=True)
         path.with_suffix(".npz").unlink(missing_ok=True)
         (self.root / "archives" / f"{record['id']}.tar.gz").unlink(missing_ok=True)
+
+
+def _pack(file: IO[bytes], files: Mapping[str, bytes]) -> None:
+    """Write a tar.gz archive, without the time of its creation."""
+    packed = gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=0, compresslevel=1)
+    with packed, tarfile.open(fileobj=packed, mode="w") as tar:
+        for name, content in files.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            tar.addfile(entry, io.BytesIO(content))
 
 
 def _is_expired(record: Record) -> bool:

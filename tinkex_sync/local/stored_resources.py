@@ -8,6 +8,7 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Tuple
 
+from .engine import adapter_files
 from .json_bodies import ErrorResponse, JsonObject
 from .models import Models
 from .store import FOLDERS, Record, Store, tinker_path
@@ -128,7 +129,7 @@ class StoredResources:
             The path of the link on this server, and the time at which it expires.
         """
         record = self._store.checkpoint(run_id, folder, name)
-        file = self._store.archive(record)
+        file = self._store.archive(record, lambda found, arrays: adapter_files(found["meta"], arrays))
         secret = secrets.token_urlsafe(24)
         now = datetime.now(timezone.utc)
         expires = now + LINK_LIFETIME

@@ -45,7 +45,9 @@ class WireFormat(ABC):
             first_index: Index of the chunk's first datum in the caller's batch, for error messages.
 
         Raises:
-            ValueError: A loss input is NaN or infinite. The message names datum, key and element.
+            ValueError: A loss input has no encoded form; the message has datum, key and element. JSON has none for NaN
+                and infinities, which are refused before a batch is divided into chunks, for both wires.
+            OverflowError: A value does not fit its type in protobuf.
             MissingExtraError: The extra ``proto`` is required and not installed.
         """
 

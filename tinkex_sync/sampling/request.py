@@ -176,9 +176,7 @@ class _Sample:
     the sample, through every wait after a 429, and not during the wait for another retry.
     """
 
-    def __init__(
-        self, operation: SampleOperation[Any], call: CallState, deadline: Optional[float] = None
-    ) -> None:
+    def __init__(self, operation: SampleOperation[Any], call: CallState, deadline: Optional[float]) -> None:
         self.operation = operation
         self.context = operation.context
         self.session = operation.context.session
@@ -460,11 +458,9 @@ class _Sample:
 class _BlockingSample(_Sample):
     """A sample whose steps run in the thread of its caller, which waits between them."""
 
-    def __init__(
-        self, operation: SampleOperation[Any], call: CallState, deadline: Optional[float] = None
-    ) -> None:
-        self._woken = Event()
+    def __init__(self, operation: SampleOperation[Any], call: CallState, deadline: Optional[float]) -> None:
         super().__init__(operation, call, deadline)
+        self._woken = Event()
 
     def wake(self) -> None:
         self._woken.set()
@@ -644,8 +640,12 @@ class _SubmittedSample(_Sample):
             if timer is not None:
                 timer.cancel()
         self.release(success=error is None)
+        future = self._future
+        # They refer to this object directly or through the error's traceback. Without these cycles, a future that is
+        # dropped is freed and logs its error immediately.
+        del self._future, self._next
         if error is not None:
-            self._future.fail_in_worker(error)
+            future.fail_in_worker(error)
         else:
             # A poller may run the callbacks of the future, even if they block.
-            self._future.set_result(self.result)
+            future.set_result(self.result)

@@ -3,7 +3,19 @@
 Each module lists its public names in ``__all__``, and nowhere else.
 """
 
-from . import checkpoints, futures, inputs, sampling, server_config, sessions, telemetry, tensors, training
+from . import (
+    array_views,
+    checkpoints,
+    futures,
+    inputs,
+    sampling,
+    server_config,
+    sessions,
+    telemetry,
+    tensors,
+    training,
+)
+from .array_views import *  # noqa: F403
 from .checkpoints import *  # noqa: F403
 from .futures import *  # noqa: F403
 from .inputs import *  # noqa: F403
@@ -15,6 +27,7 @@ from .tensors import *  # noqa: F403
 from .training import *  # noqa: F403
 
 __all__ = []
+__all__ += array_views.__all__
 __all__ += checkpoints.__all__
 __all__ += futures.__all__
 __all__ += inputs.__all__

@@ -1,12 +1,16 @@
 """Sampling: parameters, request and response."""
 
 from dataclasses import field
-from typing import Any, List, Literal, Optional, Sequence, Tuple, Union
+from typing import TYPE_CHECKING, Any, List, Literal, Optional, Sequence, Tuple, Union
 
+from .array_views import TopkLogprobs, logprobs_array, tokens_array, topk_arrays
 from .decoders import FieldError, ints, shorten, text
 from .inputs import ModelInput
 from .tensors import TensorData
 from .wire import NOT_SENT, FastWire, coding, since
+
+if TYPE_CHECKING:
+    import numpy
 
 __all__ = [
     "PromptAltTokens",
@@ -86,6 +90,26 @@ class SampledSequence(FastWire):
     #: The server's id of this completion; None if it sends none.
     sequence_id: Optional[str] = None
 
+    @property
+    def tokens_np(self) -> "numpy.ndarray[Any, Any]":
+        """The tokens as a new int32 array."""
+        return tokens_array(self.tokens)
+
+    @property
+    def logprobs_np(self) -> "Optional[numpy.ndarray[Any, Any]]":
+        """The log probabilities as a new float32 array; None if the server sends none."""
+        return logprobs_array(self.logprobs)
+
+    @property
+    def topk_logprobs(self) -> Optional[List[Optional[List[Tuple[int, float]]]]]:
+        """The same as ``topk_sampled_logprobs``."""
+        return self.topk_sampled_logprobs
+
+    @property
+    def topk_logprobs_np(self) -> Optional[TopkLogprobs]:
+        """``topk_sampled_logprobs`` as new arrays; None unless requested."""
+        return topk_arrays(self.topk_sampled_logprobs)
+
 
 class PromptAltTokens(FastWire):
     """Alternatives to the prompt's tokens and their log probabilities, of shape [positions, alternatives]."""
@@ -110,3 +134,13 @@ class SampleResponse(FastWire):
     prompt_alt_tokens: Optional[PromptAltTokens] = None
     #: Number of prompt tokens that the server had in its cache; None if it does not send it.
     prompt_cache_hit_tokens: Optional[int] = None
+
+    @property
+    def prompt_logprobs_np(self) -> "Optional[numpy.ndarray[Any, Any]]":
+        """``prompt_logprobs`` as a new float32 array with NaN for None; None unless requested."""
+        return logprobs_array(self.prompt_logprobs)
+
+    @property
+    def topk_prompt_logprobs_np(self) -> Optional[TopkLogprobs]:
+        """``topk_prompt_logprobs`` as new arrays; None unless requested."""
+        return topk_arrays(self.topk_prompt_logprobs)

@@ -110,8 +110,16 @@ class TensorData(FastWire):
             data = flat.tolist()
         return cls(data=data, dtype="float32" if floating else "int64", shape=list(tensor.shape))
 
-    def to_numpy(self) -> "numpy.ndarray[Any, Any]":
+    @classmethod
+    def from_torch_sparse(cls, tensor: "torch.Tensor", pad_value: int = 0) -> "TensorData":
+        """Return :meth:`from_torch`. All elements are sent, also those that equal ``pad_value``."""
+        return cls.from_torch(tensor)
+
+    def to_numpy(self, pad_value: float = 0) -> "numpy.ndarray[Any, Any]":
         """Return a new array of ``dtype`` and ``shape``; fractions are cut off if ``dtype`` is int64.
+
+        Args:
+            pad_value: The value of elements that a sparse matrix leaves out.
 
         Raises:
             ValueError: The number of elements does not fit ``shape``.
@@ -124,27 +132,30 @@ class TensorData(FastWire):
             raise MissingExtraError("to_numpy() needs numpy: pip install numpy") from None
         data: Any = self.data
         if not is_array(data) or data.dtype.kind == "u" or self.sparse_crow_indices is not None:
-            data = self._dense()
+            data = self._dense(pad_value)
         values = numpy.array(data, dtype=self.dtype)
         return values if self.shape is None else values.reshape(self.shape)
 
-    def to_torch(self) -> "torch.Tensor":
-        """Return a new tensor of ``dtype`` and ``shape``; raises as :meth:`to_numpy`, for torch."""
+    def to_torch(self, pad_value: float = 0) -> "torch.Tensor":
+        """Return a new tensor of ``dtype`` and ``shape``; arguments and errors as :meth:`to_numpy`, for torch."""
         try:
             import torch
         except ImportError:
             raise MissingExtraError("to_torch() needs torch: pip install torch") from None
-        values = torch.tensor(self._dense(), dtype=getattr(torch, self.dtype))
+        values = torch.tensor(self._dense(pad_value), dtype=getattr(torch, self.dtype))
         return values if self.shape is None else values.reshape(self.shape)
 
-    def tolist(self) -> Any:
+    def tolist(self, pad_value: float = 0) -> Any:
         """Return nested lists of ``shape``, rounded to ``dtype``; a single number if ``shape`` is empty.
+
+        Args:
+            pad_value: The value of elements that a sparse matrix leaves out.
 
         Raises:
             ValueError, OverflowError: As :meth:`to_numpy`.
         """
         code, kind = ("f", float) if self.dtype == "float32" else ("q", int)
-        flat = array.array(code, map(kind, self._dense())).tolist()
+        flat = array.array(code, map(kind, self._dense(pad_value))).tolist()
         if self.shape is None:
             return flat
         # As numpy does: one negative extent is computed from the others.
@@ -155,15 +166,15 @@ class TensorData(FastWire):
             raise ValueError(f"cannot reshape {len(flat)} elements into shape {self.shape}")
         return _nested(flat, [len(flat) // size if extent < 0 else extent for extent in self.shape])
 
-    def _dense(self) -> List[Any]:
-        """Return the elements as a list, with the zeros that a sparse matrix leaves out."""
+    def _dense(self, pad_value: float) -> List[Any]:
+        """Return the elements as a list, with ``pad_value`` where a sparse matrix leaves an element out."""
         source: Any = self.data
         data: List[Any] = source.tolist() if is_array(source) else list(source)
         crow, columns, shape = self.sparse_crow_indices, self.sparse_col_indices, self.shape
         if crow is None or columns is None or shape is None:
             return data
         width = shape[1]
-        dense: List[Any] = [0] * (shape[0] * width)
+        dense: List[Any] = [pad_value] * (shape[0] * width)
         for row, (start, stop) in enumerate(zip(crow, crow[1:])):
             for place in range(start, stop):
                 dense[row * width + columns[place]] = data[place]

@@ -4,10 +4,12 @@ import json
 
 import pytest
 
+from tinkex_sync import errors
 from tinkex_sync.cli.output import CommandError, Output
 from tinkex_sync.cli.train.data import read_data
 from tinkex_sync.cli.train.job import TrainJob
 from tinkex_sync.cli.train.run_file import TrainOptions, TrainRun
+from tinkex_sync.local import Faults
 
 
 @pytest.fixture
@@ -57,3 +59,17 @@ def test_lines_that_are_too_long_are_refused_before_connecting_with_a_tokenizer(
     with pytest.raises(CommandError, match="has already taken 3 steps"):
         train_job.run(None, 1)
     assert server.stats()["requests"].get("/api/v1/create_session") == before
+
+
+def test_the_command_that_continues_a_run_on_standard_input_gives_it_again(job, server, capsys):
+    server.set_faults(Faults(fail_first={"forward_backward": [400]}))
+    try:
+        for data, words in (("", "train - --resume"), ("/data/story.txt", "train --resume")):
+            train_job, run, _ = job()
+            run.data = data
+            with pytest.raises(errors.BadRequestError):
+                train_job.run(None, 1)
+            assert f" {words} " in capsys.readouterr().err
+            server.set_faults(Faults(fail_first={"forward_backward": [400]}))
+    finally:
+        server.set_faults(Faults())

@@ -5,10 +5,11 @@ import base64
 import numpy as np
 import pytest
 from engine_data import CONFIG, batch_for, datum, randomized_model, tensor
+from image_files import png
 
 from tinkex_sync.local.engine import EngineError
 
-CAT, DOG = (base64.b64encode(data).decode() for data in (b"\x89PNG cat", b"\x89PNG dog"))
+CAT, DOG = (base64.b64encode(data).decode() for data in (png(1), png(2)))
 
 
 @pytest.fixture(scope="module")
@@ -138,6 +139,29 @@ RATIO = {"logprobs": tensor([-1.0, -1.0]), "advantages": tensor([1.0, 1.0])}
             "cross_entropy",
             {"target_tokens": {"data": [1, 2], "dtype": "int64", "shape": [1, 2]}},
             r"datum 1, target_tokens has shape \[1, 2\]",
+        ),
+        (
+            "cross_entropy",
+            {"target_tokens": {"data": [[1, 2], [3]], "dtype": "int64"}},
+            r"target_tokens, row 1 is \[3\]: all rows must be lists of 2 numbers",
+        ),
+        (
+            "cross_entropy",
+            {"target_tokens": {"data": [[], []], "dtype": "int64"}},
+            r"has shape \[2, 0\] for 0 numbers",
+        ),
+        (
+            "cross_entropy",
+            {
+                "target_tokens": {"data": [1, 2, 3, 4], "dtype": "int64", "shape": [2, 2]},
+                "weights": tensor([1, 1]),
+            },
+            r"weights has shape \[2\] and target_tokens has shape \[2, 2\]",
+        ),
+        (
+            "ppo",
+            {**RATIO, "target_tokens": {"data": [1, 2, 3, 4], "dtype": "int64", "shape": [2, 2]}},
+            "ppo accepts one target per position",
         ),
         (
             "dro",

@@ -26,8 +26,12 @@ PLAIN = {
     ),
     "mix of values": (lambda v: primitives.attention_mix(primitives.attention_weights(Q, K, BIAS), v), [V]),
     "log_probability": (
-        lambda x: primitives.log_probability(x, np.array([1, 0, 5, 5, 2])),
+        lambda x: primitives.log_probability(x, np.arange(5), np.array([1, 0, 5, 5, 2])),
         [3 * STREAM.standard_normal((5, 6))],
+    ),
+    "log_probability of several targets": (
+        lambda x: primitives.log_probability(x, np.array([1, 0, 0, 2, 2]), np.array([1, 0, 5, 5, 5])),
+        [3 * STREAM.standard_normal((3, 6))],
     ),
 }
 

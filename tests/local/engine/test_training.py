@@ -308,7 +308,9 @@ class InDoublePrecision:
         tokens = item["model_input"]["chunks"][0]["tokens"]
         targets = np.array(item["loss_fn_inputs"]["target_tokens"]["data"])
         embedded = self.base["embed"][np.array(tokens)][None]
-        return target_logprobs(model.base.config, weights, embedded, np.arange(len(tokens)), targets)
+        places = np.arange(len(tokens))
+        rows = np.repeat(places, len(targets) // len(tokens))
+        return target_logprobs(model.base.config, weights, embedded, places, rows, targets)
 
     def loss(self, adapters):
         total = 0.0
@@ -363,3 +365,49 @@ def test_single_entries_of_the_gradient_equal_finite_differences(loss_fn):
             assert double.slope(name, direction) == pytest.approx(
                 float(model.gradients[name][place]), abs=3e-4 * scale
             )
+
+
+def soft_datum(stream, length, width):
+    """Return a datum with several weighted targets per position."""
+    targets, weights = stream.randint(0, 258, (length, width)), stream.random_sample((length, width))
+    item = datum(stream.randint(0, 258, length), targets.ravel(), weights=weights.ravel())
+    for tensor in item["loss_fn_inputs"].values():
+        tensor["shape"] = [length, width]
+    return item
+
+
+def test_gradient_for_several_targets_equals_finite_differences():
+    stream = np.random.RandomState(4)
+    data = [soft_datum(stream, 5, 3), soft_datum(stream, 9, 2), text_datum("abc", weights=[1.0, 0.5])]
+    model = randomized_model()
+    expected = InDoublePrecision(model, data, "cross_entropy")
+    output = model.forward_backward(data, "cross_entropy")
+    assert output["metrics"]["loss:sum"] == pytest.approx(expected.loss(expected.adapters), rel=1e-5)
+    assert output["metrics"]["tokens:sum"] == 16
+    assert [one["logprobs"]["shape"] for one in output["loss_fn_outputs"]] == [[5, 3], [9, 2], [2]]
+    for name, gradient in model.gradients.items():
+        direction = stream.standard_normal(gradient.shape)
+        found = float((gradient * direction).sum())
+        assert found == pytest.approx(expected.slope(name, direction), rel=2e-3, abs=1e-4)
+
+
+def test_loss_of_several_targets_is_the_weighted_sum_over_single_targets():
+    model, tokens, targets = randomized_model(), [1, 2, 3], [[4, 5], [6, 7], [8, 9]]
+    weights = [[0.75, 0.25], [0.5, 0.5], [1.0, 0.0]]
+    wanted = 0.0
+    for column in (0, 1):
+        one = datum(tokens, [row[column] for row in targets], weights=[row[column] for row in weights])
+        wanted += model.forward([one], "cross_entropy")["metrics"]["loss:sum"]
+    item = datum(
+        tokens, [token for row in targets for token in row], weights=[w for row in weights for w in row]
+    )
+    forms = []
+    for shape in ([3, 2], [-1, 2], [3, -1]):
+        for tensor in item["loss_fn_inputs"].values():
+            tensor["shape"] = shape
+        forms.append(model.forward([item], "cross_entropy"))
+    for key, rows in (("target_tokens", targets), ("weights", weights)):
+        item["loss_fn_inputs"][key] = {"data": rows, "dtype": "int64", "shape": None}
+    forms.append(model.forward([item], "cross_entropy"))
+    for form in forms:
+        assert form["metrics"]["loss:sum"] == pytest.approx(wanted, rel=1e-5)

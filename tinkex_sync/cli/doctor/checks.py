@@ -5,8 +5,9 @@ from __future__ import annotations
 import socket
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Callable, List, Optional, Tuple
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
+from ..connections import without_secrets
 from .findings import Finding, diagnose_connection, diagnose_session
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ class CheckContext:
     def target(self) -> str:
         """The URL of the server without a user name and password."""
         assert self.config is not None
-        return _without_credentials(self.config.base_url)
+        return without_secrets(self.config.base_url)
 
 
 @dataclass(frozen=True)
@@ -57,11 +58,6 @@ class Check:
     run: Callable[[CheckContext], Finding]
     #: Whether the later checks depend on it.
     is_required: bool = True
-
-
-def _without_credentials(url: str) -> str:
-    scheme, netloc, *rest = urlsplit(url)
-    return urlunsplit((scheme, netloc.rpartition("@")[2], *rest))
 
 
 def check_configuration(context: CheckContext) -> Finding:
@@ -103,7 +99,7 @@ def check_proxy(context: CheckContext) -> Finding:
     selected = select_proxy(context.config.base_url, context.transport.proxies)
     if not selected:
         return Finding("ok", "no proxy is used for this server")
-    context.proxy = _without_credentials(selected if "://" in selected else f"http://{selected}")
+    context.proxy = without_secrets(selected if "://" in selected else f"http://{selected}")
     parts = urlsplit(context.proxy)
     try:
         port = parts.port or {"https": 443, "socks5": 1080, "socks5h": 1080}.get(parts.scheme, 80)

@@ -8,7 +8,7 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Dict, List, Optional
 
-from ..connections import connected_service
+from ..connections import connected_service, without_secrets
 from ..output import Output
 from .data import Data
 from .run_file import TrainRun
@@ -135,8 +135,10 @@ class TrainJob:
         self._run.write(self._run_file)
 
     def _resume_command(self) -> str:
-        server = ["--base-url", self._output.base_url] if self._output.base_url else []
-        words = ["tinkex-sync", *server, "train", "--resume", str(self._run_file)]
+        server = ["--base-url", without_secrets(self._output.base_url)] if self._output.base_url else []
+        # Standard input has no path in the run file, so it must be given again.
+        data = [] if self._run.data else ["-"]
+        words = ["tinkex-sync", *server, "train", *data, "--resume", str(self._run_file)]
         return " ".join(map(shlex.quote, words))
 
     def _print_result(self, interrupted: bool) -> None:

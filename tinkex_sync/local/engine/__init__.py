@@ -5,6 +5,7 @@ and are independent of HTTP. Set OMP_NUM_THREADS, OPENBLAS_NUM_THREADS and MKL_N
 The matrices are small, and equal inputs give equal bits only on one BLAS thread.
 """
 
+from .adapter_files import adapter_files
 from .architecture import BASE_MODELS, DEFAULT_MODEL, BaseModel, ModelConfig
 from .errors import EngineError
 from .sampling import MAX_SAMPLES, SamplingModel
@@ -19,4 +20,5 @@ __all__ = [
     "ModelConfig",
     "SamplingModel",
     "TrainingModel",
+    "adapter_files",
 ]

@@ -7,13 +7,14 @@ import binascii
 import hashlib
 import math
 from dataclasses import dataclass
-from typing import Any, Dict, List, Mapping, Optional, Sequence
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 
 from ..shortened import shortened
 from .architecture import BaseModel
 from .errors import EngineError
+from .images import check_image
 from .losses import LOSSES, OPTIONAL_INPUTS
 
 #: The number of positions of an image if ``expected_tokens`` is null.
@@ -38,11 +39,21 @@ class Prompt:
 
 @dataclass(frozen=True)
 class TrainingExample:
-    """A validated datum: ``targets``, int64 of shape (time,), and ``inputs`` of the loss, float32 of shape (time,)."""
+    """A validated datum.
+
+    ``targets`` is int64 of shape (time * width,), and each of the ``inputs`` of the loss is float32 of the same shape.
+    ``width`` is the number of targets per position. ``shape`` is the shape of the targets in the request.
+    """
 
     prompt: Prompt
     targets: Any
     inputs: Dict[str, Any]
+    shape: List[int]
+
+    @property
+    def width(self) -> int:
+        """The number of targets per position."""
+        return 1 if len(self.shape) == 1 else self.shape[1]
 
 
 def embed_prompt(base: BaseModel, chunks: Any, where: str) -> Prompt:
@@ -148,14 +159,22 @@ def parse_datum(base: BaseModel, item: Any, index: int, loss_fn: str) -> Trainin
         )
     prompt = embed_prompt(base, item["model_input"].get("chunks"), f"{where}, model_input")
     time, place = prompt.length, f"{where}, target_tokens"
-    targets = integers(_flat(inputs["target_tokens"], time, place), place, base.config.vocab)
+    data, shape = _flat(inputs["target_tokens"], time, place)
+    if len(shape) == 2 and not loss.several_targets:
+        raise EngineError(f"{place} has shape {shape}: {loss_fn} accepts one target per position")
+    targets = integers(data, place, base.config.vocab)
     arrays: Dict[str, Any] = {}
     for key in (*loss.required, *loss.defaults, *loss.per_token):
         if key in inputs:
-            arrays[key] = floats(_flat(inputs[key], time, f"{where}, {key}"), f"{where}, {key}")
+            data, own_shape = _flat(inputs[key], time, f"{where}, {key}")
+            if own_shape != shape:
+                raise EngineError(
+                    f"{where}, {key} has shape {own_shape} and target_tokens has shape {shape}: they must agree"
+                )
+            arrays[key] = floats(data, f"{where}, {key}")
         elif key in loss.defaults:
-            arrays[key] = np.full(time, loss.defaults[key], np.float32)
-    return TrainingExample(prompt, targets, arrays)
+            arrays[key] = np.full(targets.size, loss.defaults[key], np.float32)
+    return TrainingExample(prompt, targets, arrays, shape)
 
 
 def integers(values: Any, where: str, vocab: int) -> Any:
@@ -200,22 +219,48 @@ def floats(values: Any, where: str) -> Any:
     return array.astype(np.float32)
 
 
-def _flat(tensor: Any, time: int, where: str) -> Any:
-    """Return the data of a TensorData whose shape, if present, must be (time,)."""
+def _flat(tensor: Any, time: int, where: str) -> Tuple[Any, List[int]]:
+    """Return the numbers of a TensorData and its shape, (time,) or (time, width). Nested lists are accepted."""
     data = tensor.get("data") if isinstance(tensor, Mapping) else None
     if not isinstance(data, (list, tuple, np.ndarray)):
         raise EngineError(f"{where} must be an object with data, dtype and shape, not {shortened(tensor)}")
     shape = tensor.get("shape")
-    if shape is not None and list(shape) not in ([len(data)], [-1]):
+    if not isinstance(data, np.ndarray) and data and isinstance(data[0], (list, tuple)):
+        data, nested = _flatten(data, where)
+        shape = nested if shape is None else shape
+    if shape is not None and not _fits(shape, len(data), time):
         raise EngineError(
-            f"{where} has shape {list(shape)} for {len(data)} numbers: send one number per position"
+            f"{where} has shape {list(shape)} for {len(data)} numbers: send one number per position, or one row of"
+            " numbers per position"
         )
+    if shape is not None and len(shape) == 2:
+        return data, [time, len(data) // time]
     if len(data) != time:
         raise EngineError(
             f"{where} has {len(data)} numbers but the model input has {time} positions: they must agree (for"
             " next-token training, inputs are tokens[:-1] and targets tokens[1:])"
         )
-    return data
+    return data, [time]
+
+
+def _fits(shape: Sequence[int], count: int, time: int) -> bool:
+    """Return whether a shape has ``count`` elements, in one dimension or in two with ``time`` rows."""
+    if list(shape) in ([count], [-1]):
+        return True
+    if len(shape) != 2 or shape[0] not in (time, -1) or not count or count % time:
+        return False
+    return shape[1] in (count // time, -1)
+
+
+def _flatten(rows: Sequence[Any], where: str) -> Tuple[List[Any], List[int]]:
+    """Return the elements of nested lists, and their shape."""
+    width = len(rows[0])
+    for number, row in enumerate(rows):
+        if not isinstance(row, (list, tuple)) or len(row) != width:
+            raise EngineError(
+                f"{where}, row {number} is {shortened(row)}: all rows must be lists of {width} numbers"
+            )
+    return [value for row in rows for value in row], [len(rows), width]
 
 
 def _accepted_inputs(loss_fn: str) -> str:
@@ -243,11 +288,13 @@ def _image_bytes(chunk: Mapping[str, Any], where: str) -> bytes:
     if key == "location":
         return b"location:" + value.encode("utf-8", "surrogatepass")
     try:
-        return base64.b64decode(value, validate=True)
+        content = base64.b64decode(value, validate=True)
     except (binascii.Error, ValueError) as error:
         raise EngineError(
             f"{where}: data {shortened(value)} is not base64 ({error}): encode the bytes of the image"
         ) from None
+    check_image(content, chunk.get("format"), where)
+    return content
 
 
 def _seed_words(digest: bytes) -> Sequence[int]:

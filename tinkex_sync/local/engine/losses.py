@@ -4,7 +4,7 @@ All are sums over tokens, and follow the published definitions of Tinker. Per to
 under the trained model, ``q`` the log probability when the token was sampled (``logprobs``), ``A`` the advantage,
 ``w`` the weight and ``r = exp(lp - q)``:
 
-- ``cross_entropy``: ``-w lp``.
+- ``cross_entropy``: ``-w lp``. A position may have several targets with a weight each (soft targets).
 - ``importance_sampling``: ``-r A`` (policy gradient with an off-policy correction: Sutton and Barto 2018,
   section 5.5).
 - ``ppo``: ``-min(r A, clip(r, low, high) A)`` (Schulman et al. 2017, arXiv:1707.06347, equation 7).
@@ -40,13 +40,15 @@ class Loss:
 
     ``elementwise`` maps (logprobs, inputs) to the loss of each token. ``inputs`` contains the settings too, as arrays
     if a datum has values of its own. ``required`` are the inputs that a datum must have, ``defaults`` those that it may
-    omit, and ``settings`` the keys of ``loss_fn_config`` with their defaults.
+    omit, and ``settings`` the keys of ``loss_fn_config`` with their defaults. With ``several_targets`` a position may
+    have several targets, each with inputs of its own.
     """
 
     elementwise: Callable[[Array, LossInputs], Array]
     required: Tuple[str, ...] = ()
     defaults: Mapping[str, float] = field(default_factory=dict)
     settings: Mapping[str, float] = field(default_factory=dict)
+    several_targets: bool = False
 
     @property
     def per_token(self) -> Tuple[str, ...]:
@@ -99,7 +101,7 @@ _OFF_POLICY = ("logprobs", "advantages")
 _CLIPS = {"clip_low_threshold": 0.8, "clip_high_threshold": 1.2}
 
 LOSSES: Dict[str, Loss] = {
-    "cross_entropy": Loss(_cross_entropy, defaults={"weights": 1.0}),
+    "cross_entropy": Loss(_cross_entropy, defaults={"weights": 1.0}, several_targets=True),
     "importance_sampling": Loss(_importance_sampling, _OFF_POLICY),
     "ppo": Loss(_ppo, _OFF_POLICY, settings=_CLIPS),
     "cispo": Loss(_cispo, _OFF_POLICY, settings=_CLIPS),

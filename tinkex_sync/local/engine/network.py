@@ -74,8 +74,25 @@ def hidden_states(
 
 
 def target_logprobs(
-    config: ModelConfig, weights: Mapping[str, Array], embeddings: Array, positions: Array, targets: Array
+    config: ModelConfig,
+    weights: Mapping[str, Array],
+    embeddings: Array,
+    positions: Array,
+    rows: Array,
+    targets: Array,
 ) -> Array:
-    """Return the log probabilities of ``targets`` at the flat ``positions`` of ``embeddings`` (batch, time, dim)."""
+    """Return log probabilities of targets.
+
+    Args:
+        config: The shape of the model.
+        weights: The weights, with respect to which the result is differentiable.
+        embeddings: Constant embeddings without echoes, of shape (batch, time, dim).
+        positions: The flat positions in ``embeddings`` that have targets.
+        rows: The index into ``positions`` of each target. Each index occurs.
+        targets: The target tokens, of the shape of ``rows``.
+
+    Returns:
+        An array of the shape of ``targets``.
+    """
     states = hidden_states(config, weights, embeddings)
-    return log_probability(anp.dot(states[positions], weights["unembed"]), targets)
+    return log_probability(anp.dot(states[positions], weights["unembed"]), rows, targets)

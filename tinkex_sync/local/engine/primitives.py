@@ -97,20 +97,24 @@ defvjp(
 
 
 @primitive  # type: ignore[untyped-decorator]
-def log_probability(logits: Array, targets: Array) -> Array:
-    """Return the natural log of the softmax of each row of ``logits`` (rows, vocab) at its target, (rows,)."""
+def log_probability(logits: Array, rows: Array, targets: Array) -> Array:
+    """Return the natural log of the softmax of ``logits`` (positions, vocab) at pairs of a row and a target, (pairs,).
+
+    Every row must be part of a pair. It may be part of several.
+    """
     top = logits.max(axis=1)
     norm = np.log(np.exp(logits - top[:, None]).sum(axis=1)) + top
-    return logits[np.arange(len(targets)), targets] - norm
+    return logits[rows, targets] - norm[rows]
 
 
-def _log_probability_vjp(ans: Array, logits: Array, targets: Array) -> Callable[[Array], Array]:
+def _log_probability_vjp(ans: Array, logits: Array, rows: Array, targets: Array) -> Callable[[Array], Array]:
     def vjp(g: Array) -> Array:
-        rows = np.arange(len(targets))
-        norm = logits[rows, targets] - ans
+        norm, total = np.empty(len(logits), logits.dtype), np.zeros(len(logits), g.dtype)
+        norm[rows] = logits[rows, targets] - ans
+        np.add.at(total, rows, g)
         gradient = np.exp(logits - norm[:, None])
-        gradient *= -g[:, None]
-        gradient[rows, targets] += g
+        gradient *= -total[:, None]
+        np.add.at(gradient, (rows, targets), g)
         return gradient
 
     return vjp

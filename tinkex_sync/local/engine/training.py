@@ -74,8 +74,8 @@ class TrainingModel:
             loss_fn_config: The settings of the loss function.
 
         Returns:
-            Per datum, ``logprobs`` of the target tokens (natural logs) and ``elementwise_loss``, float32 of the length
-            of the input. The metric ``loss:sum`` is the sum over all tokens of all datums.
+            Per datum, ``logprobs`` of the target tokens (natural logs) and ``elementwise_loss``, float32 of the shape
+            of the targets. The metric ``loss:sum`` is the sum over all tokens of all datums.
 
         Raises:
             EngineError: The data does not match the loss function or the model.
@@ -198,12 +198,12 @@ class TrainingModel:
             losses, derivative = evaluate(loss_fn, logprobs, inputs)
             start = 0
             for index in batch:
-                part = slice(start, start + examples[index].prompt.length)
+                part = slice(start, start + examples[index].targets.size)
                 start = part.stop
                 _check_finite(index, loss_fn, logprobs[part], losses[part], derivative[part])
                 outputs[index] = {
-                    "logprobs": _tensor(logprobs[part]),
-                    "elementwise_loss": _tensor(losses[part]),
+                    "logprobs": _tensor(logprobs[part], examples[index].shape),
+                    "elementwise_loss": _tensor(losses[part], examples[index].shape),
                 }
             if backward:
                 _add(gradients, vector_jacobian_product(derivative))
@@ -227,10 +227,11 @@ class TrainingModel:
             embeddings[row, : lengths[row]] = example.prompt.embeddings
         positions = np.concatenate([row * max(lengths) + np.arange(n) for row, n in enumerate(lengths)])
         targets = np.concatenate([example.targets for example in examples])
+        rows = np.repeat(np.arange(len(positions)), np.repeat([x.width for x in examples], lengths))
 
         def logprobs(adapters: Any) -> Any:
             weights = lora.merge_adapters(self.base.weights, adapters, self._names, self.rank)
-            return target_logprobs(config, weights, embeddings, positions, targets)
+            return target_logprobs(config, weights, embeddings, positions, rows, targets)
 
         if not backward:
             return logprobs(self.adapters), None
@@ -258,7 +259,7 @@ def _concatenated_inputs(examples: List[TrainingExample], settings: Mapping[str,
             [
                 example.inputs[key]
                 if key in example.inputs
-                else np.full(example.prompt.length, settings[key], np.float32)
+                else np.full(example.targets.size, settings[key], np.float32)
                 for example in examples
             ]
         )
@@ -278,13 +279,13 @@ def _check_finite(index: int, loss_fn: str, logprobs: Any, losses: Any, derivati
 
 def _output(outputs: List[Dict[str, Any]]) -> Dict[str, Any]:
     """Return the JSON object of a ForwardBackwardOutput."""
-    losses = [output["elementwise_loss"]["data"] for output in outputs]
+    losses = [output["elementwise_loss"] for output in outputs]
     return {
         "loss_fn_output_type": "TensorData",
         "loss_fn_outputs": outputs,
         "metrics": {
-            "loss:sum": float(sum(np.sum(loss, dtype=np.float64) for loss in losses)),
-            "tokens:sum": float(sum(len(loss) for loss in losses)),
+            "loss:sum": float(sum(np.sum(loss["data"], dtype=np.float64) for loss in losses)),
+            "tokens:sum": float(sum(loss["shape"][0] for loss in losses)),
         },
     }
 
@@ -294,5 +295,5 @@ def _add(total: Dict[str, Any], part: Mapping[str, Any]) -> None:
         total[name] = total[name] + array if name in total else array
 
 
-def _tensor(values: Any) -> Dict[str, Any]:
-    return {"data": values, "dtype": "float32", "shape": [len(values)]}
+def _tensor(values: Any, shape: List[int]) -> Dict[str, Any]:
+    return {"data": values, "dtype": "float32", "shape": shape}
