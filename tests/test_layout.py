@@ -40,7 +40,7 @@ UNTESTED_BY_NAME = {
     "cli/__init__.py": "the entry point: tests/cli/test_main.py",
     "compat/__init__.py": "exports the official names: tests/compat/test_surface.py",
     "local/engine/errors.py": "one class without code, raised in tests/local/engine/test_sampling.py",
-    "plugins/events.py": "two records without code, compared in tests/plugins/test_hook_facts.py",
+    "plugins/events.py": "two records without code: tests/plugins/test_hookspecs.py",
     "plugins/queue_reasons.py": "a table of texts: tests/plugins/test_queue_log.py",
     "protocol/protobuf_schema.py": (
         "a table from which protobuf builds the messages: tests/protocol/test_protobuf_writer.py and"

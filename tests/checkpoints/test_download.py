@@ -266,3 +266,20 @@ def test_a_killed_process_leaves_no_destination(rest, tmp_path):
             running.wait(20)
         assert not here.exists()
         assert contents(fetch(rest, store, here).path) == FILES
+
+
+@pytest.mark.parametrize("limit", [1000, 299_000])
+def test_an_archive_larger_than_the_limit_is_not_downloaded(rest, tmp_path, limit):
+    with Store(archive()) as store, pytest.raises(errors.APIResponseValidationError, match=f"now {limit}"):
+        fetch(rest, store, tmp_path / "here", max_bytes=limit)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("url", ["http://[", "ftp://host/file", "http://host:99999999/file"])
+def test_an_archive_url_that_is_not_http_is_refused(rest, tmp_path, url):
+    client, server = rest
+    server.defaults["training_runs/run-1/checkpoints/weights/step-1/archive"] = Answer(
+        302, text="", headers={"Location": url}
+    )
+    with pytest.raises(errors.APIResponseValidationError, match="HTTP"):
+        download_checkpoint(client, PATH, tmp_path / "here")

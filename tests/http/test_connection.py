@@ -194,6 +194,7 @@ def test_after_close_no_request_is_sent(clock):
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
 def test_a_forked_child_cannot_use_the_connection(clock):
     with bare_session(clock) as (server, session):
         child = os.fork()

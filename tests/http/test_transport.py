@@ -142,6 +142,14 @@ def test_a_redirect_to_another_server_is_not_followed(server, connect):
         assert other.requests == []
 
 
+@pytest.mark.parametrize("target", ["http://[", "//[::1", "http://h:x/"])
+def test_a_redirect_to_a_text_that_is_no_url_is_not_followed(server, connect, target):
+    server.script("healthz", Answer(307, text="", headers={"Location": target}))
+    with pytest.raises(errors.APIStatusError) as caught:
+        get(connect())
+    assert caught.value.status_code == 307
+
+
 def test_a_circle_of_redirects_ends(server, connect):
     server.defaults["healthz"] = Answer(307, text="", headers={"Location": "/api/v1/healthz"})
     with pytest.raises(errors.APIStatusError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import shutil
 import tarfile
@@ -14,22 +15,25 @@ from ..errors import APIResponseValidationError
 __all__ = ["replace_folder", "unpack"]
 
 _BLOCK = 1 << 18
+#: More files, or folders in one path, than any checkpoint has.
+_MOST_FILES, _MOST_FOLDERS = 100_000, 64
 
 
-def unpack(packed: Path, folder: Path, on_file: Callable[[int], None]) -> None:
+def unpack(packed: Path, folder: Path, on_file: Callable[[int], None], max_bytes: int) -> None:
     """Unpack a tar archive of any compression as plain files.
 
     Args:
         packed: The archive.
         folder: A new folder. It is created.
         on_file: Called after each file, with the number of files so far.
+        max_bytes: Size of all files at most.
 
     Raises:
-        APIResponseValidationError: The archive is broken or empty, or contains a member that is not a file or folder
-            below it.
+        APIResponseValidationError: The archive is broken, empty or too large, or contains a member that is not a file
+            or folder below it.
     """
     folder.mkdir()
-    count = 0
+    count, size = 0, 0
     try:
         with tarfile.open(packed, "r:*") as archive:
             for member in archive:
@@ -39,6 +43,12 @@ def unpack(packed: Path, folder: Path, on_file: Callable[[int], None]) -> None:
                     continue
                 target.parent.mkdir(parents=True, exist_ok=True)
                 with _open_member(archive, member) as content, target.open("wb") as file:
+                    size += content.seek(0, os.SEEK_END)
+                    if size > max_bytes or count >= _MOST_FILES:
+                        raise ValueError(
+                            f"it has more than {max_bytes} bytes or {_MOST_FILES} files: set max_bytes higher if it may"
+                        )
+                    content.seek(0)
                     shutil.copyfileobj(content, file, _BLOCK)
                 count += 1
                 on_file(count)
@@ -46,7 +56,7 @@ def unpack(packed: Path, folder: Path, on_file: Callable[[int], None]) -> None:
             with contextlib.suppress(AttributeError):
                 while archive.fileobj.read(_BLOCK):
                     pass
-    except (tarfile.TarError, EOFError, OSError, ValueError) as error:
+    except (tarfile.TarError, EOFError, OSError, ValueError, RecursionError, MemoryError) as error:
         raise _broken(str(error) or type(error).__name__) from error
     except Exception as error:
         # zlib.error and LZMAError have no base class of their own.
@@ -71,6 +81,8 @@ def _checked_name(name: str) -> PurePosixPath:
     is_absolute = path.is_absolute() or re.match(r"[A-Za-z]:", name) is not None
     if is_absolute or ".." in path.parts or "\\" in name or "\0" in name:
         raise ValueError(f"{name!r} would be unpacked outside the folder")
+    if len(path.parts) > _MOST_FOLDERS:
+        raise ValueError(f"{name[:80]!r}... is a path of {len(path.parts)} folders")
     return path
 
 

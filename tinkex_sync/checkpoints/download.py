@@ -72,6 +72,7 @@ def download_checkpoint(
     force: bool = False,
     progress: Optional[Progress] = None,
     timeout: float = 1800.0,
+    max_bytes: int = 1 << 37,
 ) -> Downloaded:
     """Download the archive of a checkpoint and unpack it as the folder ``destination``.
 
@@ -87,11 +88,12 @@ def download_checkpoint(
         progress: Called often, from this thread, with the phase ("building", "downloading", "unpacking"), the amount
             that is done (seconds, bytes, files) and the total or None.
         timeout: Longest time for which the server may build the archive, in seconds.
+        max_bytes: Size of the archive at most, and of its files; default: 128 GiB.
 
     Raises:
         ValueError: ``tinker_path`` is not the path of a checkpoint.
         FileExistsError: ``destination`` exists and ``force`` is not set, or it is not a folder.
-        APIResponseValidationError: The archive is broken, or contains a member outside the folder.
+        APIResponseValidationError: The archive is broken or too large, or contains a member outside the folder.
         APIStatusError, APIConnectionError, ClosedError: The download failed.
         DeadlineExceeded: The archive was not ready in time.
     """
@@ -108,11 +110,27 @@ def download_checkpoint(
     with tempfile.TemporaryDirectory(prefix=f".{destination.name[:60]}.", dir=destination.parent) as folder:
         packed, unpacked = Path(folder, "archive"), Path(folder, "checkpoint")
         with packed.open("w+b") as file:
-            size = _Download(rest, run, checkpoint, file, report, timeout).run()
-        unpack(packed, unpacked, lambda count: report("unpacking", count, None))
+            size = _Download(rest, run, checkpoint, file, report, timeout, max_bytes).run()
+        unpack(packed, unpacked, lambda count: report("unpacking", count, None), max_bytes)
         packed.unlink()
         replace_folder(unpacked, destination, Path(folder, "replaced"))
     return Downloaded(destination, size)
+
+
+def _join(url: str, location: str) -> str:
+    """Return the URL at ``location``, which may be relative to ``url``.
+
+    Raises:
+        APIResponseValidationError: It is not an HTTP URL.
+    """
+    try:
+        joined = urljoin(url, location)
+        parts = urlsplit(joined)
+        if parts.scheme in ("http", "https") and parts.hostname and parts.port != 0:
+            return joined
+    except ValueError:
+        pass
+    raise APIResponseValidationError(f"the URL of the archive is not HTTP: {location!r}")
 
 
 class _Download:
@@ -122,7 +140,14 @@ class _Download:
     """
 
     def __init__(
-        self, rest: RestClient, run: str, checkpoint: str, file: IO[bytes], report: Progress, timeout: float
+        self,
+        rest: RestClient,
+        run: str,
+        checkpoint: str,
+        file: IO[bytes],
+        report: Progress,
+        timeout: float,
+        max_bytes: int,
     ) -> None:
         self._rest = rest
         self._session = rest.session
@@ -130,6 +155,7 @@ class _Download:
         self._checkpoint = checkpoint
         self._file = file
         self._report = report
+        self._max_bytes = max_bytes
         self._build_deadline = self._session.clock.time() + timeout
         self._done = 0
         self._total: Optional[int] = None
@@ -186,7 +212,7 @@ class _Download:
             else:
                 path = ENDPOINTS["checkpoint_archive"].url(run=self._run, checkpoint_path=self._checkpoint)
                 requested_url = urljoin(self._session.transport.base_url, path.lstrip("/"))
-                return urljoin(requested_url, found.url)
+                return _join(requested_url, found.url)
 
     def _request(self, url: str) -> None:
         """Send one GET request and write what it returns. The file keeps the part that was received before an error."""
@@ -231,9 +257,7 @@ class _Download:
                 if not 300 <= response.status_code < 400 or not location:
                     self._copy(response)
                     return
-                url = urljoin(url, location)
-                if urlsplit(url).scheme not in ("http", "https"):
-                    raise APIResponseValidationError(f"the URL of the archive is not HTTP: {url!r}")
+                url = _join(url, location)
         raise APIResponseValidationError(f"the URL of the archive redirects too often: {url!r}")
 
     def _copy(self, response: requests.Response) -> None:
@@ -246,15 +270,17 @@ class _Download:
         if response.status_code not in (200, 206):
             raise status_error(
                 response.status_code,
-                body=response.text[:2000].strip(),
+                body=next(response.iter_content(2000), b"").decode("utf-8", "replace").strip(),
                 headers=headers,
                 retry_after=retry_after(headers),
             )
         self._begin(response.status_code, headers)
+        self._check_size(self._total or 0)
         self._report("downloading", self._done, self._total)
         for block in response.raw.stream(_BLOCK, decode_content=False):
             self._file.write(block)
             self._done += len(block)
+            self._check_size(self._done)
             self._report("downloading", self._done, self._total)
             if self._session.closing.is_set():
                 raise ClosedError("the client was closed during a download")
@@ -262,10 +288,18 @@ class _Download:
             raise requests.ConnectionError(f"the server returned fewer or more than {self._total} bytes")
         self._file.flush()
 
+    def _check_size(self, size: int) -> None:
+        if size > self._max_bytes:
+            raise APIResponseValidationError(
+                f"the archive has {size} bytes or more: set max_bytes (now {self._max_bytes}) higher if it may"
+            )
+
     def _begin(self, status: int, headers: Dict[str, str]) -> None:
         """Set the length and the version from the headers. Empty the file unless the response continues it."""
         length = headers.get("content-length", "")
-        content_range = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+|\*)", headers.get("content-range", ""))
+        content_range = re.fullmatch(
+            r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)", headers.get("content-range", "")
+        )
         if status == 206 and content_range is not None and int(content_range.group(1)) == self._done:
             total = content_range.group(3)
             self._total = int(content_range.group(2)) + 1 if total == "*" else int(total)
@@ -277,7 +311,7 @@ class _Download:
         self._file.seek(0)
         self._file.truncate()
         self._done = 0
-        self._total = int(length) if length.isdigit() else None
+        self._total = int(length) if re.fullmatch(r"\d{1,18}", length) else None
         etag = headers.get("etag", "")
         # A weak ETag does not guarantee equal bytes.
         self._version = etag if etag and not etag.startswith("W/") else headers.get("last-modified")

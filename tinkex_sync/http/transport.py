@@ -106,6 +106,8 @@ class Transport:
         #: Whether the ``requests.Session`` is ours, so that its authentication and hooks need not run.
         self._is_own = config.session_factory is None
         self._session: requests.Session = (config.session_factory or requests.Session)()
+        # requests would read the body of a redirect without a limit, and fail on a location that is no URL.
+        self._session.get_redirect_target = lambda response: None  # type: ignore[method-assign]
         for prefix in ("https://", "http://"):
             # A user's own adapters stay. Requests through them can only end by their timeouts.
             if type(self._session.adapters.get(prefix)) is requests.adapters.HTTPAdapter:
@@ -161,10 +163,9 @@ class Transport:
                 target = response.headers.get("location")
                 if response.status_code not in _FOLLOWED or not target or row.redirect_ok:
                     break
-                target = urljoin(url, target)
-                if urlsplit(target)[:2] != urlsplit(url)[:2]:
+                if not _has_same_origin(url, target):
                     break  # The API key must not be sent to another host.
-                url = target
+                url = urljoin(url, target)
         return self._checked(response, content, request, url, started)
 
     def _read(self, response: requests.Response) -> bytes:
@@ -307,6 +308,14 @@ def _default_headers(config: Config) -> Dict[str, str]:
     given = {name.lower() for name in config.headers}
     ours = {name: text for name, text in headers.items() if text is not None and name.lower() not in given}
     return {**ours, **config.headers}
+
+
+def _has_same_origin(url: str, location: str) -> bool:
+    """Return whether a redirect to ``location`` stays on the server of ``url``."""
+    try:
+        return urlsplit(urljoin(url, location))[:2] == urlsplit(url)[:2]
+    except ValueError:  # It is not a URL.
+        return False
 
 
 def _query_text(value: Any) -> str:

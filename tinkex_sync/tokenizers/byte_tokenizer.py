@@ -2,54 +2,52 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Iterable, List
+from typing import ClassVar, Dict, List, Optional
+
+from .interface import TransformersInterface
 
 
-class ByteTokenizer:
+def _token_of_byte(byte: int) -> str:
+    character = chr(byte)
+    return character if " " <= character <= "~" else f"<0x{byte:02X}>"
+
+
+class ByteTokenizer(TransformersInterface):
     """Encode text as UTF-8 bytes.
 
-    Tokens 0 to 255 are the bytes. The special tokens follow. The class needs no files and no network. It has the
-    methods that training scripts use of a Hugging Face tokenizer. It has no state, so threads may share an instance.
+    Tokens 0 to 255 are the bytes. The special tokens follow. The class needs no files and no network.
     """
 
+    bos_token: ClassVar[str] = "<|bos|>"
+    eos_token: ClassVar[str] = "<|eos|>"
     bos_token_id: ClassVar[int] = 256
     eos_token_id: ClassVar[int] = 257
     vocab_size: ClassVar[int] = 258
 
-    def encode(self, text: str, add_special_tokens: bool = True) -> List[int]:
-        """Encode text as its UTF-8 bytes.
+    _TOKENS: ClassVar[List[str]] = [*map(_token_of_byte, range(256)), "<|bos|>", "<|eos|>"]
+    _IDS: ClassVar[Dict[str, int]] = {token: number for number, token in enumerate(_TOKENS)}
 
-        Args:
-            text: The text to encode.
-            add_special_tokens: Accepted for compatibility and ignored. This tokenizer never adds special tokens.
+    def __init__(self) -> None:
+        super().__init__("tinkex/tiny", {"bos_token": self.bos_token, "eos_token": self.eos_token})
 
-        Returns:
-            One token, from 0 to 255, per byte.
+    def encode_text(
+        self, text: str, *, add_special_tokens: bool, split_special_tokens: bool, limit: Optional[int]
+    ) -> List[int]:
+        """Encode text as its UTF-8 bytes, one token from 0 to 255 per byte. Special tokens have no text.
 
         Raises:
-            TypeError: ``text`` is not a string.
             ValueError: ``text`` contains a lone surrogate, which has no UTF-8 form.
         """
-        if not isinstance(text, str):
-            raise TypeError(f"text to encode must be a str, not {type(text).__name__}: {text!r}")
         try:
-            return list(text.encode("utf-8"))
+            return list(text.encode("utf-8"))[:limit]
         except UnicodeEncodeError as error:
             raise ValueError(
                 f"text contains the lone surrogate {text[error.start]!r} at index {error.start}, which has no"
                 " UTF-8 form: replace it first"
             ) from error
 
-    def decode(self, tokens: Iterable[int], skip_special_tokens: bool = False) -> str:
-        """Decode tokens to text.
-
-        Args:
-            tokens: Token ids.
-            skip_special_tokens: Accepted for compatibility and ignored. Special tokens have no text and are always
-                omitted.
-
-        Returns:
-            The text. Bytes that are not valid UTF-8 become U+FFFD.
+    def decode_tokens(self, tokens: List[int], skip_special_tokens: bool) -> str:
+        """Decode tokens to text. Special tokens have no text and are always omitted.
 
         Raises:
             ValueError: A token is outside the vocabulary.
@@ -64,3 +62,15 @@ class ByteTokenizer:
             if token < 256:
                 data.append(token)
         return data.decode("utf-8", errors="replace")
+
+    def token_to_id(self, token: str) -> Optional[int]:
+        """Return the id of an ASCII character, of a byte such as ``<0xFF>``, or of a special token."""
+        return self._IDS.get(token)
+
+    def id_to_token(self, number: int) -> Optional[str]:
+        """Return the token with an id; None outside the vocabulary."""
+        return self._TOKENS[number] if 0 <= number < self.vocab_size else None
+
+    def get_vocab(self) -> Dict[str, int]:
+        """Return the ids of all tokens."""
+        return dict(self._IDS)

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import abc
 import base64
+import functools
 import importlib
 import json
 import re
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Union
+from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence
 
 from ..errors import MissingExtraError
+from .interface import SpecialToken, SpecialTokenId, TransformersInterface
 
 __all__ = ["FastTokenizer", "FileTokenizer", "TiktokenTokenizer", "import_library", "load_from_path"]
 
@@ -98,17 +100,19 @@ def load_from_path(path: Path) -> Optional[FileTokenizer]:
     return kind(path)
 
 
-class FileTokenizer(abc.ABC):
+class FileTokenizer(TransformersInterface):
     """Base class of the tokenizers that are read from files.
 
     Special tokens and the chat template are read from ``tokenizer_config.json``, ``special_tokens_map.json`` and
     ``chat_template.jinja`` in the directory of the file, if these exist.
 
-    Instances are immutable, so threads may share them.
+    Threads may share an instance, unless one of them sets a special token.
     """
 
+    bos_token, bos_token_id = SpecialToken(), SpecialTokenId()
+    eos_token, eos_token_id = SpecialToken(), SpecialTokenId()
+
     def __init__(self, path: Path) -> None:
-        self.name_or_path = str(path.parent)
         names = ("special_tokens_map.json", "tokenizer_config.json")
         self._config: Dict[str, Any] = {}
         for name in names:
@@ -117,29 +121,12 @@ class FileTokenizer(abc.ABC):
         template = path.parent / "chat_template.jinja"
         if template.exists():
             self._config["chat_template"] = template.read_text(encoding="utf-8")
-
-    def _special(self, name: str) -> Optional[str]:
-        return _token_text(self._config.get(name))
-
-    @property
-    def bos_token(self) -> Optional[str]:
-        """The text of the begin-of-sequence token, or None."""
-        return self._special("bos_token")
-
-    @property
-    def eos_token(self) -> Optional[str]:
-        """The text of the end-of-sequence token, or None."""
-        return self._special("eos_token")
-
-    @property
-    def bos_token_id(self) -> Optional[int]:
-        """The id of the begin-of-sequence token, or None."""
-        return None if self.bos_token is None else self._id(self.bos_token)
-
-    @property
-    def eos_token_id(self) -> Optional[int]:
-        """The id of the end-of-sequence token, or None."""
-        return None if self.eos_token is None else self._id(self.eos_token)
+        texts = {name: _token_text(self._config.get(name)) for name in _SPECIAL_TOKEN_KEYS}
+        super().__init__(str(path.parent), {name: text for name, text in texts.items() if text is not None})
+        additional = self._config.get("additional_special_tokens") or []
+        self.additional_special_tokens = [text for text in map(_token_text, additional) if text is not None]
+        self.model_max_length = int(self._config.get("model_max_length") or self.model_max_length)
+        self.padding_side = self._config.get("padding_side") or self.padding_side
 
     @property
     def chat_template(self) -> Any:
@@ -151,51 +138,6 @@ class FileTokenizer(abc.ABC):
     def vocab_size(self) -> int:
         """The number of tokens. For ``tokenizer.json``, added tokens are not counted."""
 
-    @abc.abstractmethod
-    def _id(self, token: str) -> Optional[int]: ...
-
-    @abc.abstractmethod
-    def _encode(self, text: str, add_special_tokens: bool) -> List[int]: ...
-
-    @abc.abstractmethod
-    def _decode(self, tokens: List[int], skip_special_tokens: bool) -> str: ...
-
-    def encode(self, text: str, add_special_tokens: bool = True) -> List[int]:
-        """Encode text as token ids. Special tokens that are written out in the text are recognized.
-
-        Args:
-            text: The text to encode.
-            add_special_tokens: Add the special tokens that the model expects around a text.
-
-        Returns:
-            The token ids.
-
-        Raises:
-            TypeError: ``text`` is not a string.
-        """
-        if not isinstance(text, str):
-            raise TypeError(f"text to encode must be a str, not {type(text).__name__}: {text!r}")
-        return self._encode(text, add_special_tokens)
-
-    def decode(self, ids: Union[int, Iterable[int]], skip_special_tokens: bool = False) -> str:
-        """Decode token ids to text.
-
-        Args:
-            ids: One token id or several.
-            skip_special_tokens: Omit special tokens from the text.
-
-        Returns:
-            The text. Bytes that are not valid UTF-8 become U+FFFD.
-
-        Raises:
-            ValueError: An id is negative or, for tiktoken, unknown.
-        """
-        tokens = [ids] if isinstance(ids, int) else [int(token) for token in ids]
-        for index, token in enumerate(tokens):
-            if token < 0:
-                raise ValueError(f"token {token} at index {index} is negative: use token ids of 0 or more")
-        return self._decode(tokens, skip_special_tokens)
-
     def apply_chat_template(
         self,
         conversation: Sequence[Mapping[str, Any]],
@@ -204,8 +146,10 @@ class FileTokenizer(abc.ABC):
         tokenize: bool = True,
         add_generation_prompt: bool = False,
         chat_template: Optional[str] = None,
+        return_dict: bool = False,
+        return_tensors: Optional[str] = None,
         **values: Any,
-    ) -> Union[str, List[int]]:
+    ) -> Any:
         """Render a conversation with the chat template of the model.
 
         Args:
@@ -214,20 +158,23 @@ class FileTokenizer(abc.ABC):
             tokenize: Return token ids. False: return text.
             add_generation_prompt: End with the prefix of a reply by the assistant.
             chat_template: A Jinja template to use instead of the model's own.
+            return_dict: Return what calling the tokenizer returns. Also needs ``tokenize``.
+            return_tensors: "pt" or "np", as in ``encode``.
             values: Further variables of the template.
 
         Returns:
             Token ids, or the text if ``tokenize`` is False.
 
         Raises:
+            TypeError: An option of transformers is not supported, such as ``continue_final_message``.
             ValueError: The model has no chat template, or the template rejects the conversation.
             MissingExtraError: jinja2 is not installed.
         """
+        _check_chat(conversation, values)
         template = self._template(chat_template, has_tools=bool(tools))
         errors = import_library("jinja2.exceptions")
         environment = _template_environment()
-        texts = {name: self._special(name) for name in _SPECIAL_TOKEN_KEYS}
-        variables = {**{name: text for name, text in texts.items() if text is not None}, **values}
+        variables = {**self.special_tokens, **values}
         try:
             text: str = environment.from_string(template).render(
                 messages=list(conversation),
@@ -238,7 +185,10 @@ class FileTokenizer(abc.ABC):
         except errors.TemplateError as error:
             raise ValueError(f"the chat template of {self.name_or_path}: {error}") from error
         # The rendered text already contains the special tokens.
-        return self.encode(text, add_special_tokens=False) if tokenize else text
+        if not tokenize:
+            return text
+        convert = self if return_dict else self.encode
+        return convert(text, add_special_tokens=False, return_tensors=return_tensors)
 
     def _template(self, chat_template: Optional[str], *, has_tools: bool) -> str:
         template: Any = chat_template or self._config.get("chat_template")
@@ -248,6 +198,24 @@ class FileTokenizer(abc.ABC):
         if not template:
             raise ValueError(f"{self.name_or_path} has no chat template: pass chat_template=")
         return str(template)
+
+
+#: Options of transformers that are no variables of a template.
+_CHAT_OPTIONS = (
+    "continue_final_message",
+    "max_length",
+    "padding",
+    "return_assistant_tokens_mask",
+    "truncation",
+)
+
+
+def _check_chat(conversation: Sequence[Any], values: Mapping[str, Any]) -> None:
+    refused = [name for name in _CHAT_OPTIONS if values.get(name)]
+    if refused:
+        raise TypeError(f"apply_chat_template() does not support {', '.join(refused)}")
+    if any(isinstance(message, (list, tuple)) for message in conversation):
+        raise TypeError("apply_chat_template() takes one conversation, not a list of conversations")
 
 
 def _template_environment() -> Any:
@@ -299,12 +267,8 @@ class FastTokenizer(FileTokenizer):
             if repr(token) not in known:
                 self.backend.add_tokens([token])
         known_texts = {token.content for token in self.backend.get_added_tokens_decoder().values()}
-        additional = self._config.get("additional_special_tokens") or []
-        for value in (
-            *map(self._special, _SPECIAL_TOKEN_KEYS),
-            *(_token_text(token) for token in additional),
-        ):
-            if value is not None and value not in known_texts:
+        for value in self.all_special_tokens:
+            if value not in known_texts:
                 self.backend.add_special_tokens([value])
 
     @property
@@ -313,15 +277,50 @@ class FastTokenizer(FileTokenizer):
         size: int = self.backend.get_vocab_size(with_added_tokens=False)
         return size
 
-    def _id(self, token: str) -> Optional[int]:
+    def token_to_id(self, token: str) -> Optional[int]:
+        """Return the id of a token; None if the vocabulary does not contain it."""
         found: Optional[int] = self.backend.token_to_id(token)
         return found
 
-    def _encode(self, text: str, add_special_tokens: bool) -> List[int]:
-        tokens: List[int] = self.backend.encode(text, add_special_tokens=add_special_tokens).ids
-        return tokens
+    def id_to_token(self, number: int) -> Optional[str]:
+        """Return the token with an id; None outside the vocabulary."""
+        found: Optional[str] = self.backend.id_to_token(number) if number >= 0 else None
+        return found
 
-    def _decode(self, tokens: List[int], skip_special_tokens: bool) -> str:
+    def get_vocab(self) -> Dict[str, int]:
+        """Return the ids of all tokens, added tokens included."""
+        vocabulary: Dict[str, int] = self.backend.get_vocab(with_added_tokens=True)
+        return vocabulary
+
+    def __len__(self) -> int:
+        size: int = self.backend.get_vocab_size(with_added_tokens=True)
+        return size
+
+    def encode_text(
+        self, text: str, *, add_special_tokens: bool, split_special_tokens: bool, limit: Optional[int]
+    ) -> List[int]:
+        """Encode one text; truncation keeps the special tokens around it."""
+        backend = self._splitting_backend if split_special_tokens else self.backend
+        if limit is None:
+            tokens: List[int] = backend.encode(text, add_special_tokens=add_special_tokens).ids
+            return tokens
+        encoded = backend.encode(text, add_special_tokens=False)
+        added = backend.num_special_tokens_to_add(False) if add_special_tokens else 0
+        encoded.truncate(max(0, limit - added))
+        return list(backend.post_process(encoded, None, add_special_tokens).ids)
+
+    @functools.cached_property
+    def _splitting_backend(self) -> Any:
+        # A copy, because the setting belongs to the object of the library, which other threads use.
+        backend = import_library("tokenizers").Tokenizer.from_str(self.backend.to_str())
+        backend.encode_special_tokens = True
+        return backend
+
+    def decode_tokens(self, tokens: List[int], skip_special_tokens: bool) -> str:
+        """Decode token ids to text; ids that the vocabulary does not contain have no text."""
+        for index, token in enumerate(tokens):
+            if token < 0:
+                raise ValueError(f"token {token} at index {index} is negative: use token ids of 0 or more")
         text: str = self.backend.decode(tokens, skip_special_tokens=skip_special_tokens)
         return text
 
@@ -335,16 +334,15 @@ class TiktokenTokenizer(FileTokenizer):
     def __init__(self, path: Path) -> None:
         super().__init__(path)
         tiktoken = import_library("tiktoken")
-        ranks = _read_ranks(path)
+        self._ranks = ranks = _read_ranks(path)
         added = {int(key): value for key, value in self._config.get("added_tokens_decoder", {}).items()}
         first = len(ranks)
         names = {number: f"<|reserved_token_{number}|>" for number in range(first, first + _KIMI_SPECIALS)}
         names.update((number, value["content"]) for number, value in added.items())
         self._ids = {name: number for number, name in names.items()}
-        named = [name for name in map(self._special, _SPECIAL_TOKEN_KEYS) if name in self._ids]
         self._special_ids = frozenset(
             [number for number, value in added.items() if value.get("special", True)]
-            + [self._ids[name] for name in named if name is not None]
+            + [self._ids[name] for name in self.special_tokens.values() if name in self._ids]
         )
         #: The object of the library.
         self.backend: Any = tiktoken.Encoding(
@@ -357,22 +355,49 @@ class TiktokenTokenizer(FileTokenizer):
         size: int = self.backend.n_vocab
         return size
 
-    def _id(self, token: str) -> Optional[int]:
-        return self._ids.get(token)
+    def token_to_id(self, token: str) -> Optional[int]:
+        """Return the id of a token; None if the vocabulary does not contain it."""
+        return self._vocabulary.get(token)
 
-    def _encode(self, text: str, add_special_tokens: bool) -> List[int]:
+    def id_to_token(self, number: int) -> Optional[str]:
+        """Return the token with an id, its bytes as Latin-1 text; None outside the vocabulary."""
+        try:
+            return _latin(self.backend.decode_single_token_bytes(number))
+        except KeyError:
+            return None
+
+    def get_vocab(self) -> Dict[str, int]:
+        """Return the ids of all tokens, special tokens included."""
+        return dict(self._vocabulary)
+
+    def __len__(self) -> int:
+        return self.vocab_size
+
+    @functools.cached_property
+    def _vocabulary(self) -> Dict[str, int]:
+        plain = {_latin(token): rank for token, rank in self._ranks.items()}
+        return {**plain, **self._ids}
+
+    def encode_text(
+        self, text: str, *, add_special_tokens: bool, split_special_tokens: bool, limit: Optional[int]
+    ) -> List[int]:
+        """Encode one text. No special tokens are added."""
+        options: Dict[str, Any] = {"allowed_special": "all"}
+        if split_special_tokens:
+            options = {"allowed_special": set(), "disallowed_special": ()}
         tokens: List[int] = []
         for start in range(0, len(text), _MAX_CHARACTERS):
             for piece in _split_long_runs(text[start : start + _MAX_CHARACTERS]):
-                tokens += self.backend.encode(piece, allowed_special="all")
-        return tokens
+                tokens += self.backend.encode(piece, **options)
+        return tokens[:limit]
 
     def apply_chat_template(self, conversation: Any, tools: Any = None, **options: Any) -> Any:
         """Render a conversation as :meth:`FileTokenizer.apply_chat_template` does, with the keys of tools sorted."""
         # The model's own tokenizer sorts the keys.
         return super().apply_chat_template(conversation, _with_sorted_keys(tools), **options)
 
-    def _decode(self, tokens: List[int], skip_special_tokens: bool) -> str:
+    def decode_tokens(self, tokens: List[int], skip_special_tokens: bool) -> str:
+        """Decode token ids to text; ValueError for an id that the vocabulary does not contain."""
         if skip_special_tokens:
             tokens = [token for token in tokens if token not in self._special_ids]
         try:
@@ -382,6 +407,10 @@ class TiktokenTokenizer(FileTokenizer):
                 f"token {error} is outside the vocabulary of {self.vocab_size} tokens"
             ) from error
         return text
+
+
+def _latin(token: bytes) -> str:
+    return token.decode("latin-1")
 
 
 def _read_ranks(path: Path) -> Dict[bytes, int]:
