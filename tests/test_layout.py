@@ -13,7 +13,7 @@ PACKAGE = TESTS.parent / "tinkex_sync"
 
 #: The floors, lowest first. A package or module imports only from itself and from lower floors.
 FLOORS = [
-    "_version errors validation",
+    "_version errors logs validation",
     "types concurrency",
     "config tokenizers prompts regularizers",
     "throttle plugins",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
-import logging
 import math
 import threading
 import time
@@ -16,12 +15,13 @@ from typing import Any, Callable, Generic, Optional, Protocol, TypeVar
 from .concurrency.clock import SLICE, remaining
 from .errors import ClosedError, DeadlineExceeded
 from .http.call_state import CallState
+from .logs import get_logger
 from .session import Session
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
-_log = logging.getLogger(__name__)
+_log = get_logger(__name__)
 
 
 class Operation(Protocol[T_co]):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import weakref
 
 from .concurrency.clock import Clock
@@ -11,9 +10,10 @@ from .concurrency.primitives import start_thread
 from .errors import APIStatusError, ClosedError, TinkexError
 from .http.connection import Connection
 from .http.request import Request
+from .logs import get_logger
 from .types import SessionHeartbeatRequest
 
-_log = logging.getLogger(__name__)
+_log = get_logger(__name__)
 
 #: Seconds without a successful heartbeat after which each failed one is logged.
 _WARN_AFTER = 120.0

@@ -20,6 +20,7 @@ from .errors import ClosedError, TinkexError
 from .http.call_state import CallState, Unfinished
 from .http.connection import Connection
 from .http.request import Request
+from .logs import get_logger
 from .plugins.events import Source
 from .plugins.queued_observer import QueuedObserver
 from .plugins.registry import Observers
@@ -40,7 +41,7 @@ _FINISH_WITHIN = 0.5
 #: Least seconds between requests of the dynamic configuration.
 _LEAST_REFRESH = 10.0
 
-_log = logging.getLogger(__name__)
+_log = get_logger(__name__)
 
 
 class Session(Connection):

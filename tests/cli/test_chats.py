@@ -47,7 +47,7 @@ THOUGHTS = (
 
 
 class JinjaTokenizer(ByteTokenizer):
-    """A tokenizer with a chat template. Its Jinja environment does not know generation tags."""
+    """A tokenizer with a chat template, in which generation tags have no effect."""
 
     def __init__(self, template):
         self.chat_template = template
@@ -60,7 +60,12 @@ class JinjaTokenizer(ByteTokenizer):
         assert not tokenize
         environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
         environment.policies["json.dumps_kwargs"] = {"sort_keys": False}
-        return environment.from_string(chat_template or self.chat_template).render(
+        source = chat_template or self.chat_template
+        if isinstance(source, list):
+            source = source[0]["template"]
+        source = re.sub(r"endgeneration( ?-?%)", r"endif\1", source)
+        source = re.sub(r"generation( ?-?%)", r"if true\1", source)
+        return environment.from_string(source).render(
             messages=messages, tools=tools, add_generation_prompt=add_generation_prompt
         )
 
@@ -130,15 +135,11 @@ def test_generation_tags_decide_what_is_learned():
 
 
 def test_marks_of_generation_tags_keep_the_whitespace_of_the_template():
-    jinja2 = pytest.importorskip("jinja2")
-    messages = [USER, reply("one"), USER, reply("two")]
-    [parts] = encode_chat(chat(*messages), JinjaTokenizer(GENERATION))
-    # The tags of a block without effect have the same whitespace rules as the generation tags.
-    without = re.sub(r"generation(?= ?-?%)", "if", GENERATION.replace("endgeneration", "endif")).replace(
-        "{%- if -%}", "{%- if true -%}"
+    tokenizer, messages = JinjaTokenizer(GENERATION), [USER, reply("one"), USER, reply("two")]
+    [parts] = encode_chat(chat(*messages), tokenizer)
+    assert text_of(parts) == tokenizer.apply_chat_template(
+        messages, tokenize=False, add_generation_prompt=False
     )
-    environment = jinja2.Environment(trim_blocks=True, lstrip_blocks=True)
-    assert text_of(parts) == environment.from_string(without).render(messages=messages)
 
 
 def test_a_template_that_removes_thoughts_gives_one_example_per_learned_reply():

@@ -37,7 +37,7 @@ def ours(server):
 
 def test_a_blocking_script_reduces_the_loss(ours):
     found = ours["script_sync"]
-    assert found["capabilities"] == ["tinkex/tiny", "tinkex/small"]
+    assert found["capabilities"] == ["tinkex/tiny", "tinkex/small", "tinkex/chat"]
     assert found["info"] == [4, True, "tinkex/tiny"]
     assert found["losses"] == sorted(found["losses"], reverse=True)
     assert found["outputs"][:2] == ["float32", [24]]
@@ -95,7 +95,7 @@ def test_an_asynchronous_script_gets_the_same_numbers(ours):
     assert found["wrapped"] == blocking["sample"]
     assert found["awaited"] == found["asked"] == found["again"] == blocking["again"]
     assert (found["rewards"], found["rl_losses"]) == (blocking["rewards"], blocking["rl_losses"])
-    assert (found["models"], found["models_there"], found["sessions"]) == (4, 2, 1)
+    assert (found["models"], found["models_there"], found["sessions"]) == (4, 3, 1)
     assert (found["url"], found["sampler"]) == (True, "tinkex/tiny")
     assert ["weights/one", True] in found["kept"]
     assert found["left"] == len(found["kept"]) - 1

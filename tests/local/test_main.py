@@ -45,6 +45,7 @@ def test_flags_set_the_options_of_the_server(tmp_path):
         (["--port", "99999"], "port must be"),
         (["--hold", "-1"], "hold must be"),
         (["--protocol", "0.8"], "0.8"),
+        (["--like", "other"], "--like"),
         (["--client-config", "fwdbwd=1"], "unknown key 'fwdbwd'"),
         (["--client-config", "fwdbwd_max_chunk_len"], "NAME=VALUE"),
     ],

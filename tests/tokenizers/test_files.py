@@ -232,3 +232,17 @@ def test_kimi_k2_sorts_the_keys_of_tools(tmp_path):
     text = tokenizer.apply_chat_template([{"role": "user", "content": "hi"}], tools=tools, tokenize=False)
     ends = '[{"function": {"description": "é", "name": "f"}, "type": "function"}]'
     assert text == "<|im_user|>hi<|im_end|>" + ends
+
+
+def test_generation_tags_of_a_chat_template_have_no_effect_on_the_text(tmp_path):
+    pytest.importorskip("jinja2", reason="jinja2 is not in this environment")
+    template = "{% for m in messages %}\n  {%- BEGIN +%}\n  {{ m.content }}\n  {% END -%}\n{% endfor %}"
+    texts = []
+    for number, (begin, end) in enumerate([("if true", "endif"), ("generation", "endgeneration")]):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        source = template.replace("BEGIN", begin).replace("END", end)
+        folders.bpe(folder, {**QWEN, "chat_template": source}, specials=["<|im_end|>"])
+        talk = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+        texts.append(loading.load_tokenizer(str(folder)).apply_chat_template(talk, tokenize=False))
+    assert texts[0] == texts[1]

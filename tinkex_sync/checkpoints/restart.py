@@ -6,19 +6,19 @@ restarts a run by itself: a script calls :meth:`RestartPolicy.run` and sets the 
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 from typing import Callable, Optional, TypeVar
 
 from ..clients.service import ServiceClient
 from ..clients.training import TrainingClient
 from ..errors import ClosedError, DeadlineExceeded, TinkexError
+from ..logs import get_logger
 
 __all__ = ["Restart", "RestartPolicy", "RunCorruptedError"]
 
 T = TypeVar("T")
 
-_log = logging.getLogger(__name__)
+_log = get_logger(__name__)
 
 
 class RunCorruptedError(TinkexError):

@@ -271,9 +271,8 @@ class _Template:
             ValueError: The template raised an error.
         """
         options: Dict[str, Any] = {} if tools is None else {"tools": tools}
-        source = self.text(bool(tools))
-        if _GENERATION_TAG.search(source):
-            options["chat_template"] = _marked(source, marks[:1], marks[1:])
+        if marks:
+            options["chat_template"] = _marked(self.text(bool(tools)), *marks)
         try:
             text: str = self._tokenizer.apply_chat_template(
                 messages, tokenize=False, add_generation_prompt=add_generation_prompt, **options

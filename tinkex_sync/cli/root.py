@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Dict, List, NoReturn, Optional, Sequence
 import click
 
 from .._version import __version__
+from ..logs import one_line
 from .groups import Command, Group
 from .output import CommandError, Output, pass_output, visible_text
 
@@ -55,7 +56,7 @@ class _ShortFormatter(logging.Formatter):
             return super().format(record)
         record.message = record.getMessage()
         text = self.formatMessage(record)
-        description = traceback.format_exception_only(type(error), error)[-1].strip()
+        description = one_line(traceback.format_exception_only(type(error), error)[-1].strip())
         return text if description in text else f"{text}: {description}"
 
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import concurrent.futures
 import functools
-import logging
 import sys
 from typing import TYPE_CHECKING, Any, Callable, Coroutine, Optional, TypeVar
 
 from ..futures import Future
+from ..logs import get_logger
 from .futures import APIFuture, map_future, result_in_loop
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ T = TypeVar("T")
 #: Makes the method's result of the compat client and the native result.
 Convert = Callable[[Any, Any], Any]
 
-_log = logging.getLogger(__name__)
+_log = get_logger(__name__)
 
 
 def warn_in_loop(name: str) -> None:

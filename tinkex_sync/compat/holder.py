@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 import weakref
 from typing import TYPE_CHECKING, Any, Dict, NoReturn, Optional, Set, Tuple
 
 from ..concurrency.clock import Clock
 from ..concurrency.primitives import Lock
+from ..logs import get_logger
 from ..plugins import Source, hookimpl
 from ..plugins.queue_log import QueueLog
 from ..session import Session
@@ -25,7 +25,7 @@ class QueueStateHooks(QueueLog):
     """
 
     def __init__(self, clock: Optional[Clock] = None) -> None:
-        super().__init__(clock, logging.getLogger(__name__))
+        super().__init__(clock, get_logger(__name__))
         self._clients_lock = Lock()
         self._clients: Dict[Tuple[str, str], weakref.WeakSet[Any]] = {}  # guarded by _clients_lock
         # Sources whose last pause was logged here. A client that overrides the method logs nothing.

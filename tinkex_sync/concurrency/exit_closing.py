@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
 import weakref
 from concurrent.futures import thread as _import_before_registering  # noqa: F401
 from typing import Any, Protocol
 
+from ..logs import get_logger
 from .primitives import Lock
 
-_log = logging.getLogger(__name__)
+_log = get_logger(__name__)
 
 
 class _Closable(Protocol):

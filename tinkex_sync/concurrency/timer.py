@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import heapq
 import itertools
-import logging
 from typing import Callable, List, Optional, Tuple
 
+from ..logs import get_logger
 from .clock import Clock
 from .primitives import Event, Lock, start_thread
 
-_log = logging.getLogger(__name__)
+_log = get_logger(__name__)
 
 
 class TimerHandle:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import collections
 import itertools
-import logging
 from contextlib import contextmanager
 from typing import Callable, Deque, Iterator, List
 
+from ..logs import get_logger
 from .clock import Clock
 from .primitives import Event, Lock, start_thread
 from .timer import Timer
 
-_log = logging.getLogger(__name__)
+_log = get_logger(__name__)
 
 Job = Callable[[], None]
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import concurrent.futures
 import json
-import logging
 import random
 import subprocess
 import time
@@ -22,9 +21,10 @@ from ..concurrency.primitives import Event, Lock
 from ..concurrency.timer import Timer
 from ..config import Config
 from ..errors import APIError, AuthenticationError, ClosedError, ConfigError, DeadlineExceeded, TinkexError
+from ..logs import get_logger
 from ..protocol.negotiation import Capabilities
 
-_log = logging.getLogger(__name__)
+_log = get_logger(__name__)
 
 #: A token that is valid for at most this many seconds is renewed before it is used.
 _NEAR_END = 60.0

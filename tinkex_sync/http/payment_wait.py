@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any, Callable, Dict, Optional
 
 from ..concurrency.clock import Clock
 from ..concurrency.primitives import Lock
 from ..errors import BillingError
+from ..logs import get_logger
 from ..plugins.events import Source
 from ..plugins.registry import Observers
 
-_log = logging.getLogger(__name__)
+_log = get_logger(__name__)
 
 #: Seconds until a refused call is sent again.
 PAUSE = 5.0

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import email.utils
-import logging
 import math
 import random
 import time
@@ -33,8 +32,9 @@ from ..errors import (
     DeadlineExceeded,
     PromiseExpiredError,
 )
+from ..logs import get_logger
 
-_log = logging.getLogger(__name__)
+_log = get_logger(__name__)
 
 #: A valid poll that fails with 400 is sent again at most this often (protocol 0.38).
 MOST_BAD_POLLS = 3

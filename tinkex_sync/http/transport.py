@@ -29,13 +29,14 @@ from ..errors import (
     SentRequest,
     status_error,
 )
+from ..logs import get_logger
 from ..protocol import json_wire as codec
 from .endpoints import Endpoint
 from .request import Request
 from .retry import retry_after
 from .sockets import Adapter, Exchange, SocketRegistry
 
-_log = logging.getLogger(__name__)
+_log = get_logger(__name__)
 
 _MOST_REDIRECTS = 5
 #: The redirects that keep method and body.

@@ -18,6 +18,7 @@ from .faults import Faults
 from .options import ServerOptions
 from .server_config import PROTOCOLS, ServerConfig, parse_client_config
 from .serving import serve
+from .strictness import LIKE
 
 #: Seconds between two checks whether the parent process is alive.
 PARENT_CHECK_INTERVAL = 1.0
@@ -52,6 +53,7 @@ def _parser() -> argparse.ArgumentParser:
         default=[],
         help="value in the response of client/config that replaces the default, VALUE in JSON; repeatable",
     )
+    add("--like", choices=sorted(LIKE), help="another server whose rules apply")
     add("--supervised", action="store_true", help=argparse.SUPPRESS)
     group = parser.add_argument_group(
         "faults", "Faults to inject; values are JSON, such as --fault-fail-first '{\"asample\": [500, 503]}'."
@@ -81,6 +83,7 @@ def _parse_options(arguments: argparse.Namespace) -> ServerOptions:
         api_key=arguments.api_key,
         models=tuple(arguments.model),
         hold=arguments.hold,
+        like=arguments.like,
         faults=_parse_faults(arguments),
         config=ServerConfig(arguments.protocol, parse_client_config(arguments.client_config)),
     )

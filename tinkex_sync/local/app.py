@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hmac
-import logging
 from typing import Callable, Dict, Optional
 
 from flask import Flask, Response, g, request
 from werkzeug.exceptions import HTTPException
 
+from ..logs import get_logger
 from . import protobuf_bodies
 from .browser_protection import find_problem
 from .checkpoint_operations import CheckpointOperations
@@ -25,7 +25,7 @@ from .token_issuer import TokenIssuer
 
 __all__ = ["OUTCOME", "Outcome", "create_app"]
 
-_log = logging.getLogger(__name__)
+_log = get_logger(__name__)
 
 #: The key of an :class:`Outcome` in the WSGI environment.
 OUTCOME = "tinkex_sync.outcome"
@@ -56,6 +56,7 @@ def create_app(state: ServerState) -> Flask:
     faults, errors = _FaultInjection(state), _ErrorHandlers()
     app.before_request(lambda: _reject_web_pages(state.options.host))
     app.before_request(_Authentication(state, tokens).check)
+    app.before_request(lambda: _reject_missing_endpoint(state))
     app.before_request(faults.before_request)
     app.after_request(faults.after_request)
     app.register_error_handler(ErrorResponse, errors.error_response)
@@ -80,6 +81,13 @@ def _reject_web_pages(configured_host: str) -> Optional[Response]:
         request.path, request.headers.get("Host", ""), request.headers.get("Origin"), configured_host
     )
     return None if problem is None else json_response({"detail": problem}, 403)
+
+
+def _reject_missing_endpoint(state: ServerState) -> Optional[Response]:
+    """Return an error response (404) if the server whose rules apply has no such endpoint, else None."""
+    if not state.options.strictness.lacks(request.path):
+        return None
+    return json_response({"detail": "Not Found"}, 404)
 
 
 class _Authentication:
@@ -196,6 +204,7 @@ class _OperationRoutes:
     def __init__(self, state: ServerState) -> None:
         self._config = state.config
         self._stats = state.stats
+        self._ignores_keys = state.options.strictness.ignores_idempotency_keys
         self._responses = RecordedResponses()
 
     def add(self, app: Flask, handlers: Dict[str, Handler]) -> None:
@@ -209,7 +218,7 @@ class _OperationRoutes:
                 raise ErrorResponse(404, "Not Found")  # as gateways respond to unknown paths
             data = request.get_data(cache=False)
             key = request.headers.get("X-Idempotency-Key")
-            if key is None or name not in IDEMPOTENT_OPERATIONS:
+            if key is None or self._ignores_keys or name not in IDEMPOTENT_OPERATIONS:
                 return json_response(handle(self._decode(name, data), data))
             response, replayed = self._responses.replay_or_handle(
                 name, key, digest(data), lambda: handle(self._decode(name, data), data)

@@ -80,7 +80,7 @@ class CheckpointOperations:
     def _save(
         self, model: TrainedModel, folder: str, name: str, fields: JsonObject, body: Body, data: bytes
     ) -> JsonObject:
-        overwrite = body.flag("overwrite", False)
+        overwrite = body.flag("overwrite", False) and not self._state.options.strictness.ignores_overwrite
         future, _ = self._state.submit_training(
             model,
             body,

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import errno
-import logging
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Optional, Type
 
+from ..logs import get_logger
+
 __all__ = ["DirectoryLock"]
 
-_log = logging.getLogger(__name__)
+_log = get_logger(__name__)
 
 #: The name of the locked file in the directory.
 LOCK_FILE = ".lock"

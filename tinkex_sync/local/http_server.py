@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import io
-import logging
 import socket
 import sys
 import time
@@ -16,13 +15,14 @@ from typing import Any, Dict, Iterable, List, Optional, Tuple
 
 from werkzeug.serving import ThreadedWSGIServer, WSGIRequestHandler
 
+from ..logs import get_logger
 from .app import OUTCOME, Outcome
 from .json_bodies import MAX_BODY, encode_json
 from .stats import Stats
 
 __all__ = ["RequestHandler", "Server"]
 
-_log = logging.getLogger(__name__)
+_log = get_logger(__name__)
 
 #: Seconds for which a connection without a request is kept.
 IDLE_TIMEOUT = 75.0

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable, Dict, Optional
+from typing import Any, Callable, Dict, Mapping, Optional
 
 from . import protobuf_bodies
+from .engine import DEFAULT_MODEL
 from .engine.losses import LOSSES
 from .idempotency import digest
 from .json_bodies import Body, JsonObject
@@ -72,8 +73,8 @@ class ModelOperations:
             "model_data": {
                 "arch": "tinkex",
                 "model_name": record["base_model"],
-                # All models of this server use bytes, so the tokenizer of an extra name would not match.
-                "tokenizer_id": "tinkex/tiny",
+                # Models with an extra name use bytes, so the tokenizer of that name would not match.
+                "tokenizer_id": self._state.tokenizer_ids.get(record["base_model"], DEFAULT_MODEL),
             },
             "is_lora": True,
             "lora_rank": record["lora_rank"],
@@ -96,6 +97,8 @@ class ModelOperations:
         datums, loss_fn = fields.non_empty_list("data"), fields.text("loss_fn")
         if loss_fn not in LOSSES:
             raise fields.field_error("loss_fn", f"unknown loss {loss_fn!r}; use one of {', '.join(LOSSES)}")
+        strictness = self._state.options.strictness
+        strictness.check_loss(fields, loss_fn)
         for index, datum in enumerate(datums):
             inner = Body(datum, f"{field}.data[{index}]")
             inner.inner("loss_fn_inputs")
@@ -106,7 +109,9 @@ class ModelOperations:
             model,
             body,
             data,
-            lambda: self._models.train(model, datums, loss_fn, config, backward=backward),
+            lambda: strictness.training_result(
+                self._models.train(model, datums, loss_fn, config, backward=backward)
+            ),
             protobuf_bodies.encode_training_result if self._config.supports_0_38 else None,
         )
         if is_new:
@@ -125,8 +130,9 @@ class ModelOperations:
             if isinstance(value, bool) or not isinstance(value, (int, float)):
                 raise adam.field_error(name, f"must be a number, not {value!r}")
 
-        def step() -> JsonObject:
-            return self._models.optim_step(model, adam.raw, corrupt=self._state.gate.corrupts_run())
+        def step() -> Mapping[str, Any]:
+            result = self._models.optim_step(model, adam.raw, corrupt=self._state.gate.corrupts_run())
+            return self._state.options.strictness.training_result(result)
 
         return accepted(self._state.submit_training(model, body, data, step)[0])
 

@@ -40,6 +40,9 @@ class TrainedModel:
         self.engine: Optional[TrainingModel] = None
         #: All operations of the run fail from now on.
         self.corrupted = False
+        #: Held while an operation is numbered and accepted, if numbers must be consecutive.
+        self.numbering = threading.Lock()
+        self.next_number = 1  # guarded by numbering
         self.saving: Counter[Tuple[str, str]] = Counter()  # guarded by the lock of Models
 
 

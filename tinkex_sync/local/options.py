@@ -8,6 +8,7 @@ from typing import Any, Dict, Mapping, Optional, Tuple
 
 from .faults import Faults
 from .server_config import ServerConfig
+from .strictness import Strictness, strictness_of
 
 __all__ = ["ServerOptions"]
 
@@ -32,9 +33,11 @@ class ServerOptions:
     config: ServerConfig = field(default_factory=ServerConfig)
     #: Seconds without a request or a heartbeat after which the models of a session are unloaded.
     session_lifetime: float = 3600.0
+    #: The name of another server whose rules apply, a key of ``strictness.LIKE``.
+    like: Optional[str] = None
 
     def check(self) -> None:
-        """Check the ranges of port, hold and session lifetime.
+        """Check the ranges of port, hold and session lifetime, and the name in ``like``.
 
         Raises:
             ValueError: One of them is out of range.
@@ -45,6 +48,13 @@ class ServerOptions:
             raise ValueError(f"hold must be seconds, 0 or more, not {self.hold}")
         if not self.session_lifetime > 0:
             raise ValueError(f"session_lifetime must be seconds, more than 0, not {self.session_lifetime}")
+
+        strictness_of(self.like)
+
+    @property
+    def strictness(self) -> Strictness:
+        """The rules of the server in ``like``."""
+        return strictness_of(self.like)
 
     def to_dict(self) -> Dict[str, Any]:
         """Return the options as a dict that can be encoded as JSON."""

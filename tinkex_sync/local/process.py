@@ -7,7 +7,6 @@ import contextlib
 import importlib.util
 import io
 import json
-import logging
 import os
 import shutil
 import subprocess
@@ -21,13 +20,14 @@ from types import TracebackType
 from typing import IO, Any, Dict, Mapping, Optional, Sequence, Type
 
 from ..errors import MissingExtraError
+from ..logs import get_logger
 from .faults import Faults
 from .options import ServerOptions
 from .server_config import ServerConfig
 
 __all__ = ["BLAS_THREADS", "LocalServer", "check_extra", "local_base_url"]
 
-_log = logging.getLogger(__name__)
+_log = get_logger(__name__)
 
 #: Environment variables that set the number of threads of the BLAS libraries that numpy may use.
 BLAS_THREADS = (
@@ -82,9 +82,11 @@ class LocalServer:
         metadata_threshold: If a result has more bytes, a poll with ``allow_metadata_only`` returns its size first.
         session_lifetime: Seconds without a request or a heartbeat after which the models of a session are unloaded,
             and its samplers without a name are deleted.
+        like: "tuft" or "skyrl": apply the rules of this server, which :mod:`tinkex_sync.local.strictness` lists.
 
     Raises:
-        ValueError: The protocol or a key of ``client_config`` does not exist, or a value is out of range.
+        ValueError: The protocol, the server in ``like`` or a key of ``client_config`` does not exist, or a value is out
+            of range.
     """
 
     def __init__(
@@ -102,6 +104,7 @@ class LocalServer:
         token_lifetime: float = 3600.0,
         metadata_threshold: int = 1_000_000,
         session_lifetime: float = 3600.0,
+        like: Optional[str] = None,
     ) -> None:
         self._options = ServerOptions(
             port=port,
@@ -110,9 +113,11 @@ class LocalServer:
             models=tuple(models or ()),
             hold=hold,
             session_lifetime=session_lifetime,
+            like=like,
             faults=faults or Faults(),
             config=ServerConfig(protocol, dict(client_config or {}), token_lifetime, metadata_threshold),
         )
+        self._options.check()
         self._start_timeout = start_timeout
         self._process: Optional[subprocess.Popen[bytes]] = None
         self._stderr: IO[bytes] = io.BytesIO()

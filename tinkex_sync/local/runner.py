@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import logging
 import queue
 import threading
 from collections import deque
 from typing import Any, Callable, Deque, Dict, Optional, Tuple, Type
 
+from ..logs import get_logger
 from .fault_gate import FaultGate
 from .json_bodies import encode_json
 from .server_futures import OperationResult, ServerFuture, ServerFutures
 
 __all__ = ["EncodeProtobuf", "ModelQueue", "Runner"]
 
-_log = logging.getLogger(__name__)
+_log = get_logger(__name__)
 
 #: Encodes the result of an operation as protobuf.
 EncodeProtobuf = Callable[[Any], bytes]

@@ -41,6 +41,7 @@ class SamplingOperations:
         self._futures = state.futures
         self._stats = state.stats
         self._supports_0_38 = state.config.supports_0_38
+        self._strictness = state.options.strictness
         self._completions_hold = min(state.options.hold, COMPLETIONS_HOLD)
         self._lock = threading.Lock()
         self._copy_numbers: DefaultDict[str, Iterator[int]] = defaultdict(
@@ -98,6 +99,7 @@ class SamplingOperations:
         """Submit a sample. POST /api/v1/asample."""
         id = body.optional_text("sampling_session_id")
         sampler = self._models.sampler("", None, body) if id is None else self._state.sampler(id)
+        self._strictness.check_sample(body)
         prompt = body.inner("prompt").non_empty_list("chunks")
         params = body.optional_inner("sampling_params")
         params.optional_integer("max_tokens", 1)
@@ -111,7 +113,9 @@ class SamplingOperations:
             self._report_completion(future, sampler, number)
             self._state.runner.sample(
                 future,
-                lambda: self._models.sample(sampler, prompt, num_samples, params.raw, options),
+                lambda: self._strictness.sample_result(
+                    self._models.sample(sampler, prompt, num_samples, params.raw, options)
+                ),
                 protobuf_bodies.encode_sample_result if self._supports_0_38 else None,
             )
         if not self._supports_0_38:

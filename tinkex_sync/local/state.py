@@ -5,14 +5,14 @@ from __future__ import annotations
 import threading
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable, Optional, Tuple
+from typing import Any, Callable, Mapping, Optional, Tuple
 
 from ..concurrency.clock import Clock
 from .completions import Completions
-from .engine import EngineError
+from .engine import BASE_MODELS, CHAT_MODEL, EngineError
 from .fault_gate import FaultGate
 from .idempotency import digest
-from .json_bodies import Body, JsonObject
+from .json_bodies import Body, ErrorResponse, JsonObject
 from .models import Models, TrainedModel
 from .options import ServerOptions
 from .retention import Retention
@@ -21,6 +21,7 @@ from .server_config import ServerConfig
 from .server_futures import ServerFuture, ServerFutures
 from .stats import Stats
 from .store import Record, Store
+from .tokenizer_folder import write_tokenizer_folder
 
 __all__ = ["Handler", "ServerState", "accepted"]
 
@@ -40,6 +41,8 @@ class ServerState:
     options: ServerOptions
     #: The address of the server for links. None: the address in the request, because the server listens on all.
     base_url: Optional[str]
+    #: The ``tokenizer_id`` of base models. The others use bytes.
+    tokenizer_ids: Mapping[str, str]
     clock: Clock
     stats: Stats
     gate: FaultGate
@@ -58,10 +61,15 @@ class ServerState:
         clock, stats, store = Clock(), Stats(), Store(root)
         gate = FaultGate(options.faults, clock)
         futures = ServerFutures(gate, stats, clock)
+        chat = BASE_MODELS[CHAT_MODEL]
+        # An absolute path, because the working directory of a client may be another one.
+        tokenizer_folder = root.resolve() / "tokenizers" / "chat"
+        write_tokenizer_folder(tokenizer_folder, chat.special_tokens, chat.context)
         models = Models(store, stats, options.models, ordered=options.config.orders_by_number)
         return cls(
             options=options,
             base_url=base_url,
+            tokenizer_ids={CHAT_MODEL: str(tokenizer_folder)},
             clock=clock,
             stats=stats,
             gate=gate,
@@ -138,11 +146,36 @@ class ServerState:
 
         Returns:
             The future, and whether it is new.
+
+        Raises:
+            ErrorResponse: 409, the number was used for another body, or is not the next of a strict server.
         """
-        model_id = model.record["id"]
         number = body.optional_integer("seq_id")
+        if not self.options.strictness.requires_consecutive_numbers:
+            return self._submit(model, number, digest(data), work, encode_protobuf, admit)
+        with model.numbering:
+            if number != model.next_number:
+                # TuFT returns 409 for a repetition too.
+                raise ErrorResponse(
+                    409,
+                    f"Sequence conflict: expected {model.next_number}, got {number}; the request was not accepted",
+                )
+            submitted = self._submit(model, number, digest(data), work, encode_protobuf, admit)
+            model.next_number += 1
+            return submitted
+
+    def _submit(
+        self,
+        model: TrainedModel,
+        number: Optional[int],
+        body: bytes,
+        work: Callable[[], Any],
+        encode_protobuf: Optional[EncodeProtobuf],
+        admit: Callable[[], None],
+    ) -> Tuple[ServerFuture, bool]:
+        model_id = model.record["id"]
         key = None if number is None else (f"model {model_id}", number)
-        future, is_new = self.futures.accept("training", model_id, key, digest(data), admit)
+        future, is_new = self.futures.accept("training", model_id, key, body, admit)
         if is_new:
             self.runner.train(model.queue, future, work, number, encode_protobuf)
         return future, is_new

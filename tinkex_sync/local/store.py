@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import gzip
 import io
-import logging
 import os
 import re
 import tarfile
@@ -35,6 +34,7 @@ from urllib.parse import quote
 import numpy as np
 import orjson
 
+from ..logs import get_logger
 from .json_bodies import ErrorResponse
 
 __all__ = [
@@ -48,7 +48,7 @@ __all__ = [
     "tinker_path",
 ]
 
-_log = logging.getLogger(__name__)
+_log = get_logger(__name__)
 
 Record = Dict[str, Any]
 Arrays = Mapping[str, "np.ndarray[Any, Any]"]

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import inspect
-import logging
 import os
 import re
 from importlib import metadata
 from typing import Any, Iterable, Iterator, List, NamedTuple, Optional, Set
 
 from ..errors import ConfigError
+from ..logs import get_logger
 from .hookspecs import PROJECT
 
 # One logger for all messages about plugins, so that users configure one name.
-logger = logging.getLogger("tinkex_sync.plugins")
+logger = get_logger("tinkex_sync.plugins")
 
 
 def _normalized(name: str) -> str:

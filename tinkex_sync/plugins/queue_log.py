@@ -7,11 +7,12 @@ from typing import Any, Dict, Optional
 
 from ..concurrency.clock import Clock
 from ..concurrency.primitives import Lock
+from ..logs import get_logger
 from .events import Source
 from .hookspecs import hookimpl
 from .queue_reasons import default_reason
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 #: Least time between two warnings about one client, in seconds.
 INTERVAL = 60.0

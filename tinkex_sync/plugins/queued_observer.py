@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import abc
 import functools
-import logging
 import os
 import threading
 import weakref
@@ -13,9 +12,10 @@ from typing import Any, Callable, Deque, Dict, List, Optional, Sequence, Tuple
 
 from ..concurrency.clock import Clock, remaining
 from ..concurrency.primitives import Event, Lock, start_thread
+from ..logs import get_logger
 from .hookspecs import PREFIX, SPECS, argument_names, hookimpl
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 #: Seconds that ``flush()`` and ``close()`` wait if they are called without a deadline.
 CLOSE_TIMEOUT = 5.0

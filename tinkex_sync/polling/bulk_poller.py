@@ -6,7 +6,6 @@ the server can delete those. The response lists new completions. The waiting thr
 
 from __future__ import annotations
 
-import logging
 from typing import Any, Callable, Dict, List, Optional, Set, Tuple
 
 from ..concurrency.primitives import Event, Lock, start_thread
@@ -20,12 +19,13 @@ from ..errors import (
 from ..http.call_state import CallState
 from ..http.request import Request
 from ..http.retry import MOST_BAD_POLLS
+from ..logs import get_logger
 from ..plugins.events import Source
 from ..session import Session
 from ..types import FuturesRetrieveRequest, FuturesTarget
 from .failed_polls import Action, action_after
 
-_log = logging.getLogger(__name__)
+_log = get_logger(__name__)
 
 #: Seconds before the next poll after one that failed; the 0.38.0 client waits as long.
 _DELAY = 1.0

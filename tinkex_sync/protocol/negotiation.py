@@ -10,7 +10,6 @@ A new protocol version is a new row in :data:`PROTOCOL_VERSIONS`. A new feature 
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Dict, Optional, Set, Tuple, TypeVar
 
@@ -18,11 +17,12 @@ from ..concurrency.clock import Clock
 from ..concurrency.primitives import Lock
 from ..config import Config, Preset
 from ..errors import APIStatusError
+from ..logs import get_logger
 from ..types import DynamicConfigResponse, ServerConfigResponse
 from ..types.decoders import shorten
 from .wire import Body, JsonWire, ProtobufWire, WireFormat
 
-_log = logging.getLogger(__name__)
+_log = get_logger(__name__)
 _Settings = TypeVar("_Settings", ServerConfigResponse, DynamicConfigResponse)
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import enum
-import logging
 import math
 import weakref
 from concurrent.futures import CancelledError
@@ -32,6 +31,7 @@ from ..http.call_state import CallState
 from ..http.error_advice import advise
 from ..http.request import Request, new_idempotency_key
 from ..http.retry import Attempts, RetryConfig, log_long_retry
+from ..logs import get_logger
 from ..plugins.events import Source
 from ..polling.bulk_poller import BulkPoller
 from ..polling.poller import ServerFuture, poll
@@ -46,7 +46,7 @@ __all__ = ["Progress", "SampleOperation", "SamplingContext"]
 
 T = TypeVar("T")
 
-_log = logging.getLogger(__name__)
+_log = get_logger(__name__)
 
 #: A sample whose result the server has lost is submitted again at most this often.
 _MOST_RESUBMISSIONS = 2

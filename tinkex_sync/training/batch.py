@@ -10,7 +10,6 @@ for it without end. A forward pass of one datum, which does not change the model
 from __future__ import annotations
 
 import itertools
-import logging
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Callable, Dict, Iterable, List, Optional, Sequence, Tuple
@@ -18,6 +17,7 @@ from typing import Callable, Dict, Iterable, List, Optional, Sequence, Tuple
 from .. import types
 from ..concurrency.primitives import Event, Lock
 from ..errors import ClosedError, OutcomeUnknownError, PartialBatchError, TinkexError
+from ..logs import get_logger
 from ..plugins.events import Boundary
 from ..protocol.json_wire import check_finite
 from ..protocol.wire import Body
@@ -25,7 +25,7 @@ from .chunking import plan
 from .lane import LaneOperation, TrainingLane
 from .sequence_numbers import NumberedRequest
 
-_log = logging.getLogger(__name__)
+_log = get_logger(__name__)
 
 
 class BatchOperation(LaneOperation[types.ForwardBackwardOutput]):

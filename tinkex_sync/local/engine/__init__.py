@@ -6,13 +6,14 @@ The matrices are small, and equal inputs give equal bits only on one BLAS thread
 """
 
 from .adapter_files import adapter_files
-from .architecture import BASE_MODELS, DEFAULT_MODEL, BaseModel, ModelConfig
+from .architecture import BASE_MODELS, CHAT_MODEL, DEFAULT_MODEL, BaseModel, ModelConfig
 from .errors import EngineError
 from .sampling import MAX_SAMPLES, SamplingModel
 from .training import TrainingModel
 
 __all__ = [
     "BASE_MODELS",
+    "CHAT_MODEL",
     "DEFAULT_MODEL",
     "MAX_SAMPLES",
     "BaseModel",

@@ -9,9 +9,10 @@ Random base weights therefore have features of short byte sequences, and adapter
 
 from __future__ import annotations
 
+import re
 import threading
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Dict, Tuple
+from typing import TYPE_CHECKING, ClassVar, Dict, List, Tuple
 
 import numpy as np
 
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 DEFAULT_MODEL = "tinkex/tiny"
+CHAT_MODEL = "tinkex/chat"
+
+#: The special tokens of the chat model. The first two have the ids of the special tokens of the other models.
+CHAT_TOKENS = ("<|begin_of_text|>", "<|end_of_text|>", "<|im_start|>", "<|im_end|>")
 
 
 @dataclass(frozen=True)
@@ -31,7 +36,8 @@ class ModelConfig:
     ``context`` is the maximal number of positions of a training input, or of a prompt with its completion. ``seed``
     determines the base weights. ``nearest`` and ``farthest`` are the smallest and the largest reach of an attention
     head in positions. The reach is the distance at which ALiBi reduces a weight to 1/e. ``echoes`` is the number of
-    preceding positions that the input of a position contains.
+    preceding positions that the input of a position contains. ``special_tokens`` are the texts of the tokens from 256,
+    if texts can contain them. A completion ends with one of ``end_tokens``.
     """
 
     vocab: int = ByteTokenizer.vocab_size
@@ -44,6 +50,19 @@ class ModelConfig:
     nearest: float = 0.5
     farthest: float = 16.0
     echoes: int = 3
+    special_tokens: Tuple[str, ...] = ()
+    end_tokens: Tuple[int, ...] = (ByteTokenizer.eos_token_id,)
+
+    def encode(self, text: str) -> List[int]:
+        """Encode text as bytes and special tokens."""
+        tokens: List[int] = []
+        pattern = "(" + "|".join(map(re.escape, self.special_tokens)) + ")"
+        for part in re.split(pattern, text) if self.special_tokens else [text]:
+            if part in self.special_tokens:
+                tokens.append(256 + self.special_tokens.index(part))
+            else:
+                tokens.extend(ByteTokenizer().encode(part))
+        return tokens
 
     def shapes(self) -> Dict[str, Tuple[int, int]]:
         """Return the name and (inputs, outputs) of every linear map, in a fixed order."""
@@ -65,6 +84,12 @@ class ModelConfig:
 BASE_MODELS: Dict[str, ModelConfig] = {
     DEFAULT_MODEL: ModelConfig(),
     "tinkex/small": ModelConfig(dim=192, layers=2, heads=6, hidden=768, seed=20261),
+    CHAT_MODEL: ModelConfig(
+        vocab=256 + len(CHAT_TOKENS),
+        seed=20262,
+        special_tokens=CHAT_TOKENS,
+        end_tokens=(ByteTokenizer.eos_token_id, 256 + CHAT_TOKENS.index("<|im_end|>")),
+    ),
 }
 
 

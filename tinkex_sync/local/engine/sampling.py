@@ -7,7 +7,6 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, Type, Ty
 
 import numpy as np
 
-from ...tokenizers.byte_tokenizer import ByteTokenizer
 from ..shortened import shortened
 from . import adapters as lora
 from .architecture import BaseModel, ModelConfig
@@ -66,7 +65,7 @@ class SamplingRules:
         return cls(
             budget=room if max_tokens is None else min(room, max_tokens),
             seed=None if seed is None else whole(seed, "seed", "or null") & 0xFFFFFFFFFFFFFFFF,
-            stops=() if literal_stop and stop == [] else _parse_stops(stop, config.vocab),
+            stops=() if literal_stop and stop == [] else _parse_stops(stop, config),
             temperature=number(params.get("temperature", 1.0), "temperature", 0.0),
             top_k=top_k,
             top_p=top_p,
@@ -311,8 +310,8 @@ def adapters_from(arrays: Mapping[str, Any], group: str, like: Mapping[str, Any]
     return found
 
 
-def _parse_stops(stop: Any, vocab: int) -> Tuple[Tuple[int, ...], ...]:
-    ends: List[Tuple[int, ...]] = [(ByteTokenizer.eos_token_id,)]
+def _parse_stops(stop: Any, config: ModelConfig) -> Tuple[Tuple[int, ...], ...]:
+    ends: List[Tuple[int, ...]] = [(token,) for token in config.end_tokens]
     if stop is None:
         stop = []
     if isinstance(stop, str):
@@ -323,9 +322,9 @@ def _parse_stops(stop: Any, vocab: int) -> Tuple[Tuple[int, ...], ...]:
         )
     for item in stop:
         if isinstance(item, str) and item:
-            ends.append(tuple(ByteTokenizer().encode(item)))
+            ends.append(tuple(config.encode(item)))
         elif isinstance(item, int) and not isinstance(item, bool):
-            ends.append((int(integers([item], "stop", vocab)[0]),))
+            ends.append((int(integers([item], "stop", config.vocab)[0]),))
         else:
             raise EngineError(f"stop contains {shortened(item)}: use non-empty strings, or token ids")
     return tuple(ends)
