@@ -1,11 +1,13 @@
 """Frames of tinkex_sync between a public method and ``requests``: ``python benchmarks/call_frames.py``.
 
 Runs a ``sample`` and a ``train_step`` against the embedded server. Prints, for each request, the thread that sent it
-and the functions of the package on its stack, outermost first. Exits with status 1 if a stack has more than ten.
+and the functions of the package on its stack, outermost first. With ``--page`` it writes them to docs/architecture.md.
+Exits with status 1 if a stack has more than ten.
 """
 
 from __future__ import annotations
 
+import re
 import sys
 import threading
 import traceback
@@ -20,6 +22,8 @@ from tinkex_sync import ServiceClient, types
 from tinkex_sync.local import LocalServer
 
 MOST_FRAMES = 10
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "architecture.md"
+BEGIN, END = "<!-- frames: written by benchmarks/call_frames.py --page -->\n", "<!-- end of frames -->\n"
 
 _PACKAGE = Path(tinkex_sync.__file__).resolve().parent
 
@@ -85,16 +89,31 @@ def record() -> Dict[str, List[Sent]]:
     return found
 
 
+def describe(found: Dict[str, List[Sent]]) -> str:
+    """Return the frames of each request as text, each endpoint of a method once."""
+    lines = []
+    for name, sent in found.items():
+        lines.append(f"{name}:")
+        # Polls run in several threads, in any order: they come last, and one of them stands for all.
+        ordered = sorted(sent, key=lambda one: (one.endpoint == "retrieve_future", one.frames))
+        for one in {one.endpoint: one for one in ordered}.values():
+            # Names of threads end in an id or a number.
+            thread = re.sub(r"-[0-9a-f]+$", "-...", one.thread)
+            lines.append(f"  {one.endpoint}, {len(one.frames)} frames in thread {thread}")
+            lines += [f"    {frame}" for frame in one.frames]
+    return "\n".join(lines) + "\n"
+
+
 def main() -> int:
-    """Print the frames; return the exit status."""
-    most = 0
-    for name, sent in record().items():
-        print(f"{name}:")
-        for one in sent:
-            most = max(most, len(one.frames))
-            print(f"  {one.endpoint}, {len(one.frames)} frames in thread {one.thread}")
-            for frame in one.frames:
-                print(f"    {frame}")
+    """Print the frames, or with ``--page`` write them to docs/architecture.md; return the exit status."""
+    found = record()
+    if "--page" in sys.argv:
+        page = PAGE.read_text("utf-8")
+        before, after = page.split(BEGIN)[0], page.split(END)[1]
+        PAGE.write_text(f"{before}{BEGIN}```text\n{describe(found)}```\n{END}{after}", "utf-8")
+    else:
+        print(describe(found), end="")
+    most = max(len(one.frames) for sent in found.values() for one in sent)
     print(f"at most {most} frames; the limit is {MOST_FRAMES}")
     return int(most > MOST_FRAMES)
 

@@ -18,6 +18,8 @@ ARGUMENTS = {
     "body": {"detail": ["a", 1]},
     "status_code": 418,
     "headers": {"retry-after": "2"},
+    "response": errors.ErrorResponse(418, {"x": "y"}, "text", SentRequest("GET", "http://127.0.0.1/")),
+    "request": SentRequest("GET", "http://127.0.0.1/"),
     "request_id": "req-7",
     "retry_after": 2.0,
     "category": "server",
@@ -37,6 +39,7 @@ SET_AFTERWARDS = {
     "attempts": 4,
     "elapsed": 12.5,
     "unsent": True,
+    "is_final": True,
     "reused": True,
     "request_id": "req-8",
 }
@@ -117,3 +120,33 @@ def test_the_package_exports_exactly_the_public_errors():
     exported = [getattr(tinkex_sync, name) for name in tinkex_sync.__all__]
     classes = {one for one in exported if inspect.isclass(one) and issubclass(one, TinkexError)}
     assert {one.__name__ for one in classes if one.__module__ == errors.__name__} == set(errors.__all__)
+
+
+class Response:
+    """A response of httpx, as far as errors read it."""
+
+    status_code, headers, request = 409, {"x-request-id": "7"}, "GET /"
+
+
+class RequestlessResponse(Response):
+    @property
+    def request(self):
+        raise RuntimeError("The request instance has not been set on this response.")
+
+
+def test_errors_can_be_made_with_a_response_or_a_request_as_in_the_official_sdk():
+    response, body = Response(), {"detail": "x"}
+    for made in (
+        errors.ConflictError("m", response=response, body=body),
+        errors.ConflictError("m", response, body),
+    ):
+        assert (made.status_code, made.message, made.body) == (409, "m", body)
+        assert made.response is response
+        assert (made.request, made.headers) == ("GET /", {"x-request-id": "7"})
+    assert errors.APIStatusError("m", response=RequestlessResponse(), body=None).request is None
+    assert errors.APIResponseValidationError(response=response, body=body).status_code == 409
+    assert errors.APITimeoutError(request="GET /").request == "GET /"
+    assert errors.APIConnectionError(message="m", request="GET /").message == "m"
+    assert errors.APIError("m", "GET /", body=None).request == "GET /"
+    with pytest.raises(TypeError, match="BadRequestError needs response= or status_code="):
+        errors.BadRequestError("m")

@@ -5,11 +5,14 @@ Each setting is one line with its default and its check. The checks are the smal
 
 from __future__ import annotations
 
+import base64
+import contextlib
 import os
+import re
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterable, Mapping, Optional, Tuple, Union
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 from tenacity.retry import retry_base
 from tenacity.stop import stop_base
@@ -135,9 +138,13 @@ def _check_base_url(value: Any) -> Optional[str]:
     if value == "local":
         return None
     if isinstance(value, str):
-        url = urlsplit(value)
-        if url.scheme in ("http", "https") and url.hostname:
-            return None
+        with contextlib.suppress(ValueError):  # It is not a URL, or its port is not a number.
+            url, query = urlsplit(value), parse_qsl(urlsplit(value).query, keep_blank_values=True)
+            is_http = url.scheme in ("http", "https") and url.hostname and url.port != 0
+            if is_http and not url.fragment and len(dict(query)) == len(query):
+                return None
+        # Without user, password and query, which may be secrets.
+        value = re.sub(r"^(\w+://)?.*@", r"\1***@", re.sub(r"[?#].*", "?***", value))
     return (
         "must be a URL such as https://host/prefix, or 'local' for the embedded server (argument base_url or"
         f" environment variable TINKER_BASE_URL), got {value!r}"
@@ -271,7 +278,8 @@ class Config(ThrottleLimits):
     credential_command: Optional[str] = _setting(None, _check_secret_text, secret=True)
     #: The project of the session, on servers that have projects. Environment: TINKER_PROJECT_ID.
     project_id: Optional[str] = _setting(None, _check_optional_text)
-    #: URL of the server; "local" starts the embedded server. Environment: TINKER_BASE_URL.
+    #: URL of the server; "local" starts the embedded server. Environment: TINKER_BASE_URL. User and password in it
+    #: become basic authentication in ``headers``, and a query is added to ``default_query``. Neither is ever shown.
     base_url: str = _setting(DEFAULT_BASE_URL, _check_base_url)
     #: Labels of the session, sorted. Environment: TINKER_TAGS, separated by commas.
     tags: Tuple[str, ...] = _setting((), _check_tags)
@@ -347,8 +355,16 @@ class Config(ThrottleLimits):
     def __post_init__(self) -> None:
         super().__post_init__()
         # Copies, because callers may change the objects that they pass.
-        object.__setattr__(self, "headers", dict(self.headers))
-        object.__setattr__(self, "default_query", dict(self.default_query))
+        url = urlsplit(self.base_url)
+        headers, query = dict(self.headers), {**dict(parse_qsl(url.query, True)), **dict(self.default_query)}
+        if "@" in url.netloc:
+            credentials = f"{unquote(url.username or '')}:{unquote(url.password or '')}".encode()
+            headers["Authorization"] = f"Basic {base64.b64encode(credentials).decode()}"
+        if url.query or "@" in url.netloc:
+            public = url._replace(netloc=url.netloc.rpartition("@")[2], query="").geturl()
+            object.__setattr__(self, "base_url", public)
+        object.__setattr__(self, "headers", headers)
+        object.__setattr__(self, "default_query", query)
         object.__setattr__(self, "tags", tuple(sorted(set(self.tags))))
 
     @property
@@ -386,8 +402,10 @@ class Config(ThrottleLimits):
 
     def with_credentials_from_env(self) -> Config:
         """Return a copy with the secrets that this process's environment has."""
-        found = Config.from_env(base_url=self.base_url)
+        found = Config.from_env()
         names = [name for name in _ENVIRONMENT if name in _secrets()]
+        if found.base_url == self.base_url:
+            names += ["headers", "default_query"]
         return self.replace(**{name: getattr(found, name) for name in names})
 
     def replace(self, **changes: Any) -> Config:

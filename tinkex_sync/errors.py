@@ -117,16 +117,23 @@ class ErrorResponse(NamedTuple):
         return json.loads(self.body) if isinstance(self.body, str) else self.body
 
 
+def _request_of(response: Any) -> Any:
+    try:
+        return getattr(response, "request", None)
+    except RuntimeError:  # a response of httpx without a request
+        return None
+
+
 class APIError(TinkexError):
     """A request failed, or its response cannot be decoded."""
 
-    def __init__(self, message: str, *, body: Any = None) -> None:
+    def __init__(self, message: str, request: Any = None, *, body: Any = None) -> None:
         super().__init__(message)
         self.message = message
         #: The decoded JSON of the response, its text if it is not JSON, or None if there was no response.
         self.body = body
-        #: The request that failed; None if no single request did.
-        self.request: Optional[SentRequest] = None
+        #: The request that failed, a :class:`SentRequest` unless another was given; None if no single request did.
+        self.request = request
         #: Number of attempts, retries included.
         self.attempts = 1
         #: Seconds from the first attempt to the error.
@@ -140,47 +147,59 @@ class APIResponseValidationError(APIError):
         self,
         message: str = "Data returned by API invalid for expected schema.",
         *,
+        response: Any = None,
         status_code: int = 200,
         body: Any = None,
         path: str = "",
     ) -> None:
-        super().__init__(message, body=body)
-        self.status_code = status_code
+        super().__init__(message, _request_of(response), body=body)
+        self.status_code = status_code if response is None else response.status_code
         #: The place in the body, such as ``sequences[0].tokens``; "" for the whole body.
         self.path = path
+        self._response = response
 
     @property
-    def response(self) -> ErrorResponse:
-        """Return status and body as one value."""
-        return ErrorResponse(self.status_code, {}, self.body, self.request)
+    def response(self) -> Any:
+        """Return the response that was given, or status and body as an :class:`ErrorResponse`."""
+        return self._response or ErrorResponse(self.status_code, {}, self.body, self.request)
 
 
 class APIStatusError(APIError):
-    """The server responded with a status other than 2xx."""
+    """The server responded with a status other than 2xx.
+
+    Args:
+        response: A response, such as httpx's, from which status, headers and request are taken.
+        status_code: The status; required without ``response``.
+    """
 
     def __init__(
         self,
         message: str,
-        *,
-        status_code: int,
+        response: Any = None,
         body: Any = None,
+        *,
+        status_code: Optional[int] = None,
         headers: Optional[Mapping[str, str]] = None,
         request_id: Optional[str] = None,
         retry_after: Optional[float] = None,
     ) -> None:
-        super().__init__(message, body=body)
-        self.status_code = status_code
+        super().__init__(message, _request_of(response), body=body)
+        code = getattr(response, "status_code", None) if status_code is None else status_code
+        if code is None:
+            raise TypeError(f"{type(self).__name__} needs response= or status_code=")
+        self.status_code: int = code
         #: Response headers, names in lower case.
-        self.headers: Dict[str, str] = dict(headers or {})
+        self.headers: Dict[str, str] = dict(headers or getattr(response, "headers", None) or {})
+        self._response = response
         #: The server future that was polled; None for other requests.
         self.request_id = request_id
         #: Seconds to wait according to the response; None if it does not contain them.
         self.retry_after = retry_after
 
     @property
-    def response(self) -> ErrorResponse:
-        """Return status, headers and body as one value."""
-        return ErrorResponse(self.status_code, self.headers, self.body, self.request)
+    def response(self) -> Any:
+        """Return the response that was given, or status, headers and body as an :class:`ErrorResponse`."""
+        return self._response or ErrorResponse(self.status_code, self.headers, self.body, self.request)
 
 
 class BadRequestError(APIStatusError):
@@ -249,19 +268,21 @@ def status_error(status_code: int, *, body: Any, **details: Any) -> APIStatusErr
 class APIConnectionError(APIError):
     """There was no response: the connection could not be opened, or it broke."""
 
-    def __init__(self, message: str = "Connection error.", *, body: Any = None) -> None:
-        super().__init__(message, body=body)
+    def __init__(self, message: str = "Connection error.", *, request: Any = None, body: Any = None) -> None:
+        super().__init__(message, request, body=body)
         #: True if no byte of the request can have reached the server (refused, DNS, TLS).
         self.unsent = False
         #: True if the connection had served an earlier request, so the server may have closed it as idle.
         self.reused = False
+        #: True if a retry cannot succeed: a certificate is not valid, or a proxy requires a password.
+        self.is_final = False
 
 
 class APITimeoutError(APIConnectionError, TimeoutError):
     """There was no response in time."""
 
-    def __init__(self, message: str = "Request timed out.", *, body: Any = None) -> None:
-        super().__init__(message, body=body)
+    def __init__(self, message: str = "Request timed out.", *, request: Any = None, body: Any = None) -> None:
+        super().__init__(message, request=request, body=body)
 
 
 class RequestFailedError(TinkexError):

@@ -10,7 +10,7 @@ import weakref
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from typing import Any, Dict, Iterator, List, Mapping, Optional, Union
+from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Union
 
 from .concurrency.exit_closing import close_at_exit
 from .concurrency.primitives import start_thread
@@ -58,6 +58,8 @@ class Session(Connection):
         self.telemetry: Optional[QueuedObserver] = None
         #: Whether a client of this process must close it. If that is forgotten, a ResourceWarning is issued.
         self.owned = owned
+        #: Called with the error of a future before the future fails; may change the error's class. Set by compat.
+        self.adapt_error: Optional[Callable[[Optional[BaseException]], None]] = None
         self._apply_limits()
         # Weak, because the session outlives the clients of its models and their lanes.
         self._threads: weakref.WeakSet[Union[Lane, Workers]] = weakref.WeakSet()  # guarded by _lock

@@ -38,3 +38,8 @@ def test_requests_are_sent_by_the_callers_thread_and_by_the_lane(recorded):
     assert {one.thread for one in recorded["sample"]} == {"MainThread"}
     posts = [one for one in recorded["train_step"] if one.endpoint != "retrieve_future"]
     assert all(one.thread.startswith("tinkex-lane-") for one in posts)
+
+
+def test_the_page_of_the_architecture_shows_the_real_frames(call_frames, recorded):
+    page = call_frames.PAGE.read_text("utf-8")
+    assert call_frames.describe(recorded) in page, "run python benchmarks/call_frames.py --page"

@@ -237,6 +237,7 @@ class _Download:
         headers = {"Accept": "*/*", "Accept-Encoding": "identity"}
         if urlsplit(url)[:2] == urlsplit(self._session.transport.base_url)[:2]:
             key = self._session.credentials.key(False, None) or self._session.config.api_key
+            headers = {**self._session.config.headers, **headers}
             if key:
                 headers["X-API-Key"] = key
         if self._done and self._version:

@@ -12,10 +12,11 @@ import importlib.machinery
 import re
 import sys
 from types import ModuleType
-from typing import Any, Callable, Dict, Mapping, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterator, Mapping, Optional, Sequence, Tuple
 
 from .. import errors
 from ..http.retry import RetryConfig
+from .absent import reason
 
 __all__ = ["install", "register_finder"]
 
@@ -115,6 +116,14 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
             return None
         return importlib.machinery.ModuleSpec(fullname, self, is_package=True)
 
+    def find_distributions(self, context: Any = None) -> Iterator[Any]:
+        """Yield the metadata of ``tinker``, whose version scripts ask for, if this package is registered as it."""
+        package = sys.modules[str(__package__)]
+        if getattr(context, "name", None) == "tinker" and sys.modules.get("tinker") is package:
+            from .metadata import TinkerDistribution
+
+            yield TinkerDistribution(package.__version__)
+
     def create_module(self, spec: importlib.machinery.ModuleSpec) -> Optional[ModuleType]:
         return None
 
@@ -129,6 +138,9 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         for name in (package, "tinker"):
             if fullname.startswith(name + ".") and sys.modules.get(name) is sys.modules[package]:
                 relative = fullname[len(name) + 1 :]
+                explanation = reason(relative.partition(".")[0])
+                if explanation and relative not in _modules():
+                    raise ModuleNotFoundError(f"No module named {fullname!r}: {explanation}", name=fullname)
                 return relative if relative in _modules() else None
         return None
 
@@ -142,7 +154,8 @@ def register_finder() -> None:
 def install() -> None:
     """Register this package as ``tinker``, with its module paths, for scripts that cannot be changed.
 
-    Call it before any import of ``tinker``. Further calls have no effect.
+    Call it before any import of ``tinker``. Further calls have no effect. ``importlib.metadata.version("tinker")``
+    returns the version of the official SDK whose interface this package has.
 
     Raises:
         ImportError: The official package was imported before.

@@ -8,11 +8,12 @@ connections register their socket before they connect, and a thread that must en
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import socket
 import threading
 import weakref
-from typing import Any, List, Optional
+from typing import Any, Dict, List, Optional
 
 import requests.adapters
 import urllib3
@@ -40,6 +41,16 @@ class _Running(threading.local):
 
 
 _running = _Running()
+
+
+def _hide_queries(record: logging.LogRecord) -> bool:
+    """Remove queries, which may contain secrets, from urllib3's log records about our requests."""
+    if _running.exchange is not None and isinstance(record.args, tuple):
+        record.args = tuple(one.partition("?")[0] if isinstance(one, str) else one for one in record.args)
+    return True
+
+
+logging.getLogger("urllib3.connectionpool").addFilter(_hide_queries)
 
 
 def _shut(sock: socket.socket) -> None:
@@ -139,6 +150,20 @@ class SocketRegistry:
         return True
 
 
+def _make_socket(
+    proxy: Optional[Dict[str, Any]], family: int, kind: int, protocol: int, address: Any
+) -> socket.socket:
+    """Return a socket; one of pysocks, which connects through the proxy at ``address``, if there is a SOCKS proxy."""
+    if proxy is None:
+        return socket.socket(family, kind, protocol)
+    import socks
+
+    sock: socket.socket = socks.socksocket(family, kind, protocol)
+    credentials = (proxy["username"], proxy["password"])
+    sock.set_proxy(proxy["socks_version"], *address[:2], proxy["rdns"], *credentials)  # type: ignore[attr-defined]
+    return sock
+
+
 class _Tracked:
     """A mixin of urllib3's connections that registers the socket with the registry and the running exchange."""
 
@@ -149,19 +174,25 @@ class _Tracked:
     #: Pieces of the running request that are not sent yet; None between requests, and after a large piece.
     _held: Optional[List[bytes]] = None
 
+    def __init__(self, *args: Any, _socks_options: Optional[Dict[str, Any]] = None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        #: The SOCKS proxy, as urllib3 describes it.
+        self._socks = _socks_options
+
     def _new_conn(self) -> socket.socket:
         connection: Any = self
         host, timeout = getattr(connection, "_dns_host", None) or connection.host, connection.timeout
         self._served = 0
         try:
-            found = socket.getaddrinfo(
-                host.strip("[]"), connection.port, allowed_gai_family(), socket.SOCK_STREAM
-            )
+            peer, at = host, connection.port
+            if self._socks is not None:
+                peer, at = self._socks["proxy_host"], self._socks["proxy_port"] or 1080
+            found = socket.getaddrinfo(peer.strip("[]"), at, allowed_gai_family(), socket.SOCK_STREAM)
         except (OSError, UnicodeError) as error:
             raise NewConnectionError(connection, f"Failed to resolve '{host}': {error}") from error
         failure: Optional[OSError] = None
         for family, kind, protocol, _, address in found:
-            sock = socket.socket(family, kind, protocol)
+            sock = _make_socket(self._socks, family, kind, protocol, address)
             try:
                 for option in connection.socket_options or ():
                     sock.setsockopt(*option)
@@ -169,7 +200,7 @@ class _Tracked:
                     sock.settimeout(timeout)
                 self.registry.add(sock)
                 _attach(sock, connected=False)
-                sock.connect(address)
+                sock.connect(address if self._socks is None else (host, connection.port))
             except OSError as error:
                 failure = error
                 sock.close()

@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import ssl
-from contextlib import contextmanager
+from base64 import b64decode
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Mapping, Optional, Set, Tuple, Union
 from urllib.parse import urlencode, urljoin, urlsplit
@@ -42,6 +44,11 @@ _MOST_REDIRECTS = 5
 #: The redirects that keep method and body.
 _FOLLOWED = frozenset({307, 308})
 _LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
+_SECRET_HEADERS = frozenset({"x-api-key", "cf-access-client-id", "cf-access-client-secret", "cookie"})
+_PROXY_SCHEMES = ("http", "https", "socks4", "socks4a", "socks5", "socks5h")
+_PROXY_CREDENTIALS = (
+    "set user and password of the proxy in proxies= or HTTP_PROXY, as in http://user:password@host: "
+)
 #: Bytes of a body that are read at a time.
 _BLOCK = 1 << 18
 #: A compressed body may always have this size, and above it this many times the bytes that were received.
@@ -88,6 +95,52 @@ def _find_certificates(setting: Union[bool, str]) -> Union[bool, str]:
     return setting
 
 
+def _checked_proxy(proxy: Optional[str]) -> str:
+    """Return the address of a proxy without user and password; "" if there is none.
+
+    Raises:
+        ConfigError: No connection through it is possible.
+    """
+    if not proxy:
+        return ""
+    try:
+        url = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
+        shown = f"{url.scheme}://{url.netloc.rpartition('@')[2]}"
+        if url.scheme in _PROXY_SCHEMES and url.hostname and url.port != 0:
+            if url.scheme.startswith("socks") and find_spec("socks") is None:
+                raise ConfigError(
+                    f"proxies: {shown} is a SOCKS proxy, which needs pysocks: pip install pysocks"
+                )
+            return shown
+    except ValueError as error:
+        if isinstance(error, ConfigError):
+            raise
+        shown = "a text that is not a URL"
+    raise ConfigError(
+        f"proxies (or HTTP_PROXY, HTTPS_PROXY, ALL_PROXY) must be URLs with a host and one of the schemes"
+        f" {', '.join(_PROXY_SCHEMES)}, got {shown}"
+    )
+
+
+def _check_tls_files(verify: Union[bool, str], certificate: Union[None, str, Tuple[str, str]]) -> None:
+    """Raise ConfigError if the bundle or the client's certificate cannot be used."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    name = f"verify={verify!r}"
+    try:
+        if isinstance(verify, str):
+            is_folder = Path(verify).is_dir()
+            context.load_verify_locations(None if is_folder else verify, verify if is_folder else None)
+        name = "client_certificate"
+        if certificate:
+            file, key = (certificate, None) if isinstance(certificate, str) else certificate
+            # An empty password, because OpenSSL would ask for one at the terminal.
+            context.load_cert_chain(file, key, password="")
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"{name} must be PEM files, with the key of a certificate and no password: {error}"
+        ) from None
+
+
 class Transport:
     """Sends requests to one server. Thread-safe; shared by all threads of a client.
 
@@ -119,8 +172,11 @@ class Transport:
             is_loopback = urlsplit(self.base_url).hostname in _LOOPBACK
             proxies = {} if is_loopback else requests.utils.get_environ_proxies(self.base_url, no_proxy=None)
         self.proxies = dict(proxies)
+        self._proxy = _checked_proxy(requests.utils.select_proxy(self.base_url, self.proxies))
         #: ``verify`` of ``requests``.
         self.verify = _find_certificates(config.verify)
+        if self.base_url.startswith("https:"):
+            _check_tls_files(self.verify, config.client_certificate)
         self._options: Dict[str, Any] = {
             "allow_redirects": False,
             "proxies": self.proxies,
@@ -158,7 +214,9 @@ class Transport:
                     content = self._read(response)
                 except (requests.RequestException, OSError, ValueError) as error:
                     self._raise_if_cut(exchange, error)
-                    raise _connection_error(exchange, error, row.method, url) from error
+                    # The text of the cause contains the query.
+                    cause = None if self._query else error
+                    raise self._connection_error(exchange, error, row.method, url) from cause
                 # A body without a length ends where its socket is shut down.
                 self._raise_if_cut(exchange)
                 target = response.headers.get("location")
@@ -201,10 +259,38 @@ class Transport:
         status = response.status_code
         if 200 <= status < 300 or (request.row.redirect_ok and 300 <= status < 400):
             return Reply(status, lowered, content, self._clock.time() - started)
-        body = _error_body(content)
-        failed = status_error(status, body=body, headers=lowered, retry_after=retry_after(lowered))
-        failed.request = _sent_request(request.row.method, url)
+        for secret in self._secrets(response):
+            # Some servers and gateways return the refused key, or the headers of the request.
+            content = content.replace(secret.encode(), b"***")
+            lowered = {name: value.replace(secret, "***") for name, value in lowered.items()}
+        failed = status_error(
+            status, body=_error_body(content), headers=lowered, retry_after=retry_after(lowered)
+        )
+        failed.request = self._sent_request(request.row.method, url)
+        remedy = {
+            407: f"{_PROXY_CREDENTIALS}{self._proxy}",
+            413: f"a server or gateway does not accept {len(request.content or b'')} bytes: set max_chunk_bytes= lower"
+            f" (now {int(self._config.max_chunk_bytes)})",
+        }.get(status)
+        if remedy is not None:
+            failed.args = (f"{failed.message} [{remedy}]",)
         raise failed
+
+    def _secrets(self, response: requests.Response) -> List[str]:
+        """Return the secrets of the request, without short texts, which may occur by chance."""
+        given = {name.lower() for name in self._config.headers} | _SECRET_HEADERS
+        found = [value for name, value in response.request.headers.items() if name.lower() in given]
+        for value in list(found):
+            kind, _, credentials = value.rpartition(" ")  # "Basic" or "Bearer", and the secret.
+            found.append(credentials)
+            if kind == "Basic":
+                with suppress(ValueError):
+                    found.append(b64decode(credentials).decode().partition(":")[2])
+        found += map(_query_text, self._config.default_query.values())
+        return [one for one in found if len(one) >= 8]
+
+    def _sent_request(self, method: str, url: str) -> SentRequest:
+        return SentRequest(method, url.replace(self._query, "***") if self._query else url)
 
     def _url(self, path: str) -> str:
         url = urljoin(self.base_url, path.lstrip("/"))
@@ -270,6 +356,25 @@ class Transport:
         if exchange.is_cut:
             raise DeadlineExceeded("the timeout ran out while sending", phase="sending", sent=sent) from cause
 
+    def _connection_error(
+        self, exchange: Exchange, error: BaseException, method: str, url: str
+    ) -> APIConnectionError:
+        timed_out = isinstance(error, requests.Timeout)
+        cls = APITimeoutError if timed_out else APIConnectionError
+        host, cause = urlsplit(self.base_url).netloc, _root_cause(error)
+        if self._proxy:
+            host = f"{host}, through proxy {self._proxy}; set proxies=, HTTP_PROXY, HTTPS_PROXY or NO_PROXY"
+        summary = "Request timed out." if timed_out else "Connection error."
+        is_refused = "407" in cause and isinstance(error, requests.exceptions.ProxyError)
+        remedy = f" [{_PROXY_CREDENTIALS}{self._proxy}]" if is_refused else ""
+        made = cls(f"{summary} {cause} (server {host}){remedy}")
+        made.is_final = is_refused or "CERTIFICATE_VERIFY_FAILED" in cause
+        # Through a proxy a connection may exist although the server was not reached.
+        made.unsent = not exchange.connected
+        made.reused = exchange.reused
+        made.request = self._sent_request(method, url)
+        return made
+
     def close(self) -> None:
         """Cut the requests in flight and refuse further ones. Idempotent; never blocks; no effect after a fork."""
         if self.registry.shut_down():
@@ -279,20 +384,6 @@ class Transport:
     def status(self) -> Dict[str, int]:
         """Return the number of requests in flight and of connections opened so far."""
         return {"in_flight": len(self._exchanges), "connections_opened": self.registry.opened}
-
-
-def _connection_error(exchange: Exchange, error: Exception, method: str, url: str) -> APIConnectionError:
-    """Return the error of a request without a response."""
-    timed_out = isinstance(error, requests.Timeout)
-    cls = APITimeoutError if timed_out else APIConnectionError
-    host = urlsplit(url).netloc.rpartition("@")[2]
-    summary = "Request timed out." if timed_out else "Connection error."
-    made = cls(f"{summary} {_root_cause(error)} (server {host})")
-    # Through a proxy a connection may exist although the server was not reached.
-    made.unsent = not exchange.connected
-    made.reused = exchange.reused
-    made.request = _sent_request(method, url)
-    return made
 
 
 def _default_headers(config: Config) -> Dict[str, str]:
@@ -323,12 +414,6 @@ def _query_text(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return ",".join(map(_query_text, value))
     return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _sent_request(method: str, url: str) -> SentRequest:
-    parts = urlsplit(url)
-    # Without the password that a URL may contain.
-    return SentRequest(method, parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl())
 
 
 def _error_body(content: bytes) -> Any:
