@@ -214,7 +214,10 @@ class retry_if_status(retry_base):  # noqa: N801 - tenacity's own strategies hav
 
 def _is_connection_failure(error: BaseException) -> bool:
     # A deadline of the caller is a TimeoutError too, and final.
-    return isinstance(error, (APIConnectionError, TimeoutError)) and not isinstance(error, DeadlineExceeded)
+    is_failure = isinstance(error, (APIConnectionError, TimeoutError)) and not isinstance(
+        error, DeadlineExceeded
+    )
+    return is_failure and not getattr(error, "is_final", False)
 
 
 class stop_at_limit(stop_base):  # noqa: N801

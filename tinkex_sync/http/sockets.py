@@ -135,6 +135,20 @@ class SocketRegistry:
         return True
 
 
+def _make_socket(
+    proxy: Optional[Dict[str, Any]], family: int, kind: int, protocol: int, address: Any
+) -> socket.socket:
+    """Return a socket; one of pysocks, which connects through the proxy at ``address``, if there is a SOCKS proxy."""
+    if proxy is None:
+        return socket.socket(family, kind, protocol)
+    import socks
+
+    sock: socket.socket = socks.socksocket(family, kind, protocol)
+    credentials = (proxy["username"], proxy["password"])
+    sock.set_proxy(proxy["socks_version"], *address[:2], proxy["rdns"], *credentials)  # type: ignore[attr-defined]
+    return sock
+
+
 class _Tracked:
     """A mixin of urllib3's connections that registers the socket with the registry and the running exchange."""
 
@@ -142,6 +156,11 @@ class _Tracked:
     sock: Any
     _served = 0
     _held: Optional[List[bytes]] = None
+
+    def __init__(self, *args: Any, _socks_options: Optional[Dict[str, Any]] = None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        #: The SOCKS proxy, as urllib3 describes it.
+        self._socks = _socks_options
 
     def _new_conn(self) -> socket.socket:
         host = getattr(self, "_dns_host", None) or self.host  # type: ignore[attr-defined]
@@ -151,12 +170,15 @@ class _Tracked:
         exchange: Optional[Exchange] = getattr(_running, "exchange", None)
         self._served = 0
         try:
-            found = socket.getaddrinfo(host.strip("[]"), port, allowed_gai_family(), socket.SOCK_STREAM)
+            peer, at = host, port
+            if self._socks is not None:
+                peer, at = self._socks["proxy_host"], self._socks["proxy_port"] or 1080
+            found = socket.getaddrinfo(peer.strip("[]"), at, allowed_gai_family(), socket.SOCK_STREAM)
         except (OSError, UnicodeError) as error:
             raise NewConnectionError(connection, f"Failed to resolve '{host}': {error}") from error
         failure: Optional[OSError] = None
         for family, kind, protocol, _, address in found:
-            sock = socket.socket(family, kind, protocol)
+            sock = _make_socket(self._socks, family, kind, protocol, address)
             try:
                 for option in self.socket_options or ():  # type: ignore[attr-defined]
                     sock.setsockopt(*option)
@@ -165,7 +187,7 @@ class _Tracked:
                 self.registry.add(sock)
                 if exchange is not None:
                     exchange.attach(sock)
-                sock.connect(address)
+                sock.connect(address if self._socks is None else (host, port))
             except OSError as error:
                 failure = error
                 sock.close()

@@ -8,6 +8,7 @@ import ssl
 from base64 import b64decode
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Mapping, Optional, Set, Tuple, Union
 from urllib.parse import urlencode, urljoin, urlsplit
@@ -46,6 +47,10 @@ _MOST_REDIRECTS = 5
 _FOLLOWED = frozenset({307, 308})
 _LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 _SECRET_HEADERS = frozenset({"x-api-key", "cf-access-client-id", "cf-access-client-secret", "cookie"})
+_PROXY_SCHEMES = ("http", "https", "socks4", "socks4a", "socks5", "socks5h")
+_PROXY_CREDENTIALS = (
+    "set user and password of the proxy in proxies= or HTTP_PROXY, as in http://user:password@host: "
+)
 #: Bytes of a body that are read at a time.
 _BLOCK = 1 << 18
 #: A compressed body may always have this size, and above it this many times the bytes that were received.
@@ -94,6 +99,52 @@ def _find_certificates(setting: Union[bool, str]) -> Union[bool, str]:
     return setting
 
 
+def _checked_proxy(proxy: Optional[str]) -> str:
+    """Return the address of a proxy without user and password; "" if there is none.
+
+    Raises:
+        ConfigError: No connection through it is possible.
+    """
+    if not proxy:
+        return ""
+    try:
+        url = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
+        shown = f"{url.scheme}://{url.netloc.rpartition('@')[2]}"
+        if url.scheme in _PROXY_SCHEMES and url.hostname and url.port != 0:
+            if url.scheme.startswith("socks") and find_spec("socks") is None:
+                raise ConfigError(
+                    f"proxies: {shown} is a SOCKS proxy, which needs pysocks: pip install pysocks"
+                )
+            return shown
+    except ValueError as error:
+        if isinstance(error, ConfigError):
+            raise
+        shown = "a text that is not a URL"
+    raise ConfigError(
+        f"proxies (or HTTP_PROXY, HTTPS_PROXY, ALL_PROXY) must be URLs with a host and one of the schemes"
+        f" {', '.join(_PROXY_SCHEMES)}, got {shown}"
+    )
+
+
+def _check_tls_files(verify: Union[bool, str], certificate: Union[None, str, Tuple[str, str]]) -> None:
+    """Raise ConfigError if the bundle or the client's certificate cannot be used."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    name = f"verify={verify!r}"
+    try:
+        if isinstance(verify, str):
+            is_folder = Path(verify).is_dir()
+            context.load_verify_locations(None if is_folder else verify, verify if is_folder else None)
+        name = "client_certificate"
+        if certificate:
+            file, key = (certificate, None) if isinstance(certificate, str) else certificate
+            # An empty password, because OpenSSL would ask for one at the terminal.
+            context.load_cert_chain(file, key, password="")
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"{name} must be PEM files, with the key of a certificate and no password: {error}"
+        ) from None
+
+
 class Transport:
     """Sends requests to one server. Thread-safe; shared by all threads of a client.
 
@@ -127,8 +178,11 @@ class Transport:
             loopback = urlsplit(self.base_url).hostname in _LOOPBACK
             found = {} if loopback else requests.utils.get_environ_proxies(self.base_url, no_proxy=None)
             self.proxies = dict(found)
+        self._proxy = _checked_proxy(requests.utils.select_proxy(self.base_url, self.proxies))
         #: ``verify`` of ``requests``.
         self.verify = _find_certificates(config.verify)
+        if self.base_url.startswith("https:"):
+            _check_tls_files(self.verify, config.client_certificate)
         self._options: Dict[str, Any] = {
             "allow_redirects": False,
             "proxies": self.proxies,
@@ -223,6 +277,13 @@ class Transport:
             status, body=_error_body(content), headers=lowered, retry_after=retry_after(lowered)
         )
         failed.request = self._sent_request(request.row.method, url)
+        remedy = {
+            407: f"{_PROXY_CREDENTIALS}{self._proxy}",
+            413: f"a server or gateway does not accept {len(request.content or b'')} bytes: set max_chunk_bytes= lower"
+            f" (now {int(self._config.max_chunk_bytes)})",
+        }.get(status)
+        if remedy is not None:
+            failed.args = (f"{failed.message} [{remedy}]",)
         raise failed
 
     def _secrets(self, response: requests.Response) -> List[str]:
@@ -319,9 +380,14 @@ class Transport:
     ) -> APIConnectionError:
         timed_out = isinstance(error, requests.Timeout)
         cls = APITimeoutError if timed_out else APIConnectionError
-        host = urlsplit(self.base_url).netloc
+        host, cause = urlsplit(self.base_url).netloc, _root_cause(error)
+        if self._proxy:
+            host = f"{host}, through proxy {self._proxy}; set proxies=, HTTP_PROXY, HTTPS_PROXY or NO_PROXY"
         summary = "Request timed out." if timed_out else "Connection error."
-        made = cls(f"{summary} {_root_cause(error)} (server {host})")
+        is_refused = "407" in cause and isinstance(error, requests.exceptions.ProxyError)
+        remedy = f" [{_PROXY_CREDENTIALS}{self._proxy}]" if is_refused else ""
+        made = cls(f"{summary} {cause} (server {host}){remedy}")
+        made.is_final = is_refused or "CERTIFICATE_VERIFY_FAILED" in cause
         # Through a proxy a connection may exist although the server was not reached.
         made.unsent = not exchange.connected
         made.reused = exchange.reused
