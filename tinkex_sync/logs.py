@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import logging
 
-__all__ = ["get_logger", "one_line"]
-
 #: Characters of a message at most.
 _LONGEST = 10_000
 

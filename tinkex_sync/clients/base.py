@@ -28,16 +28,6 @@ if TYPE_CHECKING:
 
     P = ParamSpec("P")
 
-__all__ = [
-    "CallOperation",
-    "Client",
-    "RebuildingClient",
-    "blocking",
-    "close_rebuilt_sessions",
-    "first_seq_id",
-    "request_operation",
-    "submitted",
-]
 
 T = TypeVar("T")
 

@@ -15,8 +15,6 @@ from ..session import Session
 from ..validation import check_labels, check_model_path, check_optional_text, check_text
 from .training import TrainingClient
 
-__all__ = ["ModelFromCheckpoint", "NewModel", "NothingToTrainError"]
-
 
 class NothingToTrainError(ValueError, AssertionError):
     """No layer gets an adapter. It is an AssertionError too, because the official client raises that."""

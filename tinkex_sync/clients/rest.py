@@ -25,8 +25,6 @@ from ..validation import (
 )
 from .base import CallOperation, RebuildingClient, blocking, request_operation, submitted
 
-__all__ = ["AccessScope", "RestClient"]
-
 #: Which resources a list contains: those of the account, or all that the account may read.
 AccessScope = Literal["owned", "accessible"]
 

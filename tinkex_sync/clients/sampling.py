@@ -31,8 +31,6 @@ from .base import (
     submitted,
 )
 
-__all__ = ["SamplingClient", "open_sampling_client", "sampling_client_operation"]
-
 T = TypeVar("T")
 
 #: Size of the range of ``seq_id`` that each copy of a sampling client has in protocol 0.38.

@@ -28,8 +28,6 @@ from .rest import RestClient
 from .sampling import SamplingClient, sampling_client_operation
 from .training import TrainingClient
 
-__all__ = ["ServiceClient", "resolve_endpoint"]
-
 #: Operations whose results are those of an endpoint with another name.
 _ENDPOINT_OF_OPERATION = {
     "sample": "asample",

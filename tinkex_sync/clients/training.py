@@ -20,8 +20,6 @@ from ..validation import check_labels, check_model_path, check_optional_text, ch
 from .base import CallOperation, Client, blocking, request_operation, submitted
 from .sampling import SamplingClient, open_sampling_client, sampling_client_operation
 
-__all__ = ["TrainStepOutput", "TrainingClient"]
-
 
 class TrainingClient(Client):
     """Trains one model. Thread-safe; made by :class:`ServiceClient`.

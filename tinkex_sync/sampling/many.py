@@ -11,8 +11,6 @@ from ..concurrency.primitives import Event, Lock
 from ..futures import Future
 from ..validation import check_count
 
-__all__ = ["SampleMany"]
-
 
 class SampleMany(Iterator[Any]):
     """Iterator over the responses of ``SamplingClient.sample_many``. Used by one thread.

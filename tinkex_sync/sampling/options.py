@@ -10,8 +10,6 @@ from ..errors import TinkexError
 from ..types.tensors import is_array
 from ..validation import check_count
 
-__all__ = ["OptionIgnoredError", "SampleOptions", "make_sample_request"]
-
 
 class OptionIgnoredError(TinkexError, RuntimeError):
     """The server returned a sample, but it does not know one of the options and ignored it.

@@ -42,8 +42,6 @@ from ..session import Session
 from ..throttle.dispatch import Permit
 from ..throttle.semaphores import Admission, CountingSemaphore
 
-__all__ = ["Progress", "SampleOperation", "SamplingContext"]
-
 T = TypeVar("T")
 
 _log = get_logger(__name__)

@@ -19,8 +19,6 @@ from ..config import ThrottleLimits
 from .pacing import Pace, Ticket
 from .semaphores import Admission, BytesSemaphore, CountingSemaphore
 
-__all__ = ["Backoff", "Permit", "PermitFacts", "Throttle"]
-
 
 @dataclass(frozen=True)
 class PermitFacts:

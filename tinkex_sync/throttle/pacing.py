@@ -10,8 +10,6 @@ from typing import NamedTuple, Optional
 
 from ..config import ThrottleLimits
 
-__all__ = ["Pace", "Ticket"]
-
 #: Seconds. Longer times between two acceptances count as this much time of growth and measurement.
 _IDLE = 1.0
 #: Acceptances after which a measured rate is usable, and after which a new measurement starts.

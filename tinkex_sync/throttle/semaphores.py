@@ -10,8 +10,6 @@ from ..concurrency.close_signal import CloseSignal
 from ..concurrency.primitives import Event, Lock
 from ..errors import ClosedError, DeadlineExceeded
 
-__all__ = ["Admission", "BytesSemaphore", "CountingSemaphore"]
-
 
 class Admission:
     """A request for part of one budget. It is new, waiting, granted or returned.
