@@ -6,7 +6,7 @@ import sys
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Iterator, List, Optional, Sequence, Tuple, Union
+from typing import TYPE_CHECKING, Any, Iterator, List, Optional, Tuple, Union
 
 import click
 
@@ -48,34 +48,14 @@ def _parse_path(path: str) -> Tuple[str, str]:
         run, name = "", ""
     kind, separator, _ = name.partition("/")
     if not name or (separator and kind not in ("weights", "sampler_weights", "checkpoints")):
-        raise CommandError(
-            f"Invalid checkpoint path: {path}", f"Checkpoint path must be in the format: {_EXAMPLE}"
-        )
+        raise _invalid_path(path)
     return run, name
 
 
-def _find_checkpoint(listed: Sequence[Checkpoint], path: str) -> Checkpoint:
-    """Return the checkpoint with a path.
-
-    Some servers list paths of three parts for checkpoints that are saved and loaded by two.
-
-    Raises:
-        CommandError: There is none, or several have the same name.
-    """
-    name = path.rpartition("/")[2]
-    has_kind = path.count("/") > 3
-    found = [one for one in listed if one.tinker_path == path] or [
-        one for one in listed if not has_kind and one.tinker_path.rpartition("/")[2] == name
-    ]
-    if not found:
-        raise CommandError(f"Checkpoint not found: {path}")
-    if len(found) > 1:
-        raise CommandError(
-            f"{path} is the name of several checkpoints",
-            *(one.tinker_path for one in found),
-            "Give one of them.",
-        )
-    return found[0]
+def _invalid_path(path: str) -> CommandError:
+    return CommandError(
+        f"Invalid checkpoint path: {path}", f"Checkpoint path must be in the format: {_EXAMPLE}"
+    )
 
 
 def _size_text(found: Checkpoint) -> str:
@@ -129,10 +109,15 @@ def list_checkpoints(output: Output, run_id: Optional[str], limit: int) -> None:
 @pass_output
 def info(output: Output, checkpoint_path: str) -> None:
     """Show one checkpoint."""
-    run_id, _ = _parse_path(checkpoint_path)
+    run_id, name = _parse_path(checkpoint_path)
+    if "/" not in name:
+        # As in the official SDK. The list of the run shows the complete paths.
+        raise _invalid_path(checkpoint_path)
     with connected_rest(output) as rest:
         listed = rest.list_checkpoints(run_id).checkpoints
-    found = _find_checkpoint(listed, checkpoint_path)
+    found = next((entry for entry in listed if entry.tinker_path == checkpoint_path), None)
+    if found is None:
+        raise CommandError(f"Checkpoint not found: {checkpoint_path}")
     rows = [
         ("Checkpoint ID", found.checkpoint_id),
         ("Type", found.checkpoint_type),

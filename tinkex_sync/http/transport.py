@@ -272,7 +272,8 @@ class Transport:
             413: f"a server or gateway does not accept {len(request.content or b'')} bytes: set max_chunk_bytes= lower"
             f" (now {int(self._config.max_chunk_bytes)})",
         }.get(status)
-        if remedy is not None:
+        # The API itself explains its errors in JSON; gateways and proxies respond with pages.
+        if remedy is not None and not isinstance(failed.body, dict):
             failed.args = (f"{failed.message} [{remedy}]",)
         raise failed
 
