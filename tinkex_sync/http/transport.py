@@ -272,7 +272,7 @@ class Transport:
             413: f"a server or gateway does not accept {len(request.content or b'')} bytes: set max_chunk_bytes= lower"
             f" (now {int(self._config.max_chunk_bytes)})",
         }.get(status)
-        if remedy is not None:
+        if remedy and (request.content or status == 407):
             failed.args = (f"{failed.message} [{remedy}]",)
         raise failed
 
