@@ -20,6 +20,7 @@
     +-- DeadlineExceeded                also TimeoutError           .phase .sent .request_id .queue_state
     +-- ClosedError                     the client was closed
     +-- ForkedClientError               the client was used in a forked child
+    +-- ThreadStartError                also RuntimeError           (the system starts no more threads)
     +-- MissingExtraError               also ImportError            (an optional dependency is not installed)
     +-- ConfigError                     also ValueError             (a setting is invalid; the message names it)
     +-- PluginError                     a plugin failed; strict mode only
@@ -61,6 +62,7 @@ __all__ = [
     "RateLimitError",
     "RequestFailedError",
     "ResultLostError",
+    "ThreadStartError",
     "TinkexError",
     "UnprocessableEntityError",
     "WithdrawnError",
@@ -381,6 +383,10 @@ class ClosedError(TinkexError):
 
 class ForkedClientError(TinkexError):
     """A client created before a fork was used in the child."""
+
+
+class ThreadStartError(TinkexError, RuntimeError):
+    """The system or the exiting interpreter started no thread, so the call failed. A later call tries again."""
 
 
 class MissingExtraError(TinkexError, ImportError):

@@ -7,14 +7,25 @@ both with :func:`replace_primitives`; clocks are passed as arguments everywhere.
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 from typing import TYPE_CHECKING, Any, Callable, List, Optional, Protocol, Tuple
+
+from ..errors import ThreadStartError
 
 if TYPE_CHECKING:
     # The type of what `Lock()` returns. Before Python 3.13 `threading.Lock` is a function.
     from threading import Lock, Thread
 
-__all__ = ["Event", "Lock", "Waitable", "make_daemon_thread", "replace_primitives", "start_thread"]
+__all__ = [
+    "Event",
+    "Lock",
+    "ModuleLock",
+    "Waitable",
+    "make_daemon_thread",
+    "replace_primitives",
+    "start_thread",
+]
 
 
 def _standard_lock() -> Lock:
@@ -49,6 +60,24 @@ if not TYPE_CHECKING:
     def Lock() -> Lock:  # noqa: N802 - named as its type
         """Return a new lock that is not reentrant."""
         return _make_lock()
+
+
+class ModuleLock:
+    """A lock of a module, not reentrant. It is free in a forked child, even if a thread of the parent held it."""
+
+    def __init__(self) -> None:
+        self._renew()
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._renew)
+
+    def _renew(self) -> None:
+        self._lock = Lock()
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._lock.release()
 
 
 class Waitable(Protocol):
@@ -125,8 +154,13 @@ def start_thread(target: Callable[..., object], name: str, *args: Any) -> Thread
     """Start a daemon thread that calls ``target(*args)``.
 
     Raises:
-        RuntimeError: the system starts no more threads, or the interpreter is shutting down.
+        ThreadStartError: The system starts no more threads, or the interpreter is shutting down.
     """
     thread = make_daemon_thread(target, name, *args)
-    thread.start()
+    try:
+        thread.start()
+    except RuntimeError as error:
+        raise ThreadStartError(
+            f"thread {name} cannot be started ({error}): end other threads and retry"
+        ) from error
     return thread

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import collections
-from contextlib import contextmanager
-from typing import Callable, Deque, Iterator, List
+from contextlib import contextmanager, suppress
+from typing import Callable, Deque, Iterator, List, Optional
 
+from ..errors import ThreadStartError
 from ..logs import get_logger
 from .clock import Clock
 from .primitives import Event, Lock, start_thread
@@ -73,6 +74,9 @@ class Workers:
 
         Returns:
             False if the pool is closed; then the job does not run.
+
+        Raises:
+            ThreadStartError: The pool has no thread, and none can be started. The job does not run.
         """
         with self._lock:
             if self._closed:
@@ -85,22 +89,30 @@ class Workers:
                 return True
             self._jobs.append(job)
             if self._threads < self._active:
-                self._start()
+                try:
+                    self._start()
+                except ThreadStartError:
+                    if not self._threads:
+                        self._jobs.clear()
+                        raise
             elif not self._watching and self._threads < self._limit:
                 self._watch()
         return True
 
     def _start(self) -> None:
         """Start one thread. Call with ``_lock`` held."""
-        self._threads += 1
         self._started += 1
-        start_thread(self._work, f"tinkex-{self._name}-{self._started}")
+        start_thread(self._work, f"tinkex-{self._name}-{self._started}")  # It begins when the lock is free.
+        self._threads += 1
 
     def _watch(self) -> None:
         """Check soon whether more threads are needed. Call with ``_lock`` held."""
         self._watching = True
         taken = self._taken
-        self._timer.at(self._clock.time() + self._tick, lambda: self._grow(taken))
+        try:
+            self._timer.at(self._clock.time() + self._tick, lambda: self._grow(taken))
+        except ThreadStartError:
+            self._watching = False  # The next job tries again.
 
     def _grow(self, taken: int) -> None:
         with self._lock:
@@ -108,8 +120,9 @@ class Workers:
             if self._closed or not self._jobs or self._threads >= self._limit:
                 return
             if taken == self._taken and self._waiting >= self._threads:
-                for _ in range(min(len(self._jobs), self._threads, self._limit - self._threads)):
-                    self._start()
+                with suppress(ThreadStartError):
+                    for _ in range(min(len(self._jobs), self._threads, self._limit - self._threads)):
+                        self._start()
             self._watch()
 
     @contextmanager
@@ -179,7 +192,7 @@ class Lane:
         self._name = name
         self._lock = Lock()
         self._jobs: Deque[Job] = collections.deque()  # guarded by _lock
-        self._running = False  # guarded by _lock
+        self._worker: Optional[object] = None  # the key of the running thread; guarded by _lock
         self._closed = False  # guarded by _lock
         self._more = Event()
 
@@ -188,25 +201,31 @@ class Lane:
 
         Returns:
             False if the lane is closed; then none of them runs.
+
+        Raises:
+            ThreadStartError: No thread can be started. None of the jobs runs.
         """
         with self._lock:
             if self._closed:
                 return False
+            if self._worker is None:
+                # If the start is interrupted, the thread may run. Without the key it ends, and the next one runs.
+                key = object()
+                start_thread(self._work, f"tinkex-{self._name}", key)
+                self._worker = key
             self._jobs.extend(jobs)
-            must_start = not self._running
-            self._running = True
             self._more.set()
-        if must_start:
-            start_thread(self._work, f"tinkex-{self._name}")
         return True
 
-    def _work(self) -> None:
+    def _work(self, key: object) -> None:
         while True:
             with self._lock:
+                if self._worker is not key:
+                    return
                 job = self._jobs.popleft() if self._jobs else None
                 if job is None:
                     if self._closed:
-                        self._running = False
+                        self._worker = None
                         return
                     self._more.clear()
             if job is not None:
@@ -216,7 +235,7 @@ class Lane:
             if not self._more.wait(_LINGER):
                 with self._lock:
                     if not self._jobs:
-                        self._running = False
+                        self._worker = None
                         return
 
     def close(self) -> List[Job]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any, Dict, Optional, Set, Tuple, TypeVar
 
 from ..concurrency.clock import Clock
-from ..concurrency.primitives import Lock
+from ..concurrency.primitives import Lock, ModuleLock
 from ..config import Config, Preset
 from ..errors import APIStatusError
 from ..logs import get_logger
@@ -161,7 +161,7 @@ class Negotiated:
     has_config: bool = False
 
 
-_cache_lock = Lock()
+_cache_lock = ModuleLock()
 #: By base URL, with the time until which it is valid.
 _cache: Dict[str, Tuple[Negotiated, float]] = {}  # guarded by _cache_lock
 
