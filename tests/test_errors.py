@@ -39,6 +39,7 @@ SET_AFTERWARDS = {
     "attempts": 4,
     "elapsed": 12.5,
     "unsent": True,
+    "is_final": True,
     "reused": True,
     "request_id": "req-8",
 }

@@ -327,7 +327,7 @@ def test_dropping_an_unclosed_client_closes_it_even_if_warnings_are_errors(serve
     del service
     gc.collect()
     # The fixture sees that no thread is left.
-    assert registry._closed
+    assert registry.is_shut_down
 
 
 def run(program, server, *arguments):

@@ -276,6 +276,8 @@ class APIConnectionError(APIError):
         self.unsent = False
         #: True if the connection had served an earlier request, so the server may have closed it as idle.
         self.reused = False
+        #: True if a retry cannot succeed: a certificate is not valid, or a proxy requires a password.
+        self.is_final = False
 
 
 class APITimeoutError(APIConnectionError, TimeoutError):

@@ -10,7 +10,7 @@ import time
 import weakref
 from concurrent.futures._base import CANCELLED, PENDING, RUNNING
 from functools import partial
-from typing import Any, Callable, Generic, Optional, Protocol, TypeVar
+from typing import Any, Callable, Generator, Generic, Optional, Protocol, TypeVar
 
 from .concurrency.clock import SLICE, remaining
 from .errors import ClosedError, DeadlineExceeded
@@ -110,6 +110,12 @@ class Future(concurrent.futures.Future, Generic[T]):  # type: ignore[type-arg]
                 self._condition.wait(min(left, longest))
         self._is_read = True
         return read(0.0)
+
+    def __await__(self) -> Generator[Any, None, T]:
+        """Wait in the running event loop. Cancelling the wait withdraws the operation if it was not sent."""
+        import asyncio
+
+        return asyncio.wrap_future(self).__await__()
 
     def cancel(self) -> bool:
         """Withdraw the operation if nothing of it was sent.

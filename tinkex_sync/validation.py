@@ -9,8 +9,6 @@ from __future__ import annotations
 from typing import Any, Collection, Dict, Mapping, Optional, Tuple
 
 _SCHEME = "tinker://"
-#: Seconds that a checkpoint may be kept: an hour to ten years.
-_SHORTEST_TTL, _LONGEST_TTL = 3600, 10 * 365 * 86400
 
 
 def check_text(name: str, value: Any, *, secret: bool = False) -> str:
@@ -55,18 +53,12 @@ def check_one_of(name: str, value: Any, allowed: Collection[str]) -> Any:
 def check_ttl(value: Any, name: str = "ttl_seconds") -> Optional[int]:
     """Return a checkpoint's time to live in seconds; None for unlimited.
 
+    Servers have limits of their own, such as an hour to ten years.
+
     Raises:
-        ValueError: It is not None and not a whole number from 3600 (an hour) to 315360000 (ten years).
+        ValueError: It is not None and not a whole number of at least 1.
     """
-    if value is None:
-        return None
-    is_whole = isinstance(value, int) and not isinstance(value, bool)
-    if is_whole and _SHORTEST_TTL <= value <= _LONGEST_TTL:
-        return int(value)
-    raise ValueError(
-        f"{name} must be a whole number of seconds from {_SHORTEST_TTL} to {_LONGEST_TTL}, or None for unlimited,"
-        f" not {value!r}"
-    )
+    return None if value is None else check_count(name, value, least=1)
 
 
 def check_labels(value: Optional[Mapping[str, str]], name: str = "user_metadata") -> Optional[Dict[str, str]]:

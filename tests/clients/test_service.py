@@ -6,7 +6,7 @@ import pytest
 from scripted_server import Answer, ScriptedServer
 
 import tinkex_sync
-from tinkex_sync import ConfigError, MissingExtraError, ServiceClient, types
+from tinkex_sync import BadRequestError, ConfigError, MissingExtraError, ServiceClient, types
 from tinkex_sync.clients.service import resolve_endpoint
 from tinkex_sync.config import LOCAL_KEY, Config
 
@@ -70,11 +70,11 @@ def test_resume_future_refuses_invalid_arguments_before_anything_is_sent(scripte
     assert not server.sent("retrieve_future")
 
 
-@pytest.mark.parametrize("rank", [0, True, 1.5, "8", None])
+@pytest.mark.parametrize("rank", [-1, True, 1.5, "8", None])
 def test_an_invalid_rank_is_refused_before_anything_is_sent(scripted, rank):
     server, client = scripted
     for create in (client.create_lora_training_client, client.submit_create_lora_training_client):
-        with pytest.raises(ValueError, match="rank must be a whole number of at least 1, not"):
+        with pytest.raises(ValueError, match="rank must be a whole number of at least 0, not"):
             create("base", rank)
     assert not server.sent("create_model")
 
@@ -107,3 +107,16 @@ def test_resolve_endpoint_names_the_extra_of_the_embedded_server(monkeypatch):
     monkeypatch.setitem(sys.modules, "tinkex_sync.local", None)
     with pytest.raises(MissingExtraError, match=r"tinkex-sync\[local\]"):
         resolve_endpoint(Config(base_url="local"))
+
+
+def test_a_rank_of_0_is_sent_because_some_servers_have_a_meaning_for_it(scripted):
+    server, client = scripted
+    server.script("create_model", Answer(400, body={"detail": "rank must be positive"}))
+    with pytest.raises(BadRequestError, match="rank must be positive"):
+        client.create_lora_training_client("base", 0)
+    assert server.sent("create_model")[0].body["lora_config"]["rank"] == 0
+
+
+def test_a_url_as_first_argument_is_refused_with_the_right_call():
+    with pytest.raises(TypeError, match=r"user_metadata.* not str: use ServiceClient\(base_url=\.\.\."):
+        ServiceClient("http://127.0.0.1:1")

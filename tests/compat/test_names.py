@@ -56,6 +56,21 @@ def test_module_paths_of_tinker_do_not_exist_without_install():
     assert done.returncode == 0, done.stderr
 
 
+def test_the_error_for_a_module_that_compat_does_not_have_contains_the_reason():
+    done = run_python(
+        "import tinkex_sync.compat as c; c.install()\n"
+        "for name in ('tinker._client', 'tinker.proto.tinker_public_pb2', 'tinker.resources'):\n"
+        "    try:\n        __import__(name)\n"
+        "    except ImportError as error:\n        print(error)\n"
+        "try:\n    c._client\n"
+        "except AttributeError as error:\n    print(error)\n"
+    )
+    lines = done.stdout.splitlines()
+    assert "no low-level client" in lines[0] and "no low-level client" in lines[2], done
+    assert "internal to this package" in lines[1]
+    assert "no low-level client" in lines[3]
+
+
 def test_install_fails_if_the_official_package_was_imported():
     done = run_python(
         "import sys, types; sys.modules['tinker'] = types.ModuleType('tinker')\n"

@@ -7,6 +7,7 @@ import pytest
 from imitations import TUFT, Imitation
 from tls_certificate import certificate
 
+from tinkex_sync import ServiceClient
 from tinkex_sync.concurrency.clock import Clock
 from tinkex_sync.concurrency.timer import Timer
 from tinkex_sync.config import Config
@@ -226,7 +227,7 @@ def test_a_finished_exchange_cannot_be_cut():
     exchange = Exchange()
     with exchange:
         exchange.attach(left)
-    exchange.cut("deadline")
+    exchange.cut()
     left.sendall(b"still open")
     assert right.recv(100) == b"still open"
     left.close()
@@ -237,7 +238,7 @@ def test_an_exchange_that_is_cut_before_it_connects_cuts_its_socket():
     left, right = socket.socketpair()
     exchange = Exchange()
     with exchange:
-        exchange.cut("closed")
+        exchange.cut()
         exchange.attach(left)
     assert right.recv(100) == b""
     left.close()
@@ -291,3 +292,12 @@ def test_an_unknown_certificate_is_an_error_that_names_it_and_sends_nothing(tran
         with pytest.raises(APIConnectionError, match="(?i)certificate") as caught:
             send(transport, "healthz")
         assert caught.value.unsent
+
+
+def test_a_certificate_that_is_not_valid_is_not_retried(tmp_path):
+    context, _ = certificate(tmp_path)
+    with Imitation(TUFT) as server:
+        server.use_tls(context)
+        with pytest.raises(APIConnectionError, match="(?i)certificate") as caught:
+            ServiceClient(base_url=server.base_url, api_key="k", load_plugins=False)
+        assert caught.value.attempts == 1

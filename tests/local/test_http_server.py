@@ -194,7 +194,7 @@ def test_connection_without_a_request_is_closed(monkeypatch):
 
 
 def test_request_that_is_handled_longer_than_the_timeouts_is_answered(monkeypatch):
-    for name in ("IDLE_TIMEOUT", "HEAD_TIMEOUT", "TRANSFER_TIMEOUT"):
+    for name in ("IDLE_TIMEOUT", "HEAD_TIMEOUT", "BODY_TIMEOUT", "SEND_TIMEOUT"):
         monkeypatch.setattr(http_server, name, 0.3)
     with serving(delay=1.0) as port, socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
         connection.sendall(b"GET /x HTTP/1.1\r\nHost: x\r\n\r\n")

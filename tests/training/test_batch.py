@@ -6,6 +6,7 @@ import pytest
 from imitations import ADAM, datum, datums
 
 from tinkex_sync import RequestFailedError
+from tinkex_sync.training.batch import datum_list
 
 
 def test_results_are_merged_in_the_order_of_the_chunks(imitation, model):
@@ -82,3 +83,11 @@ def test_invalid_batches_are_rejected_before_anything_is_sent(imitation, model, 
     with pytest.raises(error, match=text):
         model.submit_forward(*arguments)
     assert imitation.requests_to("forward") == []
+
+
+@pytest.mark.parametrize("data", [datum(), 5, None])
+def test_a_batch_that_is_no_list_is_refused_with_the_right_call(data) -> None:
+    with pytest.raises(TypeError, match=r"data must be a list of Datum objects, as in \[datum\], not"):
+        datum_list(data)
+    one = datum()
+    assert datum_list(iter([one])) == [one]

@@ -5,7 +5,7 @@ import math
 import pytest
 from wire_bodies import assert_encoded
 
-from tinkex_sync import types
+from tinkex_sync import APIResponseValidationError, types
 from tinkex_sync.protocol import json_wire
 
 LORA = {"rank": 8, "seed": None, "train_unembed": True, "train_mlp": True, "train_attn": True}
@@ -176,3 +176,16 @@ def test_adam_params_at_their_limits_are_accepted() -> None:
 def test_an_unknown_loss_is_refused_with_the_known_ones() -> None:
     with pytest.raises(ValueError, match="cross_entropy.*'nll'"):
         types.ForwardBackwardInput(data=[], loss_fn="nll")  # type: ignore[arg-type]
+
+
+def test_metrics_that_arrive_as_null_are_nan() -> None:
+    body = {"loss_fn_output_type": "x", "loss_fn_outputs": [], "metrics": {"loss:sum": None, "n": 1}}
+    metrics = types.ForwardBackwardOutput.from_wire(body).metrics
+    assert math.isnan(metrics["loss:sum"])
+    assert metrics["n"] == 1.0
+    assert math.isnan(
+        types.OptimStepResponse.from_wire({"metrics": {"grad_norm": None}}).metrics["grad_norm"]
+    )
+    assert types.OptimStepResponse.from_wire({"metrics": None}).metrics is None
+    with pytest.raises(APIResponseValidationError, match=r"metrics\.n: must be a number"):
+        types.OptimStepResponse.from_wire({"metrics": {"n": "x"}})

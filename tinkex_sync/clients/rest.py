@@ -282,7 +282,7 @@ class RestClient(RebuildingClient):
         """Set the time after which the server deletes a checkpoint. PUT .../checkpoints/{id}/ttl, 0.38.0.
 
         Args:
-            ttl_seconds: Seconds from now, 3600 to ten years; None: the checkpoint is kept.
+            ttl_seconds: Seconds from now, at least 1; None: the checkpoint is kept.
         """
         body = types.SetCheckpointTtlRequest(check_ttl(ttl_seconds))
         parts = _path_parts(tinker_path)
@@ -307,7 +307,7 @@ class RestClient(RebuildingClient):
         Args:
             path: ``tinker://RUN/weights/NAME``.
             destination_project_id: Project of the copy; None: the copy is a training run of this session.
-            ttl_seconds: Seconds after which the server deletes the copy, 3600 to ten years; None: it is kept.
+            ttl_seconds: Seconds after which the server deletes the copy, at least 1; None: it is kept.
             weights_access_token: Gives access to weights of another account. A secret; no log contains it.
         """
         split_checkpoint_path(path)

@@ -76,6 +76,11 @@ class ServiceClient(Client):
         load_plugins: Optional[bool] = None,
         **settings: Any,
     ) -> None:
+        if user_metadata is not None and not isinstance(user_metadata, Mapping):
+            raise TypeError(
+                f"user_metadata, the first argument, must be a dict of labels, not {type(user_metadata).__name__}:"
+                " use ServiceClient(base_url=..., api_key=...)"
+            )
         given = {"api_key": api_key, "base_url": base_url, **settings}
         if config is None:
             config = Config.from_env(**given)
@@ -155,7 +160,7 @@ class ServiceClient(Client):
 
         Args:
             base_model: The model's name, such as "Qwen/Qwen3-8B".
-            rank: Rank of the adapter's matrices, at least 1.
+            rank: Rank of the adapter's matrices, 0 or more; servers have limits of their own.
             seed: Seed of the adapter's initial values; None: the server chooses one.
             train_mlp, train_attn, train_unembed: The layers that get adapters; at least one must be True.
             user_metadata: Labels that the server stores with the training run.
@@ -168,7 +173,7 @@ class ServiceClient(Client):
             DeadlineExceeded: The model was not created within ``timeout`` seconds.
         """
         config = types.LoraConfig(
-            check_count("rank", rank, least=1), seed, bool(train_unembed), bool(train_mlp), bool(train_attn)
+            check_count("rank", rank), seed, bool(train_unembed), bool(train_mlp), bool(train_attn)
         )
         model = NewModel(base_model, config, user_metadata, optimizer)
         return CallOperation(self, "create_lora_training_client", partial(model.create, self.session))

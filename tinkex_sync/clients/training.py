@@ -210,7 +210,7 @@ class TrainingClient(Client):
 
         Args:
             name: The checkpoint's name.
-            ttl_seconds: Seconds, 3600 to ten years, until the server deletes the checkpoint; None: never (0.38.0).
+            ttl_seconds: Seconds, at least 1, until the server deletes the checkpoint; None: never (0.38.0).
             overwrite: Replace a checkpoint of the same name (0.38.0).
             user_metadata: Labels stored with the checkpoint (0.38.0).
             timeout: Seconds.

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Dict, NoReturn, Tuple
+from typing import Any, Dict, NoReturn, Tuple
 
-__all__ = ["REASONS", "raise_absent", "reason"]
+__all__ = ["REASONS", "AbsentMember", "raise_absent", "reason"]
 
 #: Pairs of a reason and its names: of the package, of its types and of its clients' methods.
 _GROUPS: Tuple[Tuple[str, str], ...] = (
@@ -33,7 +33,8 @@ _GROUPS: Tuple[Tuple[str, str], ...] = (
     ),
     (
         "provenance spans and dmel chunks cannot be encoded in protocol 0.7.0",
-        "DmelChunk PromptProvenanceSpan SampledProvenanceSpan ProvenanceSpans",
+        "DmelChunk PromptProvenanceSpan SampledProvenanceSpan ProvenanceSpans with_provenance model_input_spans"
+        " loss_fn_input_spans",
     ),
     (
         "ServiceClient.close(status, detail) reports how a session ended",
@@ -50,14 +51,20 @@ _GROUPS: Tuple[Tuple[str, str], ...] = (
         "a sampling client can be pickled and used in another process",
         "get_sampler_handle from_sampler_handle",
     ),
-    ("this package does not contain the web addresses of the hosted service", "get_console_url"),
+    (
+        "this package does not contain the web addresses of the hosted service",
+        "get_console_url get_playground_url",
+    ),
     ("raw responses are internal to the official client", "APIResponse AsyncAPIResponse"),
     ("save_weights_and_get_sampling_client returns the client itself", "BackcompatSamplingClientFuture"),
     ("create_training_client_from_state returns the client itself", "BackcompatTrainingClientFuture"),
     ("this package does not use it", "ExperimentalWarning"),
     ("keys and credential commands are settings: api_key, TINKER_API_KEY, TINKER_CREDENTIAL_CMD", "auth"),
     ("the messages are internal to this package", "proto"),
-    ("this package has no low-level client", "resources"),
+    (
+        "this package has no low-level client",
+        "resources _base_client _client _compat _files _models _qs _resource _response _streaming",
+    ),
 )
 #: The reason for each name.
 REASONS: Dict[str, str] = {name: text for text, names in _GROUPS for name in names.split()}
@@ -73,3 +80,13 @@ def raise_absent(owner: str, name: str) -> NoReturn:
     text = reason(name)
     explanation = f", which the official package has: {text}" if text else ""
     raise AttributeError(f"{owner} has no attribute {name!r}{explanation}")
+
+
+class AbsentMember:
+    """Descriptor of a member that a type of the official package has. Reading it raises the AttributeError."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __get__(self, instance: Any, owner: type) -> NoReturn:
+        raise_absent(repr(owner.__name__), self._name)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from typing import TYPE_CHECKING, Any, Dict, NoReturn, Optional, Set, Tuple
+from typing import TYPE_CHECKING, Any, Dict, Generator, NoReturn, Optional, Set, Tuple, TypeVar
 
 from ..concurrency.clock import Clock
 from ..concurrency.primitives import Lock
@@ -17,6 +17,8 @@ from .poll_errors import as_value_error
 from .telemetry import Telemetry, telemetry_of
 
 __all__ = ["Holder", "QueueStateHooks", "QueueStateObserver", "TelemetryProvider"]
+
+_Client = TypeVar("_Client", bound="QueueStateObserver")
 
 
 class QueueStateHooks(QueueLog):
@@ -119,7 +121,22 @@ class TelemetryProvider:
 
 
 class QueueStateObserver(TelemetryProvider):
-    """A client that receives its queue states. Override :meth:`on_queue_state_change`."""
+    """A client that receives its queue states. Override :meth:`on_queue_state_change`.
+
+    The official SDK 0.38.0 returns futures of such clients. So a client can be waited for and awaited, which returns
+    it immediately.
+    """
+
+    def result(self: _Client, timeout: Optional[float] = None) -> _Client:
+        """Return this client."""
+        return self
+
+    async def result_async(self: _Client, timeout: Optional[float] = None) -> _Client:
+        """Return this client."""
+        return self
+
+    def __await__(self: _Client) -> Generator[Any, None, _Client]:
+        return self.result_async().__await__()
 
     def _observe(self) -> None:
         hooks = self._queue_state_hooks

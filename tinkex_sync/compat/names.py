@@ -16,6 +16,7 @@ from typing import Any, Callable, Dict, Iterator, Mapping, Optional, Sequence, T
 
 from .. import errors
 from ..http.retry import RetryConfig
+from .absent import reason
 
 __all__ = ["install", "register_finder"]
 
@@ -137,6 +138,9 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         for name in (package, "tinker"):
             if fullname.startswith(name + ".") and sys.modules.get(name) is sys.modules[package]:
                 relative = fullname[len(name) + 1 :]
+                explanation = reason(relative.partition(".")[0])
+                if explanation and relative not in _modules():
+                    raise ModuleNotFoundError(f"No module named {fullname!r}: {explanation}", name=fullname)
                 return relative if relative in _modules() else None
         return None
 

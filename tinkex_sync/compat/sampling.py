@@ -46,9 +46,12 @@ class SamplingClient(QueueStateObserver):
         self._holder, self.native = None, state["native"]
 
     @property
-    def _sampling_session_id(self) -> str:
-        # Scripts read this private name of the official class.
+    def sampling_session_id(self) -> str:
+        """The server's id of the sampling session."""
         return self.native.sampling_session_id
+
+    # Scripts read this private name of the official class.
+    _sampling_session_id = sampling_session_id
 
     sample = future_method(_Native.submit_sample)
     sample_async = async_result_method(_Native.submit_sample)

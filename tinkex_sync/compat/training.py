@@ -12,6 +12,7 @@ from .. import clients as native_clients
 from .. import types
 from ..futures import Future
 from ..http.retry import RetryConfig
+from ..training.batch import datum_list
 from .calls import (
     api_future_method,
     async_api_future_method,
@@ -99,7 +100,7 @@ class TrainingClient(QueueStateObserver):
         loss_fn: types.LossFnType,
         loss_fn_config: Optional[Dict[str, float]],
     ) -> APIFuture[types.ForwardBackwardOutput]:
-        datums = list(data)
+        datums = datum_list(data)
         if not datums:
             return completed(
                 types.ForwardBackwardOutput(loss_fn_output_type="", loss_fn_outputs=[], metrics={})

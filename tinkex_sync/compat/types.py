@@ -17,12 +17,22 @@ from ..types.sessions import *  # noqa: F403
 from ..types.telemetry import *  # noqa: F403
 from ..types.tensors import *  # noqa: F403
 from ..types.training import *  # noqa: F403
-from .absent import raise_absent
+from .absent import AbsentMember, raise_absent
 
 __all__ = ["ClientConfigResponse", "ClientDynamicConfigResponse", "SamplingClientKind"]
 __all__ += _types.__all__
 
 SamplingClientKind = Literal["snapshot", "inflight"]
+
+
+# The types are those of the package itself, so the members are added here and not in a subclass.
+for _type, _names in (
+    (_types.Datum, "with_provenance model_input_spans loss_fn_input_spans"),
+    (_types.SaveWeightsResponse, "get_console_url"),
+    (_types.SaveWeightsForSamplerResponse, "get_console_url get_playground_url"),
+):
+    for _name in _names.split():
+        setattr(_type, _name, AbsentMember(_name))
 
 
 if not TYPE_CHECKING:  # With this function in view, a type checker would accept any name.

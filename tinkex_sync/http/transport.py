@@ -8,6 +8,7 @@ import ssl
 from base64 import b64decode
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Mapping, Optional, Set, Tuple, Union
 from urllib.parse import urlencode, urljoin, urlsplit
@@ -18,7 +19,7 @@ import requests.utils
 
 from .._version import __version__
 from ..concurrency.primitives import Lock
-from ..concurrency.timer import Timer, TimerHandle
+from ..concurrency.timer import Timer
 from ..config import Config
 from ..errors import (
     APIConnectionError,
@@ -37,8 +38,6 @@ from .request import Request
 from .retry import retry_after
 from .sockets import Adapter, Exchange, SocketRegistry
 
-__all__ = ["Reply", "Transport"]
-
 _log = get_logger(__name__)
 
 _MOST_REDIRECTS = 5
@@ -46,11 +45,15 @@ _MOST_REDIRECTS = 5
 _FOLLOWED = frozenset({307, 308})
 _LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 _SECRET_HEADERS = frozenset({"x-api-key", "cf-access-client-id", "cf-access-client-secret", "cookie"})
+_PROXY_SCHEMES = ("http", "https", "socks4", "socks4a", "socks5", "socks5h")
+_PROXY_CREDENTIALS = (
+    "set user and password of the proxy in proxies= or HTTP_PROXY, as in http://user:password@host: "
+)
 #: Bytes of a body that are read at a time.
 _BLOCK = 1 << 18
 #: A compressed body may always have this size, and above it this many times the bytes that were received.
 _LARGEST_SUSPECT, _HIGHEST_RATE = 64 << 20, 200
-#: A server that varies its deprecation notes must not fill the memory.
+#: Most notes that are remembered. A server that varies them must not fill the memory.
 _MOST_NOTES = 1000
 
 
@@ -80,9 +83,7 @@ def _find_certificates(setting: Union[bool, str]) -> Union[bool, str]:
         paths = ssl.get_default_verify_paths()
         found = paths.cafile or paths.capath
         if found is None:
-            raise ConfigError(
-                "verify='system': this system has no certificate file; give the path of a bundle"
-            )
+            raise ConfigError("verify='system': this system has no certificates: give the path of a file")
         return found
     if setting is True:
         for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE"):
@@ -94,11 +95,57 @@ def _find_certificates(setting: Union[bool, str]) -> Union[bool, str]:
     return setting
 
 
+def _checked_proxy(proxy: Optional[str]) -> str:
+    """Return the address of a proxy without user and password; "" if there is none.
+
+    Raises:
+        ConfigError: No connection through it is possible.
+    """
+    if not proxy:
+        return ""
+    try:
+        url = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
+        shown = f"{url.scheme}://{url.netloc.rpartition('@')[2]}"
+        if url.scheme in _PROXY_SCHEMES and url.hostname and url.port != 0:
+            if url.scheme.startswith("socks") and find_spec("socks") is None:
+                raise ConfigError(
+                    f"proxies: {shown} is a SOCKS proxy, which needs pysocks: pip install pysocks"
+                )
+            return shown
+    except ValueError as error:
+        if isinstance(error, ConfigError):
+            raise
+        shown = "a text that is not a URL"
+    raise ConfigError(
+        f"proxies (or HTTP_PROXY, HTTPS_PROXY, ALL_PROXY) must be URLs with a host and one of the schemes"
+        f" {', '.join(_PROXY_SCHEMES)}, got {shown}"
+    )
+
+
+def _check_tls_files(verify: Union[bool, str], certificate: Union[None, str, Tuple[str, str]]) -> None:
+    """Raise ConfigError if the bundle or the client's certificate cannot be used."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    name = f"verify={verify!r}"
+    try:
+        if isinstance(verify, str):
+            is_folder = Path(verify).is_dir()
+            context.load_verify_locations(None if is_folder else verify, verify if is_folder else None)
+        name = "client_certificate"
+        if certificate:
+            file, key = (certificate, None) if isinstance(certificate, str) else certificate
+            # An empty password, because OpenSSL would ask for one at the terminal.
+            context.load_cert_chain(file, key, password="")
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"{name} must be PEM files, with the key of a certificate and no password: {error}"
+        ) from None
+
+
 class Transport:
     """Sends requests to one server. Thread-safe; shared by all threads of a client.
 
     Proxies and certificates are looked up once, because a lookup per request costs a fifth of the throughput.
-    Invariant: after :meth:`close` no request starts, and those in flight are cut.
+    Invariant: After :meth:`close` no request starts, and those in flight are cut. The registry of sockets does both.
     """
 
     def __init__(self, config: Config, timer: Timer) -> None:
@@ -108,9 +155,8 @@ class Transport:
         self.registry = SocketRegistry()
         self._timer = timer
         self._lock = Lock()
+        self._exchanges: Set[Exchange] = set()  # those in flight; changed only by atomic methods of set
         self._notes: Set[str] = set()  # guarded by _lock; deprecation notes that are logged
-        self._exchanges: set[Exchange] = set()  # guarded by _lock
-        self._closed = False  # guarded by _lock
         #: Whether the ``requests.Session`` is ours, so that its authentication and hooks need not run.
         self._is_own = config.session_factory is None
         self._session: requests.Session = (config.session_factory or requests.Session)()
@@ -120,15 +166,17 @@ class Transport:
             # A user's own adapters stay. Requests through them can only end by their timeouts.
             if type(self._session.adapters.get(prefix)) is requests.adapters.HTTPAdapter:
                 self._session.mount(prefix, Adapter(self.registry, config.pool_size))
-        if config.proxies is not None:
-            self.proxies = dict(config.proxies)
-        else:
+        proxies = config.proxies
+        if proxies is None:
             # A proxy does not lead to this machine, even if NO_PROXY does not name it.
-            loopback = urlsplit(self.base_url).hostname in _LOOPBACK
-            found = {} if loopback else requests.utils.get_environ_proxies(self.base_url, no_proxy=None)
-            self.proxies = dict(found)
+            is_loopback = urlsplit(self.base_url).hostname in _LOOPBACK
+            proxies = {} if is_loopback else requests.utils.get_environ_proxies(self.base_url, no_proxy=None)
+        self.proxies = dict(proxies)
+        self._proxy = _checked_proxy(requests.utils.select_proxy(self.base_url, self.proxies))
         #: ``verify`` of ``requests``.
         self.verify = _find_certificates(config.verify)
+        if self.base_url.startswith("https:"):
+            _check_tls_files(self.verify, config.client_certificate)
         self._options: Dict[str, Any] = {
             "allow_redirects": False,
             "proxies": self.proxies,
@@ -147,9 +195,9 @@ class Transport:
             deadline: Time of the client's clock at which the attempt is cut.
 
         Raises:
-            APIStatusError: a status other than 2xx, or 3xx where the endpoint's row does not accept a redirect.
-            APIConnectionError, APITimeoutError: there was no response.
-            DeadlineExceeded, ClosedError: the attempt was cut.
+            APIStatusError: A status other than 2xx, or 3xx where the endpoint's row does not accept a redirect.
+            APIConnectionError, APITimeoutError: There was no response.
+            DeadlineExceeded, ClosedError: The attempt was cut at its deadline, or because the client was closed.
         """
         row = request.row
         url = self._url(request.path)
@@ -157,24 +205,20 @@ class Transport:
         if request.content is not None:
             all_headers.setdefault("Content-Type", "application/json")
         started = self._clock.time()
-        exchange = Exchange()
-        with exchange, self._cut_at(deadline, exchange):
+        with Exchange() as exchange, self._in_flight(exchange, deadline):
+            self._raise_if_cut(exchange)
             for _ in range(_MOST_REDIRECTS):
-                if exchange.cut_by is not None:
-                    raise self._cut(exchange, None)
-                prepared = self._prepare(row.method, url, request.content, all_headers)
+                prepared = self._prepare(request, url, all_headers)
                 try:
                     response = self._session.send(prepared, timeout=self._timeouts(row), **self._options)
                     content = self._read(response)
                 except (requests.RequestException, OSError, ValueError) as error:
-                    if exchange.cut_by is not None:
-                        raise self._cut(exchange, error) from error
+                    self._raise_if_cut(exchange, error)
                     # The text of the cause contains the query.
                     cause = None if self._query else error
                     raise self._connection_error(exchange, error, row.method, url) from cause
-                if exchange.cut_by is not None:
-                    # A body without a length ends where its socket is shut down.
-                    raise self._cut(exchange, None)
+                # A body without a length ends where its socket is shut down.
+                self._raise_if_cut(exchange)
                 target = response.headers.get("location")
                 if response.status_code not in _FOLLOWED or not target or row.redirect_ok:
                     break
@@ -223,6 +267,13 @@ class Transport:
             status, body=_error_body(content), headers=lowered, retry_after=retry_after(lowered)
         )
         failed.request = self._sent_request(request.row.method, url)
+        remedy = {
+            407: f"{_PROXY_CREDENTIALS}{self._proxy}",
+            413: f"a server or gateway does not accept {len(request.content or b'')} bytes: set max_chunk_bytes= lower"
+            f" (now {int(self._config.max_chunk_bytes)})",
+        }.get(status)
+        if remedy is not None:
+            failed.args = (f"{failed.message} [{remedy}]",)
         raise failed
 
     def _secrets(self, response: requests.Response) -> List[str]:
@@ -265,34 +316,23 @@ class Transport:
         _log.log(logging.ERROR if is_error else logging.WARNING, "Deprecated by the server: note=%s", note)
 
     @contextmanager
-    def _cut_at(self, deadline: Optional[float], exchange: Exchange) -> Iterator[None]:
-        """Cut the exchange at the deadline and when the client is closed."""
-        with self._lock:
-            closed = self._closed
-            if not closed:
-                self._exchanges.add(exchange)
-        if closed:
-            raise ClosedError("the client is closed")
-        timer: Optional[TimerHandle] = None
+    def _in_flight(self, exchange: Exchange, deadline: Optional[float]) -> Iterator[None]:
+        """Count an exchange as in flight, and cut it at the deadline."""
+        self._exchanges.add(exchange)
+        timer = None if deadline is None else self._timer.at(deadline, exchange.cut)
         try:
-            if deadline is not None:
-                timer = self._timer.at(deadline, lambda: exchange.cut("deadline"))
-                if deadline <= self._clock.time():
-                    exchange.cut("deadline")
+            if deadline is not None and deadline <= self._clock.time():
+                exchange.cut()
             yield
         finally:
             if timer is not None:
                 timer.cancel()
-            with self._lock:
-                self._exchanges.discard(exchange)
+            self._exchanges.discard(exchange)
 
-    def _prepare(
-        self, method: str, url: str, body: Optional[bytes], headers: Mapping[str, str]
-    ) -> requests.PreparedRequest:
+    def _prepare(self, request: Request, url: str, headers: Mapping[str, str]) -> requests.PreparedRequest:
+        method, body = request.row.method, request.content
         if not self._is_own:
-            return self._session.prepare_request(
-                requests.Request(method, url, headers=dict(headers), data=body)
-            )
+            return self._session.prepare_request(requests.Request(method, url, dict(headers), data=body))
         prepared = requests.PreparedRequest()
         prepared.method = method
         prepared.url = url
@@ -306,22 +346,29 @@ class Transport:
             prepared.headers["Content-Length"] = str(len(body or b""))
         return prepared
 
-    def _cut(self, exchange: Exchange, error: Optional[BaseException]) -> Exception:
-        if exchange.cut_by == "closed":
-            closed = ClosedError("the client was closed while the call was in flight")
-            closed.__dict__["sent"] = "unknown" if exchange.connected else "no"
-            return closed
+    def _raise_if_cut(self, exchange: Exchange, cause: Optional[Exception] = None) -> None:
+        """Raise the error of a request that was cut, because the client was closed or the deadline has passed."""
         sent = "unknown" if exchange.connected else "no"
-        return DeadlineExceeded("the timeout ran out while sending", phase="sending", sent=sent)
+        if self.registry.is_shut_down:
+            closed = ClosedError("the client was closed while the call was in flight")
+            closed.__dict__["sent"] = sent
+            raise closed from cause
+        if exchange.is_cut:
+            raise DeadlineExceeded("the timeout ran out while sending", phase="sending", sent=sent) from cause
 
     def _connection_error(
         self, exchange: Exchange, error: BaseException, method: str, url: str
     ) -> APIConnectionError:
         timed_out = isinstance(error, requests.Timeout)
         cls = APITimeoutError if timed_out else APIConnectionError
-        host = urlsplit(self.base_url).netloc
+        host, cause = urlsplit(self.base_url).netloc, _root_cause(error)
+        if self._proxy:
+            host = f"{host}, through proxy {self._proxy}; set proxies=, HTTP_PROXY, HTTPS_PROXY or NO_PROXY"
         summary = "Request timed out." if timed_out else "Connection error."
-        made = cls(f"{summary} {_root_cause(error)} (server {host})")
+        is_refused = "407" in cause and isinstance(error, requests.exceptions.ProxyError)
+        remedy = f" [{_PROXY_CREDENTIALS}{self._proxy}]" if is_refused else ""
+        made = cls(f"{summary} {cause} (server {host}){remedy}")
+        made.is_final = is_refused or "CERTIFICATE_VERIFY_FAILED" in cause
         # Through a proxy a connection may exist although the server was not reached.
         made.unsent = not exchange.connected
         made.reused = exchange.reused
@@ -330,20 +377,13 @@ class Transport:
 
     def close(self) -> None:
         """Cut the requests in flight and refuse further ones. Idempotent; never blocks; no effect after a fork."""
-        with self._lock:
-            self._closed = True
-            exchanges = list(self._exchanges)
-        for exchange in exchanges:
-            exchange.cut("closed")
         if self.registry.shut_down():
             # Closes the descriptors of idle connections. Those in use are closed by their threads.
             self._session.close()
 
     def status(self) -> Dict[str, int]:
         """Return the number of requests in flight and of connections opened so far."""
-        with self._lock:
-            in_flight = len(self._exchanges)
-        return {"in_flight": in_flight, "connections_opened": self.registry.opened}
+        return {"in_flight": len(self._exchanges), "connections_opened": self.registry.opened}
 
 
 def _default_headers(config: Config) -> Dict[str, str]:
@@ -353,17 +393,13 @@ def _default_headers(config: Config) -> Dict[str, str]:
         "Accept-Encoding": "gzip, deflate",
         "Connection": "keep-alive",
         "User-Agent": f"tinkex-sync/{__version__}",
+        "X-API-Key": config.api_key,
+        "CF-Access-Client-Id": config.cloudflare_access_client_id or None,
+        "CF-Access-Client-Secret": config.cloudflare_access_client_secret or None,
     }
-    if config.api_key is not None:
-        headers["X-API-Key"] = config.api_key
-    if config.cloudflare_access_client_id:
-        headers["CF-Access-Client-Id"] = config.cloudflare_access_client_id
-    if config.cloudflare_access_client_secret:
-        headers["CF-Access-Client-Secret"] = config.cloudflare_access_client_secret
     given = {name.lower() for name in config.headers}
-    headers = {name: value for name, value in headers.items() if name.lower() not in given}
-    headers.update(config.headers)
-    return headers
+    ours = {name: text for name, text in headers.items() if text is not None and name.lower() not in given}
+    return {**ours, **config.headers}
 
 
 def _has_same_origin(url: str, location: str) -> bool:
@@ -389,14 +425,9 @@ def _error_body(content: bytes) -> Any:
 
 def _root_cause(error: BaseException) -> str:
     """Return the innermost cause in one line, because requests wraps it in three errors with names and addresses."""
-    seen: Tuple[BaseException, ...] = ()
-    reason: Any = error
-    while isinstance(reason, BaseException) and reason not in seen:
-        seen += (reason,)
-        inner = getattr(reason, "reason", None) or (reason.args[0] if reason.args else None)
-        if not isinstance(inner, BaseException):
-            inner = reason.__cause__
-        if not isinstance(inner, BaseException):
-            break
-        reason = inner
-    return f"{type(reason).__name__}: {reason}"
+    seen: List[BaseException] = []
+    while error not in seen:
+        seen.append(error)
+        causes = (getattr(error, "reason", None), *error.args[:1], error.__cause__)
+        error = next((cause for cause in causes if isinstance(cause, BaseException)), error)
+    return f"{type(error).__name__}: {error}"

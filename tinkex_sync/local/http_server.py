@@ -28,8 +28,10 @@ _log = get_logger(__name__)
 IDLE_TIMEOUT = 75.0
 #: Seconds from the first byte of a request to the end of its headers.
 HEAD_TIMEOUT = 20.0
-#: Seconds without a byte of the body, and seconds to send a part of the response.
-TRANSFER_TIMEOUT = 60.0
+#: Seconds without a byte of the body.
+BODY_TIMEOUT = 60.0
+#: Seconds to send a part of the response. A client that is busy or stopped may be slow to read.
+SEND_TIMEOUT = 300.0
 #: Bytes of a body that are read at a time.
 _READ_SIZE = 1024 * 1024
 #: Seconds to wait before the next attempt to accept a connection if no file descriptor is available.
@@ -103,11 +105,11 @@ class RequestHandler(WSGIRequestHandler):
             self.wfile.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             self.wfile.flush()
         environ = self.make_environ()
-        self._reader.limit(timeout=TRANSFER_TIMEOUT)
+        self._reader.limit(timeout=BODY_TIMEOUT)
         body = self._read_body(environ)
         if body is None:
             return
-        self.connection.settimeout(TRANSFER_TIMEOUT)
+        self.connection.settimeout(SEND_TIMEOUT)
         environ["wsgi.input"], environ["CONTENT_LENGTH"] = body, str(len(body.getbuffer()))
         outcome = environ[OUTCOME] = Outcome()
         started: List[Tuple[str, List[Tuple[str, str]]]] = []

@@ -54,7 +54,7 @@ class BatchOperation(LaneOperation[types.ForwardBackwardOutput]):
         loss_fn_config: Optional[Dict[str, float]] = None,
         convert: Optional[Callable[[types.ForwardBackwardOutput], None]] = None,
     ) -> None:
-        datums = list(data)
+        datums = datum_list(data)
         _validate(datums, loss_fn, loss_fn_config, lane.session.capabilities.losses)
         super().__init__(lane, name, len(datums))
         self._batch = types.ForwardBackwardInput(datums, loss_fn, loss_fn_config)
@@ -260,6 +260,13 @@ def _ranges(accepted: List[Boundary], total: int) -> Tuple[List[Tuple[int, int]]
 
 def _datums(ranges: List[Tuple[int, int]]) -> str:
     return "datums " + " and ".join(f"{start} to {stop - 1}" for start, stop in ranges)
+
+
+def datum_list(data: Iterable[types.Datum]) -> List[types.Datum]:
+    """Return the datums of a batch as a list; TypeError for one datum that is not in a list."""
+    if isinstance(data, types.Datum) or not isinstance(data, Iterable):
+        raise TypeError(f"data must be a list of Datum objects, as in [datum], not {type(data).__name__}")
+    return list(data)
 
 
 def _validate(

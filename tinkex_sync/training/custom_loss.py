@@ -14,7 +14,7 @@ from .. import types
 from ..concurrency.clock import remaining
 from ..errors import APIResponseValidationError, DeadlineExceeded, MissingExtraError
 from ..futures import Future, wait_until
-from .batch import BatchOperation
+from .batch import BatchOperation, datum_list
 from .lane import TrainingLane
 
 #: ``loss(data, logprobs)``, where ``logprobs`` contains one tensor or array per datum. It returns (loss, metrics) with
@@ -51,7 +51,7 @@ class CustomLossOperation:
         self._differentiate = _choose_backend(backend)
         self._lane = lane
         self._session = lane.session
-        self._data = list(data)
+        self._data = datum_list(data)
         self._loss_fn = loss_fn
 
     def run(self, timeout: Optional[float] = None) -> types.ForwardBackwardOutput:

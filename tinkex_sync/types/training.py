@@ -2,9 +2,9 @@
 
 import math
 from dataclasses import field
-from typing import Any, Callable, Dict, List, Literal, Optional, Union
+from typing import Any, Callable, Dict, List, Literal, Mapping, Optional, Union
 
-from .decoders import FieldError, number, shorten
+from .decoders import FieldError, decode_at, number, shorten, text
 from .inputs import Datum
 from .tensors import TensorData
 from .wire import NOT_SENT, SENT_AS_NULL, FastWire, Wire, coding, since
@@ -261,17 +261,26 @@ class ForwardBackwardRequest(FastWire):
     seq_id: Optional[int] = None
 
 
+def _metrics(values: Any) -> Dict[str, float]:
+    if not isinstance(values, Mapping):
+        raise FieldError(f"expected an object, not {shorten(values)}")
+    return {
+        decode_at(str(key), text, key): math.nan if value is None else decode_at(str(key), number, value)
+        for key, value in values.items()
+    }
+
+
 class ForwardBackwardOutput(FastWire):
     """The result of a forward or forward-backward pass.
 
     Attributes:
         loss_fn_outputs: One dict of tensors per datum, in the order of the batch.
-        metrics: Values by ``name:reduction`` (PROTOCOL, "Metric merging").
+        metrics: Values by ``name:reduction`` (PROTOCOL, "Metric merging"). NaN for null, which JSON has instead of NaN.
     """
 
     loss_fn_output_type: str
     loss_fn_outputs: List[LossFnOutput]
-    metrics: Dict[str, float]
+    metrics: Dict[str, float] = field(metadata=coding(_metrics))
 
 
 class OptimStepRequest(Wire):
@@ -289,7 +298,8 @@ class OptimStepRequest(Wire):
 class OptimStepResponse(Wire):
     """The optimizer step was applied."""
 
-    metrics: Optional[Dict[str, float]] = None
+    #: NaN for null, which JSON has instead of NaN.
+    metrics: Optional[Dict[str, float]] = field(default=None, metadata=coding(_metrics))
 
 
 class SaveWeightsRequest(Wire):
