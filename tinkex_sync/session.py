@@ -42,6 +42,8 @@ from .types import (
 _FINISH_WITHIN = 0.5
 #: Seconds that ``close()`` in the main thread waits until all threads are stopped, and then until it has ended.
 _STOPPED_WITHIN, _ENDED_WITHIN = 1.0, 6.0
+#: Request ids that the warning about unfinished calls contains at most; close() returns all.
+_MOST_IDS = 5
 #: Least seconds between requests of the dynamic configuration.
 _LEAST_REFRESH = 10.0
 
@@ -410,12 +412,13 @@ class Session(Connection):
 
 def _log_unfinished(left: List[Unfinished]) -> None:
     if left:
-        ids = ", ".join(one.request_id for one in left if one.request_id)
+        ids = [one.request_id for one in left if one.request_id]
+        more = f" and {len(ids) - _MOST_IDS} more, which close() returns" if len(ids) > _MOST_IDS else ""
         _log.warning(
             "Closed with %d calls unfinished (%d of them never sent)%s",
             len(left),
             sum(one.sent == "no" for one in left),
-            f"; requests {ids}" if ids else "",
+            f"; requests {', '.join(ids[:_MOST_IDS])}{more}" if ids else "",
         )
 
 
