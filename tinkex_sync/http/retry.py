@@ -1,10 +1,11 @@
 """Retry policies, composed from tenacity's strategies and strategies of the same form defined here.
 
 A call has exactly one policy, and tenacity runs its loop. The strategies defined here read the :class:`Attempts` of
-the call, which is the last argument of the retried function: they measure time on the client's clock. Users replace
+the call, which is the last argument of the retried function. They measure time on the client's clock. Users replace
 the strategies of a policy with ``Config.retry_strategies``.
 
-Sources: PROTOCOL sections 5.1 to 5.3 of the 0.7.0 client, and the observed behaviour of servers.
+The rules are those of version 0.7.0 of the official SDK, with changes for the behaviour observed in SkyRL, TuFT and
+Hatchery.
 """
 
 from __future__ import annotations
@@ -363,7 +364,7 @@ class RetryPolicy:
         return self.wait(state)
 
     def backoff(self, attempts: Attempts, error: BaseException) -> float:
-        """Return the seconds to wait after an attempt that failed with ``error``, without asking whether to retry."""
+        """Return the seconds to wait after an attempt that failed with ``error``, without checking ``retry``."""
         return self.wait(_failed_state(attempts, error))
 
     def is_retryable(self, attempts: Attempts, error: BaseException) -> bool:
