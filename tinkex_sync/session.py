@@ -38,6 +38,8 @@ from .types import (
 
 #: Seconds that closing spends on reporting the session's end to the server.
 _FINISH_WITHIN = 0.5
+#: Request ids that the warning about unfinished calls contains at most; close() returns all.
+_MOST_IDS = 5
 #: Least seconds between requests of the dynamic configuration.
 _LEAST_REFRESH = 10.0
 
@@ -348,12 +350,13 @@ class Session(Connection):
 
 def _log_unfinished(left: List[Unfinished]) -> None:
     if left:
-        ids = ", ".join(one.request_id for one in left if one.request_id)
+        ids = [one.request_id for one in left if one.request_id]
+        more = f" and {len(ids) - _MOST_IDS} more, which close() returns" if len(ids) > _MOST_IDS else ""
         _log.warning(
             "Closed with %d calls unfinished (%d of them never sent)%s",
             len(left),
             sum(one.sent == "no" for one in left),
-            f"; requests {ids}" if ids else "",
+            f"; requests {', '.join(ids[:_MOST_IDS])}{more}" if ids else "",
         )
 
 

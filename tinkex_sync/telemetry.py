@@ -236,7 +236,7 @@ class Telemetry(QueuedObserver):
             return  # The operation continues, or the client itself ended it.
         attempts = self._connection.attempts("submit")
         attempts.number = attempt
-        retried = attempts.policy.is_retryable(attempts, error)
+        retried = attempts.policy.retry(attempts.failure_state(error))
         polled = getattr(error, "polled", None)
         if polled is not None:
             self._poll_failed(error, polled, status, retried, elapsed)

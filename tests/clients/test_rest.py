@@ -4,7 +4,7 @@ import logging
 import urllib.request
 
 import pytest
-from scripted_server import Answer, bare_session
+from scripted_server import Answer, ScriptedServer, bare_session
 
 import tinkex_sync
 from tinkex_sync import RestClient, errors
@@ -103,7 +103,7 @@ PATH = "tinker://run-1/weights/c1"
 @pytest.mark.parametrize(
     ("call", "text"),
     [
-        (lambda rest: rest.set_checkpoint_ttl_from_tinker_path(PATH, 60), "ttl_seconds .* not 60"),
+        (lambda rest: rest.set_checkpoint_ttl_from_tinker_path(PATH, 0), "ttl_seconds .* not 0"),
         (lambda rest: rest.set_checkpoint_ttl_from_tinker_path("run-1", 3600), "tinker://RUN"),
         (lambda rest: rest.assign_session_project("s", ""), "project_id .* ''"),
         (lambda rest: rest.assign_session_project("", "p"), "session_id"),
@@ -164,3 +164,16 @@ def test_a_server_of_0_7_responds_to_operations_of_0_38_with_not_found(old):
         pytest.raises(errors.NotFoundError, rest.set_checkpoint_ttl_from_tinker_path, PATH, 3600).match(
             "no such endpoint"
         )
+
+
+@pytest.mark.parametrize(
+    "url", ["s3://bucket/a b", "file:///tmp/x", "gs://x/y", "HTTPS://host/x?signature=1"]
+)
+def test_an_archive_url_of_any_scheme_is_returned_unchanged(url):
+    with ScriptedServer() as server:
+        server.defaults["create_session"] = Answer(body={"session_id": "sess-1"})
+        with tinkex_sync.ServiceClient(base_url=server.base_url, api_key="k", load_plugins=False) as service:
+            rest = service.create_rest_client()
+            for answer in (Answer(302, headers={"location": url}), Answer(200, body={"url": url})):
+                server.defaults["training_runs/run/checkpoints/weights/c/archive"] = answer
+                assert rest.get_checkpoint_archive_url("run", "weights/c").url == url

@@ -227,7 +227,7 @@ def test_a_finished_exchange_cannot_be_cut():
     exchange = Exchange()
     with exchange:
         exchange.attach(left)
-    exchange.cut("deadline")
+    exchange.cut()
     left.sendall(b"still open")
     assert right.recv(100) == b"still open"
     left.close()
@@ -238,7 +238,7 @@ def test_an_exchange_that_is_cut_before_it_connects_cuts_its_socket():
     left, right = socket.socketpair()
     exchange = Exchange()
     with exchange:
-        exchange.cut("closed")
+        exchange.cut()
         exchange.attach(left)
     assert right.recv(100) == b""
     left.close()

@@ -314,6 +314,9 @@ class Imitation(Results):
             engine_body["path"] = self.to_engine_path(body["path"])
         elif operation == "asample":
             engine_body["sampling_session_id"] = self.samplers[body["sampling_session_id"]]
+        elif operation.startswith("save_weights") and body.get("path"):
+            # The profile decides whether a name can be used again.
+            engine_body["overwrite"] = True
         elif "sampling_session_seq_id" in body:
             with self.changed:
                 self._samplers += 1

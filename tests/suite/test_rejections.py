@@ -66,7 +66,7 @@ def test_rejected_learning_rate_raises_unprocessable_entity_error(imitated, quic
 def test_name_of_an_existing_checkpoint_raises_conflict_error(imitated, quick):
     learner = model(quick)
     learner.save_state("once")
-    rejected = {"SkyRL": (ConflictError, "already exists")}
+    rejected = dict.fromkeys(("SkyRL", "embedded"), (ConflictError, "already exists"))
     outcome(imitated.profile, lambda: learner.save_state("once"), rejected)
     assert learner.save_state("twice").path
 

@@ -11,9 +11,6 @@ from typing import Optional
 
 from .primitives import Waitable
 
-__all__ = ["SLICE", "Clock", "ScaledClock", "remaining", "wait_interruptibly"]
-
-
 #: Longest uninterrupted wait of the main thread, in seconds of the system's clock.
 SLICE = 0.25
 
@@ -48,17 +45,20 @@ class Clock:
     All code that waits gets a clock and waits for an event. Closing a client and replacing the clock end such waits.
     """
 
+    #: Seconds of this clock in one second of the system's clock.
+    speed = 1.0
+
     def time(self) -> float:
         """Return seconds of a clock that never goes back. Only differences are meaningful."""
-        return time.monotonic()
+        return time.monotonic() * self.speed
 
     def wait(self, event: Waitable, timeout: Optional[float] = None) -> bool:
         """Wait until ``event`` is set, for at most ``timeout`` seconds (None: no limit); return whether it is set."""
-        return wait_interruptibly(event, timeout)
+        return wait_interruptibly(event, None if timeout is None else self.real(timeout))
 
     def real(self, seconds: float) -> float:
         """Return how many seconds of the system's clock ``seconds`` of this clock take, for socket timeouts."""
-        return seconds
+        return seconds / self.speed
 
 
 class ScaledClock(Clock):
@@ -72,15 +72,6 @@ class ScaledClock(Clock):
         if not speed > 0:
             raise ValueError(f"speed must be > 0, got {speed!r}")
         self.speed = speed
-
-    def time(self) -> float:
-        return time.monotonic() * self.speed
-
-    def wait(self, event: Waitable, timeout: Optional[float] = None) -> bool:
-        return wait_interruptibly(event, None if timeout is None else timeout / self.speed)
-
-    def real(self, seconds: float) -> float:
-        return seconds / self.speed
 
 
 def remaining(clock: Clock, deadline: Optional[float]) -> Optional[float]:

@@ -7,8 +7,6 @@ from typing import Dict, Iterator
 
 from .primitives import Event
 
-__all__ = ["CloseSignal"]
-
 
 class CloseSignal(Event):
     """An event that is set once, when its client is closed. Thread-safe and signal-safe.

@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Any, Callable, List, Optional, Protocol, Tuple
 
 if TYPE_CHECKING:
     # The type of what `Lock()` returns. Before Python 3.13 `threading.Lock` is a function.
-    from threading import Lock, Thread
-
-__all__ = ["Event", "Lock", "Waitable", "make_daemon_thread", "replace_primitives", "start_thread"]
+    from threading import Lock as Lock
+    from threading import Thread
 
 
 def _standard_lock() -> Lock:
@@ -96,7 +95,7 @@ class Event:
         """Block until the flag is set, for at most ``timeout`` seconds (None: without limit).
 
         Returns:
-            False if the time passed first.
+            Whether the flag is set.
         """
         if self._flag:
             return True
@@ -115,18 +114,12 @@ class Event:
                 self._waiters.remove(waiter)
 
 
-def make_daemon_thread(target: Callable[..., object], name: str, *args: Any) -> Thread:
-    """Return a daemon thread, not started, that calls ``target(*args)``."""
-    thread: Thread = _make_thread(target=target, args=args, name=name, daemon=True)
-    return thread
-
-
 def start_thread(target: Callable[..., object], name: str, *args: Any) -> Thread:
-    """Start a daemon thread that calls ``target(*args)``.
+    """Start a daemon thread that calls ``target(*args)``, and return it.
 
     Raises:
-        RuntimeError: the system starts no more threads, or the interpreter is shutting down.
+        RuntimeError: The system starts no more threads, or the interpreter is shutting down.
     """
-    thread = make_daemon_thread(target, name, *args)
+    thread: Thread = _make_thread(target=target, args=args, name=name, daemon=True)
     thread.start()
     return thread

@@ -10,8 +10,6 @@ from ..logs import get_logger
 from .clock import Clock
 from .primitives import Event, Lock, start_thread
 
-__all__ = ["Timer", "TimerHandle"]
-
 _log = get_logger(__name__)
 
 
@@ -85,7 +83,6 @@ class Timer:
             self._wake.clear()
             with self._lock:
                 if self._closed:
-                    self._alive = False
                     return
                 due = self._take_due()
                 wait = self._heap[0][0] - self._clock.time() if self._heap else self._linger

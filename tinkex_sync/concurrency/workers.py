@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import itertools
 from contextlib import contextmanager
 from typing import Callable, Deque, Iterator, List
 
@@ -10,8 +11,6 @@ from ..logs import get_logger
 from .clock import Clock
 from .primitives import Event, Lock, start_thread
 from .timer import Timer
-
-__all__ = ["Lane", "Workers"]
 
 _log = get_logger(__name__)
 
@@ -29,83 +28,131 @@ def _run_safely(job: Job) -> None:
         _log.exception("Background job failed")
 
 
-class _IdleThread:
-    """A thread that waits for a job, and the job that it is given."""
+class _Pool:
+    """Runs jobs on daemon threads, which take them from one queue in order of arrival. Thread-safe.
 
-    __slots__ = ("event", "job")
+    Invariants: A thread is idle, runs a job, or has ended. For each queued job, an idle thread has been woken, or no
+    thread was idle when the job arrived. Every thread takes queued jobs before it becomes idle or ends.
 
-    def __init__(self) -> None:
-        self.event = Event()
-        self.job: List[Job] = []
+    Args:
+        active: Number of threads that start as jobs arrive.
+        names: Names of the threads.
+    """
+
+    def __init__(self, active: int, names: Iterator[str]) -> None:
+        self._active = active
+        self._names = names  # guarded by _lock
+        self._lock = Lock()
+        self._jobs: Deque[Job] = collections.deque()  # guarded by _lock
+        self._idle: List[Event] = []  # guarded by _lock; the event that wakes each idle thread
+        self._threads = 0  # guarded by _lock
+        self._taken = 0  # guarded by _lock; number of jobs taken from the queue
+        self._closed = False  # guarded by _lock
+
+    def submit(self, *jobs: Job) -> bool:
+        """Queue jobs directly after one another. Never blocks.
+
+        Returns:
+            False if the pool is closed; then none of them runs.
+        """
+        with self._lock:
+            if self._closed:
+                return False
+            self._jobs.extend(jobs)
+            for _ in jobs:
+                if self._idle:
+                    # Last in, first out: the thread that ran last is still in the caches, and the others may end.
+                    self._idle.pop().set()
+                elif self._threads < self._active:
+                    self._start()
+                else:
+                    self._watch()
+        return True
+
+    def _start(self) -> None:
+        """Start one thread. Call with ``_lock`` held."""
+        self._threads += 1
+        start_thread(self._work, next(self._names))
+
+    def _watch(self) -> None:
+        """Note that a job must wait for a thread. Call with ``_lock`` held."""
+
+    def _work(self) -> None:
+        wake, is_woken = Event(), True
+        while True:
+            job = None
+            with self._lock:
+                if not is_woken and wake in self._idle:
+                    self._idle.remove(wake)
+                if self._jobs:
+                    job = self._jobs.popleft()
+                    self._taken += 1
+                elif self._closed or not is_woken:
+                    self._threads -= 1
+                    return
+                else:
+                    wake.clear()
+                    self._idle.append(wake)
+            if job is None:
+                is_woken = wake.wait(_LINGER)
+            else:
+                _run_safely(job)
+                # The frame of an idle thread must not keep a finished job's closure alive.
+                del job
+
+    def close(self) -> List[Job]:
+        """Accept no more jobs. Running jobs continue, and their threads end afterwards. Idempotent.
+
+        Returns:
+            The queued jobs, which do not run.
+        """
+        with self._lock:
+            self._closed = True
+            jobs = list(self._jobs)
+            self._jobs.clear()
+            while self._idle:
+                self._idle.pop().set()
+        return jobs
 
 
-class Workers:
+class Lane(_Pool):
+    """Runs jobs one after another in order of submission, on one daemon thread that ends when idle. Thread-safe."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(1, itertools.repeat(f"tinkex-{name}"))
+
+
+class Workers(_Pool):
     """Runs jobs on daemon threads in order of arrival, at most ``limit`` at the same time. Thread-safe.
 
     Up to ``active`` threads start as jobs arrive. More threads start only while all of them are in :meth:`waiting`
     sections and no job has been taken for a moment, because additional computing threads compete for the
     interpreter's lock.
-
-    Invariants: while a job is queued, no thread is idle. A thread is idle, runs a job, or has ended.
     """
 
     #: Seconds between two checks whether more threads are needed while jobs are queued.
     _tick = 0.01
 
     def __init__(self, name: str, clock: Clock, timer: Timer, *, active: int, limit: int) -> None:
-        self._name = name
+        super().__init__(min(active, limit), (f"tinkex-{name}-{number}" for number in itertools.count(1)))
         self._clock = clock
         self._timer = timer
-        self._active = min(active, limit)
         self._limit = limit
-        self._lock = Lock()
-        self._jobs: Deque[Job] = collections.deque()  # guarded by _lock
-        self._idle: List[_IdleThread] = []  # guarded by _lock
-        self._threads = 0  # guarded by _lock
-        self._taken = 0  # guarded by _lock
-        self._waiting = 0  # guarded by _lock
-        self._watching = False  # guarded by _lock
-        self._closed = False  # guarded by _lock
-        self._started = 0  # guarded by _lock
-
-    def submit(self, job: Job) -> bool:
-        """Queue a job. Never blocks.
-
-        Returns:
-            False if the pool is closed; then the job does not run.
-        """
-        with self._lock:
-            if self._closed:
-                return False
-            if self._idle:
-                # Last in, first out: the thread that ran last is still in the caches, and the others may end.
-                idle = self._idle.pop()
-                idle.job.append(job)
-                idle.event.set()
-                return True
-            self._jobs.append(job)
-            if self._threads < self._active:
-                self._start()
-            elif not self._watching and self._threads < self._limit:
-                self._watch()
-        return True
-
-    def _start(self) -> None:
-        """Start one thread. Call with ``_lock`` held."""
-        self._threads += 1
-        self._started += 1
-        start_thread(self._work, f"tinkex-{self._name}-{self._started}")
+        self._waiting = 0  # guarded by _lock; number of threads in waiting() sections
+        self._is_watching = False  # guarded by _lock; whether a check is scheduled
 
     def _watch(self) -> None:
         """Check soon whether more threads are needed. Call with ``_lock`` held."""
-        self._watching = True
+        if self._is_watching or self._threads >= self._limit:
+            return
+        self._is_watching = True
         taken = self._taken
         self._timer.at(self._clock.time() + self._tick, lambda: self._grow(taken))
 
     def _grow(self, taken: int) -> None:
         with self._lock:
-            self._watching = False
-            if self._closed or not self._jobs or self._threads >= self._limit:
+            self._is_watching = False
+            if self._closed or not self._jobs:
                 return
             if taken == self._taken and self._waiting >= self._threads:
                 for _ in range(min(len(self._jobs), self._threads, self._limit - self._threads)):
@@ -122,112 +169,3 @@ class Workers:
         finally:
             with self._lock:
                 self._waiting -= 1
-
-    def _work(self) -> None:
-        idle = _IdleThread()
-        while True:
-            with self._lock:
-                if self._jobs:
-                    job = self._jobs.popleft()
-                    self._taken += 1
-                elif self._closed:
-                    self._threads -= 1
-                    return
-                else:
-                    self._idle.append(idle)
-                    job = None
-            if job is None:
-                idle.event.wait(_LINGER)
-                with self._lock:
-                    if idle.job:
-                        job = idle.job.pop()
-                        idle.event.clear()
-                        self._taken += 1
-                    else:
-                        # Its time is over, or the pool was closed.
-                        if idle in self._idle:
-                            self._idle.remove(idle)
-                        self._threads -= 1
-                        return
-            _run_safely(job)
-            # The frame of an idle thread must not keep a finished job's closure alive.
-            del job
-
-    def close(self) -> List[Job]:
-        """Accept no more jobs. Running jobs continue, and their threads end afterwards. Idempotent.
-
-        Returns:
-            The queued jobs, which do not run.
-        """
-        with self._lock:
-            self._closed = True
-            jobs = list(self._jobs)
-            self._jobs.clear()
-            idle, self._idle = self._idle, []
-            for one in idle:
-                one.event.set()
-        return jobs
-
-
-class Lane:
-    """Runs jobs one after another in order of submission, on one daemon thread that ends when idle. Thread-safe.
-
-    Invariant: at most one thread runs jobs of a lane, and it runs while jobs are queued.
-    """
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-        self._lock = Lock()
-        self._jobs: Deque[Job] = collections.deque()  # guarded by _lock
-        self._running = False  # guarded by _lock
-        self._closed = False  # guarded by _lock
-        self._more = Event()
-
-    def submit(self, *jobs: Job) -> bool:
-        """Queue jobs that run directly after one another. Never blocks.
-
-        Returns:
-            False if the lane is closed; then none of them runs.
-        """
-        with self._lock:
-            if self._closed:
-                return False
-            self._jobs.extend(jobs)
-            must_start = not self._running
-            self._running = True
-            self._more.set()
-        if must_start:
-            start_thread(self._work, f"tinkex-{self._name}")
-        return True
-
-    def _work(self) -> None:
-        while True:
-            with self._lock:
-                job = self._jobs.popleft() if self._jobs else None
-                if job is None:
-                    if self._closed:
-                        self._running = False
-                        return
-                    self._more.clear()
-            if job is not None:
-                _run_safely(job)
-                del job
-                continue
-            if not self._more.wait(_LINGER):
-                with self._lock:
-                    if not self._jobs:
-                        self._running = False
-                        return
-
-    def close(self) -> List[Job]:
-        """Accept no more jobs. The running job continues. Idempotent.
-
-        Returns:
-            The queued jobs, which do not run.
-        """
-        with self._lock:
-            self._closed = True
-            jobs = list(self._jobs)
-            self._jobs.clear()
-            self._more.set()
-        return jobs

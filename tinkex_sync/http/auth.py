@@ -7,13 +7,13 @@ the key. Tokens are kept in this module only: not in logs, reprs, pickles or hoo
 from __future__ import annotations
 
 import base64
-import binascii
 import concurrent.futures
 import json
 import random
 import subprocess
 import time
 import weakref
+from dataclasses import dataclass
 from typing import Any, Callable, Dict, Optional
 
 from ..concurrency.clock import Clock, remaining
@@ -24,13 +24,11 @@ from ..errors import APIError, AuthenticationError, ClosedError, ConfigError, De
 from ..logs import get_logger
 from ..protocol.negotiation import Capabilities
 
-__all__ = ["AuthTokens", "Credentials", "check_credential", "read_claims"]
-
 _log = get_logger(__name__)
 
 #: A token that is valid for at most this many seconds is renewed before it is used.
 _NEAR_END = 60.0
-#: Seconds until a background renewal is repeated that failed, or whose time cannot be read from the token.
+#: Seconds until the next background renewal if one failed, or if the token contains no readable times.
 _RENEW_AGAIN = 60.0
 #: A refused background renewal is not repeated if the token is valid for fewer seconds than this.
 _LAST_REFUSAL = 120.0
@@ -38,7 +36,7 @@ _LAST_REFUSAL = 120.0
 _COMMAND_TIMEOUT = 120.0
 
 #: Exchanges the key for a token, until a deadline on the client's clock.
-Exchange = Callable[[Optional[float]], str]
+ExchangeKey = Callable[[Optional[float]], str]
 #: Runs a function in another thread.
 RunInBackground = Callable[[Callable[[], None]], object]
 
@@ -50,7 +48,7 @@ def read_claims(token: str) -> Dict[str, Any]:
         return {}
     try:
         claims = json.loads(base64.urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4)))
-    except (ValueError, binascii.Error):
+    except ValueError:
         return {}
     return claims if isinstance(claims, dict) else {}
 
@@ -95,9 +93,8 @@ class Credentials:
     Until a server requires tokens, the user's API key is sent.
     """
 
-    def __init__(self, config: Config, clock: Clock, timer: Timer) -> None:
+    def __init__(self, config: Config, timer: Timer) -> None:
         self._config = config
-        self._clock = clock
         self._timer = timer
         #: None while the server does not require tokens.
         self.tokens: Optional[AuthTokens] = None
@@ -105,7 +102,7 @@ class Credentials:
         self._uses_command = False
 
     def apply(
-        self, capabilities: Capabilities, exchange: Exchange, run_in_background: RunInBackground
+        self, capabilities: Capabilities, exchange: ExchangeKey, run_in_background: RunInBackground
     ) -> None:
         """Use tokens if the server requires them.
 
@@ -117,7 +114,7 @@ class Credentials:
             # A key that is itself a token identifies its user, even if the server prefers the command.
             is_token = key is not None and bool(read_claims(key))
             self._uses_command = capabilities.prefers_credential_command and not is_token
-            self.tokens = AuthTokens(exchange, self._clock, self._timer, run_in_background)
+            self.tokens = AuthTokens(exchange, self._config.clock, self._timer, run_in_background)
         elif key is None:
             raise ConfigError(
                 "this server requires an API key, and a credential command is only used by servers that exchange"
@@ -149,9 +146,9 @@ class Credentials:
         """Return another token after a 401; None if the response is not about the token.
 
         Args:
-            refusal: The error.
-            key: The token that was sent.
-            uses_key, deadline: As of :meth:`key`.
+            refusal: The 401 as an error.
+            key: The token that was sent; None: none was.
+            uses_key, deadline: As for :meth:`key`.
         """
         is_invalid = 'error="invalid_token"' in refusal.headers.get("www-authenticate", "")
         if uses_key or key is None or self.tokens is None or not is_invalid:
@@ -159,37 +156,26 @@ class Credentials:
         return self.tokens.replaced(key, deadline)
 
 
+@dataclass(eq=False, repr=False)
 class AuthTokens:
     """The token of one session, shared by its threads.
 
     Invariants: at most one exchange is running, and every thread that needs its result waits for it. No lock is held
-    meanwhile. ``_token`` is the newest token.
+    meanwhile. ``_token`` is the newest token. The representation does not contain it.
     """
 
-    def __init__(
-        self,
-        exchange: Exchange,
-        clock: Clock,
-        timer: Timer,
-        run_in_background: RunInBackground,
-        *,
-        now: Callable[[], float] = time.time,
-        draw: Callable[[float, float], float] = random.uniform,
-    ) -> None:
-        self._exchange = exchange
-        self._clock = clock
-        self._timer = timer
-        self._run_in_background = run_in_background
-        # The times in tokens are wall-clock times.
-        self._now = now
-        self._draw = draw
+    exchange: ExchangeKey
+    clock: Clock
+    timer: Timer
+    run_in_background: RunInBackground
+    #: Returns a random number between two.
+    draw: Callable[[float, float], float] = random.uniform
+
+    def __post_init__(self) -> None:
         self._lock = Lock()
         self._token: Optional[str] = None  # guarded by _lock
         self._running: Optional[concurrent.futures.Future[str]] = None  # guarded by _lock
         self._is_planned = False  # guarded by _lock; whether a background renewal is scheduled
-
-    def __repr__(self) -> str:
-        return "<AuthTokens>"
 
     def current(self, deadline: Optional[float] = None) -> str:
         """Return a token that can be sent now. If there is none, or it expires within a minute, it is renewed first.
@@ -205,34 +191,37 @@ class AuthTokens:
             return token
         try:
             return self.replaced(token, deadline)
-        except AuthenticationError:
-            raise
-        except APIError:
-            if token is not None and self._valid_for(token) > 0:
-                return token
-            raise
+        except APIError as error:
+            if isinstance(error, AuthenticationError) or token is None or self._valid_for(token) <= 0:
+                raise
+            return token
 
     def replaced(self, stale: Optional[str], deadline: Optional[float] = None) -> str:
         """Return another token than ``stale``; one exchange serves all threads that need it."""
         with self._lock:
             if self._token is not None and self._token != stale:
                 return self._token
-            running, is_owner = self._running, self._running is None
-            if running is None:
-                running = self._running = concurrent.futures.Future()
+            is_owner = self._running is None
+            running = self._running = self._running or concurrent.futures.Future()
         if is_owner:
             self._obtain(running, deadline)
-        else:
-            self._await(running, deadline)
+        done = Event()
+        running.add_done_callback(lambda _: done.set())
+        # Closing the client ends the exchange, and that wakes this thread too.
+        if not self.clock.wait(done, remaining(self.clock, deadline)):
+            raise DeadlineExceeded(
+                "the timeout ran out while the API key was exchanged for a token", phase="sending", sent="no"
+            )
         return running.result()
 
     def _valid_for(self, token: str) -> float:
         end = _read_time(token, "exp")
-        return 0.0 if end is None else end - self._now()
+        # The times in tokens are wall-clock times.
+        return 0.0 if end is None else end - time.time()
 
     def _obtain(self, running: concurrent.futures.Future[str], deadline: Optional[float]) -> None:
         try:
-            token = self._exchange(deadline)
+            token = self.exchange(deadline)
         except BaseException as error:
             with self._lock:
                 self._running = None
@@ -245,39 +234,31 @@ class AuthTokens:
         if needs_plan:
             self._plan(self._renewal_delay(token))
 
-    def _await(self, running: concurrent.futures.Future[str], deadline: Optional[float]) -> None:
-        done = Event()
-        running.add_done_callback(lambda _: done.set())
-        # Closing the client ends the exchange, and that wakes this thread too.
-        if not self._clock.wait(done, remaining(self._clock, deadline)):
-            raise DeadlineExceeded(
-                "the timeout ran out while the API key was exchanged for a token", phase="sending", sent="no"
-            )
-
     # Renewal in the background, so that no call has to wait for it
 
     def _renewal_delay(self, token: str) -> float:
         end, start = _read_time(token, "exp"), _read_time(token, "iat")
         if end is None or start is None or end <= start:
             return _RENEW_AGAIN
-        return (end - start) * self._draw(0.45, 0.55)
+        return (end - start) * self.draw(0.45, 0.55)
 
     def _plan(self, delay: float) -> None:
         # The timer must not keep a client that is no longer used.
-        ref, run_in_background = weakref.WeakMethod(self._renew), self._run_in_background
+        ref, run_in_background = weakref.WeakMethod(self._renew), self.run_in_background
 
         def submit() -> None:
             renew = ref()
             if renew is not None:
                 run_in_background(renew)
 
-        self._timer.at(self._clock.time() + delay, submit)
+        self.timer.at(self.clock.time() + delay, submit)
 
     def _renew(self) -> None:
         with self._lock:
             token = self._token
+        delay = _RENEW_AGAIN
         try:
-            renewed = self.replaced(token, None)
+            delay = self._renewal_delay(self.replaced(token))
         except ClosedError:
             return
         except (TinkexError, OSError) as error:
@@ -287,6 +268,4 @@ class AuthTokens:
                     self._is_planned = False
                 return
             _log.debug("Renewing the token failed: error=%s", type(error).__name__)
-            self._plan(_RENEW_AGAIN)
-        else:
-            self._plan(self._renewal_delay(renewed))
+        self._plan(delay)

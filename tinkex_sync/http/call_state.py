@@ -8,8 +8,6 @@ from typing import Any, Callable, Dict, Optional
 from ..errors import DeadlineExceeded
 from ..plugins.events import Source
 
-__all__ = ["CallState", "Unfinished"]
-
 _CONSEQUENCES = {
     "no": "nothing was sent",
     "unknown": "it may have reached the server",
@@ -17,50 +15,34 @@ _CONSEQUENCES = {
 }
 
 
+@dataclass(eq=False)
 class CallState:
     """The state of one call that has not ended. One thread at a time writes it; any thread may read it."""
 
-    __slots__ = (
-        "__weakref__",
-        "accepted_at",
-        "call_id",
-        "future",
-        "items",
-        "more_to_send",
-        "operation",
-        "phase",
-        "polls",
-        "queue_reason",
-        "queue_state",
-        "reconnects",
-        "request_id",
-        "sent",
-        "source",
-        "started",
-    )
-
-    def __init__(self, source: Source, call_id: str, operation: str, items: int, started: float) -> None:
-        self.source = source
-        self.call_id = call_id
-        self.operation = operation
-        self.items = items
-        self.started = started
-        #: "queued", "throttled", "sending", "retrying" or "polling".
-        self.phase = "queued"
-        #: Whether it was sent: "no", "unknown" or "yes" (the server has accepted it).
-        self.sent = "no"
-        #: Whether chunks of it have not been sent yet.
-        self.more_to_send = False
-        self.request_id: Optional[str] = None
-        #: Time of the clock at which the server accepted it.
-        self.accepted_at: Optional[float] = None
-        self.queue_state: Optional[str] = None
-        self.queue_reason: Optional[str] = None
-        self.polls = 0
-        #: A weak reference to the caller's future; None for a blocking call.
-        self.future: Optional[Callable[[], Any]] = None
-        #: Requests sent again immediately because the server had closed a kept-alive connection.
-        self.reconnects = 0
+    source: Source
+    call_id: str
+    #: Name of the public method.
+    operation: str
+    #: Number of datums, or 1.
+    items: int
+    #: Time of the client's clock at which it started.
+    started: float
+    #: "queued", "throttled", "sending", "retrying" or "polling".
+    phase: str = "queued"
+    #: Whether it was sent: "no", "unknown" or "yes" (the server has accepted it).
+    sent: str = "no"
+    #: Whether chunks of it have not been sent yet.
+    more_to_send: bool = False
+    request_id: Optional[str] = None
+    #: Time of the clock at which the server accepted it.
+    accepted_at: Optional[float] = None
+    queue_state: Optional[str] = None
+    queue_reason: Optional[str] = None
+    polls: int = 0
+    #: A weak reference to the caller's future; None for a blocking call.
+    future: Optional[Callable[[], Any]] = None
+    #: Requests sent again immediately because the server had closed a kept-alive connection.
+    reconnects: int = 0
 
     def status(self, now: float) -> Dict[str, Any]:
         """Return the row of this call in ``ServiceClient.status()``; ``now`` is the time of the client's clock."""

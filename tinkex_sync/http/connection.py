@@ -12,7 +12,7 @@ import os
 import weakref
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Callable, Iterator, Optional
+from typing import Any, Callable, Dict, Iterator, Optional
 
 import tenacity
 
@@ -45,8 +45,6 @@ from .request import Request
 from .retry import Attempts, log_long_retry, make_policies, may_have_arrived
 from .transport import Reply, Transport
 
-__all__ = ["Connection"]
-
 #: Seconds; a longer timeout means no deadline.
 _LONGEST_TIMEOUT = 3e9
 
@@ -68,7 +66,7 @@ class Connection:
         self.transport = Transport(config, self.timer)
         self.negotiation = Negotiation(config, self.transport.base_url, self.clock)
         self.payment_wait = PaymentWait(lambda: self.capabilities.payment_wait_limit, self.clock, observers)
-        self.credentials = Credentials(config, self.clock, self.timer)
+        self.credentials = Credentials(config, self.timer)
         #: The source of requests that belong to no single client.
         self.source = Source("service", "", "")
         #: Time of the clock at which the server last confirmed the session; None before there is one.
@@ -96,7 +94,8 @@ class Connection:
 
         Raises:
             APIError: The last attempt's, after the policy has given up.
-            DeadlineExceeded, ClosedError, ForkedClientError: as named.
+            DeadlineExceeded: The deadline has passed.
+            ClosedError, ForkedClientError: As :meth:`check_usable`.
         """
         row = request.row
         try:
@@ -122,9 +121,7 @@ class Connection:
 
     def attempts(self, policy: str) -> Attempts:
         """Return the record of a new call that is retried by ``policy``."""
-        made = Attempts(self._policies[policy], self.clock)
-        made.is_crowded = lambda: self._retrying > 0
-        return made
+        return Attempts(self._policies[policy], self.clock, is_crowded=lambda: self._retrying > 0)
 
     def _attempt(self, request: Request, attempts: Attempts) -> Reply:
         """Make one attempt of :meth:`call`; while the server requires payment (402), wait and send again."""
@@ -136,8 +133,7 @@ class Connection:
                     if request.first_contact:
                         raise  # A user waits for the first contact, and the error states what to do.
                     paused = self.clock.time()
-                    call_id = "" if request.call is None else request.call.call_id
-                    pause = self.payment_wait.pause(error, self._source(request), call_id)
+                    pause = self.payment_wait.pause(error, **self._origin(request))
                 self.sleep(pause, request.deadline, request.call)
                 attempts.exclude(self.clock.time() - paused)
 
@@ -155,8 +151,7 @@ class Connection:
         hook = self.observers.retry_scheduled
         if hook is not None:
             hook(
-                source=self._source(request),
-                call_id=request.call.call_id if request.call is not None else "",
+                **self._origin(request),
                 policy=attempts.policy.name,
                 attempt=attempts.number,
                 delay=delay,
@@ -174,10 +169,11 @@ class Connection:
 
         Raises:
             APIStatusError, APIConnectionError: It failed.
-            DeadlineExceeded, ClosedError, ForkedClientError: as named.
+            DeadlineExceeded: The deadline has passed.
+            ClosedError, ForkedClientError: As :meth:`check_usable`.
         """
-        limit = None if attempts is None else attempts.ends_at()
-        is_cut = limit is not None and limit < (math.inf if request.deadline is None else request.deadline)
+        limit = math.inf if attempts is None else attempts.ends_at()
+        is_cut = limit < (math.inf if request.deadline is None else request.deadline)
         ends = limit if is_cut else request.deadline
         uses_key, may_reconnect, may_renew = request.row.uses_key, True, True
         try:
@@ -185,10 +181,7 @@ class Connection:
             while True:
                 try:
                     with self._observed(request, attempts) as outcome:
-                        headers = (
-                            request.all_headers if key is None else {**request.all_headers, "X-API-Key": key}
-                        )
-                        outcome.reply = self.transport.send(request, headers, ends)
+                        outcome.reply = self.transport.send(request, request.all_headers(key), ends)
                     return outcome.reply
                 except AuthenticationError as error:
                     renewed = self.credentials.renewed_key(error, key, uses_key, ends) if may_renew else None
@@ -199,11 +192,15 @@ class Connection:
                     if not (may_reconnect and error.reused) or isinstance(error, TimeoutError):
                         raise
                     may_reconnect = False
-                    _note_reconnect(request, attempts)
+                    # The server has most likely not read the request. If it has, it recognizes the repetition by the
+                    # seq_id and the idempotency key.
+                    if attempts is not None:
+                        attempts.in_doubt = True
+                    if request.call is not None:
+                        request.call.reconnects += 1
         except DeadlineExceeded as error:
-            if not is_cut:
+            if not is_cut or attempts is None:
                 raise
-            assert attempts is not None
             raise APITimeoutError(
                 f"Request timed out. No response within {attempts.policy.limit:g} s in all."
             ) from error
@@ -220,23 +217,20 @@ class Connection:
         outcome = _Outcome(self.clock.time(), request.attempt if attempts is None else attempts.requests)
         try:
             yield outcome
-        except DeadlineExceeded as error:
-            outcome.failure = error
-            if call is None:
-                raise
-            if call.sent == "no":
-                call.sent = error.sent
-            raise call.deadline_exceeded() from error
         except BaseException as error:
             outcome.failure = error
+            if request.polled is not None and isinstance(error, TinkexError):
+                error.polled = request.polled
+            if call is not None and call.sent == "no" and may_have_arrived(error):
+                call.sent = "unknown"
+            if call is not None and isinstance(error, DeadlineExceeded):
+                raise call.deadline_exceeded() from error
             raise
         else:
             if call is not None:
                 call.sent = "yes"
                 self.sends_changed.set()
         finally:
-            if outcome.failure is not None:
-                _note_failure(request, outcome.failure)
             if request.row.observed:
                 self._report_request(request, outcome)
 
@@ -247,8 +241,7 @@ class Connection:
         reply, failure = outcome.reply, outcome.failure
         status = reply.status if reply is not None else getattr(failure, "status_code", None)
         hook(
-            source=self._source(request),
-            call_id=request.call.call_id if request.call is not None else "",
+            **self._origin(request),
             method=request.row.method,
             path=request.path.partition("?")[0],
             attempt=outcome.attempt,
@@ -259,8 +252,11 @@ class Connection:
             error=None if status in request.row.absent else failure,
         )
 
-    def _source(self, request: Request) -> Source:
-        return request.source or (request.call.source if request.call is not None else self.source)
+    def _origin(self, request: Request) -> Dict[str, Any]:
+        """Return the first two arguments of every hook, the client and the call that a request is sent for."""
+        call = request.call
+        source = request.source or (self.source if call is None else call.source)
+        return {"source": source, "call_id": "" if call is None else call.call_id}
 
     def use_server_credentials(self, run_in_background: Callable[[Callable[[], None]], object]) -> None:
         """Send the API key or tokens, as the server's configuration requires. POST /api/v1/auth/token.
@@ -345,10 +341,11 @@ class Connection:
         return self.clock.time() + timeout
 
     def check_usable(self) -> None:
-        """Raise an error if the client is closed, or if it was created before a fork.
+        """Check that requests can be sent.
 
         Raises:
-            ForkedClientError, ClosedError: as named.
+            ForkedClientError: The client was created before the process forked.
+            ClosedError: The client is closed.
         """
         if self.forked:
             raise ForkedClientError(
@@ -366,25 +363,9 @@ class Connection:
 
 @dataclass
 class _Outcome:
-    """The facts of one HTTP request that observers get."""
+    """The facts of one HTTP request that are reported to observers."""
 
     started: float
     attempt: int
     reply: Optional[Reply] = None
     failure: Optional[BaseException] = None
-
-
-def _note_reconnect(request: Request, attempts: Optional[Attempts]) -> None:
-    # The server has most likely not read the request. If it has, seq_id and idempotency key are the same.
-    if attempts is not None:
-        attempts.in_doubt = True
-    if request.call is not None:
-        request.call.reconnects += 1
-
-
-def _note_failure(request: Request, failure: BaseException) -> None:
-    call = request.call
-    if call is not None and call.sent == "no" and may_have_arrived(failure):
-        call.sent = "unknown"
-    if request.polled is not None and isinstance(failure, TinkexError):
-        failure.polled = request.polled

@@ -6,13 +6,11 @@ The paths are those of versions 0.7.0 and 0.38.0 of the official SDK. A new endp
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Dict, FrozenSet, Optional, Union
 from urllib.parse import quote
 
 from .. import types
-
-__all__ = ["ENDPOINTS", "OPERATIONS", "Endpoint"]
 
 
 @dataclass(frozen=True)
@@ -20,13 +18,14 @@ class Endpoint:
     """One row: how a request is sent over HTTP, and how its response is decoded."""
 
     name: str
-    method: str
-    #: Below ``/api/v1/``. Fields in braces are replaced by quoted values; those named ``*_path`` keep their slashes.
-    path: str
     #: Type of the response; None: the response is returned undecoded.
     reply: Any = None
     #: Name of the retry policy; None: sent once.
     policy: Optional[str] = "submit"
+    method: str = "POST"
+    #: Below ``/api/v1/``; default: the name. Fields in braces are replaced by quoted values; those named ``*_path``
+    #: keep their slashes.
+    path: str = ""
     #: Read timeout in seconds, or the name of the setting that contains it.
     read_timeout: Union[float, str] = "read_timeout"
     #: Whether its requests are reported to hooks. Those of telemetry are not, because telemetry reports requests.
@@ -43,6 +42,10 @@ class Endpoint:
     #: Value of ``X-Tinker-Request-Type`` in those polls.
     request_type: str = ""
 
+    def __post_init__(self) -> None:
+        if not self.path:
+            object.__setattr__(self, "path", self.name)
+
     def url(self, **parts: str) -> str:
         """Return the path with its fields replaced by quoted values."""
         quoted = {
@@ -58,37 +61,33 @@ _ABSENT = frozenset((400, 404, 405, 422, 501))
 _CHECKPOINT = "training_runs/{run}/checkpoints/{checkpoint_path}"
 
 
-def _post(name: str, reply: Any = None, policy: Optional[str] = "submit", **fields: Any) -> Endpoint:
-    """Return the row of an endpoint whose path is its name, unless ``path`` is given."""
-    return replace(Endpoint(name, "POST", name, reply, policy), **fields)
+def _get(name: str, reply: Any = None, path: str = "", **fields: Any) -> Endpoint:
+    """Return the row of an endpoint that only reads."""
+    return Endpoint(name, reply, method="GET", path=path, **fields)
+
+
+def _optional(name: str, reply: Any, policy: Optional[str], path: str, **fields: Any) -> Endpoint:
+    """Return the row of an endpoint that some servers lack."""
+    return Endpoint(name, reply, policy, path=path, absent=_ABSENT, **fields)
 
 
 def _operation(name: str, result: Any, policy: str = "submit", request_type: str = "") -> Endpoint:
     """Return the row of an operation, whose result is polled. The request type is the name in CamelCase."""
     request_type = request_type or name.title().replace("_", "")
-    return _post(name, types.UntypedAPIFuture, policy, result=result, request_type=request_type)
+    return Endpoint(name, types.UntypedAPIFuture, policy, result=result, request_type=request_type)
 
 
 _ROWS = (
     # Sessions
-    _post(
-        "client_config",
-        types.ServerConfigResponse,
-        "optional",
-        path="client/config",
-        uses_key=True,
-        absent=_ABSENT,
-    ),
-    _post("auth_token", types.AuthTokenResponse, "short", path="auth/token", uses_key=True),
-    _post("dynamic_config", types.DynamicConfigResponse, None, path="client/dynamic_config", absent=_ABSENT),
-    _post("create_session", types.CreateSessionResponse, "short"),
-    _post("session_heartbeat", types.SessionHeartbeatResponse, None, read_timeout="heartbeat_timeout"),
-    _post("finish_session", None, None, path="sessions/{session}/finish", absent=_ABSENT),
-    _post("telemetry", types.TelemetryResponse, "telemetry", read_timeout=5.0, observed=False),
-    Endpoint("healthz", "GET", "healthz", types.HealthResponse, "short"),
-    Endpoint(
-        "get_server_capabilities", "GET", "get_server_capabilities", types.GetServerCapabilitiesResponse
-    ),
+    _optional("client_config", types.ServerConfigResponse, "optional", "client/config", uses_key=True),
+    Endpoint("auth_token", types.AuthTokenResponse, "short", path="auth/token", uses_key=True),
+    _optional("dynamic_config", types.DynamicConfigResponse, None, "client/dynamic_config"),
+    Endpoint("create_session", types.CreateSessionResponse, "short"),
+    Endpoint("session_heartbeat", types.SessionHeartbeatResponse, None, read_timeout="heartbeat_timeout"),
+    _optional("finish_session", None, None, "sessions/{session}/finish"),
+    Endpoint("telemetry", types.TelemetryResponse, "telemetry", read_timeout=5.0, observed=False),
+    _get("healthz", types.HealthResponse, policy="short"),
+    _get("get_server_capabilities", types.GetServerCapabilitiesResponse),
     # Training
     _operation("create_model", types.CreateModelResponse, "short"),
     _operation("unload_model", types.UnloadModelResponse),
@@ -99,45 +98,38 @@ _ROWS = (
     _operation("load_weights", types.LoadWeightsResponse),
     _operation("save_weights_for_sampler", types.SaveWeightsForSamplerResponseInternal),
     _operation("save_weights_external", types.SaveWeightsExternalResponse),
-    _post("get_info", types.GetInfoResponse),
+    Endpoint("get_info", types.GetInfoResponse),
     # Sampling
-    _post("create_sampling_session", types.CreateSamplingSessionResponse, "short"),
-    _post("join_sampling_session", types.JoinSamplingSessionResponse, "short"),
+    Endpoint("create_sampling_session", types.CreateSamplingSessionResponse, "short"),
+    Endpoint("join_sampling_session", types.JoinSamplingSessionResponse, "short"),
     _operation("asample", types.SampleResponse, "sampling", "Sample"),
     # Server futures
-    _post("retrieve_future", None, None, read_timeout="poll_timeout"),
-    _post("retrieve_futures", None, None, read_timeout=45.0),
-    _post("cancel_future", read_timeout=30.0),
+    Endpoint("retrieve_future", None, None, read_timeout="poll_timeout"),
+    Endpoint("retrieve_futures", None, None, read_timeout=45.0),
+    Endpoint("cancel_future", read_timeout=30.0),
     # Stored runs, checkpoints, sessions and samplers
-    _post("weights_info", types.WeightsInfoResponse),
-    _post("copy_weights", types.CopyWeightsResponse),
-    Endpoint("training_runs", "GET", "training_runs", types.TrainingRunsResponse),
-    Endpoint("training_run", "GET", "training_runs/{run}", types.TrainingRun),
-    Endpoint("run_checkpoints", "GET", "training_runs/{run}/checkpoints", types.CheckpointsListResponse),
-    Endpoint("checkpoints", "GET", "checkpoints", types.CheckpointsListResponse),
-    Endpoint("delete_checkpoint", "DELETE", _CHECKPOINT),
-    Endpoint("publish_checkpoint", "POST", _CHECKPOINT + "/publish"),
-    Endpoint("unpublish_checkpoint", "DELETE", _CHECKPOINT + "/publish"),
-    Endpoint("checkpoint_ttl", "PUT", _CHECKPOINT + "/ttl"),
-    Endpoint(
+    Endpoint("weights_info", types.WeightsInfoResponse),
+    Endpoint("copy_weights", types.CopyWeightsResponse),
+    _get("training_runs", types.TrainingRunsResponse),
+    _get("training_run", types.TrainingRun, "training_runs/{run}"),
+    _get("run_checkpoints", types.CheckpointsListResponse, "training_runs/{run}/checkpoints"),
+    _get("checkpoints", types.CheckpointsListResponse),
+    Endpoint("delete_checkpoint", method="DELETE", path=_CHECKPOINT),
+    Endpoint("publish_checkpoint", path=_CHECKPOINT + "/publish"),
+    Endpoint("unpublish_checkpoint", method="DELETE", path=_CHECKPOINT + "/publish"),
+    Endpoint("checkpoint_ttl", method="PUT", path=_CHECKPOINT + "/ttl"),
+    _get(
         "checkpoint_archive",
-        "GET",
-        _CHECKPOINT + "/archive",
-        None,
-        "short",
+        path=_CHECKPOINT + "/archive",
+        policy="short",
         redirect_ok=True,
         accept="application/json, application/gzip",
     ),
-    Endpoint(
-        "external_weights_urls",
-        "GET",
-        _CHECKPOINT + "/external_weights_urls",
-        types.ExternalWeightsUrlsResponse,
-    ),
-    Endpoint("session_project", "PUT", "sessions/{session}/project"),
-    Endpoint("session", "GET", "sessions/{session}", types.GetSessionResponse),
-    Endpoint("sessions", "GET", "sessions", types.ListSessionsResponse),
-    Endpoint("sampler", "GET", "samplers/{sampler}", types.GetSamplerResponse),
+    _get("external_weights_urls", types.ExternalWeightsUrlsResponse, _CHECKPOINT + "/external_weights_urls"),
+    Endpoint("session_project", method="PUT", path="sessions/{session}/project"),
+    _get("session", types.GetSessionResponse, "sessions/{session}"),
+    _get("sessions", types.ListSessionsResponse),
+    _get("sampler", types.GetSamplerResponse, "samplers/{sampler}"),
 )
 
 #: All endpoints by name.

@@ -11,8 +11,6 @@ from ..errors import (
     PermissionDeniedError,
 )
 
-__all__ = ["advise", "is_unknown_endpoint"]
-
 
 def advise(error: APIError, config: Config, first_contact: bool) -> None:
     """Add advice for the user to the message of an error.

@@ -11,8 +11,6 @@ from ..logs import get_logger
 from ..plugins.events import Source
 from ..plugins.registry import Observers
 
-__all__ = ["PAUSE", "PaymentWait"]
-
 _log = get_logger(__name__)
 
 #: Seconds until a refused call is sent again.

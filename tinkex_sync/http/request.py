@@ -14,8 +14,6 @@ from ..protocol import json_wire
 from .call_state import CallState
 from .endpoints import ENDPOINTS, Endpoint
 
-__all__ = ["Request", "new_idempotency_key"]
-
 
 def new_idempotency_key() -> str:
     """Return a key that identifies one logical request through all its retries."""
@@ -67,12 +65,17 @@ class Request:
             return self.body
         return json_wire.encode(self.body)
 
-    @cached_property
-    def all_headers(self) -> Dict[str, str]:
-        """The headers of this request, those that the endpoint and the method require included."""
+    def all_headers(self, key: Optional[str]) -> Dict[str, str]:
+        """Return the headers of this request, those that the endpoint and the method require included.
+
+        Args:
+            key: Value of ``X-API-Key``; None: the transport's.
+        """
         headers = dict(self.headers)
         if self.row.accept:
             headers["Accept"] = self.row.accept
         if self.row.method != "GET":
             headers["X-Idempotency-Key"] = self.idempotency_key
+        if key is not None:
+            headers["X-API-Key"] = key
         return headers

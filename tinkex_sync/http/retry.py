@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import contextlib
 import email.utils
+import math
 import random
 import time
-from dataclasses import dataclass, replace
-from typing import Callable, Dict, Iterator, Mapping, Optional, Tuple, Type
+from dataclasses import dataclass, field, replace
+from typing import Callable, Dict, Iterator, Mapping, Optional, Tuple, Type, cast
 
 import tenacity
 from tenacity.retry import retry_base
@@ -34,45 +35,28 @@ from ..errors import (
 )
 from ..logs import get_logger
 
-__all__ = [
-    "MOST_BAD_POLLS",
-    "Attempts",
-    "RetryConfig",
-    "RetryPolicy",
-    "is_transient",
-    "log_long_retry",
-    "make_policies",
-    "may_have_arrived",
-    "retry_after",
-    "retry_if_status",
-    "stop_at_limit",
-    "stop_when_unreachable",
-    "wait_requested",
-    "wait_within_limit",
-    "with_jitter",
-]
-
 _log = get_logger(__name__)
 
-#: Error statuses below 500 that are retried.
-_TRANSIENT = frozenset({408, 409, 429})
 #: A valid poll that fails with 400 is sent again at most this often (protocol 0.38).
 MOST_BAD_POLLS = 3
 #: Seconds of retrying after which a WARNING is logged.
 _WARN_AFTER = 10.0
-#: A retry with less time left than this is not started if the previous attempt took as long.
+#: A retry is not started if the previous attempt took longer than the time left. Attempts longer than this count as
+#: this long, in seconds.
 _LONG_ATTEMPT = 30.0
-#: Seconds an attempt is given at least, however little time is left.
+#: Seconds that an attempt may take at least, even if the policy's limit is nearer.
 _SHORTEST_ATTEMPT = 5.0
-#: Seconds a server may request as a wait; longer and non-positive values are ignored, as in the 0.7.0 client.
+#: Longest wait in seconds that a server may request. Other values are ignored, as in the 0.7.0 client.
 _LONGEST_RETRY_AFTER = 60.0
+#: The largest share of a wait that is subtracted at random.
+_JITTER = 0.25
 #: Attempts after which a status is final, because known servers return it permanently.
 _PERMANENT = {409: 3, 501: 3}
 
 
 def is_transient(status: int, last: int = 599) -> bool:
     """Return whether a request that failed with this status may succeed later: 408, 409, 429, or 500 to ``last``."""
-    return status in _TRANSIENT or 500 <= status <= last
+    return status in (408, 409, 429) or 500 <= status <= last
 
 
 def may_have_arrived(error: BaseException) -> bool:
@@ -83,7 +67,7 @@ def may_have_arrived(error: BaseException) -> bool:
 
 
 def retry_after(headers: Mapping[str, str]) -> Optional[float]:
-    """Return the wait a server requests, in seconds: ``retry-after-ms``, else ``Retry-After`` as seconds or date.
+    """Return the wait that a server requests, in seconds: ``retry-after-ms``, else ``Retry-After`` as seconds or date.
 
     Args:
         headers: Names in lower case.
@@ -91,10 +75,10 @@ def retry_after(headers: Mapping[str, str]) -> Optional[float]:
     Returns:
         None if there is no such header, or if its value is not within (0, 60].
     """
-    value: Optional[float] = None
+    value = 0.0
     try:
-        value = float(headers["retry-after-ms"]) / 1000
-    except (KeyError, ValueError):
+        value = float(headers.get("retry-after-ms", "")) / 1000
+    except ValueError:
         text = headers.get("retry-after", "")
         try:
             value = float(text)
@@ -103,31 +87,36 @@ def retry_after(headers: Mapping[str, str]) -> Optional[float]:
             with contextlib.suppress(ValueError, OverflowError, TypeError, IndexError):
                 # An HTTP date is wall-clock time; no monotonic clock can be compared with it.
                 value = email.utils.parsedate_to_datetime(text).timestamp() - time.time()
-    return value if value is not None and 0 < value <= _LONGEST_RETRY_AFTER else None
+    return value if 0 < value <= _LONGEST_RETRY_AFTER else None
 
 
+@dataclass(eq=False)
 class Attempts:
     """The attempts of one retried call. Used by one thread at a time."""
 
-    def __init__(self, policy: RetryPolicy, clock: Clock) -> None:
-        self.policy = policy
-        self.clock = clock
-        self.started = clock.time()
-        #: Attempts made, the running one included.
-        self.number = 0
-        #: HTTP requests made for them, for observers.
-        self.requests = 0
-        self.warned = False
-        #: Returns whether other calls of the client wait for a retry at the same time.
-        self.is_crowded: Callable[[], bool] = lambda: False
-        #: Returns random numbers in [0, 1) for jitter.
-        self.random: Callable[[], float] = random.random
-        #: First contact: stop once no attempt reached the server for this many seconds.
-        self.unreachable_after: Optional[float] = None
-        #: When the last attempt started.
-        self.attempt_started = self.started
-        #: Whether an earlier attempt may have reached the server although its response was lost.
-        self.in_doubt = False
+    policy: RetryPolicy
+    clock: Clock
+    #: Returns whether other calls of the client wait for a retry at the same time.
+    is_crowded: Callable[[], bool] = lambda: False
+    #: Attempts made, the running one included.
+    number: int = 0
+    #: HTTP requests made for them, for observers.
+    requests: int = 0
+    #: Whether the WARNING about a long retry is logged.
+    warned: bool = False
+    #: Returns random numbers in [0, 1) for jitter.
+    random: Callable[[], float] = random.random
+    #: At the first contact: stop when no attempt has reached the server for this many seconds. Else infinite.
+    unreachable_after: float = math.inf
+    #: Whether an earlier attempt may have reached the server although its response was lost.
+    in_doubt: bool = False
+    #: Time of the clock at which the first attempt started.
+    started: float = field(init=False)
+    #: Time of the clock at which the last attempt started.
+    attempt_started: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.started = self.attempt_started = self.clock.time()
 
     @property
     def elapsed(self) -> float:
@@ -149,15 +138,24 @@ class Attempts:
             self.in_doubt = self.in_doubt or may_have_arrived(error)
             raise
 
-    def remaining(self) -> Optional[float]:
-        """Return the seconds until the policy's limit, or None if it has none."""
-        return None if self.policy.limit is None else self.policy.limit - self.elapsed
+    def remaining(self) -> float:
+        """Return the seconds until the policy's limit; infinite if it has none."""
+        return self.policy.limit - self.elapsed
 
-    def ends_at(self) -> Optional[float]:
-        """Return the time at which the running attempt must end so that the policy's limit holds, or None."""
-        if self.policy.limit is None:
-            return None
+    def last_attempt_took(self) -> float:
+        """Return the seconds that the last attempt took. Call it when the attempt has failed."""
+        return self.clock.time() - self.attempt_started
+
+    def ends_at(self) -> float:
+        """Return the time at which the running attempt must end so that the policy's limit holds."""
         return max(self.started + self.policy.limit, self.attempt_started + _SHORTEST_ATTEMPT)
+
+    def failure_state(self, error: BaseException) -> tenacity.RetryCallState:
+        """Return tenacity's state of a call whose last attempt failed with ``error``."""
+        state = tenacity.RetryCallState(retry_object=None, fn=None, args=(self,), kwargs={})  # type: ignore[arg-type]
+        state.attempt_number = self.number
+        state.set_exception((type(error), error, error.__traceback__))
+        return state
 
     def describe(self, error: APIError, subject: str = "") -> None:
         """Add the number of attempts and their time to the final error and its message, after a ``subject``."""
@@ -176,41 +174,41 @@ class Attempts:
 
 
 def _attempts(state: tenacity.RetryCallState) -> Attempts:
-    attempts: Attempts = state.args[-1]
-    return attempts
+    return cast(Attempts, state.args[-1])
 
 
-def _failure(state: tenacity.RetryCallState) -> BaseException:
-    error = state.outcome.exception() if state.outcome is not None else None
-    assert error is not None
-    return error
+def _failure(state: tenacity.RetryCallState) -> Optional[BaseException]:
+    return None if state.outcome is None else state.outcome.exception()
+
+
+def _is_unreachable(state: tenacity.RetryCallState) -> bool:
+    """Return whether the last attempt did not reach the server."""
+    return getattr(_failure(state), "unsent", False)
 
 
 class retry_if_status(retry_base):  # noqa: N801 - tenacity's own strategies have such names
-    """Retry 408, 409, 429 and the statuses from 500 to ``last``; ``x-should-retry`` of the response overrides.
+    """Retry 408, 409, 429 and the statuses from 500 to ``last``, unless the header ``x-should-retry`` decides.
 
     Args:
         last: Highest status that is retried.
         limited: Attempts after which a status is final. A 409 is limited only if its body has a ``detail``.
     """
 
-    def __init__(self, last: int = 599, limited: Optional[Mapping[int, int]] = None) -> None:
+    def __init__(self, last: int = 599, limited: Mapping[int, int] = _PERMANENT) -> None:
         self._last = last
-        self._limited = dict(_PERMANENT if limited is None else limited)
+        self._limited = limited
 
     def __call__(self, retry_state: tenacity.RetryCallState) -> bool:
-        error = _failure(retry_state) if retry_state.outcome and retry_state.outcome.failed else None
+        error = _failure(retry_state)
         if not isinstance(error, APIStatusError):
             return False
         override = error.headers.get("x-should-retry")
         if override in ("true", "false"):
             return override == "true"
         status = error.status_code
-        if not is_transient(status, self._last):
-            return False
-        limit = self._limited.get(status)
         has_detail = isinstance(error.body, dict) and "detail" in error.body
-        return limit is None or _attempts(retry_state).number < limit or (status == 409 and not has_detail)
+        limit = self._limited.get(status, math.inf) if has_detail or status != 409 else math.inf
+        return is_transient(status, self._last) and _attempts(retry_state).number < limit
 
 
 def _is_connection_failure(error: BaseException) -> bool:
@@ -234,8 +232,7 @@ class stop_at_limit(stop_base):  # noqa: N801
     def __call__(self, retry_state: tenacity.RetryCallState) -> bool:
         attempts = _attempts(retry_state)
         left = attempts.remaining()
-        took = attempts.clock.time() - attempts.attempt_started
-        return left is not None and (left <= 0 or left < min(took, self._long_attempt))
+        return left <= 0 or left < min(attempts.last_attempt_took(), self._long_attempt)
 
 
 class stop_when_unreachable(stop_base):  # noqa: N801
@@ -243,74 +240,45 @@ class stop_when_unreachable(stop_base):  # noqa: N801
 
     def __call__(self, retry_state: tenacity.RetryCallState) -> bool:
         attempts = _attempts(retry_state)
-        if attempts.unreachable_after is None or not getattr(_failure(retry_state), "unsent", False):
-            return False
-        took = attempts.clock.time() - attempts.attempt_started
-        return attempts.elapsed + took >= attempts.unreachable_after
+        spent = attempts.elapsed + attempts.last_attempt_took()
+        return _is_unreachable(retry_state) and spent >= attempts.unreachable_after
 
 
 class with_jitter(wait_base):  # noqa: N801
-    """Change another wait at random, so that clients do not retry at the same time.
+    """Subtract a random share of at most 25 % from another wait, so that clients do not retry at the same time.
 
     Args:
-        below: At most this share is subtracted.
-        around: At most this share is added or subtracted; the result is at most ``longest`` seconds.
-        crowded: As ``below``, but only while other calls of the client wait for a retry.
+        only_when_crowded: Only while other calls of the client wait for a retry.
     """
 
-    def __init__(
-        self,
-        wait: wait_base,
-        *,
-        below: float = 0.0,
-        around: float = 0.0,
-        crowded: float = 0.0,
-        longest: float = 30.0,
-    ) -> None:
+    def __init__(self, wait: wait_base, *, only_when_crowded: bool = False) -> None:
         self._wait = wait
-        self._below = below
-        self._around = around
-        self._crowded = crowded
-        self._longest = longest
+        self._only_when_crowded = only_when_crowded
 
     def __call__(self, retry_state: tenacity.RetryCallState) -> float:
         attempts = _attempts(retry_state)
         delay = self._wait(retry_state)
-        below = self._below or (self._crowded if attempts.is_crowded() else 0.0)
-        if below:
-            delay *= 1 - below * attempts.random()
-        if self._around:
-            delay += delay * self._around * (2 * attempts.random() - 1)
-            delay = min(max(delay, 0.0), self._longest)
-        return delay
+        if self._only_when_crowded and not attempts.is_crowded():
+            return delay
+        return delay * (1 - _JITTER * attempts.random())
 
 
-class wait_requested(wait_base):  # noqa: N801
-    """Wait as long as the response requests (``Retry-After``), else as ``otherwise``."""
+class wait_within_limit(wait_base):  # noqa: N801
+    """Wait as long as the response requests (``Retry-After``), else as ``otherwise``.
+
+    The wait ends at the policy's limit and, while the server is unreachable, at the limit of the first contact.
+    """
 
     def __init__(self, otherwise: wait_base) -> None:
         self._otherwise = otherwise
 
     def __call__(self, retry_state: tenacity.RetryCallState) -> float:
-        requested: Optional[float] = getattr(_failure(retry_state), "retry_after", None)
-        return self._otherwise(retry_state) if requested is None else requested
-
-
-class wait_within_limit(wait_base):  # noqa: N801
-    """Shorten another wait to the time left until the policy's limit and, at first contact, until its limit."""
-
-    def __init__(self, wait: wait_base) -> None:
-        self._wait = wait
-
-    def __call__(self, retry_state: tenacity.RetryCallState) -> float:
         attempts = _attempts(retry_state)
-        limits = [self._wait(retry_state)]
-        left = attempts.remaining()
-        if left is not None:
-            limits.append(left)
-        if attempts.unreachable_after is not None and getattr(_failure(retry_state), "unsent", False):
-            limits.append(attempts.unreachable_after - attempts.elapsed)
-        return max(0.0, min(limits))
+        requested: Optional[float] = getattr(_failure(retry_state), "retry_after", None)
+        delay = self._otherwise(retry_state) if requested is None else requested
+        if _is_unreachable(retry_state):
+            delay = min(delay, attempts.unreachable_after - attempts.elapsed)
+        return max(0.0, min(delay, attempts.remaining()))
 
 
 # Policies
@@ -324,8 +292,8 @@ class RetryPolicy:
     retry: retry_base
     wait: wait_base
     stop: stop_base
-    #: Seconds after the first attempt at which the running attempt is cut; None: no limit.
-    limit: Optional[float] = None
+    #: Seconds after the start of the first attempt at which the running attempt is cut. Infinite: no limit.
+    limit: float = math.inf
 
     def retrying(
         self, sleep: Callable[[float], None], before_sleep: Callable[[tenacity.RetryCallState], None]
@@ -339,12 +307,7 @@ class RetryPolicy:
             before_sleep: Called before each wait with tenacity's state.
         """
         return tenacity.Retrying(
-            retry=self.retry,
-            wait=self.wait,
-            stop=self.stop,
-            sleep=sleep,
-            before_sleep=before_sleep,
-            reraise=True,
+            sleep, self.stop, self.wait, self.retry, before_sleep=before_sleep, reraise=True
         )
 
     def next_delay(self, attempts: Attempts, error: BaseException, is_transient: bool = False) -> float:
@@ -358,37 +321,10 @@ class RetryPolicy:
         Raises:
             BaseException: ``error``, if it is final or the policy gives up.
         """
-        state = _failed_state(attempts, error)
+        state = attempts.failure_state(error)
         if not (is_transient or self.retry(state)) or self.stop(state):
             raise error
         return self.wait(state)
-
-    def backoff(self, attempts: Attempts, error: BaseException) -> float:
-        """Return the seconds to wait after an attempt that failed with ``error``, without checking ``retry``."""
-        return self.wait(_failed_state(attempts, error))
-
-    def is_retryable(self, attempts: Attempts, error: BaseException) -> bool:
-        """Return whether the policy retries an attempt that failed with ``error``, limits aside."""
-        return self.retry(_failed_state(attempts, error))
-
-    def with_strategies(self, strategies: RetryStrategies) -> RetryPolicy:
-        """Return this policy with a user's strategies in place of ours where they are given."""
-        given = {name: value for name, value in vars(strategies).items() if value is not None}
-        if "stop" in given:
-            given["limit"] = None
-        return replace(self, **given) if given else self
-
-
-def _failed_state(attempts: Attempts, error: BaseException) -> tenacity.RetryCallState:
-    """Return tenacity's state of a call whose last attempt failed with ``error``."""
-    state = tenacity.RetryCallState(retry_object=None, fn=None, args=(attempts,), kwargs={})  # type: ignore[arg-type]
-    state.attempt_number = attempts.number
-    state.set_exception((type(error), error, error.__traceback__))
-    return state
-
-
-def _exponential(first: float, longest: float) -> wait_base:
-    return tenacity.wait_exponential(multiplier=first, max=longest)
 
 
 _CONNECTION_FAILURE = tenacity.retry_if_exception(_is_connection_failure)
@@ -396,42 +332,37 @@ _CONNECTION_FAILURE = tenacity.retry_if_exception(_is_connection_failure)
 
 def make_policies(config: Config) -> Dict[str, RetryPolicy]:
     """Compose the policies from the settings, by name. docs/retries.md describes them."""
-    transient = retry_if_status() | _CONNECTION_FAILURE
+
+    def policy(name: str, retry: retry_base, wait: wait_base, stop: stop_base, limit: float) -> RetryPolicy:
+        ours = RetryPolicy(
+            name, retry | _CONNECTION_FAILURE, wait_within_limit(wait), stop | stop_when_unreachable(), limit
+        )
+        users = vars(config.retry_strategies.get(name, RetryStrategies()))
+        given = {part: strategy for part, strategy in users.items() if strategy is not None}
+        return replace(ours, **given, limit=math.inf if "stop" in given else limit)
+
     # Endpoints that some servers lack: a 409 or 501 means that this server does.
     once = {409: 1, 501: 1}
     attempts = tenacity.stop_after_attempt(config.max_retries + 1)
-    short_wait = with_jitter(_exponential(0.5, 10.0), below=0.25)
-    submit_wait = with_jitter(_exponential(1.0, 30.0), crowded=0.25)
-    poll_wait = with_jitter(_exponential(0.5, 30.0), below=0.25)
-    telemetry_wait = with_jitter(_exponential(1.0, 10.0), below=0.25)
+    short_wait = with_jitter(tenacity.wait_exponential(0.5, 10.0))
+    submit_wait = with_jitter(tenacity.wait_exponential(1.0, 30.0), only_when_crowded=True)
+    poll_wait = with_jitter(tenacity.wait_exponential(0.5, 30.0))
+    telemetry_wait = with_jitter(tenacity.wait_exponential(1.0, 10.0))
+    telemetry_stop = stop_at_limit() | tenacity.stop_after_attempt(4)
     made = (
         # Every status from 500 on is transient, as in the 0.7.0 client.
-        _policy("short", retry_if_status(last=999) | _CONNECTION_FAILURE, short_wait, attempts),
-        _policy("optional", retry_if_status(999, once) | _CONNECTION_FAILURE, short_wait, attempts),
-        _policy("submit", transient, submit_wait, stop_at_limit(), config.retry_for),
-        _policy("sampling", transient, submit_wait, stop_at_limit(), config.retry_for),
+        policy("short", retry_if_status(last=999), short_wait, attempts, math.inf),
+        policy("optional", retry_if_status(999, once), short_wait, attempts, math.inf),
+        policy("submit", retry_if_status(), submit_wait, stop_at_limit(), config.retry_for),
+        policy("sampling", retry_if_status(), submit_wait, stop_at_limit(), config.retry_for),
         # A long poll that fails after a minute is no reason to give up a minute before the limit.
-        _policy(
-            "poll",
-            retry_if_status(limited=once) | _CONNECTION_FAILURE,
-            poll_wait,
-            stop_at_limit(0.0),
-            config.poll_retry_for,
-        ),
-        _policy(
-            "telemetry", transient, telemetry_wait, stop_at_limit() | tenacity.stop_after_attempt(4), 30.0
-        ),
+        policy("poll", retry_if_status(limited=once), poll_wait, stop_at_limit(0.0), config.poll_retry_for),
+        policy("telemetry", retry_if_status(), telemetry_wait, telemetry_stop, 30.0),
     )
-    given = config.retry_strategies
-    return {policy.name: policy.with_strategies(given.get(policy.name, RetryStrategies())) for policy in made}
+    return {one.name: one for one in made}
 
 
-def _policy(
-    name: str, retry: retry_base, wait: wait_base, stop: stop_base, limit: Optional[float] = None
-) -> RetryPolicy:
-    return RetryPolicy(
-        name, retry, wait_within_limit(wait_requested(wait)), stop | stop_when_unreachable(), limit
-    )
+_RETRYABLE = (TimeoutError, APIConnectionError, PromiseExpiredError)
 
 
 @dataclass(frozen=True)
@@ -452,11 +383,7 @@ class RetryConfig:
     #: At most this share is added to or subtracted from the delay.
     jitter_factor: float = 0.25
     enable_retry_logic: bool = True
-    retryable_exceptions: Tuple[Type[BaseException], ...] = (
-        TimeoutError,
-        APIConnectionError,
-        PromiseExpiredError,
-    )
+    retryable_exceptions: Tuple[Type[BaseException], ...] = _RETRYABLE
 
     def __post_init__(self) -> None:
         if not self.max_connections > 0:

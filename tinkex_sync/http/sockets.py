@@ -14,7 +14,7 @@ import os
 import socket
 import threading
 import weakref
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Dict, List, Optional
 
 import requests.adapters
 import urllib3
@@ -24,20 +24,29 @@ from urllib3.util.connection import allowed_gai_family
 
 from ..concurrency.primitives import Lock
 
-__all__ = ["Adapter", "Exchange", "SocketRegistry"]
-
-#: Ends a long poll if the peer has vanished: three probes, after 30 s and then every 10 s.
+#: Ends a long poll if the peer has vanished: three probes, after 30 s and then every 10 s. No system has all options.
 _KEEPALIVE = (("TCP_KEEPIDLE", 30), ("TCP_KEEPALIVE", 30), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3))
+_SOCKET_OPTIONS = [(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1), (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)]
+for _name, _value in _KEEPALIVE:
+    if hasattr(socket, _name):
+        _SOCKET_OPTIONS.append((socket.IPPROTO_TCP, getattr(socket, _name), _value))
 
 #: Head and body of a request are sent as one piece up to this many bytes each; copying more costs more than it saves.
 _SMALL = 64 * 1024
 
-_running = threading.local()
+
+class _Running(threading.local):
+    """The exchange that the current thread is making."""
+
+    exchange: Optional[Exchange] = None
+
+
+_running = _Running()
 
 
 def _hide_queries(record: logging.LogRecord) -> bool:
     """Remove queries, which may contain secrets, from urllib3's log records about our requests."""
-    if getattr(_running, "exchange", None) is not None and isinstance(record.args, tuple):
+    if _running.exchange is not None and isinstance(record.args, tuple):
         record.args = tuple(one.partition("?")[0] if isinstance(one, str) else one for one in record.args)
     return True
 
@@ -61,9 +70,8 @@ class Exchange:
     def __init__(self) -> None:
         self._lock = Lock()
         self._socket: Optional[socket.socket] = None  # guarded by _lock
-        self._finished = False  # guarded by _lock
-        #: Why it was cut ("deadline", "closed"), or None.
-        self.cut_by: Optional[str] = None
+        #: Whether it was cut.
+        self.is_cut = False
         #: Whether a connection was made, so that bytes may have reached the server.
         self.connected = False
         #: Whether the connection had served an earlier request.
@@ -76,26 +84,33 @@ class Exchange:
     def __exit__(self, *exc_info: object) -> None:
         _running.exchange = None
         with self._lock:
-            self._finished = True
             self._socket = None
 
-    def attach(self, sock: Optional[socket.socket]) -> None:
-        """Set the socket of the request; shut it down if the request was cut before."""
+    def attach(self, sock: socket.socket, *, connected: bool = False) -> None:
+        """Set the socket of the request, and shut it down if the request was cut before.
+
+        Args:
+            connected: Whether the socket is connected, so that bytes may reach the server.
+        """
+        self.connected = connected
         with self._lock:
             self._socket = sock
-            cut = self.cut_by is not None
-        if cut and sock is not None:
-            _shut(sock)
+            if self.is_cut:
+                _shut(sock)
 
-    def cut(self, reason: str) -> None:
-        """End the request for a reason ("deadline" or "closed"). No effect after it has ended."""
+    def cut(self) -> None:
+        """End the request. No effect after it has ended."""
         with self._lock:
-            if self._finished or self.cut_by is not None:
-                return
-            self.cut_by = reason
+            self.is_cut = True
             if self._socket is not None:
                 # Under the lock, so that the socket cannot have been returned to the pool.
                 _shut(self._socket)
+
+
+def _attach(sock: socket.socket, *, connected: bool) -> None:
+    """Attach a socket to the exchange of the current thread. The user's own requests on the session have none."""
+    if _running.exchange is not None:
+        _running.exchange.attach(sock, connected=connected)
 
 
 class SocketRegistry:
@@ -107,18 +122,19 @@ class SocketRegistry:
     def __init__(self) -> None:
         self._lock = Lock()
         self._sockets: weakref.WeakSet[socket.socket] = weakref.WeakSet()  # guarded by _lock
-        self._closed = False  # guarded by _lock
         self._pid = os.getpid()
-        #: Sockets ever added.
+        #: Whether :meth:`shut_down` was called.
+        self.is_shut_down = False
+        #: Number of sockets ever added.
         self.opened = 0
 
     def add(self, sock: socket.socket) -> None:
+        """Add a socket, and shut it down if :meth:`shut_down` was called before."""
         with self._lock:
             self._sockets.add(sock)
             self.opened += 1
-            closed = self._closed
-        if closed:
-            _shut(sock)
+            if self.is_shut_down:
+                _shut(sock)
 
     def shut_down(self) -> bool:
         """Shut down every socket.
@@ -129,10 +145,9 @@ class SocketRegistry:
         if os.getpid() != self._pid:
             return False
         with self._lock:
-            self._closed = True
-            sockets = list(self._sockets)
-        for sock in sockets:
-            _shut(sock)
+            self.is_shut_down = True
+            for sock in self._sockets:
+                _shut(sock)
         return True
 
 
@@ -155,7 +170,9 @@ class _Tracked:
 
     registry: SocketRegistry
     sock: Any
+    #: Number of requests that the connection has served.
     _served = 0
+    #: Pieces of the running request that are not sent yet; None between requests, and after a large piece.
     _held: Optional[List[bytes]] = None
 
     def __init__(self, *args: Any, _socks_options: Optional[Dict[str, Any]] = None, **kwargs: Any) -> None:
@@ -164,14 +181,11 @@ class _Tracked:
         self._socks = _socks_options
 
     def _new_conn(self) -> socket.socket:
-        host = getattr(self, "_dns_host", None) or self.host  # type: ignore[attr-defined]
-        port = self.port  # type: ignore[attr-defined]
-        timeout = self.timeout  # type: ignore[attr-defined]
         connection: Any = self
-        exchange: Optional[Exchange] = getattr(_running, "exchange", None)
+        host, timeout = getattr(connection, "_dns_host", None) or connection.host, connection.timeout
         self._served = 0
         try:
-            peer, at = host, port
+            peer, at = host, connection.port
             if self._socks is not None:
                 peer, at = self._socks["proxy_host"], self._socks["proxy_port"] or 1080
             found = socket.getaddrinfo(peer.strip("[]"), at, allowed_gai_family(), socket.SOCK_STREAM)
@@ -181,41 +195,35 @@ class _Tracked:
         for family, kind, protocol, _, address in found:
             sock = _make_socket(self._socks, family, kind, protocol, address)
             try:
-                for option in self.socket_options or ():  # type: ignore[attr-defined]
+                for option in connection.socket_options or ():
                     sock.setsockopt(*option)
                 if isinstance(timeout, (int, float)):
                     sock.settimeout(timeout)
                 self.registry.add(sock)
-                if exchange is not None:
-                    exchange.attach(sock)
-                sock.connect(address if self._socks is None else (host, port))
+                _attach(sock, connected=False)
+                sock.connect(address if self._socks is None else (host, connection.port))
             except OSError as error:
                 failure = error
                 sock.close()
             else:
-                if exchange is not None:
-                    exchange.connected = True
+                _attach(sock, connected=True)
                 return sock
         if isinstance(failure, socket.timeout):
-            raise ConnectTimeoutError(
-                connection, f"Connection to {host} timed out. (connect timeout={timeout})"
-            ) from failure
-        raise NewConnectionError(
-            connection, f"Failed to establish a new connection: {failure or 'no address'}"
-        ) from failure
+            text = f"Connection to {host} timed out. (connect timeout={timeout})"
+            raise ConnectTimeoutError(connection, text) from failure
+        text = f"Failed to establish a new connection: {failure or 'no address'}"
+        raise NewConnectionError(connection, text) from failure
 
     def request(self, *args: Any, **kwargs: Any) -> None:
-        exchange: Optional[Exchange] = getattr(_running, "exchange", None)
-        if exchange is not None:
-            exchange.reused = self.sock is not None and self._served > 0
-            if self.sock is not None:
-                exchange.connected = True
-                exchange.attach(self.sock)
-        # http.client sends head and body apart, which costs a small request a packet and a system call.
+        if _running.exchange is not None:
+            _running.exchange.reused = self.sock is not None and self._served > 0
+        if self.sock is not None:
+            _attach(self.sock, connected=True)
+        # http.client sends head and body separately, which costs a small request one more packet and system call.
         self._held = []
         super().request(*args, **kwargs)  # type: ignore[misc]
         self._flush()
-        # Not before: connecting begins at 0.
+        # After the request, because connecting resets the count.
         self._served += 1
 
     def send(self, data: Any) -> None:
@@ -243,61 +251,38 @@ class _SecureConnection(_Tracked, urllib3_connection.HTTPSConnection):
         # TLS detaches the descriptor from ``sock``, and the new object is accessible only after the handshake. A
         # duplicate can be shut down meanwhile.
         self._raw = sock.dup()
-        exchange: Optional[Exchange] = getattr(_running, "exchange", None)
         self.registry.add(self._raw)
-        if exchange is not None:
-            exchange.connected = False
-            exchange.attach(self._raw)
+        _attach(self._raw, connected=False)
         return sock
 
     def connect(self) -> None:
         try:
             super().connect()
-            exchange: Optional[Exchange] = getattr(_running, "exchange", None)
             self.registry.add(self.sock)
-            if exchange is not None:
-                exchange.attach(self.sock)
-                exchange.connected = True
+            _attach(self.sock, connected=True)
         finally:
             if self._raw is not None:
                 self._raw.close()
                 self._raw = None
 
 
-def _keepalive_options() -> List[Tuple[int, int, int]]:
-    options = [(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1), (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)]
-    options.extend(
-        (socket.IPPROTO_TCP, getattr(socket, name), value)
-        for name, value in _KEEPALIVE
-        if hasattr(socket, name)
-    )
-    return options
-
-
 class Adapter(requests.adapters.HTTPAdapter):
     """A requests adapter whose sockets are in a :class:`SocketRegistry` and belong to the running exchange."""
 
-    def __init__(self, registry: SocketRegistry, pool_size: int, ssl_context: Any = None) -> None:
+    def __init__(self, registry: SocketRegistry, pool_size: int) -> None:
         plain = type("PlainConnection", (_PlainConnection,), {"registry": registry})
         secure = type("SecureConnection", (_SecureConnection,), {"registry": registry})
         self._pools = {
             "http": type("PlainPool", (urllib3.HTTPConnectionPool,), {"ConnectionCls": plain}),
             "https": type("SecurePool", (urllib3.HTTPSConnectionPool,), {"ConnectionCls": secure}),
         }
-        self._ssl_context = ssl_context
         super().__init__(pool_connections=4, pool_maxsize=pool_size)
 
-    def _options(self) -> Dict[str, Any]:
-        options: Dict[str, Any] = {"socket_options": _keepalive_options()}
-        if self._ssl_context is not None:
-            options["ssl_context"] = self._ssl_context
-        return options
-
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
-        super().init_poolmanager(*args, **{**kwargs, **self._options()})
+        super().init_poolmanager(*args, **kwargs, socket_options=_SOCKET_OPTIONS)
         self.poolmanager.pool_classes_by_scheme = self._pools
 
     def proxy_manager_for(self, proxy: str, **kwargs: Any) -> Any:
-        manager = super().proxy_manager_for(proxy, **{**kwargs, **self._options()})
+        manager = super().proxy_manager_for(proxy, **kwargs, socket_options=_SOCKET_OPTIONS)
         manager.pool_classes_by_scheme = self._pools
         return manager

@@ -23,7 +23,7 @@ import requests.utils
 
 from .._version import __version__
 from ..concurrency.primitives import Lock
-from ..concurrency.timer import Timer, TimerHandle
+from ..concurrency.timer import Timer
 from ..config import Config
 from ..errors import (
     APIConnectionError,
@@ -42,8 +42,6 @@ from .request import Request
 from .retry import retry_after
 from .sockets import Adapter, Exchange, SocketRegistry
 
-__all__ = ["Reply", "Transport"]
-
 _log = get_logger(__name__)
 
 _MOST_REDIRECTS = 5
@@ -59,7 +57,7 @@ _PROXY_CREDENTIALS = (
 _BLOCK = 1 << 18
 #: A compressed body may always have this size, and above it this many times the bytes that were received.
 _LARGEST_SUSPECT, _HIGHEST_RATE = 64 << 20, 200
-#: A server that varies its deprecation notes must not fill the memory.
+#: Most notes that are remembered. A server that varies them must not fill the memory.
 _MOST_NOTES = 1000
 
 
@@ -89,9 +87,7 @@ def _find_certificates(setting: Union[bool, str]) -> Union[bool, str]:
         paths = ssl.get_default_verify_paths()
         found = paths.cafile or paths.capath
         if found is None:
-            raise ConfigError(
-                "verify='system': this system has no certificate file; give the path of a bundle"
-            )
+            raise ConfigError("verify='system': this system has no certificates: give the path of a file")
         return found
     if setting is True:
         for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE"):
@@ -153,7 +149,7 @@ class Transport:
     """Sends requests to one server. Thread-safe; shared by all threads of a client.
 
     Proxies and certificates are looked up once, because a lookup per request costs a fifth of the throughput.
-    Invariant: after :meth:`close` no request starts, and those in flight are cut.
+    Invariant: After :meth:`close` no request starts, and those in flight are cut. The registry of sockets does both.
     """
 
     def __init__(self, config: Config, timer: Timer) -> None:
@@ -163,9 +159,8 @@ class Transport:
         self.registry = SocketRegistry()
         self._timer = timer
         self._lock = Lock()
+        self._exchanges: Set[Exchange] = set()  # those in flight; changed only by atomic methods of set
         self._notes: Set[str] = set()  # guarded by _lock; deprecation notes that are logged
-        self._exchanges: set[Exchange] = set()  # guarded by _lock
-        self._closed = False  # guarded by _lock
         #: Whether the ``requests.Session`` is ours, so that its authentication and hooks need not run.
         self._is_own = config.session_factory is None
         self._session: requests.Session = (config.session_factory or requests.Session)()
@@ -175,13 +170,12 @@ class Transport:
             # A user's own adapters stay. Requests through them can only end by their timeouts.
             if type(self._session.adapters.get(prefix)) is requests.adapters.HTTPAdapter:
                 self._session.mount(prefix, Adapter(self.registry, config.pool_size))
-        if config.proxies is not None:
-            self.proxies = dict(config.proxies)
-        else:
+        proxies = config.proxies
+        if proxies is None:
             # A proxy does not lead to this machine, even if NO_PROXY does not name it.
-            loopback = urlsplit(self.base_url).hostname in _LOOPBACK
-            found = {} if loopback else requests.utils.get_environ_proxies(self.base_url, no_proxy=None)
-            self.proxies = dict(found)
+            is_loopback = urlsplit(self.base_url).hostname in _LOOPBACK
+            proxies = {} if is_loopback else requests.utils.get_environ_proxies(self.base_url, no_proxy=None)
+        self.proxies = dict(proxies)
         self._proxy = _checked_proxy(requests.utils.select_proxy(self.base_url, self.proxies))
         #: ``verify`` of ``requests``.
         self.verify = _find_certificates(config.verify)
@@ -205,9 +199,9 @@ class Transport:
             deadline: Time of the client's clock at which the attempt is cut.
 
         Raises:
-            APIStatusError: a status other than 2xx, or 3xx where the endpoint's row does not accept a redirect.
-            APIConnectionError, APITimeoutError: there was no response.
-            DeadlineExceeded, ClosedError: the attempt was cut.
+            APIStatusError: A status other than 2xx, or 3xx where the endpoint's row does not accept a redirect.
+            APIConnectionError, APITimeoutError: There was no response.
+            DeadlineExceeded, ClosedError: The attempt was cut at its deadline, or because the client was closed.
         """
         row = request.row
         url = self._url(request.path)
@@ -215,24 +209,20 @@ class Transport:
         if request.content is not None:
             all_headers.setdefault("Content-Type", "application/json")
         started = self._clock.time()
-        exchange = Exchange()
-        with exchange, self._cut_at(deadline, exchange):
+        with Exchange() as exchange, self._in_flight(exchange, deadline):
+            self._raise_if_cut(exchange)
             for _ in range(_MOST_REDIRECTS):
-                if exchange.cut_by is not None:
-                    raise self._cut(exchange, None)
-                prepared = self._prepare(row.method, url, request.content, all_headers)
+                prepared = self._prepare(request, url, all_headers)
                 try:
                     response = self._session.send(prepared, timeout=self._timeouts(row), **self._options)
                     content = self._read(response)
                 except (requests.RequestException, OSError, ValueError) as error:
-                    if exchange.cut_by is not None:
-                        raise self._cut(exchange, error) from error
+                    self._raise_if_cut(exchange, error)
                     # The text of the cause contains the query.
                     cause = None if self._query else error
                     raise self._connection_error(exchange, error, row.method, url) from cause
-                if exchange.cut_by is not None:
-                    # A body without a length ends where its socket is shut down.
-                    raise self._cut(exchange, None)
+                # A body without a length ends where its socket is shut down.
+                self._raise_if_cut(exchange)
                 target = response.headers.get("location")
                 if response.status_code not in _FOLLOWED or not target or row.redirect_ok:
                     break
@@ -330,34 +320,23 @@ class Transport:
         _log.log(logging.ERROR if is_error else logging.WARNING, "Deprecated by the server: note=%s", note)
 
     @contextmanager
-    def _cut_at(self, deadline: Optional[float], exchange: Exchange) -> Iterator[None]:
-        """Cut the exchange at the deadline and when the client is closed."""
-        with self._lock:
-            closed = self._closed
-            if not closed:
-                self._exchanges.add(exchange)
-        if closed:
-            raise ClosedError("the client is closed")
-        timer: Optional[TimerHandle] = None
+    def _in_flight(self, exchange: Exchange, deadline: Optional[float]) -> Iterator[None]:
+        """Count an exchange as in flight, and cut it at the deadline."""
+        self._exchanges.add(exchange)
+        timer = None if deadline is None else self._timer.at(deadline, exchange.cut)
         try:
-            if deadline is not None:
-                timer = self._timer.at(deadline, lambda: exchange.cut("deadline"))
-                if deadline <= self._clock.time():
-                    exchange.cut("deadline")
+            if deadline is not None and deadline <= self._clock.time():
+                exchange.cut()
             yield
         finally:
             if timer is not None:
                 timer.cancel()
-            with self._lock:
-                self._exchanges.discard(exchange)
+            self._exchanges.discard(exchange)
 
-    def _prepare(
-        self, method: str, url: str, body: Optional[bytes], headers: Mapping[str, str]
-    ) -> requests.PreparedRequest:
+    def _prepare(self, request: Request, url: str, headers: Mapping[str, str]) -> requests.PreparedRequest:
+        method, body = request.row.method, request.content
         if not self._is_own:
-            return self._session.prepare_request(
-                requests.Request(method, url, headers=dict(headers), data=body)
-            )
+            return self._session.prepare_request(requests.Request(method, url, dict(headers), data=body))
         prepared = requests.PreparedRequest()
         prepared.method = method
         prepared.url = url
@@ -371,13 +350,15 @@ class Transport:
             prepared.headers["Content-Length"] = str(len(body or b""))
         return prepared
 
-    def _cut(self, exchange: Exchange, error: Optional[BaseException]) -> Exception:
-        if exchange.cut_by == "closed":
-            closed = ClosedError("the client was closed while the call was in flight")
-            closed.__dict__["sent"] = "unknown" if exchange.connected else "no"
-            return closed
+    def _raise_if_cut(self, exchange: Exchange, cause: Optional[Exception] = None) -> None:
+        """Raise the error of a request that was cut, because the client was closed or the deadline has passed."""
         sent = "unknown" if exchange.connected else "no"
-        return DeadlineExceeded("the timeout ran out while sending", phase="sending", sent=sent)
+        if self.registry.is_shut_down:
+            closed = ClosedError("the client was closed while the call was in flight")
+            closed.__dict__["sent"] = sent
+            raise closed from cause
+        if exchange.is_cut:
+            raise DeadlineExceeded("the timeout ran out while sending", phase="sending", sent=sent) from cause
 
     def _connection_error(
         self, exchange: Exchange, error: BaseException, method: str, url: str
@@ -400,20 +381,13 @@ class Transport:
 
     def close(self) -> None:
         """Cut the requests in flight and refuse further ones. Idempotent; never blocks; no effect after a fork."""
-        with self._lock:
-            self._closed = True
-            exchanges = list(self._exchanges)
-        for exchange in exchanges:
-            exchange.cut("closed")
         if self.registry.shut_down():
             # Closes the descriptors of idle connections. Those in use are closed by their threads.
             self._session.close()
 
     def status(self) -> Dict[str, int]:
         """Return the number of requests in flight and of connections opened so far."""
-        with self._lock:
-            in_flight = len(self._exchanges)
-        return {"in_flight": in_flight, "connections_opened": self.registry.opened}
+        return {"in_flight": len(self._exchanges), "connections_opened": self.registry.opened}
 
 
 def _default_headers(config: Config) -> Dict[str, str]:
@@ -423,17 +397,13 @@ def _default_headers(config: Config) -> Dict[str, str]:
         "Accept-Encoding": "gzip, deflate",
         "Connection": "keep-alive",
         "User-Agent": f"tinkex-sync/{__version__}",
+        "X-API-Key": config.api_key,
+        "CF-Access-Client-Id": config.cloudflare_access_client_id or None,
+        "CF-Access-Client-Secret": config.cloudflare_access_client_secret or None,
     }
-    if config.api_key is not None:
-        headers["X-API-Key"] = config.api_key
-    if config.cloudflare_access_client_id:
-        headers["CF-Access-Client-Id"] = config.cloudflare_access_client_id
-    if config.cloudflare_access_client_secret:
-        headers["CF-Access-Client-Secret"] = config.cloudflare_access_client_secret
     given = {name.lower() for name in config.headers}
-    headers = {name: value for name, value in headers.items() if name.lower() not in given}
-    headers.update(config.headers)
-    return headers
+    ours = {name: text for name, text in headers.items() if text is not None and name.lower() not in given}
+    return {**ours, **config.headers}
 
 
 def _has_same_origin(url: str, location: str) -> bool:
@@ -459,14 +429,9 @@ def _error_body(content: bytes) -> Any:
 
 def _root_cause(error: BaseException) -> str:
     """Return the innermost cause in one line, because requests wraps it in three errors with names and addresses."""
-    seen: Tuple[BaseException, ...] = ()
-    reason: Any = error
-    while isinstance(reason, BaseException) and reason not in seen:
-        seen += (reason,)
-        inner = getattr(reason, "reason", None) or (reason.args[0] if reason.args else None)
-        if not isinstance(inner, BaseException):
-            inner = reason.__cause__
-        if not isinstance(inner, BaseException):
-            break
-        reason = inner
-    return f"{type(reason).__name__}: {reason}"
+    seen: List[BaseException] = []
+    while error not in seen:
+        seen.append(error)
+        causes = (getattr(error, "reason", None), *error.args[:1], error.__cause__)
+        error = next((cause for cause in causes if isinstance(cause, BaseException)), error)
+    return f"{type(error).__name__}: {error}"

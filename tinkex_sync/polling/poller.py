@@ -290,7 +290,7 @@ class _Polling:
             self._early_polls += 1
             attempts = self._session.attempts("poll")
             attempts.number = self._early_polls
-            return attempts.policy.backoff(attempts, error)
+            return attempts.policy.wait(attempts.failure_state(error))
         if action is Action.CONFIRM_FAILURE:
             return self._confirm_failure(error)
         if action is Action.RAISE_EXPIRED:

@@ -137,7 +137,7 @@ def _request(session: Session, method: str, path: str, timeout: float) -> Tuple[
     if token is not None:
         headers["X-API-Key"] = token
     body = None if method == "GET" else b"{}"
-    row = Endpoint("probe", method, path[len(_PREFIX) :], read_timeout=timeout, redirect_ok=True)
+    row = Endpoint("probe", None, None, method, path[len(_PREFIX) :], read_timeout=timeout, redirect_ok=True)
     # Some servers close the connection after an error, which shows at the next request on it. Others close it after an
     # unexpected body. Neither means that the path is unknown.
     for _ in range(2):
