@@ -1,11 +1,13 @@
 """Negotiation of the protocol version with a server, and the capabilities that follow from it.
 
 The client sends ``POST /api/v1/client/config`` before it creates a session. A response with chunk limits selects
-protocol 0.38. If the endpoint is missing, or its response contains no chunk limits, the client uses protocol 0.7,
-because servers of 0.7 answer protobuf with errors that look transient. After that, a server that refuses the encoding
-of a training request (415, or 404 of ``forward``) switches the protocol once. The result is cached per base URL.
+protocol 0.38. If the endpoint is missing, or its response contains no chunk limits, the client uses protocol 0.7.
+The reason is that servers of 0.7 return errors for protobuf that cannot be distinguished from transient errors. If the
+server later rejects the encoding of a training request (415, or 404 of ``forward``), the client switches the protocol
+once. The result is cached per base URL.
 
-A new protocol version is a new row in :data:`PROTOCOL_VERSIONS`. A new feature is a new field of :class:`Capabilities`.
+A new protocol version requires a new row in :data:`PROTOCOL_VERSIONS`. A new feature requires a new field of
+:class:`Capabilities`.
 """
 
 from __future__ import annotations
