@@ -40,6 +40,8 @@ This page is written by `docs/api_reference.py`.
 
 def summary(value: Any) -> str:
     """Return the first sentence of the documentation of a value, or its own text if it is a constant."""
+    if inspect.isclass(value) and value.__module__ == "builtins":
+        return f"Another name of `{value.__name__}`."
     if inspect.isclass(value) or inspect.isroutine(value) or inspect.ismodule(value):
         text = inspect.getdoc(value) or ""
         return " ".join(text.split("\n\n")[0].split()).replace("``", "`").replace("|", "\\|")

@@ -103,7 +103,7 @@ PATH = "tinker://run-1/weights/c1"
 @pytest.mark.parametrize(
     ("call", "text"),
     [
-        (lambda rest: rest.set_checkpoint_ttl_from_tinker_path(PATH, 60), "ttl_seconds .* not 60"),
+        (lambda rest: rest.set_checkpoint_ttl_from_tinker_path(PATH, 0), "ttl_seconds .* not 0"),
         (lambda rest: rest.set_checkpoint_ttl_from_tinker_path("run-1", 3600), "tinker://RUN"),
         (lambda rest: rest.assign_session_project("s", ""), "project_id .* ''"),
         (lambda rest: rest.assign_session_project("", "p"), "session_id"),

@@ -115,9 +115,14 @@ class ServiceClient(Client):
     def __exit__(self, exc_type: Any, exc: Any, traceback: Any) -> None:
         session = self.session
         if exc_type is None:
-            if not session.forked:
-                session.drain(self.config.drain)
-            session.close()
+            outcome = "interrupted"
+            try:
+                if not session.forked:
+                    session.drain(self.config.drain)
+                outcome = "success"
+            finally:
+                # Also after an interrupt of the wait, which otherwise would leave the session open.
+                session.close(outcome)
         elif issubclass(exc_type, Exception):
             session.close("errored", f"{exc_type.__name__}: {exc}")
         else:

@@ -14,7 +14,7 @@ __all__ = ["OptionIgnoredError", "SampleOptions", "make_sample_request"]
 
 
 class OptionIgnoredError(TinkexError, RuntimeError):
-    """The server returned a sample, but it does not know one of the options and ignored it.
+    """The server returned a sample, but it does not support one of the options and ignored it.
 
     Attributes:
         reply: The response, a :class:`~tinkex_sync.types.SampleResponse`.
