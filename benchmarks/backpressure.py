@@ -1,11 +1,11 @@
-"""Real threads and real HTTP through a sampling client, against a server that admits by token bucket.
+"""Measure sampling with real threads and real HTTP, against a server that limits requests with a token bucket.
 
-    python benchmarks/backpressure.py                  # the two named tasks
+    python benchmarks/backpressure.py                  # the two default tasks
     python benchmarks/backpressure.py --all            # other rates, buckets and response times
     python benchmarks/backpressure.py --rate 50 --bucket 5 --samples 200 --response 0.1 --callers 64
 
-Prints one line per run: seconds over the ideal `(samples - bucket) / rate + response`, and refused sends per
-sample.
+The script prints one line per run: the seconds, the ideal time `(samples - bucket) / rate + response`, their ratio, and
+the rejected sends (429) per sample.
 """
 
 from __future__ import annotations
@@ -97,7 +97,9 @@ def main() -> None:
     parser.add_argument("--rate", type=float)
     parser.add_argument("--bucket", type=int, default=1)
     parser.add_argument("--samples", type=int, default=200)
-    parser.add_argument("--response", type=float, default=0.0, help="seconds until an asample is answered")
+    parser.add_argument(
+        "--response", type=float, default=0.0, help="seconds until the server responds to an asample"
+    )
     parser.add_argument(
         "--callers", type=int, action="append", help="threads; 0: sample_many from one; default 64, 500 and 0"
     )

@@ -1,8 +1,10 @@
-"""Frames of tinkex_sync between a public method and ``requests``: ``python benchmarks/call_frames.py``.
+"""Print the frames of tinkex_sync between a public method and ``requests``.
 
-Runs a ``sample`` and a ``train_step`` against the embedded server. Prints, for each request, the thread that sent it
-and the functions of the package on its stack, outermost first. With ``--page`` it writes them to docs/architecture.md.
-Exits with status 1 if a stack has more than ten.
+    python benchmarks/call_frames.py
+
+The script runs a ``sample`` and a ``train_step`` against the embedded server. For each request, it prints the thread
+that sent it and the functions of the package on its stack, outermost first. With ``--page`` it writes them to
+docs/architecture.md. It exits with status 1 if a stack has more than ten of these frames.
 """
 
 from __future__ import annotations

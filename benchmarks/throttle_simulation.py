@@ -1,11 +1,11 @@
-"""Discrete-event simulation of re-entry after 429s: the real `Pace`, slots and bytes, and a token bucket.
+"""Discrete-event simulation of dispatch after 429s, with the real `Pace`, permits, bytes, and a token bucket.
 
     python benchmarks/throttle_simulation.py                   # the table of docs/throttle.md
     python benchmarks/throttle_simulation.py --plot docs/throttle.png
     python benchmarks/throttle_simulation.py --set pace_start=10 --set pace_growth=10
 
-Every cell is `time over ideal / refused sends per sample`: the worst time, the mean of refusals over the
-seeds. The ideal is `(samples - bucket) / rate + response`, which no client can beat.
+Each cell contains the longest time over the seeds, divided by the ideal time, and the mean of rejected sends (429) per
+sample. The ideal time is `(samples - bucket) / rate + response`, the lower bound for every client.
 """
 
 from __future__ import annotations

@@ -1,10 +1,14 @@
-"""A server that admits sampling requests by token bucket and answers 429 to the rest.
+"""A server that accepts sampling requests by token bucket and returns 429 for all others.
 
-Runs in a process of its own; `TokenBucketServer` starts and stops it. Beside ``POST /api/v1/asample`` it
-knows ``POST /api/v1/retrieve_future`` (answers at once with a sample of one token), what opens a session,
-``GET /counts`` and
-``POST /bucket`` with ``{"rate", "bucket", "response", "retry_after"}``, which also fills the bucket and
-zeroes the counts. Bodies must come with Content-Length.
+It runs in a separate process, which `TokenBucketServer` starts and stops. Requests must have a Content-Length. It has
+these endpoints:
+
+- the endpoints that create a session,
+- ``POST /api/v1/asample``,
+- ``POST /api/v1/retrieve_future``, which immediately returns a sample of one token,
+- ``GET /counts``, which returns the counters,
+- ``POST /bucket`` with ``{"rate", "bucket", "response", "retry_after"}``, which also fills the bucket and resets the
+  counters.
 """
 
 from __future__ import annotations

@@ -1,3 +1,3 @@
-"""The version, where packaging and code both read it."""
+"""The version of this package. Packaging and the code both read it here."""
 
 __version__ = "0.7.0"

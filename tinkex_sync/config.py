@@ -245,7 +245,7 @@ class ThrottleLimits:
     #: Factor that a 429 applies to the rate accepted so far, and the least rate.
     pace_cut: float = _setting(0.9, _check_share)
     pace_floor: float = _setting(1.0, _check_positive)
-    #: ``pace_growth`` seconds after a cut the rate has grown by a factor e, most of it at the end. The first
+    #: ``pace_growth`` seconds after a reduction the rate has grown by a factor e, most of it at the end. The first
     #: measurement of an episode may include a full bucket, so its growth takes ``pace_search`` seconds.
     pace_growth: float = _setting(5.0, _check_positive)
     pace_search: float = _setting(2.0, _check_positive)

@@ -13,19 +13,20 @@
     |       +-- APITimeoutError         also TimeoutError
     +-- RequestFailedError              .request_id .category .body (the operation failed on the server)
     +-- PromiseExpiredError             .request_id                 (accepted, but the server has lost the result)
-    +-- ResultLostError                 .request_id                 (the result was sent to a poll that did not end)
+    +-- ResultLostError                 .request_id                 (the result was sent to a poll that failed)
     +-- OutcomeUnknownError             .seq_id                     (the operation may or may not have been applied)
     +-- PartialBatchError               .accepted .refused          (some chunks of a batch were accepted)
-    +-- WithdrawnError                  never sent, because the operation it depends on failed
+    +-- WithdrawnError                  (not sent, because an operation it depends on was not accepted)
     +-- DeadlineExceeded                also TimeoutError           .phase .sent .request_id .queue_state
-    +-- ClosedError                     the client was closed
-    +-- ForkedClientError               the client was used in a forked child
+    +-- ClosedError                     (the client was closed)
+    +-- ForkedClientError               (the client was used in a forked child process)
+    +-- ThreadStartError                also RuntimeError           (the system starts no more threads)
     +-- MissingExtraError               also ImportError            (an optional dependency is not installed)
     +-- ConfigError                     also ValueError             (a setting is invalid; the message names it)
-    +-- PluginError                     a plugin failed; strict mode only
+    +-- PluginError                     (a plugin failed; strict mode only)
 
-Invalid arguments raise ValueError or TypeError before a request is sent. All exceptions here survive pickle with their
-attributes and messages.
+Invalid arguments raise ValueError or TypeError before a request is sent. All exceptions here can be pickled,
+with their attributes and messages.
 """
 
 from __future__ import annotations
@@ -61,6 +62,7 @@ __all__ = [
     "RateLimitError",
     "RequestFailedError",
     "ResultLostError",
+    "ThreadStartError",
     "TinkexError",
     "UnprocessableEntityError",
     "WithdrawnError",
@@ -383,6 +385,10 @@ class ClosedError(TinkexError):
 
 class ForkedClientError(TinkexError):
     """A client created before a fork was used in the child."""
+
+
+class ThreadStartError(TinkexError, RuntimeError):
+    """The system or the exiting interpreter started no thread, so the call failed. A later call tries again."""
 
 
 class MissingExtraError(TinkexError, ImportError):

@@ -8,7 +8,7 @@ import math
 import threading
 import time
 import weakref
-from concurrent.futures._base import CANCELLED, RUNNING
+from concurrent.futures._base import CANCELLED, PENDING, RUNNING
 from functools import partial
 from typing import Any, Callable, Generator, Generic, Optional, Protocol, TypeVar
 
@@ -96,6 +96,9 @@ class Future(concurrent.futures.Future, Generic[T]):  # type: ignore[type-arg]
         return self._wait(super().exception, timeout)  # type: ignore[no-any-return]
 
     def _wait(self, read: Callable[[float], Any], timeout: Optional[float]) -> Any:
+        session = self._session()
+        if session is not None and self._state in (PENDING, RUNNING):
+            session.check_not_forked()  # No thread of a forked child would resolve it.
         ends = math.inf if timeout is None else time.monotonic() + timeout
         # The main thread waits in slices, so that Ctrl-C arrives: see clock.wait_interruptibly.
         longest = SLICE if threading.current_thread() is threading.main_thread() else threading.TIMEOUT_MAX
@@ -190,9 +193,10 @@ class Future(concurrent.futures.Future, Generic[T]):  # type: ignore[type-arg]
         do not fail futures themselves.
         """
         session, fail = self._session(), partial(self.set_exception, error)
-        # A closed session has no workers.
-        if session is None or not session.helpers.submit(fail):
+        if session is None:
             fail()
+        else:
+            session.run_in_helper(fail)
 
     def abandon(self) -> None:
         """Withdraw the operation if it was not sent, and do not log its error: its result will not be read."""

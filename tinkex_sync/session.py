@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 import random
+import threading
 import warnings
 import weakref
 from contextlib import contextmanager
@@ -12,11 +13,12 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Union
 
+from .concurrency.clock import wait_interruptibly
 from .concurrency.exit_closing import close_at_exit
-from .concurrency.primitives import start_thread
+from .concurrency.primitives import Event, start_thread
 from .concurrency.workers import Lane, Workers
 from .config import Config
-from .errors import ClosedError, TinkexError
+from .errors import ClosedError, PluginError, ThreadStartError, TinkexError
 from .http.call_state import CallState, Unfinished
 from .http.connection import Connection
 from .http.request import Request
@@ -38,6 +40,8 @@ from .types import (
 
 #: Seconds that closing spends on reporting the session's end to the server.
 _FINISH_WITHIN = 0.5
+#: Seconds that ``close()`` in the main thread waits until all threads are stopped, and then until it has ended.
+_STOPPED_WITHIN, _ENDED_WITHIN = 1.0, 6.0
 #: Request ids that the warning about unfinished calls contains at most; close() returns all.
 _MOST_IDS = 5
 #: Least seconds between requests of the dynamic configuration.
@@ -73,6 +77,9 @@ class Session(Connection):
         self.session_id = ""
         self._open: Dict[str, CallState] = {}  # guarded by _lock
         self._closed = False  # guarded by _lock
+        #: Set when :meth:`close` has stopped all threads, and when it has ended.
+        self._stopped, self._ended = Event(), Event()
+        self._plugin_error: Optional[PluginError] = None
         self._counters: Dict[str, Iterator[int]] = {}  # guarded by _lock
         close_at_exit(self)
 
@@ -81,6 +88,15 @@ class Session(Connection):
         workers = Workers(name, self.clock, self.timer, active=active, limit=limit)
         self._threads.add(workers)
         return workers
+
+    def run_in_helper(self, job: Callable[[], None]) -> None:
+        """Run a job in a helper; in this thread if the session is closed or no thread can be started."""
+        try:
+            is_queued = self.helpers.submit(job)
+        except ThreadStartError:
+            is_queued = False
+        if not is_queued:
+            job()
 
     def make_lane(self, name: str) -> Lane:
         """Return a new lane that ends with the session."""
@@ -106,16 +122,18 @@ class Session(Connection):
 
         Raises:
             APIConnectionError: The server cannot be reached, for 15 s.
+            DeadlineExceeded: ``Config.timeout`` seconds have passed.
             AuthenticationError, APIStatusError: The server refuses the request. The message names what to check.
         """
-        self._negotiate()
+        deadline = self.deadline(None)
+        self._negotiate(deadline)
         body = CreateSessionRequest(
             tags=list(self.config.tags),
             user_metadata=dict(user_metadata or {}),
             sdk_version=self.capabilities.sdk_version,
             project_id=self.config.project_id,
         )
-        response = self.call(Request("create_session", body, first_contact=True))
+        response = self.call(Request("create_session", body, deadline=deadline, first_contact=True))
         for level, text in (
             (logging.INFO, response.info_message),
             (logging.WARNING, response.warning_message),
@@ -139,21 +157,22 @@ class Session(Connection):
         self.negotiation.restore(negotiated)
         self._apply_capabilities()
 
-    def _negotiate(self) -> None:
+    def _negotiate(self, deadline: Optional[float]) -> None:
         """Negotiate the protocol, unless the result is cached or configured. POST /api/v1/client/config."""
         negotiation = self.negotiation
         if negotiation.is_required and not negotiation.load_cached():
             body = ServerConfigRequest(CONFIG_SDK_VERSION)
-            negotiation.apply_config(self.call(Request("client_config", body, first_contact=True)))
+            request = Request("client_config", body, deadline=deadline, first_contact=True)
+            negotiation.apply_config(self.call(request))
         self._apply_capabilities()
-        self._refresh()
+        self._refresh(deadline)
 
     def _apply_capabilities(self) -> None:
         """Apply the negotiated limits and credentials. Called before any request that depends on them."""
         self.use_server_credentials(self.helpers.submit)
         self._apply_limits()
 
-    def _refresh(self) -> None:
+    def _refresh(self, deadline: Optional[float] = None) -> None:
         """Request the dynamic configuration, now and at each refresh interval. POST /api/v1/client/dynamic_config.
 
         Raises:
@@ -162,7 +181,7 @@ class Session(Connection):
         if not self.capabilities.has_dynamic_config:
             return
         body = DynamicConfigRequest(self.capabilities.sdk_version)
-        response = self.call(Request("dynamic_config", body))
+        response = self.call(Request("dynamic_config", body, deadline=deadline))
         if response is not None:
             self.negotiation.apply_dynamic_config(response)
             self._refresh_later()
@@ -174,7 +193,10 @@ class Session(Connection):
         def submit() -> None:
             session = reference()
             if session is not None and not session.forked:
-                session.helpers.submit(session._refresh_again)
+                try:
+                    session.helpers.submit(session._refresh_again)
+                except ThreadStartError:
+                    session._refresh_later()
 
         interval = max(self.capabilities.refresh_interval, _LEAST_REFRESH)
         self.timer.at(self.clock.time() + interval, submit)
@@ -200,7 +222,7 @@ class Session(Connection):
         Returns:
             Whether the server supports it, and the request is queued. A failure is only logged.
         """
-        if not self.capabilities.cancels_samples:
+        if self.forked or not self.capabilities.cancels_samples:
             return False
         with self._lock:
             if self._cancels is None:
@@ -245,6 +267,8 @@ class Session(Connection):
 
     def end(self, call: CallState) -> None:
         """Remove a call from those that have not ended. Idempotent."""
+        if self.forked:
+            return  # A thread of the parent may have held the lock at the fork.
         with self._lock:
             self._open.pop(call.call_id, None)
         self.sends_changed.set()
@@ -259,7 +283,12 @@ class Session(Connection):
             self.end(call)
 
     def open_calls(self) -> List[CallState]:
-        """Return every call that has not ended, oldest first."""
+        """Return every call that has not ended, oldest first.
+
+        Raises:
+            ForkedClientError: The client was made before a fork, in the parent process.
+        """
+        self.check_not_forked()
         with self._lock:
             return list(self._open.values())
 
@@ -291,9 +320,9 @@ class Session(Connection):
         self._try_call(request, "Reporting the session's end")
 
     def close(self, outcome: Optional[str] = "success", detail: Optional[str] = None) -> List[Unfinished]:
-        """End every wait with ClosedError, and stop all threads. Idempotent; any thread may call it.
+        """End every wait with ClosedError, and stop all threads. Idempotent.
 
-        In a forked child it does nothing.
+        Any thread may call it, a signal handler too. In a forked child it does nothing.
 
         Args:
             outcome: Reported to servers that support it: "success", "errored" or "interrupted"; None: nothing is sent.
@@ -302,25 +331,58 @@ class Session(Connection):
         Returns:
             The calls that had no result. They are counted in one WARNING.
         """
-        if self.forked:
-            return []
+        left: List[Unfinished] = []
+        if self.forked or self._ended.is_set():
+            return left
+        if threading.current_thread() is not threading.main_thread():
+            self._end(outcome, detail, left)
+            return self._checked(left)
+        # A signal handler may have interrupted this thread while it holds one of the locks, and a second Ctrl-C may
+        # end this method at any instruction. Another thread is affected by neither.
+        try:
+            start_thread(self._end, "tinkex-close", outcome, detail, left)
+        except RuntimeError:
+            self._end(outcome, detail, left)  # The interpreter is exiting and starts no more threads.
+        if wait_interruptibly(self._stopped, _STOPPED_WITHIN):
+            wait_interruptibly(self._ended, _ENDED_WITHIN)
+        else:
+            # The interrupted code continues after this, releases its lock, and must not start anything.
+            self.closing.set()
+        return self._checked(left)
+
+    def _checked(self, left: List[Unfinished]) -> List[Unfinished]:
+        """Return ``left``; raise the error of a plugin that failed while the session was closed."""
+        error, self._plugin_error = self._plugin_error, None
+        if error is not None:
+            raise error
+        return left
+
+    def _end(self, outcome: Optional[str], detail: Optional[str], left: List[Unfinished]) -> None:
+        """Do the work of :meth:`close`, once, and add the calls that had no result to ``left``."""
         with self._lock:
             if self._closed:
-                return []
+                return
             self._closed = True
             calls = list(self._open.values())
             self._open.clear()
-        if outcome is not None:
-            self._finish(outcome, detail)
-        left = [Unfinished(call.operation, call.sent, call.request_id) for call in calls]
-        self._stop()
-        _fail_all([call.future() for call in calls if call.future is not None])
-        hook = self.observers.session_closed
-        if hook is not None:
-            hook(source=self.source, call_id="")
-        self.observers.close()
-        _log_unfinished(left)
-        return left
+        try:
+            if outcome is not None:
+                self._finish(outcome, detail)
+            left.extend(Unfinished(call.operation, call.sent, call.request_id) for call in calls)
+            self._stop()
+        finally:
+            self._stopped.set()
+        try:
+            _fail_all([call.future() for call in calls if call.future is not None])
+            hook = self.observers.session_closed
+            if hook is not None:
+                hook(source=self.source, call_id="")
+            self.observers.close()
+            _log_unfinished(left)
+        except PluginError as error:
+            self._plugin_error = error
+        finally:
+            self._ended.set()
 
     def _stop(self) -> None:
         """End all waits, connections and threads."""
@@ -345,7 +407,7 @@ class Session(Connection):
                 )
         finally:
             # Also where warnings are errors.
-            self.close(outcome=None)
+            self._end(None, None, [])
 
 
 def _log_unfinished(left: List[Unfinished]) -> None:

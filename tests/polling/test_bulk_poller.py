@@ -1,5 +1,6 @@
 """One poll for all samples of a sampling session, on servers of protocol 0.38.0 that support it."""
 
+import itertools
 import threading
 
 import pytest
@@ -8,6 +9,8 @@ from scripted_server import Answer, bare_session
 from tinkex_sync import errors, types
 from tinkex_sync.clients.sampling import SamplingClient
 from tinkex_sync.concurrency.clock import ScaledClock
+from tinkex_sync.plugins.events import Source
+from tinkex_sync.polling.bulk_poller import BulkPoller
 
 CONFIG = {"fwdbwd_max_chunk_len": 1024, "sample_use_retrieve_futures": True}
 PROMPT = types.ModelInput.from_ints([1, 2])
@@ -191,3 +194,28 @@ def test_servers_without_bulk_polls_get_one_poll_per_sample():
         BulkServer(server)
         sampler_of(server, session, {"fwdbwd_max_chunk_len": 4}).sample(PROMPT, 1, ONE)
         assert not server.sent("retrieve_futures")
+
+
+def test_polls_without_an_expected_completion_are_a_tenth_of_a_second_apart():
+    with bare_session(protocol="auto") as (server, session):
+        BulkServer(server)
+        unknown = itertools.count()
+
+        def answer(request):
+            done = [{"state": "finished", "request_id": f"unknown-{next(unknown)}"} for _ in range(3000)]
+            return Answer(body={"completions": done, "cursor": 0})
+
+        server.defaults["retrieve_futures"] = answer
+        sampler = sampler_of(server, session)
+        with pytest.raises(errors.DeadlineExceeded):
+            sampler.sample(PROMPT, 1, ONE, timeout=1.0)
+        assert 2 <= len(server.sent("retrieve_futures")) <= 12
+
+
+def test_completions_that_no_thread_waits_for_are_dropped_beyond_a_number(monkeypatch):
+    monkeypatch.setattr("tinkex_sync.polling.bulk_poller._MOST_EARLY", 10)
+    with bare_session(protocol="auto") as (_, session):
+        poller = BulkPoller(session, Source("sampling", "s", "sess-1"), 0)
+        done = [{"state": "finished", "request_id": f"r{number}"} for number in range(25)]
+        assert not poller._apply({"completions": done, "cursor": 25}, 0, [])
+        assert list(poller._early) == [f"r{number}" for number in range(15, 25)]

@@ -48,7 +48,7 @@ def test_types_off_the_hot_paths_are_coded_by_dataclasses_json(kind) -> None:
 
 
 def test_all_public_names_of_the_protocol_exist() -> None:
-    # PROTOCOL, "Public API", tinker.types, and four names that the official SDK has in submodules
+    # The names of tinker.types in the official SDK 0.7.0, and four names that the official SDK has in submodules
     names = """
     AdamParams Checkpoint CheckpointArchiveUrlResponse CheckpointType CheckpointsListResponse
     CreateModelRequest CreateModelResponse CreateSamplingSessionRequest CreateSamplingSessionResponse

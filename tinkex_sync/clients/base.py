@@ -9,7 +9,7 @@ import random
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Callable, Dict, ForwardRef, Generic, Optional, Tuple, TypeVar
 
-from ..concurrency.primitives import Lock
+from ..concurrency.primitives import ModuleLock
 from ..config import Config
 from ..errors import ClosedError, ConfigError
 from ..futures import Future, Operation
@@ -129,7 +129,12 @@ class CallOperation(Generic[T]):
             if future.begin():
                 future.resolve_by(lambda: self._function(call, deadline))
 
-        if not session.helpers.submit(resolve):
+        try:
+            is_queued = session.helpers.submit(resolve)
+        except BaseException:
+            future.abandon()
+            raise
+        if not is_queued:
             future.set_exception(ClosedError("the client is closed"))
         return future
 
@@ -233,16 +238,13 @@ class _Origin:
         return replace(self, config=self.config.for_pickle())
 
 
-_rebuilding = Lock()
+_rebuilding = ModuleLock()
 #: Kept while no client uses them, because pool workers unpickle a client again for every task.
 _rebuilt: Dict[Tuple[str, str, Optional[str]], Session] = {}  # guarded by _rebuilding
 _MOST_REBUILT = 8
 
 
 def _after_fork() -> None:
-    global _rebuilding
-    # Another thread of the parent may have held the lock.
-    _rebuilding = Lock()
     _rebuilt.clear()
 
 

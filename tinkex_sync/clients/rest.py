@@ -437,7 +437,7 @@ def _page(limit: int, offset: int) -> Dict[str, int]:
 
 
 def _filters(access_scope: Optional[str], project_id: Optional[str] = None) -> Dict[str, str]:
-    """Return the query of optional filters; servers of protocol 0.7.0 know none of them, so defaults are not sent."""
+    """Return the query of optional filters; servers of 0.7.0 support none of them, so defaults are not sent."""
     filters = {
         "access_scope": check_one_of("access_scope", access_scope, ("owned", "accessible")),
         "project_id": check_optional_text("project_id", project_id),

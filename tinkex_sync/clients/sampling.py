@@ -325,7 +325,7 @@ def open_sampling_client(
         model_path: Path of saved weights, or None.
         base_model: Name of the model; needed if there is no path.
         retry_config: How samples are retried; None: the defaults, with the server's limit of samples in progress.
-        record_stability_info: Ask the server to record information about numerical stability.
+        record_stability_info: Request that the server records information about numerical stability.
         call: The call that it belongs to.
         deadline: Time of the session's clock at which it ends with DeadlineExceeded.
 

@@ -1,4 +1,4 @@
-"""Clients with the shape of the official SDK: its scripts run with ``import tinkex_sync.compat as tinker``."""
+"""Clients with the interface of the official SDK, for scripts that use ``import tinkex_sync.compat as tinker``."""
 
 from typing import TYPE_CHECKING, Any
 

@@ -1,4 +1,7 @@
-"""Futures of the official shape: they can be waited for in a thread, and awaited in an event loop."""
+"""Futures with the interface of the official SDK.
+
+A thread can wait for them, and a coroutine can await them.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ U = TypeVar("U")
 
 
 class WaitEnded(DeadlineExceeded, asyncio.TimeoutError):
-    """The ``timeout`` of a wait is over, and the operation continues.
+    """The ``timeout`` of a wait expired, and the operation continues.
 
     It is an instance of each TimeoutError of the standard library, on every Python version.
     """

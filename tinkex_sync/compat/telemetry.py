@@ -1,4 +1,4 @@
-"""Telemetry in the official shape; only sessions with telemetry enabled have it."""
+"""Telemetry with the interface of the official SDK. Only sessions with telemetry enabled have it."""
 
 from __future__ import annotations
 

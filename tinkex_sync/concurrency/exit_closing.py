@@ -9,7 +9,7 @@ from concurrent.futures import thread as _import_before_registering  # noqa: F40
 from typing import Any, Protocol
 
 from ..logs import get_logger
-from .primitives import Lock
+from .primitives import ModuleLock
 
 _log = get_logger(__name__)
 
@@ -19,7 +19,7 @@ class _Closable(Protocol):
 
 
 _objects: weakref.WeakSet[_Closable] = weakref.WeakSet()  # guarded by _lock
-_lock = Lock()
+_lock = ModuleLock()
 
 
 def close_at_exit(closable: _Closable) -> None:
@@ -29,9 +29,7 @@ def close_at_exit(closable: _Closable) -> None:
 
 
 def _forget_objects() -> None:
-    # In a forked child the objects are the parent's, and a thread that does not exist here may hold the lock.
-    global _lock
-    _lock = Lock()
+    # In a forked child the objects are the parent's.
     _objects.clear()
 
 

@@ -7,8 +7,11 @@ both with :func:`replace_primitives`; clocks are passed as arguments everywhere.
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 from typing import TYPE_CHECKING, Any, Callable, List, Optional, Protocol, Tuple
+
+from ..errors import ThreadStartError
 
 if TYPE_CHECKING:
     # The type of what `Lock()` returns. Before Python 3.13 `threading.Lock` is a function.
@@ -48,6 +51,24 @@ if not TYPE_CHECKING:
     def Lock() -> Lock:  # noqa: N802 - named as its type
         """Return a new lock that is not reentrant."""
         return _make_lock()
+
+
+class ModuleLock:
+    """A lock of a module, not reentrant. It is free in a forked child, even if a thread of the parent held it."""
+
+    def __init__(self) -> None:
+        self._renew()
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._renew)
+
+    def _renew(self) -> None:
+        self._lock = Lock()
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._lock.release()
 
 
 class Waitable(Protocol):
@@ -118,8 +139,12 @@ def start_thread(target: Callable[..., object], name: str, *args: Any) -> Thread
     """Start a daemon thread that calls ``target(*args)``, and return it.
 
     Raises:
-        RuntimeError: The system starts no more threads, or the interpreter is shutting down.
+        ThreadStartError: The system starts no more threads, or the interpreter is shutting down.
     """
     thread: Thread = _make_thread(target=target, args=args, name=name, daemon=True)
-    thread.start()
+    try:
+        thread.start()
+    except RuntimeError as error:
+        text = f"thread {name} cannot be started ({error}): end other threads and retry"
+        raise ThreadStartError(text) from error
     return thread

@@ -54,18 +54,21 @@ class Timer:
         self._count = itertools.count()
 
     def at(self, time: float, function: Callable[[], None]) -> TimerHandle:
-        """Call ``function`` at ``time`` of the clock. A closed timer calls nothing."""
+        """Call ``function`` at ``time`` of the clock. A closed timer calls nothing.
+
+        Raises:
+            ThreadStartError: Nothing is scheduled.
+        """
         handle = TimerHandle(function, self._forget_one)
         with self._lock:
             if self._closed:
                 return handle
+            if not self._alive:
+                start_thread(self._run, self._name)  # It begins when the lock is free.
+                self._alive = True
             is_earliest = not self._heap or time < self._heap[0][0]
             heapq.heappush(self._heap, (time, next(self._count), handle))
-            must_start = not self._alive
-            self._alive = True
-        if must_start:
-            start_thread(self._run, self._name)
-        elif is_earliest:
+        if is_earliest:
             self._wake.set()
         return handle
 

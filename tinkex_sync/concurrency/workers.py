@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import collections
 import itertools
-from contextlib import contextmanager
-from typing import Callable, Deque, Iterator, List
+from contextlib import contextmanager, suppress
+from typing import Callable, Deque, Iterator, List, Set
 
+from ..errors import ThreadStartError
 from ..logs import get_logger
 from .clock import Clock
 from .primitives import Event, Lock, start_thread
@@ -32,7 +33,8 @@ class _Pool:
     """Runs jobs on daemon threads, which take them from one queue in order of arrival. Thread-safe.
 
     Invariants: A thread is idle, runs a job, or has ended. For each queued job, an idle thread has been woken, or no
-    thread was idle when the job arrived. Every thread takes queued jobs before it becomes idle or ends.
+    thread was idle when the job arrived. Every thread takes queued jobs before it becomes idle or ends. A thread that
+    is not in ``_threads`` runs nothing: it was started when its start seemed to have failed.
 
     Args:
         active: Number of threads that start as jobs arrive.
@@ -45,7 +47,7 @@ class _Pool:
         self._lock = Lock()
         self._jobs: Deque[Job] = collections.deque()  # guarded by _lock
         self._idle: List[Event] = []  # guarded by _lock; the event that wakes each idle thread
-        self._threads = 0  # guarded by _lock
+        self._threads: Set[Event] = set()  # guarded by _lock; the event that wakes each thread
         self._taken = 0  # guarded by _lock; number of jobs taken from the queue
         self._closed = False  # guarded by _lock
 
@@ -54,41 +56,51 @@ class _Pool:
 
         Returns:
             False if the pool is closed; then none of them runs.
+
+        Raises:
+            ThreadStartError: The pool has no thread and cannot start one. None of the jobs runs.
         """
         with self._lock:
             if self._closed:
                 return False
+            has_thread = bool(self._threads)
+            if not has_thread:
+                self._start()
             self._jobs.extend(jobs)
-            for _ in jobs:
+            for _ in jobs if has_thread else jobs[1:]:
                 if self._idle:
                     # Last in, first out: the thread that ran last is still in the caches, and the others may end.
                     self._idle.pop().set()
-                elif self._threads < self._active:
-                    self._start()
+                elif len(self._threads) < self._active:
+                    with suppress(ThreadStartError):  # The other threads run the job.
+                        self._start()
                 else:
                     self._watch()
         return True
 
     def _start(self) -> None:
         """Start one thread. Call with ``_lock`` held."""
-        self._threads += 1
-        start_thread(self._work, next(self._names))
+        wake = Event()
+        start_thread(self._work, next(self._names), wake)  # It begins when the lock is free.
+        self._threads.add(wake)
 
     def _watch(self) -> None:
         """Note that a job must wait for a thread. Call with ``_lock`` held."""
 
-    def _work(self) -> None:
-        wake, is_woken = Event(), True
+    def _work(self, wake: Event) -> None:
+        is_woken = True
         while True:
             job = None
             with self._lock:
+                if wake not in self._threads:
+                    return
                 if not is_woken and wake in self._idle:
                     self._idle.remove(wake)
                 if self._jobs:
                     job = self._jobs.popleft()
                     self._taken += 1
                 elif self._closed or not is_woken:
-                    self._threads -= 1
+                    self._threads.discard(wake)
                     return
                 else:
                     wake.clear()
@@ -143,20 +155,23 @@ class Workers(_Pool):
 
     def _watch(self) -> None:
         """Check soon whether more threads are needed. Call with ``_lock`` held."""
-        if self._is_watching or self._threads >= self._limit:
+        if self._is_watching or len(self._threads) >= self._limit:
             return
-        self._is_watching = True
         taken = self._taken
-        self._timer.at(self._clock.time() + self._tick, lambda: self._grow(taken))
+        with suppress(ThreadStartError):  # The next job tries again.
+            self._timer.at(self._clock.time() + self._tick, lambda: self._grow(taken))
+            self._is_watching = True
 
     def _grow(self, taken: int) -> None:
         with self._lock:
             self._is_watching = False
             if self._closed or not self._jobs:
                 return
-            if taken == self._taken and self._waiting >= self._threads:
-                for _ in range(min(len(self._jobs), self._threads, self._limit - self._threads)):
-                    self._start()
+            threads = len(self._threads)
+            if taken == self._taken and self._waiting >= threads:
+                with suppress(ThreadStartError):  # The next check tries again.
+                    for _ in range(min(len(self._jobs), threads, self._limit - threads)):
+                        self._start()
             self._watch()
 
     @contextmanager

@@ -347,13 +347,17 @@ class Connection:
             ForkedClientError: The client was created before the process forked.
             ClosedError: The client is closed.
         """
+        self.check_not_forked()
+        if self.closing.is_set():
+            raise ClosedError("the client is closed")
+
+    def check_not_forked(self) -> None:
+        """Raise ForkedClientError in a child of the process that created the client."""
         if self.forked:
             raise ForkedClientError(
                 "this client was made before the process forked, and connections cannot be shared:"
                 " make a new ServiceClient in the child (sampling and REST clients rebuild themselves)"
             )
-        if self.closing.is_set():
-            raise ClosedError("the client is closed")
 
     @property
     def forked(self) -> bool:

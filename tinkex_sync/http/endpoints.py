@@ -1,7 +1,7 @@
 """The table of endpoints: the path, the retry policy and the response type of each request.
 
-A new endpoint is a new row of :data:`ENDPOINTS`, its request and response classes in ``types/``, and a method of a
-client. Source: PROTOCOL section 2.
+The paths are those of versions 0.7.0 and 0.38.0 of the official SDK. A new endpoint requires a new row of
+:data:`ENDPOINTS`, its request and response classes in ``types/``, and a method of a client.
 """
 
 from __future__ import annotations

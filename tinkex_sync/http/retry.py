@@ -1,10 +1,11 @@
 """Retry policies, composed from tenacity's strategies and strategies of the same form defined here.
 
 A call has exactly one policy, and tenacity runs its loop. The strategies defined here read the :class:`Attempts` of
-the call, which is the last argument of the retried function: they measure time on the client's clock. Users replace
+the call, which is the last argument of the retried function. They measure time on the client's clock. Users replace
 the strategies of a policy with ``Config.retry_strategies``.
 
-Sources: PROTOCOL sections 5.1 to 5.3 of the 0.7.0 client, and the observed behaviour of servers.
+The rules are those of version 0.7.0 of the official SDK, with changes for the behaviour observed in SkyRL, TuFT and
+Hatchery.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""Sockets that can be cut from another thread: at a deadline, and when a client closes.
+"""Sockets that another thread can shut down, at a deadline or when a client closes.
 
 A read on a socket ends only when data arrives, when no data arrives during the timeout, or when the socket is shut
-down. A body that arrives in small pieces never times out, and closing a ``requests.Session`` aborts nothing. So our
-connections register their socket before they connect, and a thread that must end a request shuts that socket down.
+down. A body that arrives in small pieces never times out, and closing a ``requests.Session`` does not abort a request.
+Each connection therefore registers its socket before it connects. To end a request, another thread shuts down its
+socket.
 """
 
 from __future__ import annotations

@@ -1,4 +1,8 @@
-"""Single HTTP requests over the library requests: status codes to errors, timeouts, cutting. No retries."""
+"""Single HTTP requests, made with the library requests.
+
+The transport converts status codes to errors, applies timeouts, and aborts requests at a deadline or at a close. It
+does not retry.
+"""
 
 from __future__ import annotations
 
@@ -133,7 +137,7 @@ def _check_tls_files(verify: Union[bool, str], certificate: Union[None, str, Tup
         name = "client_certificate"
         if certificate:
             file, key = (certificate, None) if isinstance(certificate, str) else certificate
-            # An empty password, because OpenSSL would ask for one at the terminal.
+            # An empty password, because OpenSSL would otherwise prompt for one at the terminal.
             context.load_cert_chain(file, key, password="")
     except (OSError, ValueError) as error:
         raise ConfigError(
@@ -273,7 +277,8 @@ class Transport:
             f" (now {int(self._config.max_chunk_bytes)})",
         }.get(status)
         # The API itself explains its errors in JSON; gateways and proxies respond with pages.
-        if remedy is not None and not isinstance(failed.body, dict):
+        is_page = not isinstance(failed.body, dict)
+        if remedy and is_page and (request.content or status == 407):
             failed.args = (f"{failed.message} [{remedy}]",)
         raise failed
 

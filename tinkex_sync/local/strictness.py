@@ -1,7 +1,7 @@
 """Rules of other servers of the Tinker API that the embedded server can apply.
 
-They are those of TuFT 0.1.5 and of SkyRL a956457, as observed. A client that works with these rules is ready for the
-servers, as far as the rules go.
+The rules are those observed in TuFT 0.1.5 and in SkyRL a956457. A test with these rules covers only these differences,
+not the whole behaviour of the servers.
 """
 
 from __future__ import annotations

@@ -61,7 +61,8 @@ def tinkex_session_opened(source: Source, call_id: str) -> None:
 def tinkex_session_closed(source: Source, call_id: str) -> None:
     """The service client is closed: it sends no more requests, and every waiting call has failed.
 
-    Thread: the caller's. Once per session. ``close()`` of each plugin that has one is called afterwards.
+    Thread: a worker if the main thread closes the client. Otherwise the caller's. Once per session.
+    ``close()`` of each plugin that has one is called afterwards.
 
     Args:
         source: The service client.

@@ -6,6 +6,7 @@ the server can delete those. The response lists new completions. The waiting thr
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any, Callable, Dict, List, Optional, Set, Tuple
 
 from ..concurrency.primitives import Event, Lock, start_thread
@@ -15,6 +16,7 @@ from ..errors import (
     APIStatusError,
     BillingError,
     DeadlineExceeded,
+    ThreadStartError,
 )
 from ..http.call_state import CallState
 from ..http.request import Request
@@ -29,6 +31,10 @@ _log = get_logger(__name__)
 
 #: Seconds before the next poll after one that failed; the 0.38.0 client waits as long.
 _DELAY = 1.0
+#: Seconds between two polls, unless the first one returned an expected completion or another thread waits since.
+_LEAST_INTERVAL = 0.1
+#: Completions kept for threads that do not wait yet; the oldest are dropped. A server may send unknown ids.
+_MOST_EARLY = 10_000
 #: Seconds that a poll which only acknowledges results may take.
 _ACKNOWLEDGE_WITHIN = 5.0
 
@@ -64,6 +70,8 @@ class BulkPoller:
         self._source = source
         self._target = FuturesTarget(source.id, clone_id)
         self._lock = Lock()
+        #: Set when a thread begins to wait.
+        self._more = Event()
         self._waiters: Dict[str, _Waiter] = {}  # guarded by _lock
         self._early: Dict[str, Optional[int]] = {}  # guarded by _lock
         self._read: Set[str] = set()  # guarded by _lock
@@ -96,8 +104,9 @@ class BulkPoller:
             if request_id in self._early:
                 return self._early.pop(request_id)
             self._waiters[request_id] = waiter
-        self._start()
+        self._more.set()
         try:
+            self._start()
             while not waiter.done.is_set():
                 self._session.wait(waiter.done, gives_up_at())
                 if not waiter.done.is_set() and gives_up_at() <= self._session.clock.time():
@@ -113,26 +122,30 @@ class BulkPoller:
         """Record that a result, or its error, was read, so that the server can delete it."""
         with self._lock:
             self._read.add(request_id)
-        self._start()
+        with suppress(ThreadStartError):  # The next call tries again.
+            self._start()
 
     def _start(self) -> None:
         with self._lock:
             if self._running or self._final_error is not None or self._session.closing.is_set():
                 return
+            start_thread(self._run, f"tinkex-bulk-{self._source.id}")  # It begins when the lock is free.
             self._running = True
-        start_thread(self._run, f"tinkex-bulk-{self._source.id}")
 
     def _run(self) -> None:
         try:
             while True:
+                self._more.clear()  # Before the waiters are read, so that no later one is missed.
                 with self._lock:
                     has_waiters = bool(self._waiters)
                     if not has_waiters and not self._read and self._cursor == self._acknowledged:
                         self._running = False
                         return
                     cursor, read = self._cursor, sorted(self._read)
+                earliest = self._session.clock.time() + _LEAST_INTERVAL
                 try:
-                    self._apply(self._poll(cursor, read, has_waiters), cursor, read)
+                    if not self._apply(self._poll(cursor, read, has_waiters), cursor, read):
+                        self._session.wait(self._more, earliest)
                 except Exception as error:
                     self._session.sleep(self._delay_after(error))
         except Exception as final:
@@ -149,8 +162,8 @@ class BulkPoller:
         request = Request("retrieve_futures", body, source=self._source, deadline=deadline)
         return self._session.send_once(request).json()
 
-    def _apply(self, body: Any, cursor: int, read: List[str]) -> None:
-        """Wake the waiters of the completions in a response.
+    def _apply(self, body: Any, cursor: int, read: List[str]) -> bool:
+        """Wake the waiters of the completions in a response; return whether there were any.
 
         Args:
             cursor, read: Those of the request.
@@ -167,9 +180,12 @@ class BulkPoller:
                 else:
                     waiter.size = size
                     woken.append(waiter)
+            while len(self._early) > _MOST_EARLY:
+                del self._early[next(iter(self._early))]
         self._bad_requests = 0
         for waiter in woken:
             waiter.done.set()
+        return bool(woken)
 
     def _delay_after(self, error: Exception) -> float:
         """Return the seconds before the next poll after one that failed; raise ``error`` if it is final."""

@@ -26,7 +26,7 @@ class Action(enum.Enum):
     RETRY_BAD_REQUEST = "retry a bad request"
     #: Wait until the account is paid.
     AWAIT_PAYMENT = "await payment"
-    #: The server does not know the future yet: poll again for a minute.
+    #: The future does not exist on the server yet: poll again for a minute.
     AWAIT_FUTURE = "await the future"
     #: The checkpoint is being written: poll again after a delay, without limit.
     AWAIT_CHECKPOINT = "await the checkpoint"

@@ -1,10 +1,10 @@
 """Polling of one server future until it has a result. POST /api/v1/retrieve_future.
 
-A poll that failed is followed by the action of its row in :mod:`~tinkex_sync.polling.failed_polls` (rule 2 of SERVERS).
+The table in :mod:`~tinkex_sync.polling.failed_polls` contains the action after each kind of failed poll.
 
-tenacity does not run this loop, because most polls without a result are no failures, and failures are limited by kind:
-the policy "poll" limits consecutive transport failures, and each other kind has a limit of its own. The policy computes
-the delay after a failure and decides when to give up (``RetryPolicy.next_delay``).
+tenacity does not run this loop, for two reasons. Most polls without a result are not failures, and each kind of failure
+has its own limit. The policy "poll" limits consecutive transport failures. It computes the delay after a failure and
+decides whether to retry (``RetryPolicy.next_delay``).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from .queue_states import QueueStates
 
 #: Seconds between the starts of two polls at least.
 _SHORTEST_INTERVAL = 0.1
-#: Seconds for which the server may not know a future that it has just created.
+#: Seconds for which a server may return 404 for a future that it has just created.
 _UNKNOWN_FOR = 60.0
 #: Seconds before each further poll after the server has reported that the operation failed (500 with a ``detail``).
 _CONFIRMATION_DELAYS = (3.0, 7.0)
@@ -134,7 +134,7 @@ class _Polling:
         # room for it, so that not too many results are read concurrently.
         self._allows_metadata = session.capabilities.metadata_only_polls
         self._reserved = 0
-        # Whether the server has shown that it knows the future.
+        # Whether a response has shown that the future exists on the server.
         self._is_known = False
         # Whether the server may have returned the result in a response that was lost.
         self._may_be_lost = False

@@ -1,8 +1,8 @@
-"""Estimates of a request's size in bytes, without encoding it.
+"""Estimates of a request's size in bytes, which do not require encoding it.
 
-The estimates are those of the official SDK (PROTOCOL, "Sampling dispatch"; for :func:`protobuf_datum_bytes` version
-0.38.0), so that both clients choose the same chunk boundaries and throttle at the same budget. They read lengths only,
-so the cost depends on the number of chunks, not of tokens.
+The estimates equal those of version 0.7.0 of the official SDK, and :func:`protobuf_datum_bytes` equals that of version
+0.38.0. Both clients therefore compute the same chunk boundaries and throttle at the same budget. The estimates read
+only lengths, so their cost depends on the number of chunks and not on the number of tokens.
 """
 
 from __future__ import annotations

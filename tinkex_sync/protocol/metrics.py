@@ -1,7 +1,8 @@
 """Merging the results of the chunks of one batch.
 
-The suffix of a metric's name, after a colon, selects how it is merged: ``loss:sum``, ``ratio:mean`` (PROTOCOL, "Metric
-merging"). Numbers are added in numpy's order, so that sums equal those of the official SDK bit for bit.
+The suffix of a metric's name, after a colon, selects how it is merged, as in version 0.7.0 of the official SDK.
+Examples are ``loss:sum`` and ``ratio:mean``. Numbers are added in numpy's order, so that sums have the same bits as
+those of the official SDK.
 """
 
 from __future__ import annotations

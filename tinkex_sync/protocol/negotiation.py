@@ -1,11 +1,13 @@
 """Negotiation of the protocol version with a server, and the capabilities that follow from it.
 
 The client sends ``POST /api/v1/client/config`` before it creates a session. A response with chunk limits selects
-protocol 0.38. If the endpoint is missing, or its response contains no chunk limits, the client uses protocol 0.7,
-because servers of 0.7 answer protobuf with errors that look transient. After that, a server that refuses the encoding
-of a training request (415, or 404 of ``forward``) switches the protocol once. The result is cached per base URL.
+protocol 0.38. If the endpoint is missing, or its response contains no chunk limits, the client uses protocol 0.7.
+The reason is that servers of 0.7 return errors for protobuf that cannot be distinguished from transient errors. If the
+server later rejects the encoding of a training request (415, or 404 of ``forward``), the client switches the protocol
+once. The result is cached per base URL.
 
-A new protocol version is a new row in :data:`PROTOCOL_VERSIONS`. A new feature is a new field of :class:`Capabilities`.
+A new protocol version requires a new row in :data:`PROTOCOL_VERSIONS`. A new feature requires a new field of
+:class:`Capabilities`.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any, Dict, Optional, Set, Tuple, TypeVar
 
 from ..concurrency.clock import Clock
-from ..concurrency.primitives import Lock
+from ..concurrency.primitives import Lock, ModuleLock
 from ..config import Config, Preset
 from ..errors import APIStatusError
 from ..logs import get_logger
@@ -161,7 +163,7 @@ class Negotiated:
     has_config: bool = False
 
 
-_cache_lock = Lock()
+_cache_lock = ModuleLock()
 #: By base URL, with the time until which it is valid.
 _cache: Dict[str, Tuple[Negotiated, float]] = {}  # guarded by _cache_lock
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from typing import Any, Dict, Tuple
 
-from ..concurrency.primitives import Lock
+from ..concurrency.primitives import ModuleLock
 from ..errors import MissingExtraError
 
 _PACKAGE = "tinker_public"
@@ -113,7 +113,7 @@ MESSAGES: Dict[str, Dict[str, Tuple[int, str, str]]] = {
 
 _LABELS = ("one", "optional", "repeated", "map")
 _FIXED64, _LENGTH, _VARINT = 1, 2, 0
-_building = Lock()
+_building = ModuleLock()
 
 
 def tag(message_name: str, field: str) -> bytes:

@@ -1,4 +1,7 @@
-"""The two wires: JSON, which every server of protocol 0.7 accepts, and protobuf, which came with 0.38."""
+"""The two wires: the JSON encoding and the protobuf encoding.
+
+Every server of protocol 0.7 accepts JSON. Protocol 0.38 added protobuf.
+"""
 
 from __future__ import annotations
 

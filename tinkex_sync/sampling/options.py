@@ -12,7 +12,7 @@ from ..validation import check_count
 
 
 class OptionIgnoredError(TinkexError, RuntimeError):
-    """The server returned a sample, but it does not know one of the options and ignored it.
+    """The server returned a sample, but it does not support one of the options and ignored it.
 
     Attributes:
         reply: The response, a :class:`~tinkex_sync.types.SampleResponse`.

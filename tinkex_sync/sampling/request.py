@@ -25,6 +25,7 @@ from ..errors import (
     DeadlineExceeded,
     PromiseExpiredError,
     RateLimitError,
+    ThreadStartError,
 )
 from ..futures import Future
 from ..http.call_state import CallState
@@ -570,7 +571,10 @@ class _SubmittedSample(_Sample):
     def _enqueue(self) -> None:
         workers = self.session.pollers if self._next.is_poll else self.session.dispatchers
         # A closed session has no workers, and closing fails the future.
-        workers.submit(self._run)
+        try:
+            workers.submit(self._run)
+        except ThreadStartError as error:
+            self._interrupt(error)
 
     def _run(self) -> None:
         with self._lock:
@@ -621,7 +625,7 @@ class _SubmittedSample(_Sample):
         """End a sample that waits at its deadline. Called by the timer, which must not run hooks or callbacks."""
         with self._lock:
             self._is_expired = True
-        self.session.helpers.submit(lambda: self._interrupt(self.call.deadline_exceeded()))
+        self.session.run_in_helper(lambda: self._interrupt(self.call.deadline_exceeded()))
 
     def _interrupt(self, error: BaseException) -> None:
         """End the sample with ``error`` unless one of its steps runs."""

@@ -1,7 +1,8 @@
-"""The layered throttle that samples pass before they are sent: places, fewer places after a 429, bytes, and a pace.
+"""The layers of the sampling throttle: permits, fewer permits after a 429, estimated bytes, and a pace.
 
-Nothing here blocks. A sample asks for a permit, and its ``wake`` function is called when it should ask again. So one
-rule serves samples that wait in a thread of their caller and samples that wait without a thread.
+Nothing here blocks. :meth:`Permit.admit` and :meth:`Permit.take_turn` return immediately, and ``wake`` is called when a
+further call may succeed. The same rule therefore applies to samples that wait in the caller's thread and to samples
+that wait without a thread.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ class PermitFacts:
     #: The estimated bytes of the sample, and the bytes charged to the budget for it.
     estimated_bytes: int
     charged_bytes: int
-    #: Whether it took one of the few places that are left after a backoff.
+    #: Whether it holds one of the few permits that are available after a backoff.
     throttled: bool
     #: Seconds from the request for the permit to its admission.
     waited: float
@@ -44,7 +45,7 @@ class Backoff:
     #: Seconds, and the time of the clock at which they end.
     duration: float
     until: float
-    #: Whether all samples stop until then; otherwise only the refused sample waits.
+    #: Whether all samples stop until then; otherwise only the rejected sample waits.
     everyone: bool
 
 
@@ -94,7 +95,7 @@ class Permit:
         return self._facts
 
     def admit(self) -> bool:
-        """Take the layers that are free, and return whether all of them are held.
+        """Acquire the layers that are available, and return whether all of them are held.
 
         If not, ``wake`` is called when the next one is free. Calls before that change nothing.
         """
@@ -110,7 +111,7 @@ class Permit:
         requested = throttle.clock.time()
         self._enter(throttle.places, 1)
         yield
-        # Decided once, when the sample has its place; later backoffs do not change its charge.
+        # Decided once, when the sample has passed the first layer; later backoffs do not change its charge.
         is_throttled = throttle.has_recent_backoff()
         charge = self.estimated_bytes
         if is_throttled:
@@ -131,11 +132,11 @@ class Permit:
         semaphore.enter(admission)
 
     def take_turn(self) -> Optional[float]:
-        """Take the turn to send, if it has come: after the sample's own delay, a stop of all samples, and the pace.
+        """Acquire the turn to send if it is due: after the sample's own delay, a stop of all samples, and the pace.
 
         Returns:
-            None if the sample must be sent now. Otherwise the time of the clock at which to call again; infinity:
-            when ``wake`` is called.
+            None if the sample must be sent now. Otherwise the time of the clock at which to call again. Infinity means
+            that ``wake`` will be called.
         """
         now = self._throttle.clock.time()
         if now < self.not_before:
@@ -184,15 +185,16 @@ class Permit:
     def _sent(self) -> Ticket:
         ticket, self._ticket = self._ticket, None
         if ticket is None:
-            raise RuntimeError("there is no unanswered send: call take_turn() before each send")
+            raise RuntimeError("there is no pending send: call take_turn() before each send")
         return ticket
 
 
 class Throttle:
     """The limits that all sampling clients and threads of one service client share. Thread-safe.
 
-    Invariant: the first permit of ``_turns`` has been told a time, or is being woken; the others wait until they are
-    first. A permit that leaves the front wakes the next one. ``_lock`` is never held while a semaphore is used.
+    Invariant: :meth:`take_turn` has returned a time for the first permit of ``_turns``, or its ``wake`` is being
+    called. The others wait until they are first. A permit that leaves the front wakes the next one. ``_lock`` is never
+    held while a semaphore is used.
     """
 
     def __init__(self, limits: ThrottleLimits, clock: Clock) -> None:
@@ -276,7 +278,7 @@ class Throttle:
         return ticket
 
     def leave_turns(self, permit: Permit) -> None:
-        """Take a permit out of the queue of turns, if it is there."""
+        """Remove a permit from the queue of turns, if it is there."""
         with self._lock:
             if not permit.is_queued:
                 return
@@ -294,7 +296,7 @@ class Throttle:
             self._pace.accepted(self.clock.time(), ticket)
 
     def refused(self, ticket: Ticket, estimated_bytes: int, retry_after: Optional[float]) -> Backoff:
-        """Record that a send was refused; see :meth:`Permit.refused`."""
+        """Record that a send was rejected; see :meth:`Permit.refused`."""
         limits = self.limits
         if retry_after is not None:
             duration = max(0.0, retry_after)

@@ -1,6 +1,7 @@
-"""The pace of sampling after a 429: pure arithmetic over times that are passed in.
+"""The pace of sampling, which limits the dispatch rate after a 429.
 
-``docs/throttle.md`` describes how the rule was found and its results at other rates.
+All times are arguments; nothing here reads a clock or waits. ``docs/throttle.md`` describes how the rule was found, and
+its results at other rates.
 """
 
 from __future__ import annotations
@@ -29,11 +30,11 @@ class Pace:
 
     An episode begins with a 429 while there is no pace: all samples stop. Then they are sent at ``pace_start`` per
     second, and the rate doubles every ``pace_doubling`` seconds while they are accepted. If a sample that was sent
-    after the last cut gets a 429, the rate is cut to ``pace_cut`` of the rate accepted since then. From there it grows
-    until the next cut while it delays samples, slowly at first and then faster. A 429 for a sample that was sent before
-    the cut changes nothing. The rate is at most twice the rate at which an accepted sample was sent, so that slow
-    responses cannot increase it without limit. The episode ends when the pace has delayed no sample for
-    ``pace_memory`` seconds.
+    after the last rate reduction gets a 429, the rate is reduced to ``pace_cut`` of the rate accepted since then. From
+    there it grows until the next reduction while it delays samples, slowly at first and then faster. A 429 for a sample
+    that was sent before the reduction does not change the rate. The rate is at most twice the rate at which an accepted
+    sample was sent, so that slow responses cannot increase it without limit. The episode ends when the pace has delayed
+    no sample for ``pace_memory`` seconds.
     """
 
     def __init__(self, limits: ThrottleLimits) -> None:
@@ -45,11 +46,11 @@ class Pace:
         self.backoff_until = -math.inf
         self._next = -math.inf  # when the next sample may be sent
         self._held_at = -math.inf  # when the pace last delayed a sample
-        self._cut_at = -math.inf  # when the rate was last cut; earlier sends do not change it
-        self._ramp = True  # whether there was no cut yet in this episode
+        self._cut_at = -math.inf  # when the rate was last reduced; earlier sends do not change it
+        self._ramp = True  # whether there was no rate reduction yet in this episode
         self._growth = 0.0
-        self._base = 0.0  # the rate after the last cut
-        self._age = 0.0  # active seconds since the last cut
+        self._base = 0.0  # the rate after the last reduction
+        self._age = 0.0  # active seconds since the last reduction
         self._active = 0.0  # active seconds of the running measurement
         self._accepted = 0.0  # acceptances of the running measurement
         self._seen_at = -math.inf
@@ -95,7 +96,7 @@ class Pace:
             self._active /= growth * growth
         else:
             self._age += step
-            # The cube makes the growth slow near the last accepted rate, and fast a long time after the cut.
+            # The cube makes the growth slow near the last accepted rate, and fast a long time after the reduction.
             grown = self._base * math.exp(min(50.0, (self._age / self._growth) ** 3))
         self.rate = max(self.rate, min(grown, 2.0 * ticket.rate))
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Dict, Optional
 
-from ..concurrency.primitives import Lock
+from ..concurrency.primitives import ModuleLock
 from ..errors import MissingExtraError, TinkexError
 from .byte_tokenizer import ByteTokenizer
 from .files import import_library, load_from_path
@@ -77,14 +77,12 @@ def choose_tokenizer(model_name: Optional[str], tokenizer_id: Optional[str] = No
     return TokenizerChoice(chosen, kwargs)
 
 
-_lock = Lock()
+_lock = ModuleLock()
 _loaded: Dict[str, Future[Any]] = {}  # guarded by _lock
 
 
 def _discard_unfinished_loads() -> None:
-    # Runs in a forked child. The loading thread exists in the parent only, and it may have held the lock.
-    global _lock
-    _lock = Lock()
+    # Runs in a forked child. The loading thread exists in the parent only.
     for name in [name for name, future in _loaded.items() if not future.done()]:
         del _loaded[name]
 

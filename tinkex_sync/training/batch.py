@@ -1,10 +1,11 @@
-"""One forward or forward-backward pass: its chunks are sent in order, and their results are merged.
+"""One forward or forward-backward pass. Its chunks are sent in order, and their results are merged.
 
 If the server accepts the chunks of a batch in any order (capability of protocol 0.38.0), they are sent in parallel. The
-first chunk is sent last: such a server starts with it, and has received the whole batch by then.
+first chunk is sent last. The server starts with the first chunk, so it has received the whole batch when it starts.
 
 If a chunk is rejected and a later one is accepted, the number of the rejected chunk is unused. The server would wait
-for it without end. A forward pass of one datum, which does not change the model, is then sent under this number.
+for a request with this number without limit. The client therefore sends a forward pass of one datum under this number.
+A forward pass does not change the model.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Where a batch is divided into chunks."""
+"""Division of a batch into chunks, by number of datums and estimated bytes."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from contextlib import suppress
-from typing import Any, Generic, Optional, TypeVar
+from typing import Any, Generic, List, Optional, TypeVar
 
 from ..errors import APIError, APIStatusError, ClosedError, PromiseExpiredError, RequestFailedError
 from ..futures import Future, fail_at_deadline, wait_until
@@ -52,13 +52,22 @@ class TrainingLane:
         Raises:
             ValueError: ``timeout`` is not a positive number.
             ClosedError: The client is closed.
+            ThreadStartError: No thread can be started. Nothing is queued.
         """
         deadline = None if timeout is None else self.session.deadline(timeout)
-        for operation in operations:
-            call = self.session.begin(self.source, operation.name, operation.items)
-            operation.future = Future(self.session, call)
-            fail_at_deadline(self.session, operation.future, deadline)
-        if not self._worker.submit(*(operation.start for operation in operations)):
+        begun: List[Future[Any]] = []
+        try:
+            for operation in operations:
+                call = self.session.begin(self.source, operation.name, operation.items)
+                operation.future = Future(self.session, call)
+                begun.append(operation.future)
+                fail_at_deadline(self.session, operation.future, deadline)
+            is_queued = self._worker.submit(*(operation.start for operation in operations))
+        except BaseException:
+            for future in begun:
+                future.abandon()
+            raise
+        if not is_queued:
             for operation in operations:
                 operation.future.set_exception(ClosedError("the client is closed"))
 

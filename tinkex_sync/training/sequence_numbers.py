@@ -1,14 +1,15 @@
 """Sequence numbers of one model's training operations, and the outcomes of those operations.
 
-The rules (rule 4 of SERVERS):
+These rules follow from the behaviour observed in SkyRL, TuFT and Hatchery:
 
-- Numbers are dense. A request gets its number when it is dispatched and keeps it through all retries of the same body.
+- Numbers are consecutive. A request gets its number when it is dispatched and keeps it through all retries of the same
+  body.
 - If the server rejects a request and no earlier attempt is in doubt, the next request uses the same number.
 - An attempt is in doubt if it may have reached the server although its response was lost. If a request with such an
   attempt fails, the next request uses the following number. If the server then returns a conflict (409), the next
   request is sent once more under the doubtful number.
 - Some servers compare numbers when they execute an operation, not when they accept it. They report the conflict in the
-  result, and an operation that failed does not use up its number there. See :class:`OperationOutcomes`.
+  result, and a failed operation does not use up its number. See :class:`OperationOutcomes`.
 """
 
 from __future__ import annotations

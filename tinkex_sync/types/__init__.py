@@ -1,6 +1,7 @@
-"""The wire types: request bodies, responses and the values in them (PROTOCOL, "Public API").
+"""The wire types: request bodies, responses and the values in them.
 
-Each module lists its public names in ``__all__``, and nowhere else.
+The names are those of versions 0.7.0 and 0.38.0 of the official SDK. The ``__all__`` of each module is the only list of
+its public names.
 """
 
 from . import (

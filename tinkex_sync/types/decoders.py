@@ -1,10 +1,10 @@
-"""Strict decoders: functions that read one value, or one list of numbers, as a Python type.
+"""Strict decoders: functions that convert one value, or one list of numbers, to a Python type.
 
 :func:`coders` selects the decoder and the encoder of a field by its annotation.
 
-The rules are those of the official SDK's models (PROTOCOL, "Types and conversions"). A spelling that loses nothing is
-accepted: ``1`` and ``"1.5"`` for a float, ``2.0`` and ``"2"`` for an int, ``"false"`` for a bool. Any other value
-raises FieldError. A decoded value may be decoded again, with the same result.
+The rules are those of the models in version 0.7.0 of the official SDK. A value is accepted if the conversion loses no
+information: ``1`` and ``"1.5"`` for a float, ``2.0`` and ``"2"`` for an int, ``"false"`` for a bool. Any other value
+raises FieldError. Decoding a decoded value again returns the same value.
 """
 
 from __future__ import annotations

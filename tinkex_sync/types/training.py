@@ -275,7 +275,7 @@ class ForwardBackwardOutput(FastWire):
 
     Attributes:
         loss_fn_outputs: One dict of tensors per datum, in the order of the batch.
-        metrics: Values by ``name:reduction`` (PROTOCOL, "Metric merging"). NaN for null, which JSON has instead of NaN.
+        metrics: Values by ``name:reduction``, as in version 0.7.0 of the official SDK. A null is decoded as NaN.
     """
 
     loss_fn_output_type: str

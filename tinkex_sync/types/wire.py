@@ -1,12 +1,12 @@
 """The base classes of all wire types, and the only module that imports dataclasses-json.
 
-A field's annotation selects a strict decoder, which is stored in the field's metadata. dataclasses-json decodes with
-it, and the constructor checks with it, so that a value built by hand and one from a server follow one rule. The
-decoders close the gaps of dataclasses-json, which reads ``"false"`` as True, passes nulls and wrong literals, and takes
-the first class of a union whose fields fit.
+A field's annotation selects a strict decoder, which is stored in the field's metadata. dataclasses-json and the
+constructor both use this decoder. A value that the caller creates and a value from a response therefore follow the same
+rule. Without these decoders, dataclasses-json decodes ``"false"`` as True and accepts nulls and invalid literals. For a
+union, it selects the first class whose fields match.
 
-:class:`Wire` encodes and decodes by dataclasses-json, which inspects the class at every call (about 0.1 ms).
-:class:`FastWire` reads the same metadata once per class, for the types of samples and batches.
+:class:`Wire` encodes and decodes with dataclasses-json, which inspects the class at every call (about 0.1 ms).
+:class:`FastWire` reads the same metadata once per class. The types of samples and batches use it.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def coding(decode: Convert, encode: Optional[Convert] = None) -> Dict[str, Any]:
 
 @dataclass_transform(frozen_default=True, field_specifiers=(dataclasses.field,))
 class Wire(DataClassJsonMixin):
-    """Base of every wire type. Each subclass becomes a frozen dataclass that checks its values and knows its JSON.
+    """Base of every wire type. Each subclass is a frozen dataclass that checks its values and converts JSON.
 
     A value that its field cannot hold raises ValueError with the field's name. Lists are copied once, so the caller may
     reuse its own. Instances are immutable, and safe to share between threads.
