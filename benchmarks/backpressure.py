@@ -68,15 +68,11 @@ def run_threads(work: Callable[[], None], samples: int, callers: int) -> int:
     return len(finished)
 
 
-def measure(
-    server: TokenBucketServer, rate: float, bucket: int, samples: int, response: float, callers: int
-) -> Result:
+def measure(server: TokenBucketServer, rate: float, bucket: int, samples: int, response: float, callers: int) -> Result:
     prompt = types.ModelInput.from_ints(list(range(100_000, 100_000 + PROMPT_TOKENS)))
     params = types.SamplingParams(max_tokens=1)
     # Each task gets a client of its own, which remembers no earlier backoff.
-    with ServiceClient(
-        base_url=f"http://127.0.0.1:{server.port}", api_key="bench", load_plugins=False
-    ) as service:
+    with ServiceClient(base_url=f"http://127.0.0.1:{server.port}", api_key="bench", load_plugins=False) as service:
         sampler = service.create_sampling_client(base_model="bench")
         server.set(rate=rate, bucket=bucket, response=response)
         begun = time.perf_counter()
@@ -90,16 +86,12 @@ def measure(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--all", action="store_true", help="also other rates, buckets and response times")
     parser.add_argument("--rate", type=float)
     parser.add_argument("--bucket", type=int, default=1)
     parser.add_argument("--samples", type=int, default=200)
-    parser.add_argument(
-        "--response", type=float, default=0.0, help="seconds until the server responds to an asample"
-    )
+    parser.add_argument("--response", type=float, default=0.0, help="seconds until the server responds to an asample")
     parser.add_argument(
         "--callers", type=int, action="append", help="threads; 0: sample_many from one; default 64, 500 and 0"
     )

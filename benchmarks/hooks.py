@@ -48,9 +48,7 @@ if hook is not None:
 def cost(observers: Observers, number: int, rounds: int) -> float:
     """Seconds a site takes, the loop around it not counted."""
     names = {"observers": observers, "SOURCE": SOURCE}
-    site, loop = (
-        min(timeit.repeat(code, globals=names, number=number, repeat=rounds)) for code in (SITE, "pass")
-    )
+    site, loop = (min(timeit.repeat(code, globals=names, number=number, repeat=rounds)) for code in (SITE, "pass"))
     return (site - loop) / number
 
 

@@ -30,8 +30,7 @@ def batch(kinds, count, length, arrays):
     def build():
         return [
             kinds.Datum(
-                model_input=kinds.ModelInput.from_ints(row),
-                loss_fn_inputs={"target_tokens": row, "weights": weight},
+                model_input=kinds.ModelInput.from_ints(row), loss_fn_inputs={"target_tokens": row, "weights": weight}
             )
             for row, weight in zip(tokens, weights)
         ]

@@ -47,14 +47,7 @@ class Simulation:
     """One run: `callers` at a time until `samples` are accepted."""
 
     def __init__(
-        self,
-        rate: float,
-        bucket: int,
-        response: float,
-        samples: int,
-        callers: int,
-        seed: int,
-        limits: ThrottleLimits,
+        self, rate: float, bucket: int, response: float, samples: int, callers: int, seed: int, limits: ThrottleLimits
     ) -> None:
         self.rate, self.bucket, self.response, self.samples = rate, bucket, response, samples
         self.callers, self.limits = callers, limits
@@ -63,11 +56,7 @@ class Simulation:
         self.events: List[Tuple[float, int, Callable[..., None], Tuple[Any, ...]]] = []
         self.order = itertools.count()
         self.now = 0.0
-        self.slots, self.few, self.bytes = (
-            limits.max_dispatches,
-            limits.throttled_dispatches,
-            limits.dispatch_bytes,
-        )
+        self.slots, self.few, self.bytes = (limits.max_dispatches, limits.throttled_dispatches, limits.dispatch_bytes)
         self.for_slot: Deque[int] = deque()
         self.for_few: Deque[int] = deque()
         self.for_bytes: Deque[int] = deque()
@@ -95,12 +84,7 @@ class Simulation:
             raise RuntimeError(f"{self.samples - len(self.accepted_at)} samples were never accepted")
         ideal = max(0.0, (self.samples - self.bucket) / self.rate) + self.response
         return Outcome(
-            self.accepted_at[-1],
-            ideal,
-            self.refusals / self.samples,
-            self.longest,
-            self.accepted_at,
-            self.track,
+            self.accepted_at[-1], ideal, self.refusals / self.samples, self.longest, self.accepted_at, self.track
         )
 
     def enter(self) -> None:
@@ -199,10 +183,7 @@ def samples_for(rate: int, bucket: int) -> int:
 
 
 def cell(rate: int, bucket: int, response: float, callers: int, seeds: int, limits: ThrottleLimits) -> str:
-    runs = [
-        simulate(rate, bucket, response, samples_for(rate, bucket), callers, seed, limits)
-        for seed in range(seeds)
-    ]
+    runs = [simulate(rate, bucket, response, samples_for(rate, bucket), callers, seed, limits) for seed in range(seeds)]
     return f"{max(run.ratio for run in runs):.2f} / {sum(run.refused for run in runs) / seeds:.2f}"
 
 
@@ -213,9 +194,7 @@ def table(seeds: int, limits: ThrottleLimits) -> None:
         print("| ---: | ---: | ---: | " + " | ".join("---:" for _ in RESPONSES) + " |")
         for rate, bucket in itertools.product(RATES, BUCKETS):
             cells = (cell(rate, bucket, response, callers, seeds, limits) for response in RESPONSES)
-            print(
-                f"| {rate} | {bucket} | {samples_for(rate, bucket)} | " + " | ".join(cells) + " |", flush=True
-            )
+            print(f"| {rate} | {bucket} | {samples_for(rate, bucket)} | " + " | ".join(cells) + " |", flush=True)
 
 
 def plot(path: str, limits: ThrottleLimits) -> None:
@@ -247,14 +226,10 @@ def plot(path: str, limits: ThrottleLimits) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--plot", metavar="FILE.png", help="draw instead of printing the table")
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="FIELD=VALUE", help="a field of ThrottleLimits"
-    )
+    parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="a field of ThrottleLimits")
     args = parser.parse_args()
     changes = {}
     for item in args.set:

@@ -26,10 +26,7 @@ _SAMPLE = {"type": "sample", "sequences": [{"stop_reason": "length", "tokens": [
 _OPENING = {
     "/api/v1/create_session": {"type": "create_session", "session_id": "bench"},
     "/api/v1/session_heartbeat": {"type": "session_heartbeat"},
-    "/api/v1/create_sampling_session": {
-        "type": "create_sampling_session",
-        "sampling_session_id": "bench:sample:0",
-    },
+    "/api/v1/create_sampling_session": {"type": "create_sampling_session", "sampling_session_id": "bench:sample:0"},
 }
 
 

@@ -29,11 +29,7 @@ def section(name: str) -> str:
     for match in re.finditer(r"^    (\w+): (.*(?:\n        .+)*)", parameters, re.MULTILINE):
         meaning = " ".join(match[2].split())
         rows.append(f"- `{match[1]}` (`{function.__annotations__[match[1]]}`): {meaning}")
-    return (
-        f"### {name}\n\n`{name}({arguments})`\n\n{description}\n\n"
-        + "\n".join(rows)
-        + f"\n\nSince {version}.\n"
-    )
+    return f"### {name}\n\n`{name}({arguments})`\n\n{description}\n\n" + "\n".join(rows) + f"\n\nSince {version}.\n"
 
 
 def reference() -> str:

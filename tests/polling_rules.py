@@ -90,9 +90,7 @@ def expected_polls(answers: List[Answer], result: Answer) -> ExpectedPolls:
             if confirmations == 3:
                 return end(RequestFailedError)
             gaps.append(((3.0, 3.0), (7.0, 7.0))[confirmations - 1])
-        elif (
-            status in _FINAL or (status == 409 and has_detail) or (status < 500 and status not in (409, 429))
-        ):
+        elif status in _FINAL or (status == 409 and has_detail) or (status < 500 and status not in (409, 429)):
             return end(type(status_error(status, body={})), status)
         else:
             failures += 1

@@ -18,9 +18,7 @@ def load(path):
 
 def test_the_page_of_public_names_is_up_to_date():
     reference = load(ROOT / "docs" / "api_reference.py")
-    assert (ROOT / "docs" / "api.md").read_text("utf-8") == reference.page(), (
-        "run python docs/api_reference.py"
-    )
+    assert (ROOT / "docs" / "api.md").read_text("utf-8") == reference.page(), "run python docs/api_reference.py"
 
 
 def test_every_public_package_is_on_the_page():

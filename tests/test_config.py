@@ -127,9 +127,7 @@ def test_the_server_may_replace_only_the_defaults_of_limits_that_it_returns():
 
 @pytest.mark.parametrize(("name", "value"), cases(1), ids=lambda value: repr(value)[:30])
 def test_an_invalid_value_raises_with_the_name_of_the_setting(name, value):
-    for make in (
-        (Config, Config().replace, Config.from_env) if value is not None else (Config, Config().replace)
-    ):
+    for make in (Config, Config().replace, Config.from_env) if value is not None else (Config, Config().replace):
         with pytest.raises(ConfigError, match=f"^{name}") as caught:
             make(**{name: value})
         assert isinstance(caught.value, ValueError)
@@ -140,9 +138,7 @@ def test_an_invalid_value_raises_with_the_name_of_the_setting(name, value):
             assert repr(shown) in text
 
 
-@pytest.mark.parametrize(
-    "name", ["drain", "retry_for", "poll_retry_for", "progress_timeout", "first_contact_timeout"]
-)
+@pytest.mark.parametrize("name", ["drain", "retry_for", "poll_retry_for", "progress_timeout", "first_contact_timeout"])
 def test_a_limit_in_time_may_be_infinite(name):
     assert getattr(Config(**{name: float("inf")}), name) == float("inf")
 

@@ -72,15 +72,11 @@ _MODULE = re.compile(r"`((?:\w+/)+\w+\.py)`")
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_module_that_a_page_names_exists(page):
     named = _MODULE.findall(page.read_text())
-    assert not [
-        path for path in named if not ((ROOT / path).exists() or (ROOT / "tinkex_sync" / path).exists())
-    ]
+    assert not [path for path in named if not ((ROOT / path).exists() or (ROOT / "tinkex_sync" / path).exists())]
 
 
 def pages_with(*languages):
-    return [
-        pytest.param(page, id=str(page.relative_to(ROOT))) for page in PAGES if any(blocks(page, languages))
-    ]
+    return [pytest.param(page, id=str(page.relative_to(ROOT))) for page in PAGES if any(blocks(page, languages))]
 
 
 def _environment(server):

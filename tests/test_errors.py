@@ -57,9 +57,7 @@ def _error_classes():
         cls = todo.pop()
         found.add(cls)
         todo += cls.__subclasses__()
-    return sorted(
-        (cls for cls in found if cls.__module__.startswith("tinkex_sync")), key=lambda cls: cls.__name__
-    )
+    return sorted((cls for cls in found if cls.__module__.startswith("tinkex_sync")), key=lambda cls: cls.__name__)
 
 
 CLASSES = _error_classes()
@@ -136,10 +134,7 @@ class RequestlessResponse(Response):
 
 def test_errors_can_be_made_with_a_response_or_a_request_as_in_the_official_sdk():
     response, body = Response(), {"detail": "x"}
-    for made in (
-        errors.ConflictError("m", response=response, body=body),
-        errors.ConflictError("m", response, body),
-    ):
+    for made in (errors.ConflictError("m", response=response, body=body), errors.ConflictError("m", response, body)):
         assert (made.status_code, made.message, made.body) == (409, "m", body)
         assert made.response is response
         assert (made.request, made.headers) == ("GET /", {"x-request-id": "7"})

@@ -112,9 +112,7 @@ def test_every_module_has_a_test_of_its_own_name_or_a_reason():
         for path in PACKAGE.rglob("*.py")
         if not own_test(path).exists() and not only_exports(path)
     }
-    assert untested - set(UNTESTED_BY_NAME) == set(), (
-        "add tests/<same path>/test_<name>.py, or a row with the reason"
-    )
+    assert untested - set(UNTESTED_BY_NAME) == set(), "add tests/<same path>/test_<name>.py, or a row with the reason"
     assert set(UNTESTED_BY_NAME) - untested == set(), "these rows are stale: remove them"
 
 

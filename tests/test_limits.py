@@ -66,9 +66,7 @@ def _classes():
         if path.name == "__main__.py":
             continue
         module = importlib.import_module(
-            ".".join(("tinkex_sync", *path.relative_to(PACKAGE).with_suffix("").parts)).removesuffix(
-                ".__init__"
-            )
+            ".".join(("tinkex_sync", *path.relative_to(PACKAGE).with_suffix("").parts)).removesuffix(".__init__")
         )
         for _, found in inspect.getmembers(module, inspect.isclass):
             if found.__module__ == module.__name__:
@@ -117,9 +115,7 @@ def test_no_module_uses_private_names_of_another(path):
     used = []
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and (node.level or (node.module or "").startswith("tinkex_sync")):
-            used += [
-                alias.name for alias in node.names if _is_private(alias.name) and alias.name != "_version"
-            ]
+            used += [alias.name for alias in node.names if _is_private(alias.name) and alias.name != "_version"]
         elif isinstance(node, ast.Attribute) and _is_private(node.attr) and node.attr not in own:
             owner = node.value
             is_own = (isinstance(owner, ast.Name) and owner.id in ("self", "cls")) or _is_super(owner)

@@ -42,9 +42,7 @@ def test_a_long_text_is_cut():
 def test_texts_of_a_server_cannot_forge_a_line(log):
     with bare_session(SteppedClock(), protocol="0.7") as (server, session):
         messages = dict.fromkeys(("info_message", "warning_message", "error_message"), FORGED)
-        server.script(
-            "create_session", Answer(body={"session_id": "s", "type": "create_session", **messages})
-        )
+        server.script("create_session", Answer(body={"session_id": "s", "type": "create_session", **messages}))
         session.open()
     lines = log.getvalue().splitlines()
     assert len(lines) == 2 and "\x1b" not in log.getvalue()
@@ -54,9 +52,7 @@ def test_texts_of_a_server_cannot_forge_a_line(log):
 def test_every_module_takes_its_logger_from_one_place():
     folder = Path(tinkex_sync.__file__).parent
     using = {
-        str(path.relative_to(folder))
-        for path in folder.rglob("*.py")
-        if re.search(r"\bgetLogger\(", path.read_text())
+        str(path.relative_to(folder)) for path in folder.rglob("*.py") if re.search(r"\bgetLogger\(", path.read_text())
     }
     # The package's own logger gets handlers, and that of urllib3 a filter; nothing is logged to them.
     assert using == {"logs.py", "__init__.py", "cli/root.py", "http/sockets.py"}

@@ -23,11 +23,7 @@ JPEG = base64.b64decode(
 def test_image_bytes_are_sent_unchanged(data):
     chunk = prompts.image_chunk(data, expected_tokens=7)
     assert (chunk.data, chunk.format, chunk.length) == (PNG, "png", 7)
-    assert chunk.to_wire() == {
-        "data": base64.b64encode(PNG).decode(),
-        "format": "png",
-        "expected_tokens": 7,
-    }
+    assert chunk.to_wire() == {"data": base64.b64encode(PNG).decode(), "format": "png", "expected_tokens": 7}
 
 
 def test_format_is_detected_from_the_bytes_not_from_the_file_name(tmp_path):
@@ -39,12 +35,7 @@ def test_format_is_detected_from_the_bytes_not_from_the_file_name(tmp_path):
 
 @pytest.mark.parametrize(
     ("data", "message"),
-    [
-        (b"GIF89a", "GIF"),
-        (b"RIFF\0\0\0\0WEBPVP8 ", "WebP"),
-        (b"", "begins with"),
-        (b"plain text", "begins with"),
-    ],
+    [(b"GIF89a", "GIF"), (b"RIFF\0\0\0\0WEBPVP8 ", "WebP"), (b"", "begins with"), (b"plain text", "begins with")],
 )
 def test_error_names_an_unsupported_format(data, message, tmp_path):
     with pytest.raises(ValueError, match=message):
@@ -100,11 +91,7 @@ def test_pil_image_opened_from_a_jpeg_is_sent_as_jpeg(tmp_path):
 
 def test_image_pointer_takes_its_format_from_the_location():
     chunk = prompts.image_pointer("https://example.com/a.JPG?size=1", expected_tokens=3)
-    assert chunk.to_wire() == {
-        "format": "jpeg",
-        "location": "https://example.com/a.JPG?size=1",
-        "expected_tokens": 3,
-    }
+    assert chunk.to_wire() == {"format": "jpeg", "location": "https://example.com/a.JPG?size=1", "expected_tokens": 3}
     assert prompts.image_pointer("asset-7", format="png").format == "png"
     with pytest.raises(ValueError, match="asset-7"):
         prompts.image_pointer("asset-7")
@@ -129,9 +116,7 @@ class WordLengthTokenizer:
 
 def test_chunks_keep_their_order_and_the_prompt_can_be_sampled(service):
     builder = prompts.PromptBuilder(WordLengthTokenizer())
-    prompt = (
-        builder.text("what is").text([9]).image(PNG, 4).pointer("b.png", expected_tokens=2).text("?").build()
-    )
+    prompt = builder.text("what is").text([9]).image(PNG, 4).pointer("b.png", expected_tokens=2).text("?").build()
     assert [type(chunk) for chunk in prompt.chunks] == [
         types.EncodedTextChunk,
         types.ImageChunk,

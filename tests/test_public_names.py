@@ -7,13 +7,8 @@ import typing
 
 import pytest
 
-PUBLIC_PACKAGES = (
-    "checkpoints clients compat config errors local plugins prompts regularizers testing tokenizers types"
-)
-PACKAGES = [
-    "tinkex_sync",
-    *(f"tinkex_sync.{name}" for name in PUBLIC_PACKAGES.split()),
-]
+PUBLIC_PACKAGES = "checkpoints clients compat config errors local plugins prompts regularizers testing tokenizers types"
+PACKAGES = ["tinkex_sync", *(f"tinkex_sync.{name}" for name in PUBLIC_PACKAGES.split())]
 
 
 def public_names():

@@ -99,12 +99,8 @@ def test_no_secret_is_in_a_repr_status_error_pickle_log_or_hook(server, output):
     server.script("create_session", Answer(401, {"detail": echo}))
     with pytest.raises(TinkexError) as caught:
         ServiceClient(config=given, load_plugins=False)
-    texts["first contact"] = "".join(
-        traceback.format_exception(None, caught.value, caught.value.__traceback__)
-    )
-    refused = Config(
-        base_url=f"http://127.0.0.1:9/?token={SECRETS['query']}", api_key="k", first_contact_timeout=0.1
-    )
+    texts["first contact"] = "".join(traceback.format_exception(None, caught.value, caught.value.__traceback__))
+    refused = Config(base_url=f"http://127.0.0.1:9/?token={SECRETS['query']}", api_key="k", first_contact_timeout=0.1)
     with pytest.raises(TinkexError) as caught:
         ServiceClient(config=refused, load_plugins=False)
     texts["refused"] = "".join(traceback.format_exception(None, caught.value, caught.value.__traceback__))
@@ -115,8 +111,7 @@ def test_no_secret_is_in_a_repr_status_error_pickle_log_or_hook(server, output):
 
 
 @pytest.mark.parametrize(
-    "address",
-    ["ftp://joe:{}@host", "joe:{}@host", "http://joe:{}@", "http://joe:{}@[", "http://h:p?x={}", "{}@"],
+    "address", ["ftp://joe:{}@host", "joe:{}@host", "http://joe:{}@", "http://joe:{}@[", "http://h:p?x={}", "{}@"]
 )
 def test_an_invalid_address_is_shown_without_its_secrets(address):
     with pytest.raises(ConfigError, match="TINKER_BASE_URL") as caught:

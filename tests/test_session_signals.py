@@ -51,13 +51,7 @@ def test_closing_completes_after_an_interrupt_of_the_first_close(monkeypatch):
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 def test_every_lock_of_a_module_is_free_in_a_child_that_was_forked_while_it_was_held():
-    locks = [
-        base._rebuilding,
-        exit_closing._lock,
-        negotiation._cache_lock,
-        protobuf_schema._building,
-        loading._lock,
-    ]
+    locks = [base._rebuilding, exit_closing._lock, negotiation._cache_lock, protobuf_schema._building, loading._lock]
     with Imitation(TUFT) as server, client(server) as service:
         held, release = threading.Event(), threading.Event()
 

@@ -8,14 +8,7 @@ import uuid
 import pytest
 from scripted_server import Answer, ScriptedServer
 
-from tinkex_sync import (
-    APIResponseValidationError,
-    Config,
-    NotFoundError,
-    RequestFailedError,
-    ServiceClient,
-    types,
-)
+from tinkex_sync import APIResponseValidationError, Config, NotFoundError, RequestFailedError, ServiceClient, types
 from tinkex_sync.concurrency.clock import ScaledClock
 
 OK = Answer(body={"status": "accepted"})
@@ -161,9 +154,7 @@ def test_event_of_a_failed_poll_contains_the_request_id(server):
     assert names[0] == "api_status_error"
     assert names[-1] == "api_status_error"
     assert set(names[1:-1]) == {"connection_error"}
-    retries = [
-        data["connection_error_retries"] for name, data in reported if name.endswith("connection_error")
-    ]
+    retries = [data["connection_error_retries"] for name, data in reported if name.endswith("connection_error")]
     assert retries == list(range(len(retries)))
     numbers = [data["iteration"] for _, data in reported]
     assert numbers == sorted(numbers)

@@ -11,9 +11,7 @@ from tinkex_sync.testing import HookRecorder, check_plugin
 @pytest.fixture
 def recorder(server):
     recorder = HookRecorder()
-    with ServiceClient(
-        base_url=server.base_url, api_key="local", load_plugins=False, plugins=[recorder]
-    ) as service:
+    with ServiceClient(base_url=server.base_url, api_key="local", load_plugins=False, plugins=[recorder]) as service:
         service.create_sampling_client(base_model="tinkex/tiny")
     return recorder
 

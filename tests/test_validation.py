@@ -28,40 +28,16 @@ def test_a_valid_value_is_returned(check, value) -> None:
 @pytest.mark.parametrize(
     ("check", "error", "message"),
     [
-        (
-            lambda: validation.check_text("name", ""),
-            ValueError,
-            "name must be a string that is not empty, not ''",
-        ),
-        (
-            lambda: validation.check_text("name", 5),
-            ValueError,
-            "name must be a string that is not empty, not 5",
-        ),
-        (
-            lambda: validation.check_count("n", True),
-            ValueError,
-            "n must be a whole number of at least 0, not True",
-        ),
+        (lambda: validation.check_text("name", ""), ValueError, "name must be a string that is not empty, not ''"),
+        (lambda: validation.check_text("name", 5), ValueError, "name must be a string that is not empty, not 5"),
+        (lambda: validation.check_count("n", True), ValueError, "n must be a whole number of at least 0, not True"),
         (lambda: validation.check_count("n", 0, least=1), ValueError, "of at least 1, not 0"),
-        (
-            lambda: validation.check_one_of("kind", "c", ("a", "b")),
-            ValueError,
-            "kind must be 'a' or 'b', not 'c'",
-        ),
-        (
-            lambda: validation.check_ttl(0),
-            ValueError,
-            "ttl_seconds must be a whole number of at least 1, not 0",
-        ),
+        (lambda: validation.check_one_of("kind", "c", ("a", "b")), ValueError, "kind must be 'a' or 'b', not 'c'"),
+        (lambda: validation.check_ttl(0), ValueError, "ttl_seconds must be a whole number of at least 1, not 0"),
         (lambda: validation.check_ttl(True), ValueError, "not True"),
         (lambda: validation.check_labels({"a": 1}), TypeError, "user_metadata must map strings .* 'a' to 1"),
         (lambda: validation.check_labels(["a"]), TypeError, "user_metadata must be a dict"),
-        (
-            lambda: validation.check_model_path("weights"),
-            ValueError,
-            "must start with 'tinker://'.* 'weights'",
-        ),
+        (lambda: validation.check_model_path("weights"), ValueError, "must start with 'tinker://'.* 'weights'"),
     ],
 )
 def test_an_invalid_value_is_named_with_what_is_allowed(check, error, message) -> None:
@@ -77,8 +53,7 @@ def test_a_secret_is_not_in_the_message(value) -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "parts"),
-    [("tinker://r/weights/x", ("r", "weights/x")), ("tinker://r/x", ("r", "x"))],
+    ("path", "parts"), [("tinker://r/weights/x", ("r", "weights/x")), ("tinker://r/x", ("r", "x"))]
 )
 def test_a_checkpoint_path_is_split_into_run_and_checkpoint(path, parts) -> None:
     assert validation.split_checkpoint_path(path) == parts

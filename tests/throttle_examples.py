@@ -106,9 +106,7 @@ def accepted(throttle: BlockingThrottle, size: int = 10) -> BlockingPermit:
     return permit
 
 
-def refused(
-    throttle: BlockingThrottle, size: int = 10, retry_after: Optional[float] = None
-) -> BlockingPermit:
+def refused(throttle: BlockingThrottle, size: int = 10, retry_after: Optional[float] = None) -> BlockingPermit:
     permit = throttle.permit(size)
     permit.await_turn()
     permit.refused(retry_after)

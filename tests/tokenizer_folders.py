@@ -54,9 +54,7 @@ def bpe(folder, config, specials=(), plain=(), first=None, vocab_size=400):
     )
     made.decoder = library.decoders.ByteLevel()
     alphabet = library.pre_tokenizers.ByteLevel.alphabet()
-    trainer = library.trainers.BpeTrainer(
-        vocab_size=vocab_size, initial_alphabet=alphabet, show_progress=False
-    )
+    trainer = library.trainers.BpeTrainer(vocab_size=vocab_size, initial_alphabet=alphabet, show_progress=False)
     made.train_from_iterator(SENTENCES, trainer)
     made.add_special_tokens(list(specials))
     made.add_tokens([library.AddedToken(text, special=False) for text in plain])
@@ -74,10 +72,7 @@ def _bytes_of_characters():
     """Map each character of a byte-level vocabulary to its byte."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = [byte for byte in range(256) if byte not in printable]
-    return {
-        **{chr(byte): byte for byte in printable},
-        **{chr(256 + index): byte for index, byte in enumerate(others)},
-    }
+    return {**{chr(byte): byte for byte in printable}, **{chr(256 + index): byte for index, byte in enumerate(others)}}
 
 
 def kimi(folder):
@@ -85,22 +80,11 @@ def kimi(folder):
     vocabulary = bpe(folder, {}).get_vocab(with_added_tokens=False)
     (folder / "tokenizer.json").unlink()
     meaning = _bytes_of_characters()
-    ranked = sorted(
-        (rank, bytes(meaning[character] for character in text)) for text, rank in vocabulary.items()
-    )
+    ranked = sorted((rank, bytes(meaning[character] for character in text)) for text, rank in vocabulary.items())
     lines = [base64.b64encode(token) + b" %d\n" % rank for rank, token in ranked]
     (folder / "tiktoken.model").write_bytes(b"".join(lines))
     base = len(lines)
-    names = [
-        "[BOS]",
-        "[EOS]",
-        "<|im_end|>",
-        "<|im_user|>",
-        "<|im_assistant|>",
-        "<|im_middle|>",
-        "[UNK]",
-        "[PAD]",
-    ]
+    names = ["[BOS]", "[EOS]", "<|im_end|>", "<|im_user|>", "<|im_assistant|>", "<|im_middle|>", "[UNK]", "[PAD]"]
     added = {str(base + index): flags(name) for index, name in enumerate(names)}
     added[str(base + len(names))] = flags("<tool>", special=False)
     config = {

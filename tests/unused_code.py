@@ -36,11 +36,7 @@ USED_BY_NAME = {
 #: Names of one form: methods of the official SDK, and hooks, which plugins implement.
 FORMS = ("_async", "tinkex_")
 #: Functions of these modules are registered by decorators: views of Flask and commands of click.
-REGISTERED = (
-    "tinkex_sync/local/app.py",
-    "tinkex_sync/local/resource_routes.py",
-    "tinkex_sync/cli/checkpoints.py",
-)
+REGISTERED = ("tinkex_sync/local/app.py", "tinkex_sync/local/resource_routes.py", "tinkex_sync/cli/checkpoints.py")
 #: Their fields are named by the protocol and used on the wire.
 WIRE_TYPES = "types/"
 

@@ -169,9 +169,7 @@ def _check_strategies(value: Any) -> Optional[str]:
 
 
 def _check_proxies(value: Any) -> Optional[str]:
-    if value is None or (
-        isinstance(value, Mapping) and all(isinstance(address, str) for address in value.values())
-    ):
+    if value is None or (isinstance(value, Mapping) and all(isinstance(address, str) for address in value.values())):
         return None
     # Without the value, which may have a password.
     return "must be a mapping of schemes to URLs, such as {'https': 'http://proxy:3128'}"
@@ -314,9 +312,7 @@ class Config(ThrottleLimits):
     #: A sample fails when no sample of its client has succeeded for this long.
     progress_timeout: float = _setting(7200.0, _check_positive)
     #: Tenacity strategies by name of the retry policy, of :data:`RETRY_POLICIES`.
-    retry_strategies: Mapping[str, RetryStrategies] = field(
-        default_factory=dict, metadata={"check": _check_strategies}
-    )
+    retry_strategies: Mapping[str, RetryStrategies] = field(default_factory=dict, metadata={"check": _check_strategies})
 
     #: Most datums and estimated bytes of one chunk. The server's limits replace the defaults.
     max_chunk_datums: int = _setting(Preset(1024), _check_count)

@@ -334,11 +334,7 @@ class PartialBatchError(TinkexError):
     """
 
     def __init__(
-        self,
-        message: str,
-        *,
-        accepted_ranges: Tuple[Tuple[int, int], ...],
-        refused_ranges: Tuple[Tuple[int, int], ...],
+        self, message: str, *, accepted_ranges: Tuple[Tuple[int, int], ...], refused_ranges: Tuple[Tuple[int, int], ...]
     ) -> None:
         super().__init__(message)
         #: All accepted and rejected ranges; there may be several if chunks were sent concurrently.

@@ -207,9 +207,7 @@ class Future(concurrent.futures.Future, Generic[T]):  # type: ignore[type-arg]
         error = getattr(self, "_exception", None)
         # Closing logs one warning for all unfinished calls, so a ClosedError is not logged again.
         if error is not None and not self._is_read and not isinstance(error, ClosedError):
-            _log.error(
-                "Unread error: operation=%s error=%s: %s", self.call.operation, type(error).__name__, error
-            )
+            _log.error("Unread error: operation=%s error=%s: %s", self.call.operation, type(error).__name__, error)
 
 
 def wait_until(session: Session, future: Future[T], deadline: Optional[float]) -> T:

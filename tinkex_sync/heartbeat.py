@@ -31,9 +31,7 @@ def start_heartbeat(session: Connection) -> None:
     )
 
 
-def _send_heartbeats(
-    reference: weakref.ref[Connection], closing: CloseSignal, clock: Clock, interval: float
-) -> None:
+def _send_heartbeats(reference: weakref.ref[Connection], closing: CloseSignal, clock: Clock, interval: float) -> None:
     misses = 0
     while not clock.wait(closing, interval):
         session = reference()

@@ -66,11 +66,7 @@ def _traceback_of(error: BaseException) -> str:
 
 def _describe(error: BaseException) -> Dict[str, Any]:
     """Return the fields of an event that describe an exception."""
-    return {
-        "exception": str(error),
-        "exception_type": type(error).__name__,
-        "exception_stack": _traceback_of(error),
-    }
+    return {"exception": str(error), "exception_type": type(error).__name__, "exception_stack": _traceback_of(error)}
 
 
 class Telemetry(QueuedObserver):
@@ -107,10 +103,7 @@ class Telemetry(QueuedObserver):
         self._connection.use_server_credentials(lambda job: start_thread(job, "tinkex-telemetry-token"))
 
     def log(
-        self,
-        event_name: str,
-        event_data: Optional[Mapping[str, Any]] = None,
-        severity: types.Severity = "INFO",
+        self, event_name: str, event_data: Optional[Mapping[str, Any]] = None, severity: types.Severity = "INFO"
     ) -> bool:
         """Queue an event of the caller.
 
@@ -243,9 +236,7 @@ class Telemetry(QueuedObserver):
         else:
             self._request_failed(f"{method} {path}", error, attempt, retried, elapsed)
 
-    def _request_failed(
-        self, request: str, error: BaseException, attempt: int, retried: bool, elapsed: float
-    ) -> None:
+    def _request_failed(self, request: str, error: BaseException, attempt: int, retried: bool, elapsed: float) -> None:
         """Queue an event about a failed request that was not a poll."""
         now = datetime.now(timezone.utc).timestamp()
         data = {

@@ -69,10 +69,7 @@ class HookRecorder:
         return [call.arguments for call in self.calls if call.hook == hook]
 
     def wait_for(
-        self,
-        hook: str,
-        matches: Callable[[Dict[str, Any]], bool] = lambda arguments: True,
-        timeout: float = 10.0,
+        self, hook: str, matches: Callable[[Dict[str, Any]], bool] = lambda arguments: True, timeout: float = 10.0
     ) -> Dict[str, Any]:
         """Wait for the first event of a hook that matches a condition.
 
@@ -96,9 +93,7 @@ class HookRecorder:
                     return arguments
             remaining = deadline - self._clock.time()
             if remaining <= 0:
-                raise TimeoutError(
-                    f"no {hook} matched within {timeout} s: {len(self.of(hook))} did not match"
-                )
+                raise TimeoutError(f"no {hook} matched within {timeout} s: {len(self.of(hook))} did not match")
             self._clock.wait(self._recorded, remaining)
 
 

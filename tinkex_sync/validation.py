@@ -81,9 +81,7 @@ def check_model_path(value: Any, name: str = "model_path") -> str:
     """Return a path of saved weights; ValueError unless it starts with ``tinker://``."""
     if isinstance(value, str) and value.startswith(_SCHEME):
         return value
-    raise ValueError(
-        f"{name} must start with 'tinker://', as in tinker://RUN/weights/NAME, and {value!r} does not"
-    )
+    raise ValueError(f"{name} must start with 'tinker://', as in tinker://RUN/weights/NAME, and {value!r} does not")
 
 
 def split_checkpoint_path(tinker_path: str) -> Tuple[str, str]:
@@ -97,6 +95,4 @@ def split_checkpoint_path(tinker_path: str) -> Tuple[str, str]:
         parts = [run, *checkpoint.split("/")]
         if len(parts) <= 3 and not any(part in ("", ".", "..") for part in parts):
             return run, checkpoint
-    raise ValueError(
-        f"invalid checkpoint path {tinker_path!r}: pass a path such as tinker://RUN/weights/NAME"
-    )
+    raise ValueError(f"invalid checkpoint path {tinker_path!r}: pass a path such as tinker://RUN/weights/NAME")

@@ -50,11 +50,7 @@ def test_plugin_is_loaded_by_its_entry_point_and_writes_events(path: Path) -> No
     assert metadata.version("tinkex-sync-jsonl")
     registry = Observers(strict=True)
     [status] = [status for status in registry.report() if status.name == "jsonl"]
-    assert (status.distribution, status.origin, status.status) == (
-        "tinkex-sync-jsonl",
-        "entry point",
-        "active",
-    )
+    assert (status.distribution, status.origin, status.status) == ("tinkex-sync-jsonl", "entry point", "active")
     emit(registry, "session_opened", call_id="")
     assert registry.close(30)
     assert [line["hook"] for line in lines(path)] == ["session_opened"]
@@ -144,9 +140,5 @@ def test_empty_variable_disables_the_plugin_and_missing_variable_means_default_f
         environment.pop("TINKEX_SYNC_JSONL", None)
         if value is not None:
             environment["TINKEX_SYNC_JSONL"] = value
-        subprocess.run(
-            [sys.executable, "-c", script], cwd=tmp_path / folder, env=environment, check=True, timeout=60
-        )
-    assert [found.relative_to(tmp_path).as_posix() for found in tmp_path.rglob("*.jsonl")] == [
-        "on/tinkex-sync.jsonl"
-    ]
+        subprocess.run([sys.executable, "-c", script], cwd=tmp_path / folder, env=environment, check=True, timeout=60)
+    assert [found.relative_to(tmp_path).as_posix() for found in tmp_path.rglob("*.jsonl")] == ["on/tinkex-sync.jsonl"]

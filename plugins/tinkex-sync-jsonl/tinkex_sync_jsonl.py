@@ -71,10 +71,7 @@ def _line(event: Any) -> bytes:
         "hook": hook,
         **{name: _json_value(value) for name, value in facts.items()},
     }
-    return (
-        json.dumps(line, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "backslashreplace")
-        + b"\n"
-    )
+    return json.dumps(line, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "backslashreplace") + b"\n"
 
 
 def _json_value(value: Any) -> Any:

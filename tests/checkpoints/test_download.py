@@ -100,9 +100,7 @@ def fetch(rest, store, folder, **options):
 
 
 def contents(folder):
-    return {
-        str(path.relative_to(folder)): path.read_bytes() for path in Path(folder).rglob("*") if path.is_file()
-    }
+    return {str(path.relative_to(folder)): path.read_bytes() for path in Path(folder).rglob("*") if path.is_file()}
 
 
 def temporary_names(folder):
@@ -160,10 +158,7 @@ def test_an_expired_url_is_requested_again(rest, tmp_path):
 
 
 def test_the_download_fails_after_six_interruptions_without_a_byte(rest, tmp_path):
-    with (
-        Store(archive(), [0] * 100) as store,
-        pytest.raises(errors.APIConnectionError, match="was interrupted"),
-    ):
+    with Store(archive(), [0] * 100) as store, pytest.raises(errors.APIConnectionError, match="was interrupted"):
         fetch(rest, store, tmp_path / "here")
     assert list(tmp_path.iterdir()) == []
 
@@ -179,9 +174,7 @@ def test_a_wait_for_the_archive_is_reported(rest, tmp_path):
 
 def test_an_archive_that_is_never_ready_exceeds_the_deadline(rest, tmp_path):
     client, server = rest
-    server.defaults["training_runs/run-1/checkpoints/weights/step-1/archive"] = Answer(
-        425, {"detail": "building"}
-    )
+    server.defaults["training_runs/run-1/checkpoints/weights/step-1/archive"] = Answer(425, {"detail": "building"})
     with pytest.raises(errors.DeadlineExceeded, match="still building the archive"):
         download_checkpoint(client, PATH, tmp_path / "here", timeout=20.0)
     assert list(tmp_path.iterdir()) == []
@@ -199,10 +192,7 @@ def test_a_broken_archive_leaves_the_destination_unchanged(rest, tmp_path, broke
     here = tmp_path / "here"
     here.mkdir()
     (here / "kept").write_bytes(b"old")
-    with (
-        Store(content) as store,
-        pytest.raises(errors.APIResponseValidationError, match="nothing was changed"),
-    ):
+    with Store(content) as store, pytest.raises(errors.APIResponseValidationError, match="nothing was changed"):
         fetch(rest, store, here, force=True)
     assert contents(here) == {"kept": b"old"} and not temporary_names(tmp_path)
 

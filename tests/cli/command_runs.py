@@ -37,9 +37,7 @@ class Commands:
         environment = {**self.environment, **options.pop("env", {})}
         return subprocess.Popen(command, text=True, encoding="utf-8", env=environment, **options)
 
-    def __call__(
-        self, *arguments: Any, given: str = "", **options: Any
-    ) -> "subprocess.CompletedProcess[str]":
+    def __call__(self, *arguments: Any, given: str = "", **options: Any) -> "subprocess.CompletedProcess[str]":
         """Run a command to its end, with ``given`` as its standard input."""
         with self.start(*arguments, stdin=subprocess.PIPE, **options) as process:
             out, err = process.communicate(given, timeout=120)

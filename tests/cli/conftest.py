@@ -33,9 +33,7 @@ def save(server: LocalServer) -> Callable[..., Saved]:
 
     def train_and_save(*names: str) -> Saved:
         with ServiceClient(base_url=server.base_url, api_key=KEY) as service:
-            training = service.create_lora_training_client(
-                "tinkex/tiny", rank=4, user_metadata={"purpose": "test"}
-            )
+            training = service.create_lora_training_client("tinkex/tiny", rank=4, user_metadata={"purpose": "test"})
             training.train_step([datum], "cross_entropy", types.AdamParams(learning_rate=1e-3))
             paths = [training.save_state(name).path for name in names]
             sampler = training.save_weights_for_sampler("sampler").path

@@ -2,12 +2,7 @@
 
 import json
 
-SAMPLED = {
-    "prompt_tokens": [1, 2],
-    "completion_tokens": [3, 4, 5],
-    "logprobs": [-1.0, -2.5, 0],
-    "advantages": 0.5,
-}
+SAMPLED = {"prompt_tokens": [1, 2], "completion_tokens": [3, 4, 5], "logprobs": [-1.0, -2.5, 0], "advantages": 0.5}
 
 
 def write_rows(path, *rows):

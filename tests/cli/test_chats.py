@@ -52,9 +52,7 @@ class JinjaTokenizer(ByteTokenizer):
     def __init__(self, template):
         self.chat_template = template
 
-    def apply_chat_template(
-        self, messages, tools=None, chat_template=None, *, tokenize, add_generation_prompt
-    ):
+    def apply_chat_template(self, messages, tools=None, chat_template=None, *, tokenize, add_generation_prompt):
         from jinja2.sandbox import ImmutableSandboxedEnvironment
 
         assert not tokenize
@@ -127,9 +125,7 @@ def test_the_prompt_for_a_reply_is_the_text_before_the_learned_reply(template):
 
 
 def test_generation_tags_decide_what_is_learned():
-    [parts] = encode_chat(
-        chat(USER, reply("one"), USER, reply("two", weight=0.5)), JinjaTokenizer(GENERATION)
-    )
+    [parts] = encode_chat(chat(USER, reply("one"), USER, reply("two", weight=0.5)), JinjaTokenizer(GENERATION))
     assert "".join(text_of(parts).split()) == "<user>Hi</><assistant>one</><user>Hi</><assistant>two</>"
     assert learned(parts) == [("one", 1.0), ("two", 0.5)]
 
@@ -137,9 +133,7 @@ def test_generation_tags_decide_what_is_learned():
 def test_marks_of_generation_tags_keep_the_whitespace_of_the_template():
     tokenizer, messages = JinjaTokenizer(GENERATION), [USER, reply("one"), USER, reply("two")]
     [parts] = encode_chat(chat(*messages), tokenizer)
-    assert text_of(parts) == tokenizer.apply_chat_template(
-        messages, tokenize=False, add_generation_prompt=False
-    )
+    assert text_of(parts) == tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=False)
 
 
 def test_a_template_that_removes_thoughts_gives_one_example_per_learned_reply():
@@ -194,11 +188,7 @@ REFUSED = [
     ([CALLING], None, r'"messages"\[0\]\["tool_calls"\] needs a chat template'),
     ([reply("a", reasoning_content="hm")], PLAIN, r'"messages"\[0\]\["reasoning_content"\]'),
     ([{**USER, "name": "Ann"}, reply("a")], TOOLS, r'"messages"\[0\]\["name"\]'),
-    (
-        [{"role": "developer", "content": "x"}, reply("a")],
-        TOOLS,
-        r'"messages"\[0\], whose role is "developer"',
-    ),
+    ([{"role": "developer", "content": "x"}, reply("a")], TOOLS, r'"messages"\[0\], whose role is "developer"'),
     ([{"role": "user", "content": [{"type": "text", "text": "a"}]}, reply("a")], None, "the parts of"),
     ([{"role": "user", "content": [{"type": "text", "text": "a"}]}, reply("a")], PLAIN, "the parts of"),
 ]

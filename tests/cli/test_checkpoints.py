@@ -137,9 +137,7 @@ def test_paths_on_a_pipe_are_complete_at_any_columns(columns, command, saved):
 
 def test_paths_on_a_terminal_are_folded(command, saved):
     ours, theirs = pty.openpty()
-    with command.start(
-        "checkpoint", "list", stdout=theirs, env={"COLUMNS": "80", "TERM": "xterm"}
-    ) as process:
+    with command.start("checkpoint", "list", stdout=theirs, env={"COLUMNS": "80", "TERM": "xterm"}) as process:
         os.close(theirs)
         shown = bytearray()
         with contextlib.suppress(OSError):  # Linux reports the end of a pseudo-terminal as an error

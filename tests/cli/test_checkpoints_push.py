@@ -99,9 +99,7 @@ def hub_settings(hub, tmp_path):
 
 def test_a_checkpoint_is_pushed_with_a_model_card(command, saved, hub, tmp_path):
     path = saved.training[0]
-    done = command(
-        "checkpoint", "push-hf", path, "me/adapter", "--format", "json", env=hub_settings(hub, tmp_path)
-    )
+    done = command("checkpoint", "push-hf", path, "me/adapter", "--format", "json", env=hub_settings(hub, tmp_path))
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     assert result["repository"] == "me/adapter" and result["commit"] == "1" * 40

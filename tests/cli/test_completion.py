@@ -34,21 +34,14 @@ printf '%s\\n' "${{COMPREPLY[@]}}"
 def test_bash_completes_commands_options_and_values(words, position, expected):
     script = SCRIPT.format(python=sys.executable, words=words, position=position)
     done = subprocess.run(
-        [BASH, "--norc", "-c", script],
-        capture_output=True,
-        text=True,
-        env=variables(""),
-        timeout=60,
-        check=False,
+        [BASH, "--norc", "-c", script], capture_output=True, text=True, env=variables(""), timeout=60, check=False
     )
     defined, *found = done.stdout.split("\n")
     assert "_tinkex_sync_completion tinkex-sync" in defined, done.stderr
     assert set(filter(None, found)) == expected
 
 
-@pytest.mark.parametrize(
-    ("shell", "mark"), [("zsh", "#compdef tinkex-sync"), ("fish", "complete --no-files")]
-)
+@pytest.mark.parametrize(("shell", "mark"), [("zsh", "#compdef tinkex-sync"), ("fish", "complete --no-files")])
 def test_other_shells_have_scripts_of_their_own(shell, mark):
     done = Commands(variables(""))("completion", shell)
     assert done.returncode == 0
@@ -63,9 +56,5 @@ def test_an_unknown_shell_is_wrong_usage():
 
 
 def test_completions_are_requested_through_an_environment_variable(command):
-    words = {
-        "_TINKEX_SYNC_COMPLETE": "bash_complete",
-        "COMP_WORDS": "tinkex-sync checkpoint d",
-        "COMP_CWORD": "2",
-    }
+    words = {"_TINKEX_SYNC_COMPLETE": "bash_complete", "COMP_WORDS": "tinkex-sync checkpoint d", "COMP_CWORD": "2"}
     assert command(env=words).stdout.split() == ["plain,delete", "plain,download"]

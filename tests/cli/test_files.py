@@ -22,12 +22,7 @@ from tinkex_sync.cli.output import CommandError
 
 @pytest.mark.parametrize(
     ("content", "reason"),
-    [
-        (b"", "is empty"),
-        (b" \n", "is empty"),
-        (b"a\0b", "zero byte at position 1"),
-        (b"\xff\xfe", "not a text file"),
-    ],
+    [(b"", "is empty"), (b" \n", "is empty"), (b"a\0b", "zero byte at position 1"), (b"\xff\xfe", "not a text file")],
 )
 def test_a_file_that_is_not_text_is_refused(content, reason, tmp_path):
     path = tmp_path / "file"

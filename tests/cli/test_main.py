@@ -24,9 +24,7 @@ main(["version"])
     )
     assert done.returncode == 1
     assert done.stdout == ""
-    assert done.stderr == (
-        f'Error: the command line needs {" and ".join(missing)}: pip install "tinkex-sync[cli]"\n'
-    )
+    assert done.stderr == (f'Error: the command line needs {" and ".join(missing)}: pip install "tinkex-sync[cli]"\n')
 
 
 def test_the_tests_use_the_package_of_this_checkout():

@@ -37,11 +37,7 @@ def tinkex_register_commands(cli):
 
 def run_script(script):
     return subprocess.run(
-        [sys.executable, "-W", "error", "-c", script],
-        env=variables(""),
-        capture_output=True,
-        text=True,
-        check=False,
+        [sys.executable, "-W", "error", "-c", script], env=variables(""), capture_output=True, text=True, check=False
     )
 
 

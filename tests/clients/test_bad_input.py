@@ -20,8 +20,7 @@ from tinkex_sync.local import LocalServer
 
 def datum(tokens=(1, 2, 3), **inputs):
     return types.Datum(
-        model_input=types.ModelInput.from_ints(list(tokens)),
-        loss_fn_inputs=inputs or {"target_tokens": [2, 3, 4]},
+        model_input=types.ModelInput.from_ints(list(tokens)), loss_fn_inputs=inputs or {"target_tokens": [2, 3, 4]}
     )
 
 
@@ -36,11 +35,7 @@ def test_a_wrong_key_is_an_authentication_error():
 
 
 @pytest.mark.parametrize(
-    "url, text",
-    [
-        ("http://127.0.0.1:1", "cannot be reached"),
-        ("http://no-such-host.invalid", "cannot be reached"),
-    ],
+    "url, text", [("http://127.0.0.1:1", "cannot be reached"), ("http://no-such-host.invalid", "cannot be reached")]
 )
 def test_connecting_to_an_unreachable_server_fails_after_15_seconds(url, text):
     clock = ScaledClock(20)
@@ -65,9 +60,7 @@ def test_connecting_to_a_full_server_fails_after_15_seconds():
         started = time.monotonic()
         try:
             with pytest.raises(APIConnectionError):
-                ServiceClient(
-                    base_url=f"http://127.0.0.1:{address[1]}", api_key="k", clock=clock, read_timeout=2
-                )
+                ServiceClient(base_url=f"http://127.0.0.1:{address[1]}", api_key="k", clock=clock, read_timeout=2)
         finally:
             for filler in fillers:
                 filler.close()
@@ -113,9 +106,7 @@ def test_invalid_data_is_refused_and_the_client_stays_usable(server, training, d
     assert training.forward_backward([datum()], "cross_entropy").loss_fn_outputs
 
 
-@pytest.mark.parametrize(
-    "inputs", [{"target_tokens": [2, 3]}, {"target_tokens": [2, 3, 4], "weights": [1.0]}]
-)
+@pytest.mark.parametrize("inputs", [{"target_tokens": [2, 3]}, {"target_tokens": [2, 3, 4], "weights": [1.0]}])
 def test_inputs_of_different_lengths_are_refused_with_both_lengths(training, inputs):
     with pytest.raises((ValueError, TinkexError), match=r"(?s)(2|1).*3|3.*(2|1)"):
         training.forward_backward([datum(**inputs)], "cross_entropy")

@@ -27,9 +27,7 @@ class Echo(Client):
         """
         if times < 1:
             raise ValueError(f"times must be at least 1, got {times}")
-        return CallOperation(
-            self, "repeat", lambda call, deadline: [text, threading.current_thread().name] * times
-        )
+        return CallOperation(self, "repeat", lambda call, deadline: [text, threading.current_thread().name] * times)
 
     submit_repeat = submitted(repeat)
 
@@ -62,11 +60,7 @@ def test_both_forms_pass_the_timeout_as_a_deadline(service):
     class Clocked(Client):
         @blocking
         def left(self, *, timeout: Optional[float] = None) -> Operation[Optional[float]]:
-            return CallOperation(
-                self,
-                "left",
-                lambda call, deadline: deadline and deadline - self.session.clock.time(),
-            )
+            return CallOperation(self, "left", lambda call, deadline: deadline and deadline - self.session.clock.time())
 
         submit_left = submitted(left)
 

@@ -89,9 +89,7 @@ def test_timeout_in_the_throttle_before_anything_was_sent(server):
     with client(server, max_dispatches=1) as service:
         sampler = service.create_sampling_client(base_model="base")
         server.script["asample"] = ["silent"]
-        first = threading.Thread(
-            target=lambda: pytest.raises(TinkexError, sampler.sample, prompt(), 1, PARAMS)
-        )
+        first = threading.Thread(target=lambda: pytest.raises(TinkexError, sampler.sample, prompt(), 1, PARAMS))
         first.start()
         server.until(lambda: server.requests_to("asample"))
         error = deadline_error(lambda: sampler.sample(prompt(), 1, PARAMS, timeout=0.2))

@@ -22,10 +22,7 @@ def prompt(first, second):
 
 def sample_all(job):
     sampler, number = job
-    return [
-        (second, sampler.sample(prompt(number, second), 1, PARAMS).sequences[0].tokens)
-        for second in range(25)
-    ]
+    return [(second, sampler.sample(prompt(number, second), 1, PARAMS).sequences[0].tokens) for second in range(25)]
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
@@ -106,9 +103,7 @@ def test_a_pickle_contains_credentials_only_with_pickle_credentials(server):
 
 def test_the_repr_of_a_config_contains_no_secret():
     config = Config(
-        api_key="tml-very-secret",
-        headers={"Cookie": "tml-very-secret"},
-        proxies={"http": "http://u:tml-very-secret@p"},
+        api_key="tml-very-secret", headers={"Cookie": "tml-very-secret"}, proxies={"http": "http://u:tml-very-secret@p"}
     )
     assert "secret" not in repr(config)
 
@@ -181,9 +176,7 @@ def test_a_child_sends_heartbeats_for_the_session_and_does_not_end_it():
             return session.last_heartbeat > first, session.session_id == sampler._origin.session_id
 
         assert in_a_child(child) == "(True, True)"
-        assert {body["session_id"] for _, _, _, body in server.requests_to("session_heartbeat")} == {
-            "session"
-        }
+        assert {body["session_id"] for _, _, _, body in server.requests_to("session_heartbeat")} == {"session"}
         assert sampler.sample(prompt(1, 2), 1, PARAMS)
 
 

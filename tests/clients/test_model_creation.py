@@ -125,9 +125,7 @@ def test_the_embedded_server_creates_models_with_and_without_optimizer_state():
         LocalServer(protocol="0.38") as server,
         tinkex_sync.ServiceClient(base_url=server.base_url, api_key="k", protocol="auto") as service,
     ):
-        training = service.create_lora_training_client(
-            "tinkex/tiny", 4, optimizer=types.AdamOptimizerConfig()
-        )
+        training = service.create_lora_training_client("tinkex/tiny", 4, optimizer=types.AdamOptimizerConfig())
         assert training.get_info().optimizer_config == {"type": "adamw"}
         training.train_step([DATUM], "cross_entropy", types.AdamParams(learning_rate=0.01))
         path = training.save_state("c1").path

@@ -126,9 +126,7 @@ def test_retries_of_a_copy_have_one_key_and_no_log_contains_its_token(caplog):
     caplog.set_level(logging.DEBUG)
     with bare_session() as (server, session):
         server.script(
-            "copy_weights",
-            Answer(503, {"detail": "busy"}),
-            Answer(body={"tinker_path": "tinker://c/weights/c1"}),
+            "copy_weights", Answer(503, {"detail": "busy"}), Answer(body={"tinker_path": "tinker://c/weights/c1"})
         )
         server.script("copy_weights", Answer(403, {"detail": "not yours"}))
         rest = RestClient(session)
@@ -145,8 +143,7 @@ def test_retries_of_a_copy_have_one_key_and_no_log_contains_its_token(caplog):
 def test_parameters_of_0_38_are_not_sent_by_default():
     with bare_session() as (server, session):
         server.script(
-            "training_runs",
-            Answer(body={"training_runs": [], "cursor": {"offset": 0, "limit": 20, "total_count": 0}}),
+            "training_runs", Answer(body={"training_runs": [], "cursor": {"offset": 0, "limit": 20, "total_count": 0}})
         )
         RestClient(session).list_training_runs()
         assert server.requests[0].query == {"limit": "20", "offset": "0"}
@@ -166,9 +163,7 @@ def test_a_server_of_0_7_responds_to_operations_of_0_38_with_not_found(old):
         )
 
 
-@pytest.mark.parametrize(
-    "url", ["s3://bucket/a b", "file:///tmp/x", "gs://x/y", "HTTPS://host/x?signature=1"]
-)
+@pytest.mark.parametrize("url", ["s3://bucket/a b", "file:///tmp/x", "gs://x/y", "HTTPS://host/x?signature=1"])
 def test_an_archive_url_of_any_scheme_is_returned_unchanged(url):
     with ScriptedServer() as server:
         server.defaults["create_session"] = Answer(body={"session_id": "sess-1"})

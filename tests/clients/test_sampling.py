@@ -75,9 +75,7 @@ BOTH = pytest.mark.parametrize("way", ["blocking", "submitted"])
 @BOTH
 def test_a_sample_is_sent_with_the_official_fields_in_their_order(server, sampler, way):
     params = types.SamplingParams(max_tokens=3, seed=1, stop=["\n"], temperature=0.5, top_k=2, top_p=0.9)
-    reply = take_sample(
-        sampler, way, prompt(7, 8, 9), 2, params, include_prompt_logprobs=True, topk_prompt_logprobs=1
-    )
+    reply = take_sample(sampler, way, prompt(7, 8, 9), 2, params, include_prompt_logprobs=True, topk_prompt_logprobs=1)
     assert len(reply.sequences) == 2
     assert backwards(reply, 7, 8, 9)
     assert reply.prompt_logprobs == [None, -1.0, -1.0]
@@ -175,11 +173,7 @@ def test_a_lost_result_is_submitted_again_with_a_new_seq_id_at_most_twice(server
         sampler = service.create_sampling_client(base_model="base")
         server.script["retrieve_future"] = [GONE, GONE]
         assert backwards(take_sample(sampler, way, prompt(1, 2), 1, PARAMS), 1, 2)
-        assert [number for number, _ in [(row[1], row[2]) for row in server.requests_to("asample")]] == [
-            0,
-            1,
-            2,
-        ]
+        assert [number for number, _ in [(row[1], row[2]) for row in server.requests_to("asample")]] == [0, 1, 2]
         assert len({key for _, _, key, _ in server.requests_to("asample")}) == 3
         server.script["retrieve_future"] = [GONE] * 3
         with pytest.raises(PromiseExpiredError):

@@ -8,9 +8,7 @@ import tinkex_sync
 from tinkex_sync.clients.rest import RestClient
 from tinkex_sync.futures import Future
 
-_LORA = (
-    "base_model, rank=32, seed=None, train_mlp=True, train_attn=True, train_unembed=True, user_metadata=None"
-)
+_LORA = "base_model, rank=32, seed=None, train_mlp=True, train_attn=True, train_unembed=True, user_metadata=None"
 _STATE = "path, user_metadata=None"
 _LOSS = "data, loss_fn, loss_fn_config=None"
 _SAMPLE = "prompt, num_samples, sampling_params, include_prompt_logprobs=False, topk_prompt_logprobs=0"
@@ -104,9 +102,7 @@ def test_every_operation_has_a_submitted_form_with_the_same_parameters(client):
     for name in blocking:
         without = ("timeout",)
         submitting = getattr(client, f"submit_{name}")
-        assert parameters(getattr(client, name), without=without) == parameters(
-            submitting, without=without
-        ), name
+        assert parameters(getattr(client, name), without=without) == parameters(submitting, without=without), name
 
 
 @pytest.mark.parametrize("client", OPERATIONS, ids=lambda client: client.__name__)

@@ -41,10 +41,7 @@ OPERATIONS = {
     "load_state_with_optimizer": ((PATH,), ["load_weights"]),
     "save_weights_for_sampler": (("one",), ["save_weights_for_sampler"]),
     "save_weights_external": (("one",), ["save_weights_external"]),
-    "save_weights_and_get_sampling_client": (
-        ("one",),
-        ["save_weights_for_sampler", "create_sampling_session"],
-    ),
+    "save_weights_and_get_sampling_client": (("one",), ["save_weights_for_sampler", "create_sampling_session"]),
     "create_sampling_client": ((PATH,), ["create_sampling_session"]),
     "get_info": ((), ["get_info"]),
 }
@@ -117,9 +114,7 @@ def test_a_timeout_ends_the_wait_and_leaves_the_client_usable(server, model, ope
 
 
 @pytest.mark.parametrize("operation", NUMBERED)
-def test_an_operation_that_waits_in_the_lane_is_withdrawn_by_its_timeout_or_by_cancel(
-    server, model, operation
-):
+def test_an_operation_that_waits_in_the_lane_is_withdrawn_by_its_timeout_or_by_cancel(server, model, operation):
     arguments, _ = OPERATIONS[operation]
     server.script["training"] = [BUSY]
     head = model.submit_optim_step(ADAM)

@@ -40,9 +40,7 @@ async def supervised(tinker, service, result):
     future = training.forward([datum], "cross_entropy")
     result["awaited"] = (await future).metrics["loss:sum"]
     result["asked"] = (await future.result_async(timeout=60)).metrics["loss:sum"]
-    result["wrapped"] = list(
-        (await asyncio.wrap_future(sampler.sample(prompt, 1, params))).sequences[0].tokens
-    )
+    result["wrapped"] = list((await asyncio.wrap_future(sampler.sample(prompt, 1, params))).sequences[0].tokens)
     return training
 
 
@@ -62,8 +60,7 @@ async def reinforced(tinker, service, result):
             scores = [sum(token < ord("n") for token in one.tokens) for one in reply.sequences]
             mean = sum(scores) / len(scores)
             return scores, [
-                datum(list(one.tokens), list(one.logprobs), score - mean)
-                for one, score in zip(reply.sequences, scores)
+                datum(list(one.tokens), list(one.logprobs), score - mean) for one, score in zip(reply.sequences, scores)
             ]
 
         def datum(tokens, logprobs, advantage):
@@ -82,9 +79,7 @@ async def reinforced(tinker, service, result):
         rewards += [scores for scores, _ in groups]
         data = [one for _, datums in groups for one in datums]
         backward = await training.forward_backward_async(data, "importance_sampling")
-        optim = await training.optim_step_async(
-            types.AdamParams(learning_rate=1e-2, beta2=0.99, grad_clip_norm=1.0)
-        )
+        optim = await training.optim_step_async(types.AdamParams(learning_rate=1e-2, beta2=0.99, grad_clip_norm=1.0))
         losses.append((await backward).metrics["loss:sum"])
         await optim
     result["rewards"], result["rl_losses"] = rewards, losses
@@ -93,9 +88,7 @@ async def reinforced(tinker, service, result):
 async def checkpoints(tinker, service, training, result):
     from tinker import types
 
-    datum = types.Datum(
-        model_input=types.ModelInput.from_ints(TEXT[:-1]), loss_fn_inputs={"target_tokens": TEXT[1:]}
-    )
+    datum = types.Datum(model_input=types.ModelInput.from_ints(TEXT[:-1]), loss_fn_inputs={"target_tokens": TEXT[1:]})
     state = (await (await training.save_state_async("one"))).path
     again = await service.create_training_client_from_state_async(state)
     result["again"] = (await (await again.forward_async([datum], "cross_entropy"))).metrics["loss:sum"]

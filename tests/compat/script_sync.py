@@ -11,9 +11,7 @@ def main(tinker, result):
 
     service = tinker.ServiceClient(user_metadata={"a": "b"}, timeout=30.0, max_retries=3)
     training = service.create_lora_training_client("tinkex/tiny", rank=4, seed=3)
-    result["capabilities"] = [
-        model.model_name for model in service.get_server_capabilities().supported_models
-    ]
+    result["capabilities"] = [model.model_name for model in service.get_server_capabilities().supported_models]
     info = training.get_info()
     result["info"] = [info.lora_rank, info.is_lora, info.model_data.model_name]
     state = supervised(tinker, training, result)
@@ -121,9 +119,7 @@ def checkpoints(tinker, service, training, rest, state, result):
     from tinker import types
 
     result["name"] = types.ParsedCheckpointTinkerPath.from_tinker_path(state).checkpoint_id
-    datum = types.Datum(
-        model_input=types.ModelInput.from_ints(TEXT[:-1]), loss_fn_inputs={"target_tokens": TEXT[1:]}
-    )
+    datum = types.Datum(model_input=types.ModelInput.from_ints(TEXT[:-1]), loss_fn_inputs={"target_tokens": TEXT[1:]})
     again = service.create_training_client_from_state_with_optimizer(state)
     result["again"] = again.forward([datum], "cross_entropy").result().metrics["loss:sum"]
     fresh = service.create_training_client_from_state(state)
@@ -144,9 +140,7 @@ def checkpoints(tinker, service, training, rest, state, result):
     result["published"] = kept()
     rest.unpublish_checkpoint_from_tinker_path(state).result()
     result["url"] = bool(rest.get_checkpoint_archive_url_from_tinker_path(state).result().url)
-    result["users"] = state in [
-        one.tinker_path for one in rest.list_user_checkpoints(limit=50).result().checkpoints
-    ]
+    result["users"] = state in [one.tinker_path for one in rest.list_user_checkpoints(limit=50).result().checkpoints]
     rest.delete_checkpoint(run, "weights/one").result()
     result["left"] = kept()
     result["runs"] = run in [one.training_run_id for one in rest.list_training_runs().result().training_runs]
@@ -171,12 +165,7 @@ def errors(tinker, service, training, rest, result):
                 "detail" in error.body,
             ]
         except tinker.RequestFailedError as error:
-            return [
-                type(error).__name__,
-                str(error.category),
-                error.category == "user",
-                bool(error.request_id),
-            ]
+            return [type(error).__name__, str(error.category), error.category == "user", bool(error.request_id)]
         except ValueError as error:
             return ["ValueError", str(error) if "must be provided" in str(error) else ""]
         return None
@@ -186,9 +175,7 @@ def errors(tinker, service, training, rest, result):
     result["neither"] = raised(lambda: service.create_sampling_client())
     result["no_path"] = raised(lambda: service.create_sampling_client(model_path="weights/x"))
     result["bad_path"] = raised(lambda: rest.get_training_run_by_tinker_path("tinker://x").result())
-    wrong = types.Datum(
-        model_input=types.ModelInput.from_ints([1, 2]), loss_fn_inputs={"target_tokens": [1, 2, 3]}
-    )
+    wrong = types.Datum(model_input=types.ModelInput.from_ints([1, 2]), loss_fn_inputs={"target_tokens": [1, 2, 3]})
     result["refused"] = raised(lambda: training.forward([wrong], "cross_entropy").result())
     result["lost"] = raised(lambda: training.load_state("tinker://nothing/weights/x").result())
     # The client is usable after these errors.

@@ -195,9 +195,7 @@ def as_json(surface):
     """Return the surface as JSON with one line per module and class."""
     parts = []
     for part, rows in surface.items():
-        lines = (
-            f"{json.dumps(name)}: {json.dumps(row, sort_keys=True)}" for name, row in sorted(rows.items())
-        )
+        lines = (f"{json.dumps(name)}: {json.dumps(row, sort_keys=True)}" for name, row in sorted(rows.items()))
         parts.append(f"{json.dumps(part)}: {{\n" + ",\n".join(lines) + "\n}")
     return "{\n" + ",\n".join(parts) + "\n}\n"
 

@@ -60,10 +60,7 @@ def test_a_script_for_0_38_runs(service):
     sampler = service.create_sampling_client(base_model="tinkex/tiny", record_stability_info=True)
     params = tinker.SamplingParams(max_tokens=2)
     reply = sampler.sample(
-        prompt=tinker.ModelInput.from_ints([1, 2]),
-        num_samples=1,
-        sampling_params=params,
-        topk_sample_logprobs=2,
+        prompt=tinker.ModelInput.from_ints([1, 2]), num_samples=1, sampling_params=params, topk_sample_logprobs=2
     ).result(30)
     assert len(reply.sequences[0].topk_sampled_logprobs) == 2
     out = training.save_weights_external("out").result(30).path

@@ -25,8 +25,7 @@ def test_a_type_exists_or_its_absence_has_a_reason(name):
 
 
 @pytest.mark.parametrize(
-    ("client", "name"),
-    [(client, name) for client, methods in RECORDED["clients"].items() for name in methods],
+    ("client", "name"), [(client, name) for client, methods in RECORDED["clients"].items() for name in methods]
 )
 def test_a_method_exists_with_its_parameters_or_its_absence_has_a_reason(client, name):
     cls = getattr(tinker, client)

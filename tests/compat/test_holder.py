@@ -32,9 +32,7 @@ def test_on_queue_state_change_can_be_overridden(client, server, caplog):
     plain = client.create_sampling_client(base_model="tinkex/tiny")
     core = client.native.create_sampling_client(base_model="tinkex/tiny")
     watching = Watching(client.holder, sampling_session_id=core.sampling_session_id)
-    server.set_faults(
-        Faults(try_again_polls=2, refusal_state="paused_capacity", pause=1, pause_reason="maintenance")
-    )
+    server.set_faults(Faults(try_again_polls=2, refusal_state="paused_capacity", pause=1, pause_reason="maintenance"))
     with caplog.at_level(logging.WARNING, "tinkex_sync"):
         watching.sample(PROMPT, 1, PARAMS).result(30)
         assert event.wait(5)

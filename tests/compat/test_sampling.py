@@ -31,9 +31,7 @@ def test_the_constructor_and_create_join_an_existing_sampling_session(client):
     created = tinker.SamplingClient.create(client.holder, sampling_session_id=session_id)
     assert isinstance(created, tinker.APIFuture)
     assert {one.native.sampling_session_id for one in (made, joined, created.result())} == {session_id}
-    assert tokens(joined.sample(PROMPT, 1, PARAMS).result()) == tokens(
-        made.sample(PROMPT, 1, PARAMS).result()
-    )
+    assert tokens(joined.sample(PROMPT, 1, PARAMS).result()) == tokens(made.sample(PROMPT, 1, PARAMS).result())
 
 
 def test_create_returns_the_error_of_the_server_in_its_future(client):

@@ -92,9 +92,7 @@ def test_a_pause_is_logged_by_the_plugin_that_the_client_replaces(scripted, capl
     paused = {"type": "try_again", "queue_state": "paused_capacity", "queue_state_reason": "full"}
     scripted.defaults["asample"] = Answer(body={"request_id": "r"})
     scripted.script("retrieve_future", Answer(408, paused))
-    scripted.defaults["retrieve_future"] = Answer(
-        body={"sequences": [{"stop_reason": "length", "tokens": [7]}]}
-    )
+    scripted.defaults["retrieve_future"] = Answer(body={"sequences": [{"stop_reason": "length", "tokens": [7]}]})
     made = service_of(scripted)
     names = {row.name: row.status for row in made.native.plugins.report()}
     assert names["queue_state_hooks"] == "active"

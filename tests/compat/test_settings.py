@@ -7,12 +7,7 @@ from tinkex_sync import Config
 
 
 @pytest.mark.parametrize(
-    ("argument", "value"),
-    [
-        ("http_client", object()),
-        ("timeout", "soon"),
-        ("default_headers", {"a": 1}),
-    ],
+    ("argument", "value"), [("http_client", object()), ("timeout", "soon"), ("default_headers", {"a": 1})]
 )
 def test_an_unsupported_argument_is_refused_by_name(server, argument, value):
     with pytest.raises((TypeError, ValueError), match=argument):

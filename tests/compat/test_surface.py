@@ -86,14 +86,7 @@ RENAMED = {
 }
 #: The pydantic methods that scripts use. model_construct, model_fields_set, model_json_schema, the hooks for
 #: subclasses and deprecated methods (dict, json, parse_obj, ...) do not exist here.
-PYDANTIC = (
-    "model_copy",
-    "model_dump",
-    "model_dump_json",
-    "model_fields",
-    "model_validate",
-    "model_validate_json",
-)
+PYDANTIC = ("model_copy", "model_dump", "model_dump_json", "model_fields", "model_validate", "model_validate_json")
 
 
 def surface(python, package, path=None):
@@ -143,9 +136,7 @@ def accepts(mine, theirs):
     if [name for name, _ in mine][: len(positional)] != positional:
         return False
     optional = all(same(given[name], ours_by_name[name]) for name in given if given[name] != "required")
-    return optional and all(
-        default != "required" or name[0] == "*" for name, default in mine if name not in given
-    )
+    return optional and all(default != "required" or name[0] == "*" for name, default in mine if name not in given)
 
 
 @pytest.mark.parametrize("path", RECORDED["classes"])
@@ -178,9 +169,7 @@ def test_errors_have_the_official_attributes():
         tinker.APIConnectionError: tinker.APIConnectionError("m"),
         tinker.APITimeoutError: tinker.APITimeoutError("m"),
         tinker.APIResponseValidationError: tinker.APIResponseValidationError("m"),
-        tinker.RequestFailedError: tinker.RequestFailedError(
-            "m", "req-1", tinker.types.RequestErrorCategory.User
-        ),
+        tinker.RequestFailedError: tinker.RequestFailedError("m", "req-1", tinker.types.RequestErrorCategory.User),
     }
     for path, row in RECORDED["classes"].items():
         cls = getattr(tinker, path.rpartition(".")[2], None)

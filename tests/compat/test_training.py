@@ -45,9 +45,7 @@ def test_an_empty_batch_has_an_empty_result(training, operation):
     assert (output.loss_fn_output_type, output.loss_fn_outputs, output.metrics) == ("", [], {})
 
 
-@pytest.mark.parametrize(
-    "arguments", [{}, {"adam_params": tinker.AdamParams(), "optim_params": tinker.AdamParams()}]
-)
+@pytest.mark.parametrize("arguments", [{}, {"adam_params": tinker.AdamParams(), "optim_params": tinker.AdamParams()}])
 def test_optim_step_requires_exactly_one_of_its_two_parameters(training, arguments):
     with pytest.raises(TypeError, match="takes one of adam_params or optim_params"):
         training.optim_step(**arguments)

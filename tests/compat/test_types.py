@@ -39,12 +39,7 @@ def test_a_dump_contains_every_field():
 
 def test_a_dump_can_exclude_defaults_and_none():
     params = types.SamplingParams(max_tokens=3)
-    assert params.model_dump(exclude_none=True) == {
-        "max_tokens": 3,
-        "temperature": 1.0,
-        "top_k": -1,
-        "top_p": 1.0,
-    }
+    assert params.model_dump(exclude_none=True) == {"max_tokens": 3, "temperature": 1.0, "top_k": -1, "top_p": 1.0}
     assert params.model_dump(exclude_unset=True) == {"max_tokens": 3}
     assert params.model_dump(exclude_defaults=True) == {"max_tokens": 3}
     assert params.model_dump(include={"seed", "top_k"}) == {"seed": None, "top_k": -1}
@@ -62,9 +57,7 @@ def test_a_python_dump_keeps_types_that_json_does_not_have():
     assert CHECKPOINT.model_dump()["time"] == CHECKPOINT.time
     assert json.loads(CHECKPOINT.model_dump_json(indent=1))["time"] == "2025-01-01T00:00:00Z"
     assert CHECKPOINT.model_dump_json(indent=1).startswith('{\n "checkpoint_id": "a",\n')
-    sample = types.SampleResponse.model_validate(
-        {"sequences": [], "topk_prompt_logprobs": [[[1, 2.0]], None]}
-    )
+    sample = types.SampleResponse.model_validate({"sequences": [], "topk_prompt_logprobs": [[[1, 2.0]], None]})
     assert sample.model_dump()["topk_prompt_logprobs"] == [[(1, 2.0)], None]
     assert sample.model_dump(mode="json")["topk_prompt_logprobs"] == [[[1, 2.0]], None]
 

@@ -15,17 +15,7 @@ from tinkex_sync.concurrency.primitives import Event, Lock, replace_primitives, 
 PACKAGE = Path(tinkex_sync.__file__).parent
 #: The embedded server and the command line are separate programs.
 EXCEPTED = {"cli", "local"}
-MADE_HERE = {
-    "Lock",
-    "RLock",
-    "Event",
-    "Condition",
-    "Semaphore",
-    "BoundedSemaphore",
-    "Thread",
-    "Timer",
-    "Barrier",
-}
+MADE_HERE = {"Lock", "RLock", "Event", "Condition", "Semaphore", "BoundedSemaphore", "Thread", "Timer", "Barrier"}
 
 
 def direct_calls(path):

@@ -39,11 +39,7 @@ def test_a_refused_thread_fails_only_its_own_job(no_thread, kind):
     clock, ran, done = Clock(), [], threading.Event()
     timer = Timer(clock)
     lane, workers = Lane("test"), Workers("test", clock, timer, active=2, limit=4)
-    submit = {
-        "timer": lambda job: timer.at(clock.time(), job),
-        "workers": workers.submit,
-        "lane": lane.submit,
-    }[kind]
+    submit = {"timer": lambda job: timer.at(clock.time(), job), "workers": workers.submit, "lane": lane.submit}[kind]
     no_thread("tinkex-")
     with pytest.raises(ThreadStartError, match="cannot be started"):
         submit(lambda: ran.append("refused"))

@@ -33,9 +33,7 @@ def _training_requests(case: Case) -> Optional[int]:
     if raised == "KeyError" or any(_from(value) == "scalar" for value in inputs):
         return 5
     sent = [one["body"]["$protobuf"]["fields"] for one in case["expected"].get("requests", [])]
-    tensors = [
-        tensor for body in sent for one in body["data"] for tensor in one.get("loss_fn_inputs", {}).values()
-    ]
+    tensors = [tensor for body in sent for one in body["data"] for tensor in one.get("loss_fn_inputs", {}).values()]
     sparse = any("sparse_csr" in tensor for tensor in tensors)
     return 3 if sparse and any(_from(value) == "torch" for value in inputs) else None
 
@@ -50,9 +48,7 @@ def _futures(case: Case) -> Optional[int]:
         return 2
     refused = case["expected"].get("exception") == "ValueError" and answers[-1]["status"] == 200
     packed = case["input"]["expected_type"] in ("ForwardBackwardOutput", "SampleResponse")
-    whole = isinstance(answers[-1]["body"], dict) and {"loss_fn_outputs", "sequences"} & set(
-        answers[-1]["body"]
-    )
+    whole = isinstance(answers[-1]["body"], dict) and {"loss_fn_outputs", "sequences"} & set(answers[-1]["body"])
     return 1 if refused and packed and whole else None
 
 
@@ -63,9 +59,7 @@ def _dispatch(case: Case) -> Optional[int]:
 
 def _sampling(case: Case) -> Optional[int]:
     numbers = [str(one["seq_id"]) for one in case["expected"]["asample"]]
-    if case["input"]["client_config"].get("sample_no_retries") and isinstance(
-        case["expected"].get("after"), dict
-    ):
+    if case["input"]["client_config"].get("sample_no_retries") and isinstance(case["expected"].get("after"), dict):
         return 4
     # Cases of clones repeat numbers because each clone counts for itself; they have no scripted server.
     return 3 if len(set(numbers)) < len(numbers) and case["input"]["server"] else None
@@ -88,9 +82,7 @@ def _requests(case: Case) -> Optional[int]:
     if case["expected"].get("exception") == "AssertionError":
         return 2
     adam = case["input"].get("args", {}).get("adam", {})
-    return (
-        1 if any(isinstance(value, float) and not math.isfinite(value) for value in adam.values()) else None
-    )
+    return 1 if any(isinstance(value, float) and not math.isfinite(value) for value in adam.values()) else None
 
 
 _RULES: Dict[str, Callable[[Case], Optional[int]]] = {

@@ -117,10 +117,7 @@ def same(ours: Any, theirs: Any) -> bool:
         return len(ours) == len(theirs) and all(map(same, ours, theirs))
     if isinstance(ours, float):
         return (
-            ours == theirs
-            and math.copysign(1, ours) == math.copysign(1, theirs)
-            or ours != ours
-            and theirs != theirs
+            ours == theirs and math.copysign(1, ours) == math.copysign(1, theirs) or ours != ours and theirs != theirs
         )
     return bool(ours == theirs)
 

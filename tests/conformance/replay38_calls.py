@@ -76,9 +76,7 @@ class Exchanges:
     def sampling(self, settings: Dict[str, Any]) -> SamplingClient:
         sampler = self.body.get("sampling_session_id", "sess-1:sample:0")
         made = SamplingClient(self.session, sampler, **only(settings, "record_stability_info"))
-        made._context = dataclasses.replace(
-            made._context, seq_ids=itertools.count(self.body.get("seq_id", 0))
-        )
+        made._context = dataclasses.replace(made._context, seq_ids=itertools.count(self.body.get("seq_id", 0)))
         return made
 
     def prompt(self, given: Any) -> types.ModelInput:
@@ -178,9 +176,7 @@ def without_defaults(value: Any) -> Any:
         kept.pop("allow_metadata_only", None)
         if set(kept) - {"version"} != {"type"} and not str(kept.get("type", "")).startswith("dimuon"):
             kept.pop("type", None)
-        return {
-            name: inner for name, inner in kept.items() if name not in DEFAULTS or inner != DEFAULTS[name]
-        }
+        return {name: inner for name, inner in kept.items() if name not in DEFAULTS or inner != DEFAULTS[name]}
     return [without_defaults(inner) for inner in value] if isinstance(value, list) else value
 
 

@@ -49,9 +49,7 @@ def datums(given: Any, requests: List[Dict[str, Any]]) -> List[types.Datum]:
     made = []
     for spec in given:
         inputs = {name: spec[name] for name in spec if name != "tokens"}
-        made.append(
-            types.Datum(model_input=types.ModelInput.from_ints(spec["tokens"]), loss_fn_inputs=inputs)
-        )
+        made.append(types.Datum(model_input=types.ModelInput.from_ints(spec["tokens"]), loss_fn_inputs=inputs))
     return made
 
 
@@ -72,12 +70,7 @@ class Server:
         parsed.ParseFromString(request.body)
         self.parsed.append(parsed)
         outputs = [
-            {
-                "logprobs": {
-                    "data": LOGPROBS[: len(datum.model_input[0].encoded_text.tokens) // 4],
-                    "dtype": "float32",
-                }
-            }
+            {"logprobs": {"data": LOGPROBS[: len(datum.model_input[0].encoded_text.tokens) // 4], "dtype": "float32"}}
             for datum in parsed.data
         ]
         name = f"req-{parsed.seq_id}"
@@ -110,9 +103,7 @@ def tree(parsed: Any) -> Dict[str, Any]:
         "model_id": parsed.model_id,
         "loss_fn": parsed.loss_fn,
         "forward_only": parsed.forward_only,
-        "inputs": [
-            {name: numbers(tensor) for name, tensor in one.loss_fn_inputs.items()} for one in parsed.data
-        ],
+        "inputs": [{name: numbers(tensor) for name, tensor in one.loss_fn_inputs.items()} for one in parsed.data],
     }
 
 
@@ -123,8 +114,7 @@ def recorded_tree(fields: Dict[str, Any]) -> Dict[str, Any]:
         "loss_fn": fields["loss_fn"],
         "forward_only": fields.get("forward_only", False),
         "inputs": [
-            {name: values(tensor["dense"]) for name, tensor in one["loss_fn_inputs"].items()}
-            for one in fields["data"]
+            {name: values(tensor["dense"]) for name, tensor in one["loss_fn_inputs"].items()} for one in fields["data"]
         ],
     }
 

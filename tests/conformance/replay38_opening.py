@@ -224,9 +224,7 @@ def auth(case: Dict[str, Any], document: Dict[str, Any], row: Optional[int]) -> 
         server.defaults["sessions"] = Answer(body={"sessions": ["sess-1", "sess-2"]})
         session = None
         try:
-            service = ServiceClient(
-                base_url=server.base_url, protocol="0.38", load_plugins=False, clock=SteppedClock()
-            )
+            service = ServiceClient(base_url=server.base_url, protocol="0.38", load_plugins=False, clock=SteppedClock())
             session = service.session
             if "after" in expected:
                 outcome = service.create_rest_client().list_sessions().sessions

@@ -63,9 +63,7 @@ def summary(result: Any) -> Dict[str, Any]:
 @replay38("futures")
 def futures(case: Dict[str, Any], document: Dict[str, Any], row: Optional[int]) -> None:
     given = only(case["input"], "expected_type", "request_type", "observer", "server")
-    expected = only(
-        case["expected"], "returned", "exception", "mro", "cause", "observer_calls", "sleeps_s", "polls"
-    )
+    expected = only(case["expected"], "returned", "exception", "mro", "cause", "observer_calls", "sleeps_s", "polls")
     # Row 1: JSON is accepted instead of protobuf. Row 2: a 425 means that a checkpoint is still being written.
     no_excuse(row, 1, 2)
     kind = KINDS.get(given["request_type"]) or not_understood(given["request_type"])
@@ -217,9 +215,7 @@ def bulk_futures(case: Dict[str, Any], document: Dict[str, Any], row: Optional[i
             assert [sequence.tokens for sequence in outcome.sequences] == theirs
     assert pauses == expected["sleeps_s"]
     recorded = expected["requests"]
-    reference = [
-        one["body"]["allow_metadata_only"] for one in recorded if one["path"].endswith("retrieve_future")
-    ]
+    reference = [one["body"]["allow_metadata_only"] for one in recorded if one["path"].endswith("retrieve_future")]
     assert [one.body["allow_metadata_only"] for one in fetches] == reference
     for request in polls:
         assert request.body["target"] == recorded[0]["body"]["target"]
@@ -266,9 +262,7 @@ def budgeted_fetch(case: Dict[str, Any], document: Dict[str, Any], row: Optional
                 size = sizes[number]
                 body = {"status": "complete_metadata", "response_payload_size": size}
                 # All sizes are announced before the first result is fetched. The fetches then start in order.
-                return Answer(
-                    body=body, hold=lambda: (peeked.wait(20), threading.Event().wait(0.02 * number))
-                )
+                return Answer(body=body, hold=lambda: (peeked.wait(20), threading.Event().wait(0.02 * number)))
             with held:
                 began.append(time.monotonic())
             return Answer(body={"metrics": {}}, hold=lambda: threading.Event().wait(lasts))

@@ -88,8 +88,7 @@ def datums(specs: List[Dict[str, Any]]) -> List[types.Datum]:
         inputs = {key: loss_input(value) for key, value in spec.get("loss_fn_inputs", {}).items()}
         made.append(
             types.Datum(
-                model_input=types.ModelInput(chunks=[chunk(one) for one in spec["chunks"]]),
-                loss_fn_inputs=inputs,
+                model_input=types.ModelInput(chunks=[chunk(one) for one in spec["chunks"]]), loss_fn_inputs=inputs
             )
         )
     return made

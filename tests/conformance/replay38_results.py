@@ -31,11 +31,7 @@ def decoded(case: Dict[str, Any], kind: Any) -> Any:
 
 
 def tensor(made: Any) -> Any:
-    return (
-        None
-        if made is None
-        else {"dtype": made.dtype, "shape": made.shape, "data": list(made.data), **sparse(made)}
-    )
+    return None if made is None else {"dtype": made.dtype, "shape": made.shape, "data": list(made.data), **sparse(made)}
 
 
 def sparse(made: Any) -> Dict[str, Any]:
@@ -88,11 +84,7 @@ def samples(case: Dict[str, Any], document: Dict[str, Any], row: Optional[int]) 
     expected = dict(only(case["expected"], *ours, "topk_prompt_matrix"))
     expected.pop("topk_prompt_matrix")
     expected["sequences"] = [
-        {
-            key: value
-            for key, value in only(one, *ours["sequences"][0], "topk_matrix").items()
-            if key != "topk_matrix"
-        }
+        {key: value for key, value in only(one, *ours["sequences"][0], "topk_matrix").items() if key != "topk_matrix"}
         for one in expected["sequences"]
     ]
     assert same(ours, {key: expected[key] for key in ours})

@@ -24,8 +24,7 @@ PROMPT_TOKENS = "prompt_tokens"
 
 def datum(index: int) -> types.Datum:
     return types.Datum(
-        model_input=types.ModelInput.from_ints([index]),
-        loss_fn_inputs={"target_tokens": [7], "weights": [1.0]},
+        model_input=types.ModelInput.from_ints([index]), loss_fn_inputs={"target_tokens": [7], "weights": [1.0]}
     )
 
 
@@ -84,9 +83,7 @@ def opened(server: ScriptedServer, session: Session, config: Dict[str, Any]) -> 
 @replay38("fwdbwd_dispatch")
 def fwdbwd_dispatch(case: Dict[str, Any], document: Dict[str, Any], row: Optional[int]) -> None:
     given = only(case["input"], "client_config", "datums", "then_optim_step", "server_delay_s_by_seq_id")
-    expected = only(
-        case["expected"], "result_metrics", "outputs", "optim", "arrivals", "exception", "mro", "str"
-    )
+    expected = only(case["expected"], "result_metrics", "outputs", "optim", "arrivals", "exception", "mro", "str")
     no_excuse(row, SERIAL_BY_DEFAULT)
     pytest.importorskip("google.protobuf", reason="protobuf is not in this environment")
     refused = [2] if "exception" in expected else []
@@ -163,8 +160,7 @@ def lost_turn(case: Dict[str, Any], document: Dict[str, Any], row: Optional[int]
 def sampling_dispatch(case: Dict[str, Any], document: Dict[str, Any], row: Optional[int]) -> None:
     given = only(case["input"], "server", "client_config", "dynamic_config", "samples", PROMPT_TOKENS, "note")
     expected = only(
-        case["expected"],
-        *("results", "after", "asample", "distinct_idempotency_keys", "other_requests", "polls"),
+        case["expected"], *("results", "after", "asample", "distinct_idempotency_keys", "other_requests", "polls")
     )
     # Row 3: all attempts with one body have one key. Row 4: a lost result is sampled again despite the flag.
     no_excuse(row, 3, 4)
@@ -187,9 +183,7 @@ def sampling_dispatch(case: Dict[str, Any], document: Dict[str, Any], row: Optio
         outcomes = run_story(story, server, sampler, given)
         sent = server.sent("asample")
         polls = server.sent("retrieve_future")
-        others = [
-            one for one in server.requests if one.operation in ("join_sampling_session", "cancel_future")
-        ]
+        others = [one for one in server.requests if one.operation in ("join_sampling_session", "cancel_future")]
     for outcome, theirs in zip(outcomes, expected.get("results", [expected.get("after")])):
         if isinstance(theirs, dict) and row != 4:
             renamed = {"RetryableException": "PromiseExpiredError"}
@@ -221,9 +215,7 @@ def check_number(ours: int, recorded: Any) -> None:
         assert ours == recorded
 
 
-def run_story(
-    story: str, server: ScriptedServer, sampler: SamplingClient, given: Dict[str, Any]
-) -> List[Any]:
+def run_story(story: str, server: ScriptedServer, sampler: SamplingClient, given: Dict[str, Any]) -> List[Any]:
     """Call the client as the case describes, in some cases by its name only; return the results or errors."""
     prompt = types.ModelInput.from_ints([1] * given[PROMPT_TOKENS])
     params = types.SamplingParams(max_tokens=1)
@@ -250,9 +242,7 @@ def run_story(
         return outcomes
     if story == "cancel":
         polled, released = threading.Event(), threading.Event()
-        held = Answer(
-            body={"type": "sample", "sequences": []}, hold=lambda: (polled.set(), released.wait(20))
-        )
+        held = Answer(body={"type": "sample", "sequences": []}, hold=lambda: (polled.set(), released.wait(20)))
         server.defaults["retrieve_future"] = held
         future = sampler.submit_sample(prompt, 1, params)
         assert polled.wait(20)

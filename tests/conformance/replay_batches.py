@@ -67,16 +67,12 @@ def boundaries(case: Dict[str, Any], document: Dict[str, Any], row: Optional[int
     limits = only(document["limits"], "max_datums", "max_bytes")
     no_excuse(row)
     data = [made for spec in given["datums"] for made in [datum(spec)] * spec.get("repeat", 1)]
-    planned = list(
-        chunking.plan(map(byte_estimates.datum_bytes, data), limits["max_datums"], limits["max_bytes"])
-    )
+    planned = list(chunking.plan(map(byte_estimates.datum_bytes, data), limits["max_datums"], limits["max_bytes"]))
     assert [made.stop - made.start for made in planned] == expected["request_datum_counts"]
     assert [made.estimated_bytes for made in planned] == expected["request_byte_estimates"]
     assert [made.index for made in planned] == list(range(len(planned)))
     assert [made.start for made in planned] == [0, *(made.stop for made in planned)][: len(planned)]
-    assert planned == list(chunking.plan(map(byte_estimates.datum_bytes, data))), (
-        "the defaults are the limits"
-    )
+    assert planned == list(chunking.plan(map(byte_estimates.datum_bytes, data))), "the defaults are the limits"
 
 
 def results(given: List[Dict[str, Any]]) -> List[types.ForwardBackwardOutput]:

@@ -48,9 +48,7 @@ def formats(case: Case, document: Case, row: Optional[int]) -> None:
 @replay("cli")
 def command(case: Case, document: Case, row: Optional[int]) -> None:
     given = only(case["input"], "argv", "stdin")
-    expected = only(
-        case["expected"], "exit_code", "stdout", "stderr", "requests", "to", "usage", "options", "commands"
-    )
+    expected = only(case["expected"], "exit_code", "stdout", "stderr", "requests", "to", "usage", "options", "commands")
     no_excuse(row, 15)
     runner = CliRunner(**STREAMS)
     with ScriptedServer() as server, empty_folder():
@@ -102,11 +100,7 @@ def environment(variables: Dict[str, str]) -> Iterator[None]:
 
 def table_rows(text: str) -> List[List[str]]:
     """Return the cells of a printed table without its header."""
-    return [
-        [cell.strip() for cell in line.strip("│").split("│")]
-        for line in text.splitlines()
-        if line.startswith("│")
-    ]
+    return [[cell.strip() for cell in line.strip("│").split("│")] for line in text.splitlines() if line.startswith("│")]
 
 
 def check_help(result: Any, expected: Case) -> None:

@@ -18,13 +18,7 @@ ENDS = ("metrics", "loss_fn_outputs", "loss_fn_output_type", "exception", "messa
 def scripted(given: Dict[str, Any], expected: Dict[str, Any]) -> List[Answer]:
     """Return the results of the forward and the backward pass."""
     return [
-        Answer(
-            body={
-                "loss_fn_output_type": "cross_entropy",
-                "loss_fn_outputs": outputs,
-                "metrics": metrics,
-            }
-        )
+        Answer(body={"loss_fn_output_type": "cross_entropy", "loss_fn_outputs": outputs, "metrics": metrics})
         for outputs, metrics in (
             (given["forward_loss_fn_outputs"], given["forward_metrics"]),
             (expected.get("loss_fn_outputs", []), given["backward_metrics"]),

@@ -58,11 +58,7 @@ def make_chunk(spec: Dict[str, Any]) -> Any:
             fields += ["pointer"] if name == "location" else []
         else:
             not_understood(f"{name!r} in a chunk")
-    kinds = {
-        "image": types.ImageChunk,
-        "text": types.EncodedTextChunk,
-        "pointer": types.ImageAssetPointerChunk,
-    }
+    kinds = {"image": types.ImageChunk, "text": types.EncodedTextChunk, "pointer": types.ImageAssetPointerChunk}
     if len(fields) != 1:
         not_understood(f"a chunk of {sorted(spec)}")
     return kinds[fields[0]](**rest)
@@ -73,9 +69,7 @@ def make_input(spec: Dict[str, Any]) -> types.ModelInput:
     if "chunks" in spec:
         made = types.ModelInput(chunks=[make_chunk(chunk) for chunk in spec["chunks"]])
     else:
-        made = (
-            types.ModelInput.empty() if spec.get("empty") else types.ModelInput.from_ints(spec["from_ints"])
-        )
+        made = types.ModelInput.empty() if spec.get("empty") else types.ModelInput.from_ints(spec["from_ints"])
     for token in spec.get("append_int", []):
         made = made.append_int(token)
     return made
@@ -88,8 +82,7 @@ def make_datum(spec: Dict[str, Any]) -> types.Datum:
     if "loss_fn_inputs" in spec:
         values = spec["loss_fn_inputs"].items()
         inputs["loss_fn_inputs"] = {
-            key: make_value(value) if isinstance(value, dict) and "from" in value else value
-            for key, value in values
+            key: make_value(value) if isinstance(value, dict) and "from" in value else value for key, value in values
         }
     return types.Datum(model_input=make_input(spec.get("model_input", prompt)), **inputs)
 
@@ -147,9 +140,7 @@ def without(value: Any, dropped: Optional[str]) -> Any:
     """Return ``value`` without the key ``dropped``, at every depth; for None, without keys whose value is null."""
     if isinstance(value, dict):
         kept = {
-            key: inner
-            for key, inner in value.items()
-            if (inner is not None if dropped is None else key != dropped)
+            key: inner for key, inner in value.items() if (inner is not None if dropped is None else key != dropped)
         }
         return {key: without(inner, dropped) for key, inner in kept.items()}
     return [without(inner, dropped) for inner in value] if isinstance(value, list) else value

@@ -34,11 +34,7 @@ KINDS["SaveWeightsForSamplerResponse"] = "save_weights_for_sampler"
 def answer_of(spec: Dict[str, Any]) -> Answer:
     only(spec, "status", "headers", "body", "body_text", "drop_connection")
     return Answer(
-        spec["status"],
-        spec["body"],
-        spec["body_text"],
-        spec["headers"],
-        drop=bool(spec.get("drop_connection", False)),
+        spec["status"], spec["body"], spec["body_text"], spec["headers"], drop=bool(spec.get("drop_connection", False))
     )
 
 
@@ -107,9 +103,7 @@ def check_error(error: Any, expected: Dict[str, Any], row: Optional[int]) -> Non
     assert isinstance(error, Exception), f"expected {expected['exception']}, got {error!r}"
     names = [kind.__name__ for kind in type(error).__mro__]
     assert names[0] == _ours(expected["exception"])
-    assert [name for name in names if name in map(_ours, expected["mro"])] == list(
-        map(_ours, expected["mro"])
-    )
+    assert [name for name in names if name in map(_ours, expected["mro"])] == list(map(_ours, expected["mro"]))
     for text in {expected["str"], expected.get("message", expected["str"])}:
         if row == 13:
             # Our text adds the reason and the address.
@@ -182,8 +176,7 @@ def polled(given: Dict[str, Any], expected: Dict[str, Any], row: Optional[int]) 
         polls = server.sent("retrieve_future")
     assert all(request.body == {"request_id": given["request_id"]} for request in polls)
     headers = [
-        {name: value for name, value in request.headers.items() if name.startswith("x-tinker-")}
-        for request in polls
+        {name: value for name, value in request.headers.items() if name.startswith("x-tinker-")} for request in polls
     ]
     gaps = [after.time - before.time for before, after in zip(polls, polls[1:])]
     if row in (None, 18):
@@ -209,9 +202,7 @@ def _good(endpoint: str) -> Dict[str, Any]:
     return RESULTS[endpoint] if endpoint in RESULTS else not_understood(f"a result of {endpoint}")
 
 
-def check_recording(
-    outcome: Any, headers: List[Dict[str, Any]], gaps: List[float], expected: Dict[str, Any]
-) -> None:
+def check_recording(outcome: Any, headers: List[Dict[str, Any]], gaps: List[float], expected: Dict[str, Any]) -> None:
     if "returned" in expected:
         assert type(outcome).__name__ == expected["returned"], repr(outcome)
         assert same(outcome.to_wire(), {k: v for k, v in expected["value"].items() if v is not None})
@@ -278,9 +269,7 @@ MAKERS: Dict[str, Callable[[Dict[str, Any]], TinkexError]] = {
     "APITimeoutError": lambda e: errors.APITimeoutError(),
     "APIConnectionError": lambda e: errors.APIConnectionError(),
     "APIError": lambda e: errors.APIError(e["message"], body=e["body"]),
-    "APIResponseValidationError": lambda e: APIResponseValidationError(
-        status_code=e["status_code"], body=e["body"]
-    ),
+    "APIResponseValidationError": lambda e: APIResponseValidationError(status_code=e["status_code"], body=e["body"]),
 }
 
 

@@ -15,10 +15,7 @@ from tinkex_sync.types import QueueState
 from .registry import no_excuse, not_understood, only, replay, same
 
 IDS = ("training_model_id", "sampling_session_id")
-BODIES = {
-    "training": ("optim_step", {"metrics": None}),
-    "sampling": ("asample", {"type": "sample", "sequences": []}),
-}
+BODIES = {"training": ("optim_step", {"metrics": None}), "sampling": ("asample", {"type": "sample", "sequences": []})}
 
 
 class Recorder(logging.Handler):
@@ -67,9 +64,7 @@ def record_polls(kind: str, client: str, answers: List[Tuple[Optional[float], An
     queue_logger.addHandler(recorded)
     try:
         with bare_session(clock, (recorded, QueueLog(clock))) as (server, session):
-            server.script(
-                "retrieve_future", *(at(*entry) for entry in answers), at(None, Answer(body=result))
-            )
+            server.script("retrieve_future", *(at(*entry) for entry in answers), at(None, Answer(body=result)))
             call = session.begin(Source(kind, client, "sess-1"), endpoint)
             states = QueueStates(session.observers, clock)
             try:
@@ -91,9 +86,7 @@ def queue_state(case: Dict[str, Any], document: Dict[str, Any], row: Optional[in
         return
     only(given, "status", "body", "body_text", "content_type", *IDS)
     expected = only(case["expected"], "observer_calls", "training_log", "sampling_log")
-    answer = Answer(
-        given["status"], given["body"], given["body_text"], headers={"Content-Type": given["content_type"]}
-    )
+    answer = Answer(given["status"], given["body"], given["body_text"], headers={"Content-Type": given["content_type"]})
     for kind, client in zip(("training", "sampling"), IDS):
         recorded = record_polls(kind, given[client], [(None, answer)])
         if row == 24:
@@ -116,9 +109,7 @@ def reported(recorded: Recorder, given: Dict[str, Any]) -> None:
         not_understood("row 24 for a body without a queue state")
     state = body["queue_state"]
     known = [known.value for known in QueueState]
-    assert recorded.changes[0] == [
-        (state if state in known else "unknown", body.get("queue_state_reason") or None)
-    ]
+    assert recorded.changes[0] == [(state if state in known else "unknown", body.get("queue_state_reason") or None)]
     assert len(recorded.logged[0]) == (state != "active")
 
 

@@ -25,12 +25,7 @@ from .registry import error_class, no_excuse, not_understood, only, replay
 from .replay_datums import make_chunk
 
 KEY = "tml-test-key"
-VARIABLES = (
-    "TINKER_API_KEY",
-    "TINKER_TAGS",
-    "CLOUDFLARE_ACCESS_CLIENT_ID",
-    "CLOUDFLARE_ACCESS_CLIENT_SECRET",
-)
+VARIABLES = ("TINKER_API_KEY", "TINKER_TAGS", "CLOUDFLARE_ACCESS_CLIENT_ID", "CLOUDFLARE_ACCESS_CLIENT_SECRET")
 #: Headers that are compared. Row 18 excludes those that identify the client.
 HEADERS = ("accept", "content-type", "x-api-key", "cf-access-client-id", "cf-access-client-secret", "x-extra")
 COUNTERS = ("model_seq_id", "sampling_session_seq_id")
@@ -115,10 +110,7 @@ class Client:
         elif owner.startswith("AsyncTinker."):
             return self.resource(owner.partition(".")[2], name, made)
         elif op == "heartbeat":
-            return (
-                self.session.call(OurRequest("session_heartbeat", {"session_id": self.session.session_id}))
-                and None
-            )
+            return self.session.call(OurRequest("session_heartbeat", {"session_id": self.session.session_id})) and None
         else:
             return not_understood(f"operation {op}")
         return result.result(30) if hasattr(result, "result") else result
@@ -130,9 +122,7 @@ class Client:
         if (resource, name) == ("models", "unload"):
             only(args, "model_id", "idempotency_key")
             key = args.pop("idempotency_key", None)
-            return self.session.call(
-                OurRequest("unload_model", args, **({"idempotency_key": key} if key else {}))
-            )
+            return self.session.call(OurRequest("unload_model", args, **({"idempotency_key": key} if key else {})))
         return not_understood(f"resource {resource}.{name}")
 
 
@@ -221,8 +211,7 @@ def check_requests(ours: List[Request], recorded: List[Dict[str, Any]], key: str
         tagged = {name: value for name, value in mine.headers.items() if name.startswith("x-tinker-")}
         reference = {name: value for name, value in theirs["headers"].items() if name.startswith("x-tinker-")}
         assert {
-            name: reference[name] if reference.get(name) == "<any>" else value
-            for name, value in tagged.items()
+            name: reference[name] if reference.get(name) == "<any>" else value for name, value in tagged.items()
         } == reference
 
 

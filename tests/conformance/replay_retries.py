@@ -101,9 +101,7 @@ def shape_answer(spec: Dict[str, Any], row: Optional[int]) -> Answer:
     only(spec, "status", "headers", "drop_connection")
     # A 409 is final only if its body has a detail.
     body = {"detail": "x"} if row == 23 else {}
-    return Answer(
-        spec["status"], body, headers=spec["headers"], drop=bool(spec.get("drop_connection", False))
-    )
+    return Answer(spec["status"], body, headers=spec["headers"], drop=bool(spec.get("drop_connection", False)))
 
 
 def expected_by_row_22_or_23(
@@ -132,9 +130,7 @@ def expected_by_row_22_or_23(
         served = not dropped
         status = answer["status"]
         should_retry = answer["headers"].get("x-should-retry")
-        limit = (
-            min(attempts, 3) if status in (409, 501) and should_retry not in ("true", "false") else attempts
-        )
+        limit = min(attempts, 3) if status in (409, 501) and should_retry not in ("true", "false") else attempts
         if not dropped and status < 300:
             return made, requests_sent, None
         if attempt >= limit and not dropped:
@@ -168,9 +164,7 @@ def inside_one_call(case: Dict[str, Any], document: Dict[str, Any], row: Optiona
             error = caught
         arrived = server.sent(path[given["method"]])
     if row in (22, 23):
-        waits = [
-            min(0.5 * 2.0**n, 10.0) * (1 - 0.25 * given["random"]) for n in range(given["max_retries"] + 1)
-        ]
+        waits = [min(0.5 * 2.0**n, 10.0) * (1 - 0.25 * given["random"]) for n in range(given["max_retries"] + 1)]
         sleeps, count, status = expected_by_row_22_or_23(given["server"], waits, given["max_retries"] + 1)
         if (sleeps, count) == (expected["sleeps_s"], expected["attempts"]):
             not_understood(f"row {row} for a case it does not change")
@@ -262,20 +256,14 @@ def around_a_send(case: Dict[str, Any], document: Dict[str, Any], row: Optional[
     else:
         name = only(expected["result"], "exception")["exception"]
         assert result is thrown[-1]
-        assert (
-            RENAMED_ERRORS.get(name, name) in names_of(result)
-            or name in HTTPX_OTHERS
-            or name in HTTPX_TIMEOUTS
-        )
+        assert RENAMED_ERRORS.get(name, name) in names_of(result) or name in HTTPX_OTHERS or name in HTTPX_TIMEOUTS
 
 
 def names_of(error: BaseException) -> List[str]:
     return [kind.__name__ for kind in type(error).__mro__]
 
 
-def check_row_21(
-    takes: float, times: float, attempts: Attempts, waits: List[float], total: float, result: Any
-) -> None:
+def check_row_21(takes: float, times: float, attempts: Attempts, waits: List[float], total: float, result: Any) -> None:
     """Row 21: assert that retries end after five minutes, and that the last attempt is interrupted then."""
     assert total <= 300.0 + 5.0
     assert result == "ok" or isinstance(result, (APIStatusError, APIConnectionError, TimeoutError))

@@ -55,15 +55,7 @@ def expect_raised(action: Callable[[], Any], expected: Dict[str, Any]) -> None:
 def adam_params(case: Dict[str, Any], document: Dict[str, Any], row: Optional[int]) -> None:
     given = case["input"]
     expected = only(
-        case["expected"],
-        "attributes",
-        "adam_params_json",
-        "body_text",
-        "body",
-        "stage",
-        "exception",
-        "mro",
-        "message",
+        case["expected"], "attributes", "adam_params_json", "body_text", "body", "stage", "exception", "mro", "message"
     )
     no_excuse(row, 1, 11)
     if row == 11:
@@ -86,9 +78,7 @@ def adam_params(case: Dict[str, Any], document: Dict[str, Any], row: Optional[in
     request = types.OptimStepRequest(params, recorded["model_id"], recorded["seq_id"])
     assert same(request.to_wire(), {**recorded, "adam_params": sent})
     text = (
-        expected["body_text"]
-        if row is None
-        else json.dumps({**recorded, "adam_params": sent}, separators=(",", ":"))
+        expected["body_text"] if row is None else json.dumps({**recorded, "adam_params": sent}, separators=(",", ":"))
     )
     assert respelled(codec.encode(request)) == text
 
@@ -156,28 +146,19 @@ def check_tensor(tensor: types.TensorData, expected: Dict[str, Any], singles: bo
         assert [single(x) for x in ours["data"]] == [single(x) for x in reference["data"]] or any(
             not math.isfinite(x) for x in reference["data"]
         )
-        ours = {
-            **ours,
-            "data": [w if single(w) == single(o) else o for w, o in zip(reference["data"], ours["data"])],
-        }
+        ours = {**ours, "data": [w if single(w) == single(o) else o for w, o in zip(reference["data"], ours["data"])]}
     assert same(ours, reference)
-    assert json.dumps(ours, separators=(",", ":")) == expected.get(
-        "json_text", json.dumps(ours, separators=(",", ":"))
-    )
+    assert json.dumps(ours, separators=(",", ":")) == expected.get("json_text", json.dumps(ours, separators=(",", ":")))
     datum = types.Datum(loss_fn_inputs={"x": tensor}, model_input=types.ModelInput.empty())
     finite = all(math.isfinite(x) for x in reference["data"])
     if finite:
         sent = json.loads(codec.encode(datum))["loss_fn_inputs"]["x"]
         if singles:
-            sent["data"] = [
-                w if single(w) == single(o) else o for w, o in zip(reference["data"], sent["data"])
-            ]
+            sent["data"] = [w if single(w) == single(o) else o for w, o in zip(reference["data"], sent["data"])]
         assert same(sent, reference)
     else:
         with pytest.raises(ValueError, match=r"datum 0: .*'x'.*finite"):
-            codec.encode_forward_backward(
-                "forward", types.ForwardBackwardInput([datum], "cross_entropy"), "m", 1
-            )
+            codec.encode_forward_backward("forward", types.ForwardBackwardInput([datum], "cross_entropy"), "m", 1)
     check_readings(tensor, expected)
 
 
@@ -206,9 +187,7 @@ def tensor_data(case: Dict[str, Any], document: Dict[str, Any], row: Optional[in
     key, spec = given["key"], given["value"]
 
     def make() -> types.TensorData:
-        datum = types.Datum(
-            loss_fn_inputs={key: make_value(spec)}, model_input=types.ModelInput.from_ints([1])
-        )
+        datum = types.Datum(loss_fn_inputs={key: make_value(spec)}, model_input=types.ModelInput.from_ints([1]))
         return datum.loss_fn_inputs[key]
 
     if row == 8:
@@ -220,8 +199,7 @@ def tensor_data(case: Dict[str, Any], document: Dict[str, Any], row: Optional[in
     elif "exception" in expected:
         value = make_value(spec)  # The datum is rejected, not the value itself.
         expect_raised(
-            lambda: types.Datum(loss_fn_inputs={key: value}, model_input=types.ModelInput.from_ints([1])),
-            expected,
+            lambda: types.Datum(loss_fn_inputs={key: value}, model_input=types.ModelInput.from_ints([1])), expected
         )
     else:
         check_tensor(make(), expected, spec.get("dtype") in ("float16", "bfloat16", "float32"))
@@ -263,16 +241,7 @@ def check_row_9(key: str, spec: Dict[str, Any], make: Callable[[], types.TensorD
 @replay("tensor_decode")
 def tensor_decode(case: Dict[str, Any], document: Dict[str, Any], row: Optional[int]) -> None:
     given = only(case["input"], "json_text")
-    decoded_keys = (
-        "data",
-        "data_element_types",
-        "dtype",
-        "shape",
-        "tolist",
-        "numpy_dtype",
-        "numpy_shape",
-        "to_numpy",
-    )
+    decoded_keys = ("data", "data_element_types", "dtype", "shape", "tolist", "numpy_dtype", "numpy_shape", "to_numpy")
     torch_keys = ("torch_dtype", "torch_shape", "to_torch")
     expected = only(case["expected"], *decoded_keys, *torch_keys, *REFUSAL_KEYS)
     no_excuse(row, 8)
@@ -285,9 +254,7 @@ def tensor_decode(case: Dict[str, Any], document: Dict[str, Any], row: Optional[
     else:
         tensor = decode_tensor(given["json_text"])
         assert same(list(tensor.data), expected["data"])
-        assert sorted({type(value).__name__ for value in tensor.data}) == sorted(
-            expected["data_element_types"]
-        )
+        assert sorted({type(value).__name__ for value in tensor.data}) == sorted(expected["data_element_types"])
         assert tensor.dtype == expected["dtype"]
         assert tensor.shape == expected["shape"]
         check_readings(tensor, expected)

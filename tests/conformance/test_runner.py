@@ -120,10 +120,7 @@ CASES: Dict[str, Dict[str, Tuple[Case, Optional[int]]]] = {
     },
     "tensor_data": {
         "passes tuple": (value("weights", REFUSED, **{"from": "tuple", "values": [1, 2.5]}), 9),
-        "passes uint16": (
-            value("weights", REFUSED, **{"from": "numpy", "values": [1, 2], "dtype": "uint16"}),
-            9,
-        ),
+        "passes uint16": (value("weights", REFUSED, **{"from": "numpy", "values": [1, 2], "dtype": "uint16"}), 9),
         "passes bool": (value("x", REFUSED, **{"from": "numpy_T", "values": [[True]], "dtype": "bool"}), 9),
         "passes strings": (value("x", REFUSED, **{"from": "numpy", "values": ["a"], "dtype": "U1"}), None),
         "passes list": (value("advantages", SENT, **{"from": "list", "values": [3.0]}), None),
@@ -165,14 +162,8 @@ CASES: Dict[str, Dict[str, Tuple[Case, Optional[int]]]] = {
             ),
             None,
         ),
-        "passes other endpoint": (
-            direct("GET /api/v1/healthz", NOT_FOUND, status=404, body={"detail": "m"}),
-            13,
-        ),
-        "passes built-in cause": (
-            direct("GET /api/v1/training_runs/r", DROPPED, drop_connection=True),
-            13,
-        ),
+        "passes other endpoint": (direct("GET /api/v1/healthz", NOT_FOUND, status=404, body={"detail": "m"}), 13),
+        "passes built-in cause": (direct("GET /api/v1/training_runs/r", DROPPED, drop_connection=True), 13),
         "fails unknown class": (constructed("NoSuchError"), None),
         "fails unknown endpoint": (direct("GET /api/v1/nothing", NOT_FOUND, status=404), None),
     },
@@ -216,9 +207,7 @@ CASES: Dict[str, Dict[str, Tuple[Case, Optional[int]]]] = {
 
 def trained(chunks: List[Case], inputs: Case, model_input: Optional[List[int]] = None, **more: Any) -> Case:
     """Return a case of a training request with the tokens 1 and 2 and the weights 0 and 1, in one or more chunks."""
-    datum = types.Datum(
-        model_input=types.ModelInput.from_ints([1, 2]), loss_fn_inputs={"weights": [0.0, 1.0]}
-    )
+    datum = types.Datum(model_input=types.ModelInput.from_ints([1, 2]), loss_fn_inputs={"weights": [0.0, 1.0]})
     config = more.get("client_config", {})
     count = 2 if config.get("fwdbwd_max_chunk_len") == 1 else 1
     requests = []
@@ -383,9 +372,7 @@ CASES38: Dict[str, Dict[str, Tuple[Case, Optional[int]]]] = {
 }
 
 
-def run_cases(
-    folder: Path, cases: Dict[str, Dict[str, Tuple[Case, Optional[int]]]], module: str
-) -> Dict[str, str]:
+def run_cases(folder: Path, cases: Dict[str, Dict[str, Tuple[Case, Optional[int]]]], module: str) -> Dict[str, str]:
     """Write vector files, run a test module on them, and return the outcome of each case by "stem::name"."""
     deviations: Dict[str, Dict[str, int]] = {}
     limits = {"fwdbwd_max_chunk_len": 1024, "fwdbwd_max_chunk_bytes_count": 5_000_000}

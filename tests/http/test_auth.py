@@ -109,9 +109,7 @@ def test_a_refused_token_is_replaced_and_the_request_is_sent_once_more():
         assert keys_sent(server, issuer)[-3:] == [("sessions", 2), ("auth/token", "key"), ("sessions", 3)]
 
 
-@pytest.mark.parametrize(
-    "answer", [Answer(403, {"detail": "x"}, headers=INVALID), Answer(401, {"detail": "x"})]
-)
+@pytest.mark.parametrize("answer", [Answer(403, {"detail": "x"}, headers=INVALID), Answer(401, {"detail": "x"})])
 def test_other_refusals_are_final(answer):
     with bare_session(protocol="auto") as (server, session):
         issuer = started(server, session)
@@ -242,13 +240,7 @@ def test_tokens_are_in_no_log_repr_pickle_or_status(caplog):
         with pytest.raises(errors.AuthenticationError) as refused:
             session.call(Request("sessions"))
         answer = session.call(Request("auth_token", {}))
-        shown = [
-            repr(session.credentials.tokens),
-            repr(answer),
-            repr(session.config),
-            caplog.text,
-            repr(refused.value),
-        ]
+        shown = [repr(session.credentials.tokens), repr(answer), repr(session.config), caplog.text, repr(refused.value)]
         shown.append(repr(vars(refused.value)))
         shown.append(repr(pickle.dumps(refused.value)))
         shown.append(repr(session.negotiation.status()))

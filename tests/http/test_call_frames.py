@@ -23,10 +23,7 @@ def recorded(call_frames):
 
 @pytest.mark.parametrize(
     ("method", "endpoints"),
-    [
-        ("sample", {"asample", "retrieve_future"}),
-        ("train_step", {"forward_backward", "optim_step", "retrieve_future"}),
-    ],
+    [("sample", {"asample", "retrieve_future"}), ("train_step", {"forward_backward", "optim_step", "retrieve_future"})],
 )
 def test_at_most_ten_frames_lie_between_a_method_and_requests(call_frames, recorded, method, endpoints):
     sent = recorded[method]

@@ -67,12 +67,7 @@ def test_observers_get_the_number_of_each_attempt(clock):
     with bare_session(clock, (recorder,)) as (server, session):
         server.script("healthz", Answer(500), Answer(503), Answer(500), Answer(body={"status": "ok"}))
         session.call(Request("healthz"))
-    assert recorder.attempts == [
-        ("healthz", 1, 500),
-        ("healthz", 2, 503),
-        ("healthz", 3, 500),
-        ("healthz", 4, 200),
-    ]
+    assert recorder.attempts == [("healthz", 1, 500), ("healthz", 2, 503), ("healthz", 3, 500), ("healthz", 4, 200)]
 
 
 def test_observers_get_the_number_of_each_attempt_of_samples_and_polls(clock):

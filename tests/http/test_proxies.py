@@ -163,9 +163,7 @@ def test_413_is_final_and_names_the_setting():
         server.defaults["create_model"] = Answer(body={"request_id": "r-1"})
         server.defaults["retrieve_future"] = Answer(body={"type": "create_model", "model_id": "m"})
         server.defaults["forward_backward"] = Answer(413, text="<html>too large</html>")
-        with ServiceClient(
-            base_url=server.base_url, api_key="k", protocol="0.7", load_plugins=False
-        ) as service:
+        with ServiceClient(base_url=server.base_url, api_key="k", protocol="0.7", load_plugins=False) as service:
             training = service.create_lora_training_client("base")
             datum = types.Datum(types.ModelInput.from_ints([1]), {"target_tokens": [1]})
             with pytest.raises(APIStatusError, match=r"max_chunk_bytes= lower \(now 5000000\)") as caught:

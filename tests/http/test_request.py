@@ -25,8 +25,7 @@ def test_a_body_is_encoded_once_and_never_changes():
 
 
 @pytest.mark.parametrize(
-    ("body", "content"),
-    [(None, None), (b"raw", b"raw"), ({}, b"{}"), (types.GetInfoRequest("m"), b'{"model_id":"m"}')],
+    ("body", "content"), [(None, None), (b"raw", b"raw"), ({}, b"{}"), (types.GetInfoRequest("m"), b'{"model_id":"m"}')]
 )
 def test_a_body_is_json_encoded_bytes_or_absent(body, content):
     assert Request("get_info", body).content == content
@@ -54,9 +53,7 @@ def test_each_request_has_an_idempotency_key_of_its_own_unless_one_is_given():
 
 def test_only_requests_that_change_something_are_sent_with_an_idempotency_key():
     with bare_session() as (server, session):
-        server.defaults.update(
-            healthz=Answer(body={"status": "ok"}), unload_model=Answer(body={"request_id": "r"})
-        )
+        server.defaults.update(healthz=Answer(body={"status": "ok"}), unload_model=Answer(body={"request_id": "r"}))
         session.call(Request("healthz", headers={"X-Mine": "1"}))
         session.call(Request("unload_model", {"model_id": "m"}))
         get, post = server.requests

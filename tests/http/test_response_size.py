@@ -70,10 +70,7 @@ def send():
 
 
 def head(**headers):
-    lines = [
-        b"HTTP/1.1 200 OK",
-        *(f"{name.replace('_', '-')}: {value}".encode() for name, value in headers.items()),
-    ]
+    lines = [b"HTTP/1.1 200 OK", *(f"{name.replace('_', '-')}: {value}".encode() for name, value in headers.items())]
     return b"\r\n".join(lines) + b"\r\n\r\n"
 
 
@@ -87,8 +84,7 @@ def gzipped(mebibytes, times=1):
 
 
 @pytest.mark.parametrize(
-    ("encoding", "make"),
-    [("gzip", gzipped), ("gzip, gzip", lambda size: gzipped(size, 2)), ("deflate", gzipped)],
+    ("encoding", "make"), [("gzip", gzipped), ("gzip, gzip", lambda size: gzipped(size, 2)), ("deflate", gzipped)]
 )
 def test_a_small_body_that_decompresses_to_300_mib_is_cut_at_64_mib(serve, send, encoding, make):
     if encoding == "deflate":
@@ -106,9 +102,7 @@ def test_a_small_body_that_decompresses_to_300_mib_is_cut_at_64_mib(serve, send,
     assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
 
 
-@pytest.mark.parametrize(
-    "framing", [{}, {"Content_Length": 1 << 40}, {"Transfer_Encoding": "chunked"}], ids=str
-)
+@pytest.mark.parametrize("framing", [{}, {"Content_Length": 1 << 40}, {"Transfer_Encoding": "chunked"}], ids=str)
 def test_an_endless_body_is_cut_at_the_limit(serve, send, framing):
     piece = b"x" * MIB
     if "Transfer_Encoding" in framing:
@@ -125,9 +119,7 @@ def test_an_endless_body_is_cut_at_the_limit(serve, send, framing):
 
 def test_an_endless_body_in_small_pieces_ends_at_the_deadline(serve, send):
     pause = threading.Event()
-    url = serve(
-        lambda: (pause.wait(0.05) and b"" or one for one in itertools.chain([head()], itertools.repeat(b" ")))
-    )
+    url = serve(lambda: (pause.wait(0.05) and b"" or one for one in itertools.chain([head()], itertools.repeat(b" "))))
     with pytest.raises(DeadlineExceeded):
         send(url, seconds=0.5)
 

@@ -11,13 +11,7 @@ from retry_runs import POLICIES, run
 from scripted_server import Answer, SteppedClock, bare_session
 
 from tinkex_sync.config import Config, RetryStrategies
-from tinkex_sync.errors import (
-    APIConnectionError,
-    APITimeoutError,
-    ConfigError,
-    InternalServerError,
-    status_error,
-)
+from tinkex_sync.errors import APIConnectionError, APITimeoutError, ConfigError, InternalServerError, status_error
 from tinkex_sync.http.request import Request
 from tinkex_sync.http.retry import Attempts, RetryConfig, retry_after
 
@@ -66,11 +60,7 @@ def test_retry_after_is_read_as_seconds_milliseconds_or_date(headers, seconds):
 def test_the_final_error_contains_the_number_of_attempts_and_their_time(clock):
     last = status_error(503, body="busy")
     with pytest.raises(InternalServerError) as caught:
-        runs(
-            Attempts(replace(POLICIES["submit"], stop=tenacity.stop_after_attempt(4)), clock),
-            clock,
-            [last] * 4,
-        )
+        runs(Attempts(replace(POLICIES["submit"], stop=tenacity.stop_after_attempt(4)), clock), clock, [last] * 4)
     assert caught.value is last
     assert (last.attempts, last.elapsed) == (4, 7.0)
     assert str(last) == "busy (gave up after 4 attempts in 7.0 s)"

@@ -63,14 +63,7 @@ def run(policy, operate, endpoint, strategies, *answers):
     """Return the outcome of an operation and the number of requests to the endpoint that fails."""
     clock = ScaledClock(1000.0)
     # A second of a busy machine is a quarter of an hour of this clock: only strategies may end an operation.
-    names = (
-        "connect_timeout",
-        "read_timeout",
-        "poll_timeout",
-        "progress_timeout",
-        "retry_for",
-        "poll_retry_for",
-    )
+    names = ("connect_timeout", "read_timeout", "poll_timeout", "progress_timeout", "retry_for", "poll_retry_for")
     timeouts = dict.fromkeys(names, 1e5)
     with bare_session(clock, retry_strategies={policy: strategies}, **timeouts) as (server, session):
         server.defaults.update(optim_step=STEP, asample=STEP)
@@ -112,9 +105,7 @@ def test_a_retry_strategy_can_make_a_transient_error_final(policy, operate, endp
     assert count == 1
 
 
-@pytest.mark.parametrize(
-    ("policy", "operate", "endpoint"), [case for case in CASES if case.values[0] != "poll"]
-)
+@pytest.mark.parametrize(("policy", "operate", "endpoint"), [case for case in CASES if case.values[0] != "poll"])
 def test_a_retry_strategy_can_retry_an_error_that_is_final_by_default(policy, operate, endpoint):
     teapots = RetryStrategies(retry=tenacity.retry_if_exception(is_teapot), wait=tenacity.wait_fixed(1.0))
     outcome, count = run(policy, operate, endpoint, teapots, TEAPOT, TEAPOT, None)

@@ -193,9 +193,7 @@ def test_a_response_with_an_incomplete_body_is_an_error(transport_to):
     def serve():
         peer, _ = listener.accept()
         peer.recv(65536)
-        peer.sendall(
-            b'HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 40\r\n\r\n{"a": 1}'
-        )
+        peer.sendall(b'HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 40\r\n\r\n{"a": 1}')
         peer.close()
 
     thread = threading.Thread(target=serve)

@@ -86,10 +86,7 @@ def test_a_body_is_json_unless_its_content_type_is_given(server, connect):
     transport = connect()
     transport.send(Request("get_info", {"model_id": "m"}), {}, None)
     transport.send(Request("get_info", b"packed"), {"Content-Type": "application/x-protobuf"}, None)
-    assert [one.headers["content-type"] for one in server.requests] == [
-        "application/json",
-        "application/x-protobuf",
-    ]
+    assert [one.headers["content-type"] for one in server.requests] == ["application/json", "application/x-protobuf"]
 
 
 @pytest.mark.parametrize("status", [400, 401, 402, 403, 404, 409, 415, 422, 429, 500, 503])
@@ -100,10 +97,7 @@ def test_another_status_is_raised_as_its_error_with_body_and_request(server, con
     assert type(caught.value) is type(status_error(status, body=None))
     assert (caught.value.status_code, caught.value.body) == (status, {"detail": "why"})
     assert caught.value.retry_after == 3.0
-    assert (caught.value.request.method, caught.value.request.url) == (
-        "GET",
-        f"{server.base_url}/api/v1/healthz",
-    )
+    assert (caught.value.request.method, caught.value.request.url) == ("GET", f"{server.base_url}/api/v1/healthz")
 
 
 def test_the_body_of_an_error_that_is_not_json_is_its_text(server, connect):
@@ -133,9 +127,7 @@ def test_a_redirect_on_the_same_server_is_followed_with_method_and_body(server, 
 
 def test_a_redirect_to_another_server_is_not_followed(server, connect):
     with ScriptedServer() as other:
-        server.script(
-            "healthz", Answer(307, text="", headers={"Location": f"{other.base_url}/api/v1/healthz"})
-        )
+        server.script("healthz", Answer(307, text="", headers={"Location": f"{other.base_url}/api/v1/healthz"}))
         with pytest.raises(errors.APIStatusError) as caught:
             get(connect())
         assert caught.value.status_code == 307

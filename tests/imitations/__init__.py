@@ -3,18 +3,7 @@
 from .client_helpers import ADAM, PARAMS, client, datum, datums, prompt, training
 from .imitation import Imitation
 from .poll_results import TRAINING
-from .profiles import (
-    EMBEDDED,
-    HATCHERY,
-    LATE,
-    NEITHER,
-    PROFILES,
-    SKYRL,
-    STRICT,
-    TUFT,
-    TUFT_0_38,
-    ServerProfile,
-)
+from .profiles import EMBEDDED, HATCHERY, LATE, NEITHER, PROFILES, SKYRL, STRICT, TUFT, TUFT_0_38, ServerProfile
 
 __all__ = [
     "ADAM",

@@ -11,9 +11,7 @@ def result(operation, body, model):
         data = body[f"{operation}_input"]["data"]
         return {
             "loss_fn_output_type": "ArrayRecord",
-            "loss_fn_outputs": [
-                {"logprobs": {"data": [-1.0], "dtype": "float32", "shape": [1]}} for _ in data
-            ],
+            "loss_fn_outputs": [{"logprobs": {"data": [-1.0], "dtype": "float32", "shape": [1]}} for _ in data],
             "metrics": {"loss:sum": 1.0},
         }
     if operation == "optim_step":

@@ -21,10 +21,7 @@ def training(service, base_model="base"):
 def datum(start=1, length=3):
     return types.Datum(
         model_input=types.ModelInput.from_ints(list(range(start, start + length))),
-        loss_fn_inputs={
-            "target_tokens": list(range(start + 1, start + length + 1)),
-            "weights": [1.0] * length,
-        },
+        loss_fn_inputs={"target_tokens": list(range(start + 1, start + length + 1)), "weights": [1.0] * length},
     )
 
 

@@ -28,17 +28,11 @@ class Engine:
     def send(self, method, path, content=None, headers=None):
         """Send a request. Return status, headers with lower-case names, and body."""
         with self._lock:
-            connection = (
-                self._idle.pop() if self._idle else http.client.HTTPConnection(self._host, timeout=60)
-            )
+            connection = self._idle.pop() if self._idle else http.client.HTTPConnection(self._host, timeout=60)
         try:
             connection.request(method, path, content, headers or {})
             response = connection.getresponse()
-            received = (
-                response.status,
-                {name.lower(): text for name, text in response.getheaders()},
-                response.read(),
-            )
+            received = (response.status, {name.lower(): text for name, text in response.getheaders()}, response.read())
         except BaseException:
             connection.close()
             raise

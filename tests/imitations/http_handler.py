@@ -109,9 +109,7 @@ class Handler(BaseHTTPRequestHandler):
         else:
             body = json.loads(content) if content else {}
             if endpoint in ("forward", "forward_backward") and "json" not in self.imitation.profile.wires:
-                rejection = (
-                    (404, "Not Found") if endpoint == "forward" else (415, "only protobuf is accepted")
-                )
+                rejection = (404, "Not Found") if endpoint == "forward" else (415, "only protobuf is accepted")
         self._serve(endpoint, ids, body, content, rejection)
 
     def _serve(self, endpoint, ids, body, content, rejection):
@@ -174,10 +172,7 @@ class Handler(BaseHTTPRequestHandler):
             content = body
         else:
             content = body.encode() if isinstance(body, str) else json.dumps(body).encode()
-        all_headers = {
-            "Content-Type": "text/html" if isinstance(body, str) else "application/json",
-            **dict(headers),
-        }
+        all_headers = {"Content-Type": "text/html" if isinstance(body, str) else "application/json", **dict(headers)}
         self.send_response(status)
         for name, value in all_headers.items():
             self.send_header(name, value)

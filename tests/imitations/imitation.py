@@ -108,11 +108,7 @@ class Imitation(Results):
         self._http.reset_connections()
         self._thread.join()
         with self.changed:
-            self._gone |= {
-                *self.sessions,
-                *self.samplers,
-                *(one.model for one in self.accepted_operations.values()),
-            }
+            self._gone |= {*self.sessions, *self.samplers, *(one.model for one in self.accepted_operations.values())}
             self.accepted_operations.clear()
             self._by_number.clear()
 
@@ -186,11 +182,7 @@ class Imitation(Results):
         """Return status and body of an error if this server rejects the request, else None."""
         profile = self.profile
         with self.changed:
-            gone = self._gone & {
-                body.get("session_id"),
-                body.get("model_id"),
-                body.get("sampling_session_id"),
-            }
+            gone = self._gone & {body.get("session_id"), body.get("model_id"), body.get("sampling_session_id")}
             full = self.session_limit is not None and len(self.sessions) >= self.session_limit
         rejected = None
         if endpoint in profile.missing:
@@ -203,11 +195,7 @@ class Imitation(Results):
             rejected = 422, f"extra keys: {sorted(set(body) - profile.known_keys.get(endpoint, set()))}"
         elif profile.unique_names and endpoint.startswith("save_weights") and self._name_exists(body):
             rejected = 409, f"checkpoint {body['path']!r} already exists"
-        elif (
-            endpoint == "create_model"
-            and profile.rejects_null_metadata
-            and body.get("user_metadata", {}) is None
-        ):
+        elif endpoint == "create_model" and profile.rejects_null_metadata and body.get("user_metadata", {}) is None:
             rejected = 422, "user_metadata: not a dict"
         else:
             rejected = profile.rejects(endpoint, body)
@@ -270,9 +258,7 @@ class Imitation(Results):
             return 200, dict(profile.client_config)
         responses = {
             "session_heartbeat": {"type": "session_heartbeat"},
-            "get_server_capabilities": {
-                "supported_models": [{"model_name": "tinkex/tiny" if engine else "base"}]
-            },
+            "get_server_capabilities": {"supported_models": [{"model_name": "tinkex/tiny" if engine else "base"}]},
             "get_info": {"model_id": body.get("model_id"), "model_data": {"model_name": "base"}},
         }
         if endpoint not in responses:
@@ -299,11 +285,7 @@ class Imitation(Results):
             )
         if operation in self.profile.inside_post:
             self._wait_ready()
-            while (
-                engine_id is not None
-                and self.engine.poll(engine_id, 1.0)[0] == 408
-                and not self.stopping.is_set()
-            ):
+            while engine_id is not None and self.engine.poll(engine_id, 1.0)[0] == 408 and not self.stopping.is_set():
                 pass
         return response
 

@@ -155,8 +155,7 @@ _KEYS: Dict[str, str] = {
     "save_weights": "model_id path seq_id",
     "load_weights": "model_id path optimizer seq_id",
     "save_weights_for_sampler": "model_id path sampling_session_seq_id seq_id",
-    "asample": "num_samples prompt sampling_params sampling_session_id seq_id prompt_logprobs"
-    " topk_prompt_logprobs",
+    "asample": "num_samples prompt sampling_params sampling_session_id seq_id prompt_logprobs topk_prompt_logprobs",
     "retrieve_future": "request_id",
     "weights_info": "tinker_path",
 }
@@ -178,10 +177,7 @@ SKYRL = ServerProfile(
     short_prompt_logprobs=True,
     elementwise_loss=True,
     unique_names=True,
-    paths={
-        "weights": "tinker://{model}/{name}",
-        "sampler_weights": "tinker://{model}/sampler_weights/{name}",
-    },
+    paths={"weights": "tinker://{model}/{name}", "sampler_weights": "tinker://{model}/sampler_weights/{name}"},
     sampler=lambda session, number: f"sampling_{session[:8]}{number:04x}",
     missing=frozenset({"checkpoints", "sessions", "session", "publish_checkpoint", "unpublish_checkpoint"}),
     rejects=_skyrl_rejects,
@@ -266,9 +262,7 @@ HATCHERY = ServerProfile(
     rejects_null_metadata=True,
     paths=dict.fromkeys(("weights", "sampler_weights"), "tinker://{model}/checkpoints/{name}"),
     sampler=lambda session, number: f"samp-{session[:8]}-{number}",
-    missing=frozenset(
-        {"training_runs", "checkpoints", "sessions", "session", "sampler", "checkpoint_archive"}
-    ),
+    missing=frozenset({"training_runs", "checkpoints", "sessions", "session", "sampler", "checkpoint_archive"}),
     rejects=_hatchery_rejects,
     client_config={
         "sample_dispatch_bytes_semaphore_size": 134217728,

@@ -5,11 +5,7 @@ from urllib.parse import parse_qsl, urlencode
 
 __all__ = ["respond", "endpoint"]
 
-_ENDPOINTS = {
-    "client/config": "client_config",
-    "client/dynamic_config": "dynamic_config",
-    "auth/token": "auth_token",
-}
+_ENDPOINTS = {"client/config": "client_config", "client/dynamic_config": "dynamic_config", "auth/token": "auth_token"}
 _SINGULAR = {"training_runs": "training_run", "sessions": "session", "samplers": "sampler"}
 
 
@@ -92,27 +88,16 @@ def respond(owner, name, method, ids, query):
 def _one_checkpoint(owner, name, method, run, checkpoint):
     profile = owner.profile
     folder, _, file = (
-        owner.to_engine_path(f"tinker://{run}/{checkpoint}")
-        .partition("://")[2]
-        .partition("/")[2]
-        .partition("/")
+        owner.to_engine_path(f"tinker://{run}/{checkpoint}").partition("://")[2].partition("/")[2].partition("/")
     )
     path = f"/api/v1/training_runs/{run}/checkpoints/{folder}/{file}"
     tail = {"checkpoint_archive": "/archive", "delete_checkpoint": ""}.get(name, "/publish")
-    if (
-        name == "checkpoint_archive"
-        and profile.archives == "http, sampler only"
-        and folder != "sampler_weights"
-    ):
+    if name == "checkpoint_archive" and profile.archives == "http, sampler only" and folder != "sampler_weights":
         return 404, profile.error(404, f"Checkpoint not found: {run}/{file}"), {}
     status, headers, content = owner.engine.send(method, path + tail)
     if status >= 400:
         return status, profile.error(status, json.loads(content)["detail"]), {}
     if name == "checkpoint_archive":
-        link = (
-            f"file:///var/lib/checkpoints/{run}/{file}.tar.gz"
-            if profile.archives == "file"
-            else headers["location"]
-        )
+        link = f"file:///var/lib/checkpoints/{run}/{file}.tar.gz" if profile.archives == "file" else headers["location"]
         return 302, "", {"Location": link, "Expires": headers["expires"]}
     return profile.deleted, "" if profile.deleted == 204 else {}, {}

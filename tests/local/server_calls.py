@@ -109,9 +109,7 @@ class Wire:
 
     def session(self):
         """Create a session. Return its id."""
-        return self.ok("create_session", {"tags": [], "user_metadata": {}, "sdk_version": "0.7.0"})[
-            "session_id"
-        ]
+        return self.ok("create_session", {"tags": [], "user_metadata": {}, "sdk_version": "0.7.0"})["session_id"]
 
     def model(self, session=None, number=0, rank=4, seed=7, **fields):
         """Create a training model. Return its id."""
@@ -157,12 +155,7 @@ class Wire:
 
     def sampler(self, session, number=0, **source):
         """Create a sampling session. Return its id."""
-        body = {
-            "session_id": session,
-            "sampling_session_seq_id": number,
-            "base_model": None,
-            "model_path": None,
-        }
+        body = {"session_id": session, "sampling_session_seq_id": number, "base_model": None, "model_path": None}
         return self.ok("create_sampling_session", {**body, **(source or {"base_model": "tinkex/tiny"})})[
             "sampling_session_id"
         ]

@@ -53,11 +53,7 @@ def test_requests_need_a_token_that_was_issued_for_the_key():
             token_claims = claims(token)
             assert token_claims["exp"] - token_claims["iat"] == 500
             head, body, signature = token.split(".")
-            for forged in (
-                f"{head}.{body}.{signature[:-2]}AA",
-                "a.b.c",
-                f"{head}.{body}é.{signature}".encode(),
-            ):
+            for forged in (f"{head}.{body}.{signature[:-2]}AA", "a.b.c", f"{head}.{body}é.{signature}".encode()):
                 wire.http.headers["X-API-Key"] = forged
                 response = wire.post("create_session", {})
                 assert response.status_code == 401
@@ -123,9 +119,7 @@ def test_server_of_protocol_0_7_rejects_protobuf():
         assert post_protobuf(wire, b"").status_code == 415
         assert wire.post("client/config", {}).status_code == 404
         with connect(server, "0.38") as service, pytest.raises(errors.TinkexError):
-            service.create_lora_training_client("tinkex/tiny", rank=2).forward_backward(
-                [example()], "cross_entropy"
-            )
+            service.create_lora_training_client("tinkex/tiny", rank=2).forward_backward([example()], "cross_entropy")
 
 
 def test_results_are_json_unless_the_client_accepts_protobuf(wire_0_38):

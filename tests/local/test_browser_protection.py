@@ -13,9 +13,7 @@ OWN = "127.0.0.1:8000"
 
 
 @pytest.mark.parametrize("path", CONTROL)
-@pytest.mark.parametrize(
-    "host", ["evil.example", "evil.example:80", "127.0.0.1.evil.example", "", "[", "10.0.0.1"]
-)
+@pytest.mark.parametrize("host", ["evil.example", "evil.example:80", "127.0.0.1.evil.example", "", "[", "10.0.0.1"])
 def test_control_endpoint_rejects_a_foreign_host(path, host):
     assert "Host" in find_problem(path, host, None, "127.0.0.1")
 
@@ -44,9 +42,7 @@ def test_control_endpoint_rejects_the_origin_of_another_local_server():
 
 
 def test_wildcard_addresses_are_recognized():
-    assert [is_wildcard(host) for host in ("0.0.0.0", "::", "", "127.0.0.1", "localhost")] == [True] * 3 + [
-        False
-    ] * 2
+    assert [is_wildcard(host) for host in ("0.0.0.0", "::", "", "127.0.0.1", "localhost")] == [True] * 3 + [False] * 2
 
 
 def test_server_rejects_requests_of_web_pages_with_403(server):

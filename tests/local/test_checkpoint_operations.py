@@ -74,14 +74,11 @@ def test_external_weights_can_be_downloaded_by_link(wire_0_38):
     saved = wire_0_38.result(wire_0_38.send("save_weights_external", model, {"path": "out"}))
     assert saved["path"] == f"tinker://{model}/external_weights/out"
     assert saved["size_bytes"] > 0
-    links = wire_0_38.get(
-        f"training_runs/{model}/checkpoints/external_weights/out/external_weights_urls"
-    ).json()
+    links = wire_0_38.get(f"training_runs/{model}/checkpoints/external_weights/out/external_weights_urls").json()
     (url,) = links["urls"].values()
     assert requests.get(url, timeout=60).content[:2] == b"\x1f\x8b"
     rejected = wire_0_38.post(
-        "save_weights_external",
-        {"model_id": model, "seq_id": 9, "path": "o", "age_encryption_recipients": ["age1"]},
+        "save_weights_external", {"model_id": model, "seq_id": 9, "path": "o", "age_encryption_recipients": ["age1"]}
     )
     assert rejected.status_code == 422
 

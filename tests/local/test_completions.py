@@ -35,13 +35,9 @@ def test_cursor_selects_completions_and_acknowledged_results_are_discarded(wire_
     assert [one["request_id"] for one in response["completions"]] == [first]
     assert (response["cursor"], response["completions"][0]["state"]) == (1, "finished")
     assert response["completions"][0]["response_payload_uncompressed_size"] > 0
-    broken = wire_0_38.sample(sampler, 1, sampling_params={"max_tokens": 4, "top_p": 0.0}).json()[
-        "request_id"
-    ]
+    broken = wire_0_38.sample(sampler, 1, sampling_params={"max_tokens": 4, "top_p": 0.0}).json()["request_id"]
     ack = {"target": target, "prev_cursor": 1, "timeout": 0.0, "retrieved_request_ids": [first]}
-    response = until(
-        lambda: next((a for a in [wire_0_38.ok("retrieve_futures", ack)] if a["completions"]), None)
-    )
+    response = until(lambda: next((a for a in [wire_0_38.ok("retrieve_futures", ack)] if a["completions"]), None))
     assert response == {"completions": [{"state": "failed", "request_id": broken}], "cursor": 2}
     # A result that no poll has returned is kept, although it was acknowledged.
     assert wire_0_38.poll({"request_id": first}).status_code == 200

@@ -19,9 +19,7 @@ def tally(server, path="asample"):
 def test_pause_stops_its_kind_and_polls_report_it(server, wire, kind):
     model, sampler = wire.model(), wire.sampler(wire.session())
     server.set_faults(
-        Faults(
-            pause=300, pause_kind=kind, pause_state="paused_rate_limit", pause_reason="lunch", pause_hold=0.05
-        )
+        Faults(pause=300, pause_kind=kind, pause_state="paused_rate_limit", pause_reason="lunch", pause_hold=0.05)
     )
     futures = {"training": wire.backward(model), "sampling": wire.sample(sampler, 0).json()}
     paused = futures.pop(kind)

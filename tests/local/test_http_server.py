@@ -87,9 +87,7 @@ def test_connection_is_kept_after_responses_and_errors(server):
         wire.get("nonsense")
         wire.post("create_session", [1])
         wire.http.post(f"{server.base_url}/nowhere", data=b"x" * 100_000, timeout=10)
-        wire.http.post(
-            f"{server.base_url}/api/v1/create_session", data=iter([b'{"tags"', b": []}"]), timeout=10
-        )
+        wire.http.post(f"{server.base_url}/api/v1/create_session", data=iter([b'{"tags"', b": []}"]), timeout=10)
         wire.get("healthz")
         # server.stats() opens a new connection each time.
         assert server.stats()["connections"] - before == 1
@@ -98,13 +96,8 @@ def test_connection_is_kept_after_responses_and_errors(server):
 @pytest.mark.parametrize(("length", "status"), [("x", 400), ("99999999999", 413)])
 def test_unreadable_body_gets_an_error_response(server, length, status):
     host, port = server.base_url[len("http://") :].split(":")
-    with (
-        socket.create_connection((host, int(port)), timeout=10) as connection,
-        connection.makefile("rb") as reader,
-    ):
-        connection.sendall(
-            f"POST /api/v1/asample HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n".encode()
-        )
+    with socket.create_connection((host, int(port)), timeout=10) as connection, connection.makefile("rb") as reader:
+        connection.sendall(f"POST /api/v1/asample HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n".encode())
         response = reader.read().decode()
     assert response.startswith(f"HTTP/1.1 {status} ")
     assert '"detail"' in response
@@ -132,9 +125,7 @@ def test_truncated_response_ends_in_the_middle_of_the_body(server, wire):
 
 def _send_chunks(connection, count):
     """Send a chunked body in chunks of a mebibyte. Return the number of sent chunks and the response."""
-    connection.sendall(
-        b"POST /api/v1/create_session HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
-    )
+    connection.sendall(b"POST /api/v1/create_session HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n")
     sent = 0
     with contextlib.suppress(OSError):
         while sent < count:

@@ -39,9 +39,7 @@ def test_concurrent_requests_with_one_key_are_handled_once(server):
     def send():
         with Wire(server) as mine:
             start.wait()
-            responses.append(
-                mine.ok("create_session", {"tags": []}, **{"X-Idempotency-Key": "twelve"})["session_id"]
-            )
+            responses.append(mine.ok("create_session", {"tags": []}, **{"X-Idempotency-Key": "twelve"})["session_id"])
 
     threads = [threading.Thread(target=send) for _ in range(12)]
     for thread in threads:

@@ -5,11 +5,7 @@ import pytest
 BAD = [
     ("create_model", {"base_model": "tinkex/tiny"}, "session_id"),
     ("create_model", {"session_id": "S", "base_model": 3}, "base_model"),
-    (
-        "create_model",
-        {"session_id": "S", "base_model": "tinkex/tiny", "lora_config": {"rank": 0}},
-        "lora_config.rank",
-    ),
+    ("create_model", {"session_id": "S", "base_model": "tinkex/tiny", "lora_config": {"rank": 0}}, "lora_config.rank"),
     ("create_model", {"session_id": "S", "base_model": "tinkex/tiny", "lora_config": 7}, "lora_config"),
     ("create_session", {"tags": "x"}, "tags"),
     ("create_sampling_session", {"session_id": "S", "base_model": "tinkex/tiny"}, "sampling_session_seq_id"),
@@ -41,9 +37,7 @@ BAD = [
 @pytest.mark.parametrize(("path", "body", "named"), BAD)
 def test_error_names_the_invalid_field(wire, path, body, named):
     ids = {"S": wire.session, "M": wire.model}
-    real = {
-        key: ids[value]() if isinstance(value, str) and value in ids else value for key, value in body.items()
-    }
+    real = {key: ids[value]() if isinstance(value, str) and value in ids else value for key, value in body.items()}
     response = wire.post(path, real)
     assert response.status_code in (400, 422), response.text
     assert named in response.json()["detail"]

@@ -22,9 +22,7 @@ def test_flags_set_the_options_of_the_server(tmp_path):
     )
     with process:
         with Wire(SimpleNamespace(base_url=url), **{"X-API-Key": "tml-k"}) as wire:
-            names = [
-                one["model_name"] for one in wire.get("get_server_capabilities").json()["supported_models"]
-            ]
+            names = [one["model_name"] for one in wire.get("get_server_capabilities").json()["supported_models"]]
             assert {"a/b", "c/d"} <= set(names)
             assert [wire.get("healthz").status_code for _ in range(2)] == [503, 200]
             sampler = wire.sampler(wire.session())
@@ -75,16 +73,11 @@ def test_flags_set_protocol_and_client_config(command):
 
 
 @pytest.mark.parametrize(
-    ("flags", "message"),
-    [(["--protocol", "0.8"], "0.8"), (["--client-config", "fwdbwd=1"], "unknown key 'fwdbwd'")],
+    ("flags", "message"), [(["--protocol", "0.8"], "0.8"), (["--client-config", "fwdbwd=1"], "unknown key 'fwdbwd'")]
 )
 def test_invalid_flag_of_serve_is_a_usage_error(flags, message):
     done = subprocess.run(
-        [sys.executable, "-m", "tinkex_sync", "serve", *flags],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
+        [sys.executable, "-m", "tinkex_sync", "serve", *flags], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert done.returncode == 2
     assert message in done.stderr

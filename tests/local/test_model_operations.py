@@ -34,20 +34,13 @@ def test_equal_inputs_give_equal_bytes(wire):
 
 def test_get_info_returns_model_rank_and_tokenizer(wire):
     info = wire.ok("get_info", {"model_id": wire.model(rank=3)})
-    assert info["model_data"] == {
-        "arch": "tinkex",
-        "model_name": "tinkex/tiny",
-        "tokenizer_id": "tinkex/tiny",
-    }
+    assert info["model_data"] == {"arch": "tinkex", "model_name": "tinkex/tiny", "tokenizer_id": "tinkex/tiny"}
     assert (info["is_lora"], info["lora_rank"]) == (True, 3)
 
 
 def test_unloaded_model_gets_404(wire):
     model = wire.model()
-    assert wire.result(wire.ok("unload_model", {"model_id": model})) == {
-        "model_id": model,
-        "type": "unload_model",
-    }
+    assert wire.result(wire.ok("unload_model", {"model_id": model})) == {"model_id": model, "type": "unload_model"}
     response = wire.post("optim_step", {"model_id": model, "adam_params": {}, "seq_id": 9})
     assert response.status_code == 404
     assert model in response.json()["detail"]
@@ -64,16 +57,10 @@ def test_model_number_of_a_session_identifies_one_model(wire):
 def test_operations_of_a_model_whose_creation_failed_fail(wire):
     future = wire.ok(
         "create_model",
-        {
-            "session_id": wire.session(),
-            "base_model": "tinkex/tiny",
-            "lora_config": {"rank": 10**9, "seed": 1},
-        },
+        {"session_id": wire.session(), "base_model": "tinkex/tiny", "lora_config": {"rank": 10**9, "seed": 1}},
     )
     assert wire.result(future)["category"] == "user"
-    failed = wire.result(
-        wire.ok("optim_step", {"model_id": future["model_id"], "adam_params": {}, "seq_id": 1})
-    )
+    failed = wire.result(wire.ok("optim_step", {"model_id": future["model_id"], "adam_params": {}, "seq_id": 1}))
     assert failed["category"] == "user"
     assert "not loaded" in failed["error"]
 
@@ -114,13 +101,7 @@ def test_load_weights_creates_a_model_from_a_checkpoint(wire_0_38):
     model = wire_0_38.model(session)
     wire_0_38.learn(model)
     path, loss = wire_0_38.save(model, "a"), wire_0_38.loss(model)
-    body = {
-        "session_id": session,
-        "model_seq_id": 7,
-        "path": path,
-        "optimizer": True,
-        "user_metadata": {"k": "v"},
-    }
+    body = {"session_id": session, "model_seq_id": 7, "path": path, "optimizer": True, "user_metadata": {"k": "v"}}
     future = wire_0_38.ok("load_weights", body)
     assert future["model_id"] == f"{session}:train:7"
     assert wire_0_38.ok("load_weights", body)["request_id"] == future["request_id"]

@@ -55,17 +55,13 @@ def test_error_of_start_names_an_unusable_directory(tmp_path):
 
 def test_error_for_a_missing_library_names_the_extra(monkeypatch):
     find = process.importlib.util.find_spec
-    monkeypatch.setattr(
-        process.importlib.util, "find_spec", lambda name: None if name == "flask" else find(name)
-    )
+    monkeypatch.setattr(process.importlib.util, "find_spec", lambda name: None if name == "flask" else find(name))
     with pytest.raises(MissingExtraError, match=r'needs flask: pip install "tinkex-sync\[local\]"'):
         LocalServer().start()
 
 
 def test_importing_the_package_imports_neither_numpy_nor_flask():
-    code = (
-        "import sys, tinkex_sync.local; print({'numpy', 'flask', 'werkzeug', 'autograd'} & set(sys.modules))"
-    )
+    code = "import sys, tinkex_sync.local; print({'numpy', 'flask', 'werkzeug', 'autograd'} & set(sys.modules))"
     output, _ = python("-c", code).communicate(timeout=60)
     assert output.strip() == b"set()"
 

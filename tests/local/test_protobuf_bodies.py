@@ -43,9 +43,7 @@ def run(service):
         output = training.forward_backward(batch(), "cross_entropy")
         training.optim_step(ADAM)
         seen.append(output.metrics)
-    floats = [
-        float(value) for one in output.loss_fn_outputs for value in types.TensorData.tolist(one["logprobs"])
-    ]
+    floats = [float(value) for one in output.loss_fn_outputs for value in types.TensorData.tolist(one["logprobs"])]
     path = training.save_state("first")
     again = service.create_training_client_from_state(path.path)
     seen.append(again.forward(batch(), "cross_entropy").metrics)

@@ -55,12 +55,7 @@ def test_archive_can_be_downloaded_completely_or_in_ranges(wire):
     assert whole.status_code == 200
     assert whole.headers["Content-Type"] == "application/gzip"
     with tarfile.open(fileobj=io.BytesIO(whole.content)) as tar:
-        assert tar.getnames() == [
-            "adapter_config.json",
-            "adapter_model.safetensors",
-            "checkpoint.json",
-            "arrays.npz",
-        ]
+        assert tar.getnames() == ["adapter_config.json", "adapter_model.safetensors", "checkpoint.json", "arrays.npz"]
         about = orjson.loads(tar.extractfile("checkpoint.json").read())
         assert about["base_model"] == "tinkex/tiny"
         with np.load(io.BytesIO(tar.extractfile("arrays.npz").read())) as arrays:

@@ -9,9 +9,7 @@ from tinkex_sync.local.runner import ModelQueue
 
 def test_operations_of_a_model_run_in_the_order_of_arrival(wire):
     model = wire.model()
-    futures = [
-        step for _ in range(10) for step in (wire.backward(model), wire.step(model, learning_rate=3e-3))
-    ]
+    futures = [step for _ in range(10) for step in (wire.backward(model), wire.step(model, learning_rate=3e-3))]
     losses = [wire.result(future)["metrics"]["loss:sum"] for future in futures[::2]]
     assert losses == sorted(losses, reverse=True)
     assert len(set(losses)) == 10

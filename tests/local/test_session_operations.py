@@ -21,9 +21,7 @@ KEY = "tml-k"
 
 
 def test_heartbeat_of_a_finished_session_gets_410(server_0_38, wire_0_38):
-    _, counted = counted_result(
-        server_0_38, lambda service: service.create_lora_training_client("tinkex/tiny", rank=2)
-    )
+    _, counted = counted_result(server_0_38, lambda service: service.create_lora_training_client("tinkex/tiny", rank=2))
     assert counted["sessions_finished"] == 1
     session = wire_0_38.session()
     ending = {"reason": {"type": "errored"}, "detail": None}

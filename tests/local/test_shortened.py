@@ -12,9 +12,7 @@ def test_a_short_value_is_shown_completely(value):
     assert shortened(value) == repr(value)
 
 
-@pytest.mark.parametrize(
-    "value", ["x" * 1000, 10**500, list(range(1000)), {"a" * 100: ["b" * 100] * 9}], ids=type
-)
+@pytest.mark.parametrize("value", ["x" * 1000, 10**500, list(range(1000)), {"a" * 100: ["b" * 100] * 9}], ids=type)
 def test_a_long_value_is_cut_to_80_characters(value):
     assert len(shortened(value)) <= 80
     assert "..." in shortened(value)

@@ -47,19 +47,13 @@ def test_all_records_survive_a_restart(tmp_path):
         number = {"sampling_session_seq_id": 1}
         ephemeral = wire.result(wire.send("save_weights_for_sampler", model, number))["sampling_session_id"]
         sampled = complete_twice(wire, named)
-        before = [
-            wire.get(what).json()
-            for what in ("training_runs", "checkpoints", "sessions", f"sessions/{session}")
-        ]
+        before = [wire.get(what).json() for what in ("training_runs", "checkpoints", "sessions", f"sessions/{session}")]
     # An interrupted write leaves a temporary file, which the next start removes.
     leftover = tmp_path / "new" / "data" / "sessions" / f".x.json.{'0' * 32}"
     leftover.write_bytes(b"{")
     with LocalServer(data=data) as server, Wire(server) as wire:
         assert not leftover.exists()
-        after = [
-            wire.get(what).json()
-            for what in ("training_runs", "checkpoints", "sessions", f"sessions/{session}")
-        ]
+        after = [wire.get(what).json() for what in ("training_runs", "checkpoints", "sessions", f"sessions/{session}")]
         assert after == before
         assert complete_twice(wire, named) == complete_twice(wire, ephemeral) == sampled
         response = wire.post("optim_step", {"model_id": model, "adam_params": {}, "seq_id": 9})
@@ -82,9 +76,7 @@ def test_expired_checkpoint_is_deleted(tmp_path):
     with LocalServer(protocol="both", data=str(tmp_path)) as server, Wire(server) as wire:
         (left,) = wire.get(f"training_runs/{model}/checkpoints").json()["checkpoints"]
         assert left["checkpoint_id"] == "weights/long"
-        assert (
-            wire.post("weights_info", {"tinker_path": f"tinker://{model}/weights/short"}).status_code == 404
-        )
+        assert wire.post("weights_info", {"tinker_path": f"tinker://{model}/weights/short"}).status_code == 404
 
 
 PATTERNS = ["sessions/*.json", "samplers/*.json", "runs/*/run.json", "runs/*/weights/*.json"]
@@ -132,9 +124,7 @@ def test_damaged_record_is_set_aside_and_the_rest_is_served(tmp_path, caplog, re
     assert path.with_name(f"{path.name}.damaged").exists()
 
     def count(store):
-        return sum(len(store.all(table)) for table in ("sessions", "samplers", "runs")) + len(
-            store.checkpoints()
-        )
+        return sum(len(store.all(table)) for table in ("sessions", "samplers", "runs")) + len(store.checkpoints())
 
     assert count(after) == count(before) - 1
     caplog.clear()

@@ -9,10 +9,7 @@ TOKENS = {"pjwt_auth_enabled": True}
 
 
 def test_expired_token_gets_401_with_invalid_token():
-    with (
-        LocalServer(protocol="0.38", client_config=TOKENS, token_lifetime=0.5) as server,
-        Wire(server) as wire,
-    ):
+    with LocalServer(protocol="0.38", client_config=TOKENS, token_lifetime=0.5) as server, Wire(server) as wire:
         wire.http.headers["X-API-Key"] = wire.ok("auth/token", {})["jwt"]
         responses = until(lambda: [a for a in [wire.post("create_session", {})] if a.status_code == 401])
         rejected = responses[0]

@@ -27,9 +27,7 @@ def wait(client):
 
 def train(service, seen):
     seen["models"] = [m.model_name for m in service.get_server_capabilities().supported_models]
-    training = wait(
-        service.create_lora_training_client("tinkex/tiny", rank=8, seed=3, user_metadata={"who": "me"})
-    )
+    training = wait(service.create_lora_training_client("tinkex/tiny", rank=8, seed=3, user_metadata={"who": "me"}))
     batch = [datum("the quick brown fox jumps over the lazy dog") for _ in range(4)]
     seen["forward"] = training.forward(batch, "cross_entropy").result().metrics["loss:sum"]
     losses = []
@@ -46,11 +44,7 @@ def train(service, seen):
     for loss_fn in ("importance_sampling", "ppo", "cispo", "dro"):
         rl = types.Datum(
             model_input=types.ModelInput.from_ints([1, 2, 3]),
-            loss_fn_inputs={
-                "target_tokens": [2, 3, 4],
-                "logprobs": [-1.0, -2.0, -3.0],
-                "advantages": [1.0, 0.5, -1.0],
-            },
+            loss_fn_inputs={"target_tokens": [2, 3, 4], "logprobs": [-1.0, -2.0, -3.0], "advantages": [1.0, 0.5, -1.0]},
         )
         config = {"beta": 0.05} if loss_fn == "dro" else None
         seen[loss_fn] = training.forward([rl], loss_fn, config).result().metrics["loss:sum"]
@@ -91,18 +85,12 @@ def sample(service, training, weights, seen):
     seen["stop_reason"] = reply.sequences[0].stop_reason
     seen["sequence_ids"] = len({getattr(s, "sequence_id", index) for index, s in enumerate(reply.sequences)})
     ephemeral = wait(training.save_weights_and_get_sampling_client())
-    seen["ephemeral"] = bytes(ephemeral.sample(prompt, 1, params).result().sequences[0].tokens).decode(
-        errors="replace"
-    )
+    seen["ephemeral"] = bytes(ephemeral.sample(prompt, 1, params).result().sequences[0].tokens).decode(errors="replace")
     base = wait(service.create_sampling_client(base_model="tinkex/tiny"))
     full = base.sample(
         prompt, 1, types.SamplingParams(max_tokens=3), include_prompt_logprobs=True, topk_prompt_logprobs=3
     ).result()
-    seen["prompt_logprobs"] = [
-        len(full.prompt_logprobs),
-        full.prompt_logprobs[0],
-        len(full.topk_prompt_logprobs),
-    ]
+    seen["prompt_logprobs"] = [len(full.prompt_logprobs), full.prompt_logprobs[0], len(full.topk_prompt_logprobs)]
     seen["topk"] = len(full.topk_prompt_logprobs[1])
     seen["compute_logprobs"] = len(by_path.compute_logprobs(prompt).result())
     many = [base.sample(prompt, 1, types.SamplingParams(max_tokens=4, seed=i)) for i in range(60)]

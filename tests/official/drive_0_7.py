@@ -54,11 +54,7 @@ def train(service, seen):
     for loss_fn in ("importance_sampling", "ppo", "cispo", "dro"):
         rl = types.Datum(
             model_input=types.ModelInput.from_ints([1, 2, 3]),
-            loss_fn_inputs={
-                "target_tokens": [2, 3, 4],
-                "logprobs": [-1.0, -2.0, -3.0],
-                "advantages": [1.0, 0.5, -1.0],
-            },
+            loss_fn_inputs={"target_tokens": [2, 3, 4], "logprobs": [-1.0, -2.0, -3.0], "advantages": [1.0, 0.5, -1.0]},
         )
         config = {"beta": 0.05} if loss_fn == "dro" else None
         seen[loss_fn] = training.forward_backward([rl], loss_fn, config).result().metrics
@@ -99,22 +95,14 @@ def sample(service, training, weights, seen):
     seen["logprobs"] = [len(s.logprobs) for s in reply.sequences]
     seen["stop_reason"] = reply.sequences[0].stop_reason
     ephemeral = training.save_weights_and_get_sampling_client(name="ignored")
-    seen["ephemeral"] = bytes(ephemeral.sample(prompt, 1, params).result().sequences[0].tokens).decode(
-        errors="replace"
-    )
+    seen["ephemeral"] = bytes(ephemeral.sample(prompt, 1, params).result().sequences[0].tokens).decode(errors="replace")
     base = service.create_sampling_client(base_model="tinkex/tiny")
-    stopped = base.sample(
-        prompt, 1, types.SamplingParams(max_tokens=50, seed=2, stop=list(range(128)))
-    ).result()
+    stopped = base.sample(prompt, 1, types.SamplingParams(max_tokens=50, seed=2, stop=list(range(128)))).result()
     seen["stopped"] = stopped.sequences[0].stop_reason
     full = base.sample(
         prompt, 1, types.SamplingParams(max_tokens=3), include_prompt_logprobs=True, topk_prompt_logprobs=3
     ).result()
-    seen["prompt_logprobs"] = [
-        len(full.prompt_logprobs),
-        full.prompt_logprobs[0],
-        len(full.topk_prompt_logprobs),
-    ]
+    seen["prompt_logprobs"] = [len(full.prompt_logprobs), full.prompt_logprobs[0], len(full.topk_prompt_logprobs)]
     seen["topk"] = len(full.topk_prompt_logprobs[1])
     seen["compute_logprobs"] = len(by_path.compute_logprobs(prompt).result())
     many = [base.sample(prompt, 1, types.SamplingParams(max_tokens=4, seed=i)) for i in range(60)]
@@ -123,15 +111,11 @@ def sample(service, training, weights, seen):
         chunks=[
             types.EncodedTextChunk(tokens=[1, 2]),
             types.ImageChunk(data=RED, format="png", expected_tokens=4),
-            types.ImageAssetPointerChunk(
-                format="jpeg", location="https://example.com/a.jpg", expected_tokens=3
-            ),
+            types.ImageAssetPointerChunk(format="jpeg", location="https://example.com/a.jpg", expected_tokens=3),
             types.EncodedTextChunk(tokens=[3]),
         ]
     )
-    seen["image"] = len(
-        base.sample(image, 1, types.SamplingParams(max_tokens=2)).result().sequences[0].tokens
-    )
+    seen["image"] = len(base.sample(image, 1, types.SamplingParams(max_tokens=2)).result().sequences[0].tokens)
 
 
 def rest(service, training, state, weights, seen):
@@ -140,9 +124,7 @@ def rest(service, training, state, weights, seen):
     seen["runs"] = [len(runs.training_runs), runs.cursor.total_count]
     run = client.get_training_run(training.model_id).result()
     seen["run"] = [run.base_model, run.lora_rank, run.user_metadata, run.last_checkpoint.tinker_path]
-    seen["same_run"] = (
-        client.get_training_run_by_tinker_path(state).result().training_run_id == training.model_id
-    )
+    seen["same_run"] = client.get_training_run_by_tinker_path(state).result().training_run_id == training.model_id
     info = client.get_weights_info_by_tinker_path(state).result()
     seen["weights_info"] = [info.base_model, info.is_lora, info.lora_rank]
     listed = client.list_checkpoints(training.model_id).result().checkpoints

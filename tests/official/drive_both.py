@@ -33,9 +33,7 @@ def chunks(index):
     if index % 7 == 0:
         found.append(types.ImageChunk(data=png(rng.randrange(10, 240)), format="png", expected_tokens=4))
     if index % 11 == 0:
-        found.append(
-            types.ImageAssetPointerChunk(format="jpeg", location=f"asset://é/{index}", expected_tokens=3)
-        )
+        found.append(types.ImageAssetPointerChunk(format="jpeg", location=f"asset://é/{index}", expected_tokens=3))
     return found
 
 

@@ -90,12 +90,7 @@ def record(python: str, package: str, target: str) -> List[Tuple[str, Any]]:
     try:
         subprocess.run(
             [python, str(HERE / "drive_both.py"), package, str(DATUMS), str(SAMPLES)],
-            env={
-                **os.environ,
-                "TINKER_BASE_URL": proxy.url,
-                "TINKER_API_KEY": "tml-local",
-                "TINKER_TELEMETRY": "0",
-            },
+            env={**os.environ, "TINKER_BASE_URL": proxy.url, "TINKER_API_KEY": "tml-local", "TINKER_TELEMETRY": "0"},
             check=True,
             timeout=600,
         )
@@ -132,9 +127,7 @@ def compare(official: List[Tuple[str, Any]], ours: List[Tuple[str, Any]]) -> Lis
                     found.append(f"{path}: {name} numbers the samples {numbers}")
                 bodies.sort(key=lambda body: json.dumps(body["prompt"], sort_keys=True))
         else:
-            chunks = [
-                len(body["forward_backward_input"]["data"]) for body in mine if "adam_params" not in body
-            ]
+            chunks = [len(body["forward_backward_input"]["data"]) for body in mine if "adam_params" not in body]
             print(f"{path}: {len(theirs)} and {len(mine)} bodies{f', datums {chunks}' if chunks else ''}")
         if len(theirs) != len(mine):
             found.append(f"{path}: {len(theirs)} bodies against {len(mine)}")

@@ -54,11 +54,7 @@ def test_the_sdk_trains(seen):
 
 
 def test_the_sdk_splits_a_large_batch_in_order(seen, server):
-    assert any(
-        sizes[i : i + 2] == [1024, 6]
-        for sizes in server.stats()["chunks"].values()
-        for i in range(len(sizes))
-    )
+    assert any(sizes[i : i + 2] == [1024, 6] for sizes in server.stats()["chunks"].values() for i in range(len(sizes)))
 
 
 def test_the_sdk_reports_a_failed_operation(seen):
@@ -88,12 +84,7 @@ def test_the_sdk_manages_runs_checkpoints_and_sessions(seen):
     assert seen["weights_info"] == ["tinkex/tiny", True, 8]
     assert seen["checkpoints"] == ["sampler_weights/weights-1", "weights/first"]
     assert seen["public"] == [True]
-    assert seen["archive"] == [
-        "adapter_config.json",
-        "adapter_model.safetensors",
-        "checkpoint.json",
-        "arrays.npz",
-    ]
+    assert seen["archive"] == ["adapter_config.json", "adapter_model.safetensors", "checkpoint.json", "arrays.npz"]
     assert seen["session"] == [True, 3]
     assert seen["sampler"][0] == "tinkex/tiny"
     assert seen["after_delete"] == ["weights/first"]
@@ -134,11 +125,7 @@ def test_the_sdk_succeeds_by_retries_while_the_server_has_faults(server, run):
             refusal_state="paused_capacity",
             pause=2,
             pause_reason="maintenance",
-            fail_first={
-                "create_sampling_session": [503],
-                "retrieve_future": [500, 502, 503],
-                "optim_step": [500],
-            },
+            fail_first={"create_sampling_session": [503], "retrieve_future": [500, 502, 503], "optim_step": [500]},
             drop_before={"create_model": 1, "asample": 1},
             drop_after={"forward_backward": 1, "asample": 1},
             expire_promises=1,

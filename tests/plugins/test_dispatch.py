@@ -89,9 +89,7 @@ def test_faulty_plugin_does_not_change_the_results(server, plain, plugin, caplog
 
 def test_plugin_may_call_the_client_in_its_hook(server, plain):
     plugin = CallsBack()
-    with ServiceClient(
-        base_url=server.base_url, api_key="local", plugins=[plugin], load_plugins=False
-    ) as service:
+    with ServiceClient(base_url=server.base_url, api_key="local", plugins=[plugin], load_plugins=False) as service:
         plugin.service = service
         sampler = service.create_sampling_client(base_model="tinkex/tiny")
         sampler.sample(PROMPT, 1, PARAMS)
@@ -109,9 +107,7 @@ def test_blocking_plugin_delays_only_the_calling_thread(server, plain):
                 entered.set()
                 assert released.wait(30)
 
-    with ServiceClient(
-        base_url=server.base_url, api_key="local", plugins=[Blocks()], load_plugins=False
-    ) as service:
+    with ServiceClient(base_url=server.base_url, api_key="local", plugins=[Blocks()], load_plugins=False) as service:
         sampler = service.create_sampling_client(base_model="tinkex/tiny")
         blocked = sampler.submit_sample(PROMPT, 1, PARAMS)
         assert entered.wait(30)
@@ -201,10 +197,7 @@ def test_hooks_receive_each_change_of_queue_state_once(server):
                 future.result(timeout=30)
     finally:
         server.set_faults(Faults())
-    events = [
-        (e["state"], e["previous"], e["reason"], e["reason_source"])
-        for e in recorder.of("queue_state_changed")
-    ]
+    events = [(e["state"], e["previous"], e["reason"], e["reason_source"]) for e in recorder.of("queue_state_changed")]
     assert events == [
         ("paused_capacity", None, "maintenance until 5", "server"),
         ("active", "paused_capacity", None, None),

@@ -25,9 +25,7 @@ MODEL = Answer(body={"type": "create_model", "model_id": "m"})
 PAUSED = Answer(408, {"queue_state": "paused_capacity"})
 UNAVAILABLE = Answer(503, {"detail": "unavailable"})
 DATUM = types.Datum(model_input=types.ModelInput.from_ints([1, 2]), loss_fn_inputs={"target_tokens": [2, 3]})
-LOSS = Answer(
-    body={"loss_fn_output_type": "x", "loss_fn_outputs": [{}], "metrics": {}, "type": "forward_backward"}
-)
+LOSS = Answer(body={"loss_fn_output_type": "x", "loss_fn_outputs": [{}], "metrics": {}, "type": "forward_backward"})
 
 
 def documented(hook: str, argument: str) -> Set[str]:
@@ -60,9 +58,7 @@ class Run:
         self.server = server
         self.clock = ScaledClock(SPEED)
         config = Config(base_url=server.base_url, api_key="key", clock=self.clock, max_chunk_datums=1)
-        self.service = ServiceClient(
-            config=config, plugins=[recorder], load_plugins=False, strict_plugins=True
-        )
+        self.service = ServiceClient(config=config, plugins=[recorder], load_plugins=False, strict_plugins=True)
 
     def poll_responses(self, *answers: Answer) -> None:
         self.server.script("retrieve_future", *answers)
@@ -93,9 +89,7 @@ def sample(run: Run) -> None:
     refusals = (
         Answer(429, {"queue_state": "paused_rate_limit", "queue_state_reason": "full"}),
         Answer(
-            429,
-            {"queue_state": "paused_rate_limit", "queue_state_reason": "full"},
-            hold=wait_on_the_fast_clock(70.0),
+            429, {"queue_state": "paused_rate_limit", "queue_state_reason": "full"}, hold=wait_on_the_fast_clock(70.0)
         ),
         Answer(429, {"queue_state": "new"}),
         UNAVAILABLE,
@@ -166,10 +160,6 @@ def test_commands_are_registered_in_the_main_thread(tmp_path: Path) -> None:
     environment = {**os.environ, "TINKEX_SYNC_PLUGINS": "command_plugin"}
     environment["PYTHONPATH"] = os.pathsep.join([str(tmp_path), *filter(None, sys.path)])
     done = subprocess.run(
-        [sys.executable, "-m", "tinkex_sync", "--help"],
-        capture_output=True,
-        text=True,
-        env=environment,
-        timeout=60,
+        [sys.executable, "-m", "tinkex_sync", "--help"], capture_output=True, text=True, env=environment, timeout=60
     )
     assert "registered in True" in done.stdout

@@ -102,9 +102,7 @@ def test_hook_benchmark_stays_within_ten_times_its_budgets() -> None:
         "for name in budgets: budgets[name] *= 10\n"  # The machine may run other programs.
         "raise SystemExit(main(1000, 20))"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, timeout=60
-    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, timeout=60)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "no plugin" in done.stdout
     assert "3 plugins" in done.stdout

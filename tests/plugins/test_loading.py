@@ -65,9 +65,7 @@ maker = Maker()
 
 def only_ours(registry: Observers) -> Dict[str, PluginStatus]:
     """Return the status of the plugins that these tests install, by name. The environment may have others."""
-    return {
-        status.name: status for status in registry.report() if (status.distribution or "").startswith("test-")
-    }
+    return {status.name: status for status in registry.report() if (status.distribution or "").startswith("test-")}
 
 
 @pytest.fixture
@@ -133,10 +131,7 @@ def test_plugin_is_blocked_by_the_name_of_its_entry_point_or_distribution(
     rows = only_ours(Observers())
     assert [status.status for status in rows.values()] == ["blocked", "blocked"]
     assert not caplog.records
-    assert [status.status for status in only_ours(Observers(disabled=["first"])).values()] == [
-        "blocked",
-        "failed",
-    ]
+    assert [status.status for status in only_ours(Observers(disabled=["first"])).values()] == ["blocked", "failed"]
     with pytest.raises(TypeError, match="disabled"):
         Observers(disabled="first")
 
@@ -163,9 +158,7 @@ def test_modules_are_loaded_from_the_environment_or_the_argument(
     assert observers(modules=[]).report() == []
 
 
-def test_built_in_plugin_is_named_after_its_module_and_can_be_disabled(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_built_in_plugin_is_named_after_its_module_and_can_be_disabled(monkeypatch: pytest.MonkeyPatch) -> None:
     plugin = Silent()
     assert row(observers(builtin=[plugin])).name == "test_loading"
     assert row(observers(builtin=[plugin])).origin == "builtin"
@@ -196,9 +189,7 @@ def test_plugins_passed_as_arguments_are_never_blocked_and_are_called_first() ->
 
 
 @pytest.mark.parametrize("name", ["DISABLE_PLUGIN_AUTOLOAD", "PLUGINS_STRICT"])
-def test_invalid_environment_variable_is_named_in_the_error(
-    name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_invalid_environment_variable_is_named_in_the_error(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TINKEX_SYNC_" + name, "maybe")
     with pytest.raises(ConfigError, match=f"TINKEX_SYNC_{name} must be 1 or 0, not 'maybe'"):
         Observers()

@@ -150,9 +150,7 @@ def test_mappings_are_read_only_at_every_depth() -> None:
 # Isolation
 
 
-def test_errors_of_a_plugin_are_logged_once_counted_and_do_not_affect_others(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+def test_errors_of_a_plugin_are_logged_once_counted_and_do_not_affect_others(caplog: pytest.LogCaptureFixture) -> None:
     first, last = Recorder(), Recorder()
     registry = observers(first, Failing(), last)
     for _ in range(5):
@@ -288,9 +286,7 @@ def test_running_hook_does_not_suppress_calls_in_other_threads() -> None:
 # Validation
 
 
-def test_plugin_with_an_unknown_argument_is_invalid_and_never_called(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+def test_plugin_with_an_unknown_argument_is_invalid_and_never_called(caplog: pytest.LogCaptureFixture) -> None:
     plugin, recorder = WrongArgument(), Recorder()
     registry = observers(plugin, recorder)
     assert registry.session_opened is not None
@@ -351,9 +347,7 @@ async def coroutine(source: object) -> None: ...
         (coroutine, {}, "use a plain function"),
     ],
 )
-def test_wrapper_generator_and_coroutine_are_rejected(
-    function: Any, options: Dict[str, bool], expected: str
-) -> None:
+def test_wrapper_generator_and_coroutine_are_rejected(function: Any, options: Dict[str, bool], expected: str) -> None:
     plugin = ModuleType("wrapping")
     plugin.tinkex_call_started = hookimpl(**options)(function)  # type: ignore[attr-defined]
     registry = observers(plugin)
@@ -414,9 +408,7 @@ def test_strict_mode_raises_for_a_missing_argument() -> None:
 # Registering while events are reported
 
 
-def test_registering_while_sixteen_threads_run_loses_and_repeats_no_event(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+def test_registering_while_sixteen_threads_run_loses_and_repeats_no_event(caplog: pytest.LogCaptureFixture) -> None:
     rounds, threads = 50, 16
     counted = threading.local()
     totals: List[int] = []

@@ -57,11 +57,7 @@ class BulkServer:
 
     def acknowledged(self):
         return sorted(
-            {
-                name
-                for one in self.server.sent("retrieve_futures")
-                for name in one.body["retrieved_request_ids"]
-            }
+            {name for one in self.server.sent("retrieve_futures") for name in one.body["retrieved_request_ids"]}
         )
 
 
@@ -88,19 +84,13 @@ def test_one_sample_is_waited_for_fetched_and_acknowledged():
         assert until(lambda: bulk.acknowledged() == ["req-1"])
         first = server.sent("retrieve_futures")[0].body
         assert first == {
-            "target": {
-                "type": "sampling_session",
-                "sampling_session_id": "sess-1:sample:0",
-                "cloned_sampler_id": 0,
-            },
+            "target": {"type": "sampling_session", "sampling_session_id": "sess-1:sample:0", "cloned_sampler_id": 0},
             "prev_cursor": 0,
             "retrieved_request_ids": [],
         }
         (fetch,) = server.sent("retrieve_future")
         assert fetch.body == {"request_id": "req-1", "allow_metadata_only": False}
-        acknowledging = [
-            one.body for one in server.sent("retrieve_futures") if one.body["retrieved_request_ids"]
-        ]
+        acknowledging = [one.body for one in server.sent("retrieve_futures") if one.body["retrieved_request_ids"]]
         assert all(one["timeout"] == 0.0 for one in acknowledging)
 
 
@@ -168,9 +158,7 @@ def test_closing_ends_the_wait_for_a_completion():
     with bare_session(protocol="auto") as (server, session):
         BulkServer(server)
         held = threading.Event()
-        server.script(
-            "retrieve_futures", Answer(body={}, hold=lambda: (held.set(), server.stopping.wait(20)))
-        )
+        server.script("retrieve_futures", Answer(body={}, hold=lambda: (held.set(), server.stopping.wait(20))))
         future = sampler_of(server, session).submit_sample(PROMPT, 1, ONE)
         assert held.wait(20)
         session.close(None)

@@ -211,8 +211,5 @@ def test_concurrent_reports_cause_one_pause_one_repeat_and_one_end(states, recor
         thread.start()
     for thread in threads:
         thread.join(20.0)
-    assert [change[:2] for change in recorder.changes] == [
-        ("paused_capacity", None),
-        ("active", "paused_capacity"),
-    ]
+    assert [change[:2] for change in recorder.changes] == [("paused_capacity", None), ("active", "paused_capacity")]
     assert len(recorder.repeats) == 1

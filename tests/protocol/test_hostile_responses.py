@@ -21,9 +21,7 @@ from tinkex_sync.types.wire import Wire
 FEW = settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 
 NUMBERS = st.one_of(
-    st.integers(),
-    st.floats(),
-    st.sampled_from([2**63, -(2**64), 10**400, 1e308, -1, 0, float("nan"), float("inf")]),
+    st.integers(), st.floats(), st.sampled_from([2**63, -(2**64), 10**400, 1e308, -1, 0, float("nan"), float("inf")])
 )
 TEXTS = st.one_of(
     st.text(st.characters(), max_size=8),  # Surrogates included.
@@ -60,9 +58,7 @@ def values_of(hint):
         return st.dictionaries(TEXTS, values_of(arguments[1]), max_size=3)
     if isinstance(hint, type) and issubclass(hint, Wire):
         return bodies(hint)
-    return {int: NUMBERS, float: NUMBERS, str: TEXTS, datetime.datetime: st.one_of(TEXTS, NUMBERS)}.get(
-        hint, JSON
-    )
+    return {int: NUMBERS, float: NUMBERS, str: TEXTS, datetime.datetime: st.one_of(TEXTS, NUMBERS)}.get(hint, JSON)
 
 
 def check(decode):
@@ -93,11 +89,7 @@ def test_a_generated_json_response_is_decoded_or_refused(kind):
 
 
 @FEW
-@given(
-    st.one_of(
-        st.binary(), JSON.map(lambda body: json.dumps(body).encode()[:-1]), st.text('[]{}",:0', max_size=400)
-    )
-)
+@given(st.one_of(st.binary(), JSON.map(lambda body: json.dumps(body).encode()[:-1]), st.text('[]{}",:0', max_size=400)))
 def test_generated_bytes_are_decoded_or_refused(content):
     content = content.encode() if isinstance(content, str) else content
     check(lambda: json_wire.decode(content))
@@ -127,11 +119,7 @@ def _example(kind):
     made.prompt_logprobs = bytes(12)
     made.topk_prompt_logprobs.k, made.topk_prompt_logprobs.length = 2, 1
     made.topk_prompt_logprobs.token_ids = made.topk_prompt_logprobs.logprobs = bytes(8)
-    for tensor in (
-        made.target_prompt_logprobs,
-        made.prompt_alt_tokens.tokens,
-        made.prompt_alt_tokens.logprobs,
-    ):
+    for tensor in (made.target_prompt_logprobs, made.prompt_alt_tokens.tokens, made.prompt_alt_tokens.logprobs):
         tensor.dtype, tensor.dense = 1, bytes(8)
         tensor.shape.extend([2])
     return made.SerializeToString()

@@ -41,9 +41,7 @@ def test_every_reduction_equals_numpy_bit_for_bit(pairs) -> None:
 
 
 def test_nan_in_one_chunk_makes_the_merged_value_nan() -> None:
-    ours = merged(
-        part(a__min=math.nan, a__max=1.0, a__sum=1.0), part(a__min=1.0, a__max=math.nan, a__sum=math.inf)
-    )
+    ours = merged(part(a__min=math.nan, a__max=1.0, a__sum=1.0), part(a__min=1.0, a__max=math.nan, a__sum=math.inf))
     assert math.isnan(ours["a:min"])
     assert math.isnan(ours["a:max"])
     assert ours["a:sum"] == math.inf
@@ -87,7 +85,4 @@ def test_outputs_keep_their_order_and_the_type_is_that_of_the_first_result() -> 
 
 
 def test_unique_values_are_numbered_and_metrics_missing_from_a_chunk_are_left_out() -> None:
-    assert merged(part(s__unique=1.0, a__sum=1.0), part(s__unique=2.0)) == {
-        "s:unique": 1.0,
-        "s:unique_1": 2.0,
-    }
+    assert merged(part(s__unique=1.0, a__sum=1.0), part(s__unique=2.0)) == {"s:unique": 1.0, "s:unique_1": 2.0}

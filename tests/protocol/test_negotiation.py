@@ -17,11 +17,7 @@ from tinkex_sync.protocol import negotiation as protocol
 from tinkex_sync.protocol.wire import Body
 
 SESSION = Answer(body={"session_id": "sess-1", "type": "create_session"})
-CHUNK_LIMITS = {
-    "fwdbwd_max_chunk_len": 16,
-    "fwdbwd_max_chunk_bytes_count": 4000,
-    "parallel_fwdbwd_chunks": False,
-}
+CHUNK_LIMITS = {"fwdbwd_max_chunk_len": 16, "fwdbwd_max_chunk_bytes_count": 4000, "parallel_fwdbwd_chunks": False}
 
 
 def opened(server, session, config=None, **answers):
@@ -127,10 +123,7 @@ def test_the_result_is_cached_for_its_base_url_for_five_minutes():
         again = type(session)(session.config, session.observers)
         try:
             again.open()
-            assert [request.operation for request in server.requests] == [
-                "client/dynamic_config",
-                "create_session",
-            ]
+            assert [request.operation for request in server.requests] == ["client/dynamic_config", "create_session"]
             assert again.capabilities.wire.name == "protobuf" and again.capabilities.max_chunk_datums == 16
         finally:
             again.close(None)
@@ -221,9 +214,7 @@ def test_the_protocol_switches_once_and_for_all_threads():
     negotiated = negotiation()
     before, refusal = negotiated.capabilities, _refusal(415, {})
     assert negotiated.switch(refusal, BACKWARD)
-    assert negotiated.switch(refusal, BACKWARD), (
-        "a request that was in flight during the switch is sent again"
-    )
+    assert negotiated.switch(refusal, BACKWARD), "a request that was in flight during the switch is sent again"
     assert (before.protocol, negotiated.capabilities.protocol) == ("0.7", "0.38")
     assert not negotiated.switch(refusal, PROTOBUF), "a request refused in both encodings is not sent again"
     cached = negotiation()
@@ -325,12 +316,7 @@ def test_the_dynamic_configuration_is_refreshed_and_a_failure_changes_nothing(mo
 
 def test_a_missing_dynamic_config_endpoint_is_requested_once():
     with bare_session(protocol="auto") as (server, session):
-        opened(
-            server,
-            session,
-            Answer(body=CHUNK_LIMITS),
-            client__dynamic_config=Answer(404, {"detail": "Not Found"}),
-        )
+        opened(server, session, Answer(body=CHUNK_LIMITS), client__dynamic_config=Answer(404, {"detail": "Not Found"}))
         assert len(server.sent("client/dynamic_config")) == 1
         assert not session.timer._heap
 

@@ -99,19 +99,14 @@ def test_a_server_that_returns_chunk_limits_gets_protobuf_in_chunks_of_that_size
         training = trainer(session)
         output = training.forward_backward(datums(5), "cross_entropy")
         assert output.metrics == {"loss:sum": 3.0}
-        assert [parsed(one) for one in server.sent()] == [
-            (1, False, [0, 1]),
-            (2, False, [2, 3]),
-            (3, False, [4]),
-        ]
+        assert [parsed(one) for one in server.sent()] == [(1, False, [0, 1]), (2, False, [2, 3]), (3, False, [4])]
         assert {one.headers["content-type"] for one in server.sent()} == {"application/x-protobuf"}
         training.forward(datums(1), "cross_entropy")
         assert parsed(server.sent()[-1]) == (4, True, [0])
         assert server.sent()[-1].operation == "forward_backward"
         training.optim_step(types.AdamParams())
         accepts = {
-            one.headers["x-tinker-request-type"]: one.headers["accept"]
-            for one in scripted.sent("retrieve_future")
+            one.headers["x-tinker-request-type"]: one.headers["accept"] for one in scripted.sent("retrieve_future")
         }
         assert accepts == {
             "ForwardBackward": "application/x-protobuf, application/json",
@@ -200,18 +195,12 @@ def test_results_of_parallel_chunks_are_in_the_order_of_the_datums():
             number = int(request.body["request_id"].partition("-")[2])
             output = {"logprobs": {"data": [-float(number)], "dtype": "float32", "shape": [1]}}
             return Answer(
-                body={
-                    "loss_fn_output_type": "x",
-                    "loss_fn_outputs": [output],
-                    "metrics": {"loss:sum": float(number)},
-                }
+                body={"loss_fn_output_type": "x", "loss_fn_outputs": [output], "metrics": {"loss:sum": float(number)}}
             )
 
         scripted.defaults["retrieve_future"] = result
         output = trainer(session).forward_backward(datums(9), "cross_entropy")
-        assert [one["logprobs"].data[0] for one in output.loss_fn_outputs] == [
-            -float(n) for n in range(1, 10)
-        ]
+        assert [one["logprobs"].data[0] for one in output.loss_fn_outputs] == [-float(n) for n in range(1, 10)]
 
 
 @pytest.mark.parametrize(
@@ -301,9 +290,7 @@ def test_without_the_extra_a_server_that_accepts_json_gets_json(no_protobuf, ope
 
 
 @pytest.mark.parametrize("operation", ["forward", "forward_backward"])
-def test_without_the_extra_a_server_that_requires_protobuf_raises_with_the_package_to_install(
-    no_protobuf, operation
-):
+def test_without_the_extra_a_server_that_requires_protobuf_raises_with_the_package_to_install(no_protobuf, operation):
     refusal = JSON_REFUSED if operation == "forward_backward" else Answer(404, {"detail": "Not Found"})
     with bare_session(protocol="auto") as (scripted, session):
         server = Server(scripted, SERIAL, {1: [refusal]})

@@ -24,9 +24,7 @@ def output(**column):
 
 
 def test_bfloat16_is_the_upper_half_of_a_float32():
-    result = decode(
-        output(data=struct.pack("<f", -1.5)[2:], dtype=4, offsets=(0, 2)), types.ForwardBackwardOutput
-    )
+    result = decode(output(data=struct.pack("<f", -1.5)[2:], dtype=4, offsets=(0, 2)), types.ForwardBackwardOutput)
     assert result.loss_fn_outputs[0]["x"].data == [-1.5]
     response = message("SampleResponse")()
     response.target_prompt_logprobs.dense = struct.pack("<f", -1.5)[2:]

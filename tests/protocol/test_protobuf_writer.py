@@ -59,11 +59,7 @@ def test_an_encoded_request_is_decoded_by_the_protobuf_package(rows, name, seq_i
         (datum(weights=[0.5, 1e39]), OverflowError, r"\['weights'\]\[1\] is 1e\+39"),
         (datum(weights=types.TensorData(data=[1.0], dtype="float32", shape=[2])), ValueError, "do not fit"),
         (
-            datum(
-                weights=types.TensorData(
-                    data=[1.0], dtype="float32", shape=[1, 2], sparse_crow_indices=[0, 1]
-                )
-            ),
+            datum(weights=types.TensorData(data=[1.0], dtype="float32", shape=[1, 2], sparse_crow_indices=[0, 1])),
             ValueError,
             "no sparse_col_indices",
         ),

@@ -54,9 +54,7 @@ def test_json_refuses_a_non_finite_loss_input_with_its_index_in_the_callers_batc
 def test_protobuf_refuses_a_value_beyond_its_type_with_its_index_in_the_callers_batch(protobuf):
     bad = types.Datum(model_input=types.ModelInput.from_ints([2**31]), loss_fn_inputs={})
     with pytest.raises(OverflowError, match="datum 7: model_input.*2147483648"):
-        ProtobufWire().encode_batch(
-            "forward", types.ForwardBackwardInput([bad], "ppo"), "m", 1, first_index=7
-        )
+        ProtobufWire().encode_batch("forward", types.ForwardBackwardInput([bad], "ppo"), "m", 1, first_index=7)
 
 
 def test_results_are_requested_as_protobuf_only_where_they_have_that_form(protobuf):

@@ -38,22 +38,12 @@ CASES = {
         lambda: r.L2(center=-1.0, clip=0.6, reduction="mean"),
         (0.5**2 + 0.25**2 + 0.6**2 + 0.25**2 + 0.6**2) / 5,
     ),
-    "elastic net": (
-        lambda: r.ElasticNet(l1_ratio=0.25),
-        sum(0.25 * abs(x) + 0.75 * x * x for x in flat(LP)),
-    ),
+    "elastic net": (lambda: r.ElasticNet(l1_ratio=0.25), sum(0.25 * abs(x) + 0.75 * x * x for x in flat(LP))),
     "entropy": (lambda: r.Entropy(), (entropy(LP[0]) + entropy(LP[1])) / 2),
-    "entropy maximized": (
-        lambda: r.Entropy(mode="maximize", reduction="sum"),
-        -entropy(LP[0]) - entropy(LP[1]),
-    ),
+    "entropy maximized": (lambda: r.Entropy(mode="maximize", reduction="sum"), -entropy(LP[0]) - entropy(LP[1])),
     "entropy normalized": (
         lambda: r.Entropy(normalize=True, temperature=2.0),
-        (
-            entropy(with_temperature(LP[0], 2)) / math.log(3)
-            + entropy(with_temperature(LP[1], 2)) / math.log(2)
-        )
-        / 2,
+        (entropy(with_temperature(LP[0], 2)) / math.log(3) + entropy(with_temperature(LP[1], 2)) / math.log(2)) / 2,
     ),
     "kl": (lambda: r.KLDivergence(reference=REF), sum(kl(p, q) for p, q in PAIRS) / 2),
     "kl reverse": (
@@ -72,10 +62,7 @@ CASES = {
         lambda: r.KLDivergence(reference=REF, estimator="k3"),
         sum(math.exp(y - x) - 1 - (y - x) for x, y in zip(flat(LP), flat(REF))) / 5,
     ),
-    "consistency": (
-        lambda: r.Consistency(pair=REF),
-        sum((x - y) ** 2 for x, y in zip(flat(LP), flat(REF))) / 5,
-    ),
+    "consistency": (lambda: r.Consistency(pair=REF), sum((x - y) ** 2 for x, y in zip(flat(LP), flat(REF))) / 5),
     "consistency l1": (
         lambda: r.Consistency(pair=REF, metric="l1", reduction="sum"),
         sum(abs(x - y) for x, y in zip(flat(LP), flat(REF))),
@@ -84,10 +71,7 @@ CASES = {
         lambda: r.Consistency(pair=REF, metric="cosine"),
         sum(1 - cosine(p, q) for p, q in PAIRS) / 2,
     ),
-    "consistency kl": (
-        lambda: r.Consistency(pair=REF, metric="kl"),
-        sum(kl(p, q) + kl(q, p) for p, q in PAIRS) / 4,
-    ),
+    "consistency kl": (lambda: r.Consistency(pair=REF, metric="kl"), sum(kl(p, q) + kl(q, p) for p, q in PAIRS) / 4),
     # The second datum is padded to [-0.75, -0.25, 0].
     "orthogonality": (lambda: r.Orthogonality(), 2 * cosine(LP[0], [*LP[1], 0.0]) ** 2),
     "orthogonality hard": (

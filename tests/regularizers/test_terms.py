@@ -4,17 +4,7 @@ import math
 import sys
 
 import pytest
-from regularizer_examples import (
-    DATA,
-    LP,
-    REF,
-    cubes,
-    datum,
-    flat,
-    needs_torch,
-    tensors,
-    torch,
-)
+from regularizer_examples import DATA, LP, REF, cubes, datum, flat, needs_torch, tensors, torch
 
 from tinkex_sync import MissingExtraError, types
 from tinkex_sync import regularizers as r
@@ -76,11 +66,7 @@ def test_regularized_adds_all_terms_and_merges_their_metrics():
         (lambda: r.L1(-1.0), ValueError, r"weight must be finite and >= 0, got -1\.0"),
         (lambda: r.L1(math.nan), ValueError, "nan"),
         (lambda: r.L1("much"), ValueError, "weight must be a number, got 'much'"),
-        (
-            lambda: r.L1(target="logits"),
-            ValueError,
-            "target must be one of 'logprobs', 'probs', got 'logits'",
-        ),
+        (lambda: r.L1(target="logits"), ValueError, "target must be one of 'logprobs', 'probs', got 'logits'"),
         (lambda: r.L2(reduction="none"), ValueError, "reduction must be one of"),
         (lambda: r.L2(center="median"), ValueError, "center"),
         (lambda: r.L2(clip=0), ValueError, "clip must be > 0, got 0"),
@@ -111,17 +97,9 @@ def test_invalid_arguments_are_rejected_when_a_term_is_created(make, error, mess
         (lambda: r.KLDivergence(reference=REF[:1]), ValueError, "one tensor per datum: expected 2, got 1"),
         (lambda: r.Consistency(pair=[[0.0], [0.0]]), ValueError, r"pair of data\[0\] has shape \[1\]"),
         (lambda: r.L1(mask="target"), KeyError, "mask 'target' is missing"),
-        (
-            lambda: r.L1(mask="weights", target=lambda d, lp: [x[:1] for x in lp]),
-            ValueError,
-            "one number per",
-        ),
+        (lambda: r.L1(mask="weights", target=lambda d, lp: [x[:1] for x in lp]), ValueError, "one number per"),
         (lambda: r.GradientPenalty(loss_fn=lambda d, lp: torch.ones(())), ValueError, "has no gradient"),
-        (
-            lambda: r.regularized(r.regularized(cubes, [r.L1()]), [r.L2()]),
-            ValueError,
-            "two parts return the metric",
-        ),
+        (lambda: r.regularized(r.regularized(cubes, [r.L1()]), [r.L2()]), ValueError, "two parts return the metric"),
     ],
 )
 def test_errors_name_the_argument_that_does_not_fit_the_data(loss, error, message):
@@ -150,16 +128,12 @@ def test_kl_penalty_keeps_the_trained_model_near_its_reference(service):
 
     plain, metrics = train(service, data, r.cross_entropy)
     assert not any(name.startswith("regularizer/") for name in metrics)
-    loss = r.regularized(
-        r.cross_entropy, [r.KLDivergence(20.0, reference=start, estimator="k2"), r.Entropy(0.1)]
-    )
+    loss = r.regularized(r.cross_entropy, [r.KLDivergence(20.0, reference=start, estimator="k2"), r.Entropy(0.1)])
     penalized, metrics = train(service, data, loss)
     assert distance_from_start(penalized) < 0.5 * distance_from_start(plain), (
         "the penalty keeps the model near the reference"
     )
-    assert metrics["loss/total"] == pytest.approx(
-        metrics["loss/base"] + metrics["regularizer/total"], rel=1e-5
-    )
+    assert metrics["loss/total"] == pytest.approx(metrics["loss/base"] + metrics["regularizer/total"], rel=1e-5)
     for name, weight in (("kl_divergence", 20.0), ("entropy", 0.1)):
         value = metrics[f"regularizer/{name}"]
         assert value > 0

@@ -31,9 +31,7 @@ def test_responses_are_returned_in_the_order_of_the_prompts(sampler):
 
 
 def test_unordered_responses_have_their_index_and_none_is_missing(sampler):
-    pairs = list(
-        sampler.sample_many(map(prompt, range(40)), sampling_params=PARAMS, max_in_flight=8, ordered=False)
-    )
+    pairs = list(sampler.sample_many(map(prompt, range(40)), sampling_params=PARAMS, max_in_flight=8, ordered=False))
     assert sorted(index for index, _ in pairs) == list(range(40))
     assert all(reply == sample(sampler, index) for index, reply in pairs)
 

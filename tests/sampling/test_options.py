@@ -44,11 +44,7 @@ def test_target_tokens_get_their_log_probabilities(sampler, given):
         "array": np.array(own).reshape(4, 1),
         "tensor": types.TensorData(data=own, dtype="int64", shape=[4, 1]),
         "sparse": types.TensorData(
-            data=[20, 50],
-            dtype="int64",
-            shape=[4, 1],
-            sparse_crow_indices=[0, 1, 1, 1, 2],
-            sparse_col_indices=[0, 0],
+            data=[20, 50], dtype="int64", shape=[4, 1], sparse_crow_indices=[0, 1, 1, 1, 2], sparse_col_indices=[0, 0]
         ),
     }[given]
     reply = sampler.sample(PROMPT, 1, ONE, True, target_prompt_logprobs=targets)

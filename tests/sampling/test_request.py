@@ -89,9 +89,7 @@ def test_a_retryable_exception_submits_the_sample_again_with_a_new_seq_id(submit
     with bare_session(None if submitted else SteppedClock()) as (server, session):
         sampler = sampler_of(server, session, retryable_exceptions=named, retry_delay_base=0.01)
         server.script("retrieve_future", failed, failed, failed)
-        reply = (
-            sampler.submit_sample(PROMPT, 1, ONE).result(20) if submitted else sampler.sample(PROMPT, 1, ONE)
-        )
+        reply = sampler.submit_sample(PROMPT, 1, ONE).result(20) if submitted else sampler.sample(PROMPT, 1, ONE)
         assert reply.sequences[0].tokens == [1]
         sent = server.sent("asample")
         assert [one.body["seq_id"] for one in sent] == [0, 1, 2, 3]
@@ -317,8 +315,7 @@ def test_no_permit_place_or_wake_is_lost_when_the_server_limits_and_fails():
         for thread in threads:
             thread.start()
         futures = [
-            sampler.submit_sample(PROMPT, 1, ONE, timeout=0.02 if number % 5 == 0 else None)
-            for number in range(200)
+            sampler.submit_sample(PROMPT, 1, ONE, timeout=0.02 if number % 5 == 0 else None) for number in range(200)
         ]
         for future in futures[::9]:
             future.cancel()

@@ -36,14 +36,7 @@ POSTS = (
     "create_sampling_session",
     "asample",
 )
-TRAINING = {
-    "forward",
-    "forward_backward",
-    "optim_step",
-    "save_weights",
-    "load_weights",
-    "save_weights_for_sampler",
-}
+TRAINING = {"forward", "forward_backward", "optim_step", "save_weights", "load_weights", "save_weights_for_sampler"}
 
 
 def run_every_operation(service, attempt):
@@ -126,17 +119,9 @@ def test_client_waits_for_a_checkpoint_that_is_being_written(imitated, quick):
 
 def test_temporary_errors_are_retried(imitated, quick):
     learner = model(quick)
-    imitated.script["training"] = [
-        (500, "oops"),
-        (502, "<html>bad gateway</html>"),
-        (503, {"detail": "busy"}),
-    ]
+    imitated.script["training"] = [(500, "oops"), (502, "<html>bad gateway</html>"), (503, {"detail": "busy"})]
     learner.train_step([datum()], "cross_entropy", ADAM)
-    imitated.script["retrieve_future"] = [
-        (500, {"detail": "oops"}),
-        (504, ""),
-        (429, {"detail": "slow down"}),
-    ]
+    imitated.script["retrieve_future"] = [(500, {"detail": "oops"}), (504, ""), (429, {"detail": "slow down"})]
     learner.train_step([datum()], "cross_entropy", ADAM)
     assert [number for number, _ in imitated.numbers()] == [1, 2, 3, 4]
 
@@ -154,13 +139,8 @@ def test_observers_receive_the_queue_states_that_the_server_returns(imitated, se
         learner = model(service)
         sampler = service.create_sampling_client(base_model=MODEL)
         recorder.events.clear()
-        for operate in (
-            lambda: learner.optim_step(ADAM),
-            lambda: sampler.sample(prompt(), 1, GREEDY),
-        ):
-            pause = Faults(
-                pause=0.5, pause_state="paused_rate_limit", pause_reason="maintenance", pause_hold=0.1
-            )
+        for operate in (lambda: learner.optim_step(ADAM), lambda: sampler.sample(prompt(), 1, GREEDY)):
+            pause = Faults(pause=0.5, pause_state="paused_rate_limit", pause_reason="maintenance", pause_hold=0.1)
             server.set_faults(pause)
             operate()
             server.set_faults(Faults())
@@ -186,9 +166,7 @@ def test_timeout_ends_only_the_wait(imitated, user):
     assert caught.value.request_id
     imitated.ready.set()
     learner.optim_step(ADAM)
-    late = (
-        user.resume_future(caught.value.request_id, "forward_backward") if not imitated.profile.once else None
-    )
+    late = user.resume_future(caught.value.request_id, "forward_backward") if not imitated.profile.once else None
     assert late is None or len(late.loss_fn_outputs) == 1
 
 
@@ -212,9 +190,7 @@ def test_invalid_datum_fails_its_batch_and_later_batches_succeed(imitated, very_
     with pytest.raises(TinkexError, match="99999.*datums 2 to 3") as caught:
         learner.train_step(data, "cross_entropy", ADAM)
     expected = {"SkyRL": "BadRequestError", "TuFT": "NotFoundError"}
-    assert type(caught.value).__name__ == expected.get(
-        imitated.profile.name.partition(",")[0], "RequestFailedError"
-    )
+    assert type(caught.value).__name__ == expected.get(imitated.profile.name.partition(",")[0], "RequestFailedError")
     assert current_logprobs(learner)
     learner.train_step(datums(5), "cross_entropy", ADAM)
 

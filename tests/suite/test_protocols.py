@@ -8,10 +8,7 @@ from tinkex_sync import APIStatusError, errors
 from tinkex_sync.protocol import protobuf_schema as schema
 
 #: The wire and the limit of dispatch bytes that the client uses, by server.
-NEGOTIATED = {
-    "TuFT, 0.38": ("protobuf", 10485760),
-    "Hatchery": ("json", 134217728),
-}
+NEGOTIATED = {"TuFT, 0.38": ("protobuf", 10485760), "Hatchery": ("json", 134217728)}
 
 
 def test_client_sends_only_what_the_server_accepts(user, imitated):
@@ -40,10 +37,7 @@ def test_second_client_of_a_server_does_not_negotiate_again(user, imitated):
 
 def test_json_and_protobuf_give_the_same_numbers(server):
     def outputs(protocol):
-        with (
-            Imitation(SKYRL, engine=server.base_url) as running,
-            client(running, protocol=protocol) as service,
-        ):
+        with Imitation(SKYRL, engine=server.base_url) as running, client(running, protocol=protocol) as service:
             learner = model(service)
             first = learner.train_step([datum(), datum(b"that is")], "cross_entropy", ADAM).forward_backward
             then = learner.forward([datum()], "cross_entropy")
@@ -88,9 +82,7 @@ def test_missing_protobuf_is_an_error_only_if_the_server_requires_it(imitated, m
     monkeypatch.setattr("tinkex_sync.protocol.protobuf_writer.message", missing)
     monkeypatch.setattr("tinkex_sync.protocol.protobuf_schema.reads_protobuf", lambda: False)
     with client(imitated) as service:
-        assert (
-            len(service.create_sampling_client(base_model=MODEL).sample(prompt(), 1, GREEDY).sequences) == 1
-        )
+        assert len(service.create_sampling_client(base_model=MODEL).sample(prompt(), 1, GREEDY).sequences) == 1
         learner = model(service)
         if "json" in imitated.profile.wires:
             assert logprobs(learner.forward_backward([datum()], "cross_entropy"))

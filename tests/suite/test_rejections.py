@@ -87,9 +87,7 @@ def test_errors_name_models_and_checkpoints_that_do_not_exist(very_quick):
         lambda: learner.load_state("tinker://missing-run/weights/nothing"),
         lambda: very_quick.create_training_client_from_state("tinker://missing-run/weights/nothing"),
         lambda: very_quick.create_sampling_client(model_path="tinker://missing-run/sampler_weights/nothing"),
-        lambda: very_quick.create_rest_client().get_weights_info_by_tinker_path(
-            "tinker://missing-run/weights/x"
-        ),
+        lambda: very_quick.create_rest_client().get_weights_info_by_tinker_path("tinker://missing-run/weights/x"),
     ):
         with pytest.raises(TinkexError, match=r"missing-run|no/such-model"):
             operate()
@@ -98,9 +96,7 @@ def test_errors_name_models_and_checkpoints_that_do_not_exist(very_quick):
 
 def test_rejected_api_key_raises_an_authentication_error(imitated):
     profile = imitated.profile
-    wrong = {"TuFT": PermissionDeniedError, "Hatchery": AuthenticationError}.get(
-        profile.name.partition(",")[0]
-    )
+    wrong = {"TuFT": PermissionDeniedError, "Hatchery": AuthenticationError}.get(profile.name.partition(",")[0])
     if wrong is None:
         with client(imitated, api_key="another") as service:
             assert service.session_id
@@ -136,9 +132,7 @@ LISTS = {
     "session": lambda rest, learner, sampler, path: rest.get_session(rest.session.session_id),
     "sampler": lambda rest, learner, sampler, path: rest.get_sampler(sampler.sampling_session_id),
     "publish_checkpoint": lambda rest, learner, sampler, path: rest.publish_checkpoint_from_tinker_path(path),
-    "unpublish_checkpoint": lambda rest, learner, sampler, path: rest.unpublish_checkpoint_from_tinker_path(
-        path
-    ),
+    "unpublish_checkpoint": lambda rest, learner, sampler, path: rest.unpublish_checkpoint_from_tinker_path(path),
 }
 
 
@@ -149,9 +143,7 @@ def test_stored_resources_are_listed_if_the_server_has_the_endpoint(imitated, qu
     found = {}
     for name, call in LISTS.items():
         if name in imitated.profile.missing:
-            with pytest.raises(
-                NotFoundError, match="seems to have no such endpoint: (GET|POST|DELETE) http://"
-            ):
+            with pytest.raises(NotFoundError, match="seems to have no such endpoint: (GET|POST|DELETE) http://"):
                 call(rest, learner, sampler, path)
         else:
             found[name] = call(rest, learner, sampler, path)
@@ -179,9 +171,7 @@ def test_archive_links_of_any_scheme_are_returned(imitated, quick):
         ("sampler", learner.save_weights_for_sampler("packed-too").path),
     ):
         profile = imitated.profile
-        if "checkpoint_archive" in profile.missing or (
-            profile.archives.endswith("only") and name == "training"
-        ):
+        if "checkpoint_archive" in profile.missing or (profile.archives.endswith("only") and name == "training"):
             with pytest.raises(NotFoundError):
                 rest.get_checkpoint_archive_url_from_tinker_path(path)
         else:

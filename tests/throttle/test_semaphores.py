@@ -290,9 +290,7 @@ def test_invalid_limits_and_sizes_raise() -> None:
 
 @settings(max_examples=30, deadline=None)
 @given(limit=st.integers(1, 1000), sizes=st.lists(st.integers(0, 3000), max_size=40))
-def test_without_releases_the_admitted_sizes_are_a_prefix_of_the_requested_ones(
-    limit: int, sizes: List[int]
-) -> None:
+def test_without_releases_the_admitted_sizes_are_a_prefix_of_the_requested_ones(limit: int, sizes: List[int]) -> None:
     semaphore = BytesSemaphore(limit)
     taken = 0
     for size in sizes:
@@ -420,10 +418,7 @@ def test_four_hundred_threads_leak_nothing_and_never_exceed_the_budget(seed: int
                 count.release()
 
     plans = [
-        [
-            (rng.choice([10, 500, 2_000, 20_000]), rng.choice([None, None, 0.0, 0.001, 0.01]))
-            for _ in range(10)
-        ]
+        [(rng.choice([10, 500, 2_000, 20_000]), rng.choice([None, None, 0.0, 0.001, 0.01])) for _ in range(10)]
         for _ in range(400)
     ]
     callers = [Caller(lambda plan=plan: work(plan)) for plan in plans]

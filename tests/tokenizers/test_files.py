@@ -38,9 +38,7 @@ def write_tokenizer(folder, kind):
     if kind == "llama":
         folders.bpe(folder, LLAMA, specials=["<|begin|>", "<|end|>"], first="<|begin|>")
     elif kind == "qwen":
-        folders.bpe(
-            folder, QWEN, specials=["<|end|>", "<|im_start|>", "<|im_end|>"], plain=["<tool>", "</tool>"]
-        )
+        folders.bpe(folder, QWEN, specials=["<|end|>", "<|im_start|>", "<|im_end|>"], plain=["<tool>", "</tool>"])
     else:
         folders.bpe(folder, CONFIGURED)
 
@@ -81,9 +79,7 @@ def test_other_formats_are_loaded_by_transformers(tmp_path):
     try:
         import transformers  # noqa: F401
     except ImportError:
-        with pytest.raises(
-            loading.TokenizerError, match=r"neither tokenizer.json nor.*pip install transformers"
-        ):
+        with pytest.raises(loading.TokenizerError, match=r"neither tokenizer.json nor.*pip install transformers"):
             loading.load_tokenizer(str(tmp_path))
         return
     tokenizer = loading.load_tokenizer(str(tmp_path))

@@ -90,9 +90,10 @@ def test_texts_are_padded_truncated_and_returned_as_tensors(load, kind):
     assert batch.attention_mask[0].tolist() == sorted(batch.attention_mask[0].tolist(), reverse=True)
     assert batch.input_ids[0][-1] == tokenizer.pad_token_id
     assert tokenizer.encode("a b c d", truncation=True, max_length=2) == tokenizer.encode("a b c d")[:2]
-    assert [
-        len(row) for row in tokenizer(texts, max_length=3, padding="max_length", truncation=True).input_ids
-    ] == [3, 3]
+    assert [len(row) for row in tokenizer(texts, max_length=3, padding="max_length", truncation=True).input_ids] == [
+        3,
+        3,
+    ]
     assert tokenizer("a", return_tensors="np")["input_ids"].ndim == 2
     tokenizer.pad_token = None
     with pytest.raises(ValueError, match="needs a pad_token"):
@@ -163,10 +164,7 @@ def test_the_interface_equals_that_of_transformers_on_the_same_files(load, tmp_p
     assert mine.model_max_length == theirs.model_max_length
     for text in folders.TEXTS:
         for options in ({}, {"truncation": True, "max_length": 3}, {"add_special_tokens": False}):
-            assert mine(text, **options).input_ids == list(theirs(text, **options)["input_ids"]), (
-                text,
-                options,
-            )
+            assert mine(text, **options).input_ids == list(theirs(text, **options)["input_ids"]), (text, options)
         assert mine.tokenize(text) == theirs.tokenize(text), text
         split = mine.encode(text, split_special_tokens=True)
         assert split == list(theirs.encode(text, split_special_tokens=True)), text

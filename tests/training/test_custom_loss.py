@@ -46,13 +46,8 @@ def scripted():
 
 def outputs(*lengths):
     """Return the result of a forward pass, with log probabilities -1, -2 and so on for datums of these lengths."""
-    made = [
-        {"logprobs": {"data": [-1.0 - k for k in range(n)], "dtype": "float32", "shape": [n]}}
-        for n in lengths
-    ]
-    return Answer(
-        body={"loss_fn_output_type": "cross_entropy", "loss_fn_outputs": made, "metrics": {"loss:sum": 1.0}}
-    )
+    made = [{"logprobs": {"data": [-1.0 - k for k in range(n)], "dtype": "float32", "shape": [n]}} for n in lengths]
+    return Answer(body={"loss_fn_output_type": "cross_entropy", "loss_fn_outputs": made, "metrics": {"loss:sum": 1.0}})
 
 
 def test_a_custom_cross_entropy_trains_exactly_as_the_servers_does(service):

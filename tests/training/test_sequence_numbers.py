@@ -1,18 +1,7 @@
 """Sequence numbers on servers that deduplicate, that require consecutive numbers, and that do neither."""
 
 import pytest
-from imitations import (
-    ADAM,
-    HATCHERY,
-    NEITHER,
-    PROFILES,
-    SKYRL,
-    TUFT,
-    Imitation,
-    client,
-    datums,
-    training,
-)
+from imitations import ADAM, HATCHERY, NEITHER, PROFILES, SKYRL, TUFT, Imitation, client, datums, training
 
 from tinkex_sync import (
     BadRequestError,
@@ -49,14 +38,7 @@ def run(server, **settings):
     return outcomes
 
 
-OPERATIONS = [
-    *["forward_backward"] * 3,
-    "optim_step",
-    "save_weights",
-    "forward_backward",
-    "optim_step",
-    "optim_step",
-]
+OPERATIONS = [*["forward_backward"] * 3, "optim_step", "save_weights", "forward_backward", "optim_step", "optim_step"]
 
 
 @pytest.mark.parametrize("profile", PROFILES, ids=NAMES)

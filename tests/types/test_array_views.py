@@ -19,9 +19,7 @@ def test_completions_and_prompt_logprobs_can_be_read_as_arrays() -> None:
     assert sequence.logprobs_np.dtype == np.float32
     assert sequence.logprobs_np.tolist() == [-0.5, -1.0, -2.0]
     assert sequence.topk_logprobs == PAIRS
-    response = types.SampleResponse(
-        sequences=[sequence], prompt_logprobs=[None, -1.0], topk_prompt_logprobs=PAIRS
-    )
+    response = types.SampleResponse(sequences=[sequence], prompt_logprobs=[None, -1.0], topk_prompt_logprobs=PAIRS)
     assert np.isnan(response.prompt_logprobs_np[0])
     assert response.prompt_logprobs_np[1:].tolist() == [-1.0]
     for topk in (sequence.topk_logprobs_np, response.topk_prompt_logprobs_np):

@@ -32,8 +32,7 @@ def test_checkpoint_paths_are_split_into_run_and_checkpoint(path, kind) -> None:
 
 
 @pytest.mark.parametrize(
-    "path",
-    ["r/weights/x", "tinker://r/weights", "tinker://r/weights/x/y", "tinker://r/other/x", "tinker://r/x"],
+    "path", ["r/weights/x", "tinker://r/weights", "tinker://r/weights/x/y", "tinker://r/other/x", "tinker://r/x"]
 )
 def test_a_path_without_exactly_run_kind_and_name_is_refused(path) -> None:
     with pytest.raises(ValueError, match=f"Invalid tinker path: {path}"):
@@ -41,12 +40,7 @@ def test_a_path_without_exactly_run_kind_and_name_is_refused(path) -> None:
 
 
 def test_a_listing_of_one_run_has_no_cursor() -> None:
-    checkpoint = {
-        "checkpoint_id": "weights/x",
-        "checkpoint_type": "training",
-        "time": None,
-        "tinker_path": "p",
-    }
+    checkpoint = {"checkpoint_id": "weights/x", "checkpoint_type": "training", "time": None, "tinker_path": "p"}
     listed = types.CheckpointsListResponse.from_wire({"checkpoints": [checkpoint]})
     assert listed.cursor is None
     assert (listed.checkpoints[0].size_bytes, listed.checkpoints[0].public) == (None, False)

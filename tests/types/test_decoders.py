@@ -44,8 +44,7 @@ def test_times_are_encoded_as_iso_8601_with_z_for_utc() -> None:
 
 
 @pytest.mark.parametrize(
-    ("spelled", "meant"),
-    [("false", False), ("TRUE", True), ("off", False), (1, True), (0.0, False), ("y", True)],
+    ("spelled", "meant"), [("false", False), ("TRUE", True), ("off", False), (1, True), (0.0, False), ("y", True)]
 )
 def test_bools_are_decoded_from_their_usual_spellings(spelled, meant) -> None:
     decoded = types.WeightsInfoResponse.from_wire({"base_model": "b", "is_lora": spelled})

@@ -47,9 +47,7 @@ def test_failed_responses_of_any_shape_are_decoded() -> None:
 
 
 def test_an_accepted_operation_is_known_by_its_request_id() -> None:
-    accepted = types.UntypedAPIFuture.from_wire(
-        {"request_id": "r", "model_id": "m", "sample_sequence_ids": ["a"]}
-    )
+    accepted = types.UntypedAPIFuture.from_wire({"request_id": "r", "model_id": "m", "sample_sequence_ids": ["a"]})
     assert (accepted.request_id, accepted.model_id, accepted.sample_sequence_ids) == ("r", "m", ["a"])
     with pytest.raises(APIResponseValidationError, match="request_id"):
         types.UntypedAPIFuture.from_wire({})

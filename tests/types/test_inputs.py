@@ -110,12 +110,7 @@ def test_neither_numpy_nor_torch_is_imported_for_lists() -> None:
 
 
 @pytest.mark.parametrize(
-    "given",
-    [
-        [[5, 6], [7, 8], [9, 10]],
-        ([5, 6], (7, 8), np.array([9, 10])),
-        np.array([[5, 6], [7, 8], [9, 10]]),
-    ],
+    "given", [[[5, 6], [7, 8], [9, 10]], ([5, 6], (7, 8), np.array([9, 10])), np.array([[5, 6], [7, 8], [9, 10]])]
 )
 def test_k_targets_per_position_keep_their_shape_as_nested_lists_and_as_arrays(given) -> None:
     sent = json.loads(json_wire.encode(tensor(given, "target_tokens")))
@@ -123,9 +118,7 @@ def test_k_targets_per_position_keep_their_shape_as_nested_lists_and_as_arrays(g
 
 
 def test_nested_lists_of_unequal_rows_are_refused_with_the_row() -> None:
-    with pytest.raises(
-        ValueError, match=r"weights: rows of nested lists .* row 0 has \[2\], row 1 has \[1\]"
-    ):
+    with pytest.raises(ValueError, match=r"weights: rows of nested lists .* row 0 has \[2\], row 1 has \[1\]"):
         tensor([[1.0, 2.0], [3.0]])
     with pytest.raises(ValueError, match=r"row 1 has \[\]"):
         tensor([[1.0], 2.0])

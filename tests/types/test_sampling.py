@@ -53,9 +53,7 @@ def test_stop_is_text_a_list_of_texts_or_a_list_of_token_ids(stop) -> None:
 
 @pytest.mark.parametrize("stop", [5, ["a", 1], [None], {"a": 1}])
 def test_another_stop_is_refused_with_the_accepted_forms(stop) -> None:
-    with pytest.raises(
-        ValueError, match=r"SamplingParams\.stop: must be a string, a list of strings or a list"
-    ):
+    with pytest.raises(ValueError, match=r"SamplingParams\.stop: must be a string, a list of strings or a list"):
         types.SamplingParams(stop=stop)
 
 

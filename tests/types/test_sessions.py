@@ -31,10 +31,7 @@ def test_bodies_have_the_0_7_fields_in_wire_order_without_type(request_, body) -
             types.CreateSessionRequest([], None, "0.38.0", project_id="p"),
             {"tags": [], "user_metadata": None, "sdk_version": "0.38.0", "project_id": "p"},
         ),
-        (
-            types.FinishSessionRequest(types.FinishReason("success")),
-            {"reason": {"type": "success"}, "detail": None},
-        ),
+        (types.FinishSessionRequest(types.FinishReason("success")), {"reason": {"type": "success"}, "detail": None}),
         (types.AssignSessionProjectRequest("p"), {"project_id": "p"}),
         (types.JoinSamplingSessionRequest("s"), {"sampling_session_id": "s"}),
         (types.SessionHeartbeatRequest("s"), {"session_id": "s"}),

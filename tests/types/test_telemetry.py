@@ -15,14 +15,8 @@ NOW = datetime(2025, 1, 2, tzinfo=timezone.utc)
     [
         (
             types.TelemetrySendRequest([], "Linux", "0.38.0", "s", "u"),
-            {
-                "events": [],
-                "platform": "Linux",
-                "sdk_version": "0.38.0",
-                "session_id": "s",
-                "process_uuid": "u",
-            },
-        ),
+            {"events": [], "platform": "Linux", "sdk_version": "0.38.0", "session_id": "s", "process_uuid": "u"},
+        )
     ],
     ids=lambda value: type(value).__name__,
 )

@@ -25,13 +25,7 @@ LORA = {"rank": 8, "seed": None, "train_unembed": True, "train_mlp": True, "trai
                 "model_seq_id": 0,
                 "base_model": "b",
                 "user_metadata": {},
-                "lora_config": {
-                    "rank": 8,
-                    "seed": 1,
-                    "train_unembed": True,
-                    "train_mlp": True,
-                    "train_attn": True,
-                },
+                "lora_config": {"rank": 8, "seed": 1, "train_unembed": True, "train_mlp": True, "train_attn": True},
             },
         ),
         (types.SaveWeightsRequest("m", "n", seq_id=7), {"model_id": "m", "path": "n", "seq_id": 7}),
@@ -133,9 +127,7 @@ def test_a_dimuon_step_is_sent_as_optimizer_params_without_adam_params() -> None
 
 def test_the_repr_of_a_request_hides_the_weights_access_token() -> None:
     assert "secret" not in repr(types.LoadWeightsRequest("m", "p", True, "secret"))
-    assert "secret" not in repr(
-        types.CreateModelFromWeightsRequest("s", 1, "p", True, weights_access_token="secret")
-    )
+    assert "secret" not in repr(types.CreateModelFromWeightsRequest("s", 1, "p", True, weights_access_token="secret"))
 
 
 @pytest.mark.parametrize(
@@ -162,14 +154,7 @@ def test_adam_params_out_of_range_name_the_field_and_the_value(name, value) -> N
 
 def test_adam_params_at_their_limits_are_accepted() -> None:
     params = types.AdamParams(learning_rate=0, beta1=0, beta2=0.999999, eps=5e-324)
-    assert list(params.to_wire()) == [
-        "learning_rate",
-        "beta1",
-        "beta2",
-        "eps",
-        "weight_decay",
-        "grad_clip_norm",
-    ]
+    assert list(params.to_wire()) == ["learning_rate", "beta1", "beta2", "eps", "weight_decay", "grad_clip_norm"]
     assert all(type(value) is float for value in params.to_wire().values())
 
 
@@ -183,9 +168,7 @@ def test_metrics_that_arrive_as_null_are_nan() -> None:
     metrics = types.ForwardBackwardOutput.from_wire(body).metrics
     assert math.isnan(metrics["loss:sum"])
     assert metrics["n"] == 1.0
-    assert math.isnan(
-        types.OptimStepResponse.from_wire({"metrics": {"grad_norm": None}}).metrics["grad_norm"]
-    )
+    assert math.isnan(types.OptimStepResponse.from_wire({"metrics": {"grad_norm": None}}).metrics["grad_norm"])
     assert types.OptimStepResponse.from_wire({"metrics": None}).metrics is None
     with pytest.raises(APIResponseValidationError, match=r"metrics\.n: must be a number"):
         types.OptimStepResponse.from_wire({"metrics": {"n": "x"}})

@@ -79,38 +79,18 @@ def test_all_public_names_of_the_protocol_exist() -> None:
 @pytest.mark.parametrize(
     ("kind", "body", "path"),
     [
-        (
-            types.SampleResponse,
-            {"sequences": [{"stop_reason": "stop", "tokens": [1, "x"]}]},
-            "sequences[0].tokens",
-        ),
-        (
-            types.SampleResponse,
-            {"sequences": [{"stop_reason": "stop", "tokens": None}]},
-            "sequences[0].tokens",
-        ),
-        (
-            types.SampleResponse,
-            {"sequences": [{"stop_reason": "eos", "tokens": []}]},
-            "sequences[0].stop_reason",
-        ),
+        (types.SampleResponse, {"sequences": [{"stop_reason": "stop", "tokens": [1, "x"]}]}, "sequences[0].tokens"),
+        (types.SampleResponse, {"sequences": [{"stop_reason": "stop", "tokens": None}]}, "sequences[0].tokens"),
+        (types.SampleResponse, {"sequences": [{"stop_reason": "eos", "tokens": []}]}, "sequences[0].stop_reason"),
         (types.SampleResponse, {"sequences": [{"stop_reason": "stop"}]}, "sequences[0].tokens"),
         (types.SampleResponse, {"sequences": [{}, 5]}, "sequences[0].stop_reason"),
         (types.SampleResponse, {"sequences": {}}, "sequences"),
-        (
-            types.SampleResponse,
-            {"sequences": [], "topk_prompt_logprobs": [None, [[1]]]},
-            "topk_prompt_logprobs[1]",
-        ),
+        (types.SampleResponse, {"sequences": [], "topk_prompt_logprobs": [None, [[1]]]}, "topk_prompt_logprobs[1]"),
         (types.SampleResponse, {"sequences": [], "prompt_logprobs": [None, "x"]}, "prompt_logprobs"),
         (types.ModelInput, {"chunks": [{"tokens": [1]}, {"format": "png"}]}, "chunks[1]"),
         (types.ModelInput, {"chunks": [{"tokens": [1.5]}]}, "chunks[0].tokens"),
         (types.TrainingRun, {**RUN, "last_request_time": "yesterday"}, "last_request_time"),
-        (
-            types.TrainingRun,
-            {**RUN, "last_checkpoint": {"checkpoint_id": "x"}},
-            "last_checkpoint.checkpoint_type",
-        ),
+        (types.TrainingRun, {**RUN, "last_checkpoint": {"checkpoint_id": "x"}}, "last_checkpoint.checkpoint_type"),
         (types.TrainingRun, {**RUN, "is_lora": "maybe"}, "is_lora"),
         (types.OptimStepResponse, {"metrics": {"a": "x"}}, "metrics.a"),
         (types.OptimStepResponse, None, ""),
@@ -135,13 +115,7 @@ def test_a_value_that_does_not_fit_is_refused_with_its_path(kind, body, path) ->
 
 
 def test_unknown_keys_are_ignored_at_every_depth() -> None:
-    checkpoint = {
-        "checkpoint_id": "c",
-        "checkpoint_type": "training",
-        "time": None,
-        "tinker_path": "p",
-        "new": [1],
-    }
+    checkpoint = {"checkpoint_id": "c", "checkpoint_type": "training", "time": None, "tinker_path": "p", "new": [1]}
     run = types.TrainingRun.from_wire({**RUN, "new": {}, "last_checkpoint": checkpoint})
     assert run.last_checkpoint is not None
     assert run.last_checkpoint.time is None
@@ -161,8 +135,7 @@ def test_pickle_keeps_the_values_and_the_body() -> None:
 
 def test_the_repr_of_long_data_is_short() -> None:
     response = types.SampleResponse(
-        sequences=[types.SampledSequence("stop", list(range(100_000)), [0.5] * 100_000)],
-        prompt_logprobs=[None] * 5000,
+        sequences=[types.SampledSequence("stop", list(range(100_000)), [0.5] * 100_000)], prompt_logprobs=[None] * 5000
     )
     chunk = types.ImageChunk(data=bytes(100_000), format="png")
     assert len(repr(response)) < 600
@@ -215,9 +188,7 @@ def test_the_string_false_is_false() -> None:
 
 def test_a_union_is_decoded_by_its_keys() -> None:
     assert isinstance(_Either.from_dict({"one": {"x": 1, "type": "_B"}}).one, _A)
-    read = types.ModelInput.from_wire(
-        {"chunks": [{"format": "png", "location": "l"}, {"format": "png", "data": ""}]}
-    )
+    read = types.ModelInput.from_wire({"chunks": [{"format": "png", "location": "l"}, {"format": "png", "data": ""}]})
     assert [type(chunk) for chunk in read.chunks] == [types.ImageAssetPointerChunk, types.ImageChunk]
 
 

@@ -98,9 +98,7 @@ def _open_member(archive: tarfile.TarFile, member: tarfile.TarInfo) -> Iterator[
         try:
             file = archive.extractfile(member)
         except (KeyError, RecursionError):
-            raise ValueError(
-                f"{member.name!r} is a link to {member.linkname!r}, which is not in the archive"
-            ) from None
+            raise ValueError(f"{member.name!r} is a link to {member.linkname!r}, which is not in the archive") from None
     if file is None:
         raise ValueError(f"{member.name!r} is neither a file nor a folder")
     with file:

@@ -102,9 +102,7 @@ def download_checkpoint(
     if destination.is_symlink() or (destination.exists() and not destination.is_dir()):
         raise FileExistsError(f"{destination} exists and is not a folder: give another destination")
     if destination.exists() and not force:
-        raise FileExistsError(
-            f"{destination} already exists: give another destination, or force=True to replace it"
-        )
+        raise FileExistsError(f"{destination} already exists: give another destination, or force=True to replace it")
     destination.parent.mkdir(parents=True, exist_ok=True)
     report = progress or (lambda phase, done, total: None)
     with tempfile.TemporaryDirectory(prefix=f".{destination.name[:60]}.", dir=destination.parent) as folder:
@@ -251,9 +249,7 @@ class _Download:
         timeouts = (clock.real(config.connect_timeout), clock.real(_READ_TIMEOUT))
         for _ in range(_MOST_REDIRECTS + 1):
             headers = self._headers(url)
-            with http.get(
-                url, headers=headers, timeout=timeouts, stream=True, allow_redirects=False
-            ) as response:
+            with http.get(url, headers=headers, timeout=timeouts, stream=True, allow_redirects=False) as response:
                 location = response.headers.get("location")
                 if not 300 <= response.status_code < 400 or not location:
                     self._copy(response)
@@ -298,9 +294,7 @@ class _Download:
     def _begin(self, status: int, headers: Dict[str, str]) -> None:
         """Set the length and the version from the headers. Empty the file unless the response continues it."""
         length = headers.get("content-length", "")
-        content_range = re.fullmatch(
-            r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)", headers.get("content-range", "")
-        )
+        content_range = re.fullmatch(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)", headers.get("content-range", ""))
         if status == 206 and content_range is not None and int(content_range.group(1)) == self._done:
             total = content_range.group(3)
             self._total = int(content_range.group(2)) + 1 if total == "*" else int(total)

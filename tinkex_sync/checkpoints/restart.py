@@ -70,10 +70,7 @@ class RestartPolicy:
             raise ValueError(f"max_restarts must be an integer >= 0, got {number!r}")
 
     def run(
-        self,
-        service: ServiceClient,
-        training: TrainingClient,
-        train: Callable[[TrainingClient, Optional[str]], T],
+        self, service: ServiceClient, training: TrainingClient, train: Callable[[TrainingClient, Optional[str]], T]
     ) -> T:
         """Call ``train``, and call it again from the last checkpoint if the run is corrupted.
 
@@ -106,9 +103,7 @@ class RestartPolicy:
                     self.on_restart(Restart(attempt, training.model_id, checkpoint, error))
             training = service.create_training_client_from_state_with_optimizer(checkpoint)
 
-    def _require_checkpoint(
-        self, attempt: int, run_id: str, checkpoint: Optional[str], error: TinkexError
-    ) -> str:
+    def _require_checkpoint(self, attempt: int, run_id: str, checkpoint: Optional[str], error: TinkexError) -> str:
         """Return the checkpoint of a restart, and log it.
 
         Raises:

@@ -95,15 +95,11 @@ def _take_weight(message: Dict[str, Any], name: str) -> float:
     if trainable is not None and not isinstance(trainable, bool):
         raise WrongLineError(f'{name}["trainable"] must be true or false, not {excerpt(trainable)}')
     if None not in (weight, trainable) and bool(weight) != trainable:
-        raise WrongLineError(
-            f'{name} has "weight" {weight} and "trainable" {excerpt(trainable)}: give one of them'
-        )
+        raise WrongLineError(f'{name} has "weight" {weight} and "trainable" {excerpt(trainable)}: give one of them')
     if weight is None:
         weight = is_reply if trainable is None else trainable
     if weight and not is_reply:
-        raise WrongLineError(
-            f'{name} cannot be learned: its role is {excerpt(message.get("role"))}, not "assistant"'
-        )
+        raise WrongLineError(f'{name} cannot be learned: its role is {excerpt(message.get("role"))}, not "assistant"')
     return float(weight)
 
 
@@ -352,9 +348,7 @@ class _PreparedChat:
                         " remove the key, or name it with --ignore-keys"
                     )
             if message["role"] not in _COMMON_ROLES and not self._writes_message(index):
-                raise ValueError(
-                    f"the chat template does not write {name}, whose role is {excerpt(message['role'])}"
-                )
+                raise ValueError(f"the chat template does not write {name}, whose role is {excerpt(message['role'])}")
             if isinstance(message["content"], list):
                 self._check_parts(index)
 
@@ -421,23 +415,16 @@ class _PreparedChat:
         plain = [text.replace(marks[0], "").replace(marks[1], "") for text in texts]
         if all(plain[-1].startswith(text) for text in plain):
             return [_split_marked(texts[-1], marks, self._reply_weights(ends[-1], only_last=False))]
-        return [
-            _split_marked(text, marks, self._reply_weights(end, only_last=True))
-            for text, end in zip(texts, ends)
-        ]
+        return [_split_marked(text, marks, self._reply_weights(end, only_last=True)) for text, end in zip(texts, ends)]
 
     def _unused_marks(self) -> str:
-        used = json.dumps([self._messages, self._tools], ensure_ascii=False) + self._template.text(
-            bool(self._tools)
-        )
+        used = json.dumps([self._messages, self._tools], ensure_ascii=False) + self._template.text(bool(self._tools))
         return "".join([mark for mark in _MARKS if mark not in used][:2])
 
     def _reply_weights(self, count: int, only_last: bool) -> List[float]:
         """Return the weight of each reply of the first ``count`` messages, in which the last one may count alone."""
         weights = [
-            weight
-            for message, weight in zip(self._messages[:count], self._weights)
-            if message["role"] == "assistant"
+            weight for message, weight in zip(self._messages[:count], self._weights) if message["role"] == "assistant"
         ]
         return [0.0] * (len(weights) - 1) + weights[-1:] if only_last else weights
 
@@ -472,9 +459,7 @@ def _split_marked(text: str, marks: str, weights: List[float]) -> List[Tuple[str
 def _function_calls(message: Dict[str, Any]) -> List[Dict[str, Any]]:
     calls = message.get("tool_calls")
     functions = [
-        call.get("function", call)
-        for call in (calls if isinstance(calls, list) else [])
-        if isinstance(call, dict)
+        call.get("function", call) for call in (calls if isinstance(calls, list) else []) if isinstance(call, dict)
     ]
     return [function for function in functions if isinstance(function, dict)]
 

@@ -53,9 +53,7 @@ def _parse_path(path: str) -> Tuple[str, str]:
 
 
 def _invalid_path(path: str) -> CommandError:
-    return CommandError(
-        f"Invalid checkpoint path: {path}", f"Checkpoint path must be in the format: {_EXAMPLE}"
-    )
+    return CommandError(f"Invalid checkpoint path: {path}", f"Checkpoint path must be in the format: {_EXAMPLE}")
 
 
 def _size_text(found: Checkpoint) -> str:
@@ -288,12 +286,7 @@ A LoRA adapter for `{base_model}`{rank}, saved as `{path}`.
 @click.option("--message", help="Commit message. Default: the path of the checkpoint.")
 @pass_output
 def push_hf(
-    output: Output,
-    checkpoint_path: str,
-    repository: str,
-    public: bool,
-    revision: Optional[str],
-    message: Optional[str],
+    output: Output, checkpoint_path: str, repository: str, public: bool, revision: Optional[str], message: Optional[str]
 ) -> None:
     """Push a checkpoint to a model repository of the Hugging Face hub. The repository is created if necessary.
 
@@ -311,9 +304,7 @@ def push_hf(
 
     _parse_path(checkpoint_path)
     if repository.count("/") != 1 or not all(repository.split("/")):
-        raise CommandError(
-            f"Invalid repository: {repository}", "Give it as OWNER/NAME, such as me/my-adapter."
-        )
+        raise CommandError(f"Invalid repository: {repository}", "Give it as OWNER/NAME, such as me/my-adapter.")
     with tempfile.TemporaryDirectory() as parent, connected_rest(output) as rest:
         folder = Path(parent, "checkpoint")
         with _download_progress(output) as progress:
@@ -323,12 +314,7 @@ def push_hf(
         message = message or f"Checkpoint {checkpoint_path}"
         commit = _push_folder(huggingface_hub.HfApi(), folder, repository, public, revision, message)
     output.result(
-        {
-            "checkpoint_path": checkpoint_path,
-            "repository": repository,
-            "commit": commit.oid,
-            "url": commit.commit_url,
-        },
+        {"checkpoint_path": checkpoint_path, "repository": repository, "commit": commit.oid, "url": commit.commit_url},
         f"Checkpoint Push: {checkpoint_path}",
         ("Property", "Value"),
         [("Checkpoint Path", checkpoint_path), ("Repository", repository), ("Commit", commit.commit_url)],
@@ -359,9 +345,7 @@ def _adapter_of(rest: RestClient, checkpoint_path: str) -> Union[WeightsInfoResp
         return rest.get_training_run_by_tinker_path(checkpoint_path)
 
 
-def _push_folder(
-    hub: Any, folder: Path, repository: str, public: bool, revision: Optional[str], message: str
-) -> Any:
+def _push_folder(hub: Any, folder: Path, repository: str, public: bool, revision: Optional[str], message: str) -> Any:
     """Push a folder in one commit and return the hub's description of the commit.
 
     Raises:
@@ -371,9 +355,7 @@ def _push_folder(
         hub.create_repo(repository, private=not public, exist_ok=True)
         if revision is not None:
             hub.create_branch(repository, branch=revision, exist_ok=True)
-        return hub.upload_folder(
-            repo_id=repository, folder_path=str(folder), revision=revision, commit_message=message
-        )
+        return hub.upload_folder(repo_id=repository, folder_path=str(folder), revision=revision, commit_message=message)
     except (OSError, ValueError) as error:
         # Every error class of huggingface_hub is a subclass of one of the two.
         raise CommandError(

@@ -88,9 +88,7 @@ def parse_object(line: bytes, number: int) -> Dict[str, Any]:
     try:
         text = line.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise WrongLineError(
-            f"not UTF-8: byte 0x{line[error.start]:02x} at column {error.start + 1}"
-        ) from None
+        raise WrongLineError(f"not UTF-8: byte 0x{line[error.start]:02x} at column {error.start + 1}") from None
     try:
         value = json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_unique_keys)
     except WrongLineError:
@@ -145,8 +143,7 @@ def require_known_keys(value: Dict[str, Any], known: Collection[str]) -> None:
         if key not in known:
             names = ", ".join(sorted(known))
             raise WrongLineError(
-                f"the key {excerpt(key)} is not known here (known: {names});"
-                " remove it, or name it with --ignore-keys"
+                f"the key {excerpt(key)} is not known here (known: {names}); remove it, or name it with --ignore-keys"
             )
 
 

@@ -19,9 +19,7 @@ __all__ = ["CommandError", "Output", "pass_output", "visible_text", "wire_fields
 #: A width that no table reaches, in characters. Files and pipes have no width: COLUMNS is the terminal's.
 _UNLIMITED = 1_000_000
 #: Control characters but line feed and tab, bidirectional overrides, and lone surrogates.
-_INVISIBLE = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
-)
+_INVISIBLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 class CommandError(click.ClickException):

@@ -7,9 +7,7 @@ from typing import Any, Callable, List, Tuple
 __all__ = ["collect", "count_text", "hidden_count_text"]
 
 
-def collect(
-    fetch: Callable[[int, int], Any], field: str, limit: int, page_size: int
-) -> Tuple[List[Any], int]:
+def collect(fetch: Callable[[int, int], Any], field: str, limit: int, page_size: int) -> Tuple[List[Any], int]:
     """Read items of a listing and return them with the total number of items.
 
     Args:

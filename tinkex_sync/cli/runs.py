@@ -37,9 +37,7 @@ def _lora_text(found: TrainingRun, template: str) -> str:
 
 
 @run.command("list")
-@click.option(
-    "--limit", type=int, default=20, show_default=True, help="Largest number of runs to show. 0 shows all."
-)
+@click.option("--limit", type=int, default=20, show_default=True, help="Largest number of runs to show. 0 shows all.")
 @pass_output
 def list_runs(output: Output, limit: int) -> None:
     """List training runs, newest first."""

@@ -25,9 +25,7 @@ _FAULT = "fault_"
 def _fault_options(command: F) -> F:
     """Add one option for each field of :class:`Faults`."""
     for field in reversed(dataclasses.fields(Faults)):
-        option = click.option(
-            f"--fault-{field.name.replace('_', '-')}", f"{_FAULT}{field.name}", metavar="VALUE"
-        )
+        option = click.option(f"--fault-{field.name.replace('_', '-')}", f"{_FAULT}{field.name}", metavar="VALUE")
         command = option(command)
     return command
 
@@ -49,20 +47,14 @@ def _faults_from_options(options: Mapping[str, Optional[str]]) -> Faults:
 
 @click.command(cls=Command)
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
-@click.option(
-    "--port", type=click.IntRange(0, 65535), default=0, help="Port to listen on. 0 selects a free port."
-)
+@click.option("--port", type=click.IntRange(0, 65535), default=0, help="Port to listen on. 0 selects a free port.")
 @click.option(
     "--data",
     type=click.Path(file_okay=False),
     help="Folder for checkpoints. Without it, they are deleted when the server ends.",
 )
-@click.option(
-    "--api-key", metavar="KEY", help="Key that clients must send. Without it, every key is accepted."
-)
-@click.option(
-    "--model", "models", metavar="NAME", multiple=True, help="A further name of the tiny model. Repeatable."
-)
+@click.option("--api-key", metavar="KEY", help="Key that clients must send. Without it, every key is accepted.")
+@click.option("--model", "models", metavar="NAME", multiple=True, help="A further name of the tiny model. Repeatable.")
 @click.option(
     "--hold",
     type=click.FloatRange(min=0),

@@ -21,11 +21,7 @@ def session() -> None:
 
 @session.command("list")
 @click.option(
-    "--limit",
-    type=int,
-    default=20,
-    show_default=True,
-    help="Largest number of sessions to show. 0 shows all.",
+    "--limit", type=int, default=20, show_default=True, help="Largest number of sessions to show. 0 shows all."
 )
 @pass_output
 def list_sessions(output: Output, limit: int) -> None:

@@ -96,9 +96,7 @@ class CallOperation(Generic[T]):
     Every run and every submission is a call of its own. Immutable.
     """
 
-    def __init__(
-        self, client: Client, name: str, function: Callable[[CallState, Optional[float]], T]
-    ) -> None:
+    def __init__(self, client: Client, name: str, function: Callable[[CallState, Optional[float]], T]) -> None:
         """Make an operation.
 
         Args:

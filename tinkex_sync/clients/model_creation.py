@@ -140,9 +140,7 @@ def _create(
 
 
 def _check_optimizer_config(optimizer: Any) -> None:
-    if optimizer is not None and not isinstance(
-        optimizer, (types.AdamOptimizerConfig, types.DimuonOptimizerConfig)
-    ):
+    if optimizer is not None and not isinstance(optimizer, (types.AdamOptimizerConfig, types.DimuonOptimizerConfig)):
         raise TypeError(
             "optimizer must be types.AdamOptimizerConfig() or types.DimuonOptimizerConfig(), not"
             f" {type(optimizer).__name__}"

@@ -15,14 +15,7 @@ from ..http.request import Request
 from ..http.transport import Reply
 from ..plugins.events import Source
 from ..session import Session
-from ..validation import (
-    check_count,
-    check_one_of,
-    check_optional_text,
-    check_text,
-    check_ttl,
-    split_checkpoint_path,
-)
+from ..validation import check_count, check_one_of, check_optional_text, check_text, check_ttl, split_checkpoint_path
 from .base import CallOperation, RebuildingClient, blocking, request_operation, submitted
 
 #: Which resources a list contains: those of the account, or all that the account may read.
@@ -86,10 +79,7 @@ class RestClient(RebuildingClient):
     submit_list_training_runs = submitted(list_training_runs)
 
     def iter_training_runs(
-        self,
-        page_size: int = _PAGE_SIZE,
-        access_scope: Optional[AccessScope] = None,
-        project_id: Optional[str] = None,
+        self, page_size: int = _PAGE_SIZE, access_scope: Optional[AccessScope] = None, project_id: Optional[str] = None
     ) -> Iterator[types.TrainingRun]:
         """Iterate over all training runs, and request each page when the iteration reaches it.
 
@@ -105,11 +95,7 @@ class RestClient(RebuildingClient):
 
     @blocking
     def get_training_run(
-        self,
-        training_run_id: str,
-        access_scope: Optional[AccessScope] = None,
-        *,
-        timeout: Optional[float] = None,
+        self, training_run_id: str, access_scope: Optional[AccessScope] = None, *, timeout: Optional[float] = None
     ) -> Operation[types.TrainingRun]:
         """Return one training run. GET /api/v1/training_runs/{id}.
 
@@ -203,9 +189,7 @@ class RestClient(RebuildingClient):
         Args:
             tinker_path: ``tinker://RUN/weights/NAME`` or ``tinker://RUN/sampler_weights/NAME``.
         """
-        return self._change(
-            "delete_checkpoint_from_tinker_path", "delete_checkpoint", _path_parts(tinker_path)
-        )
+        return self._change("delete_checkpoint_from_tinker_path", "delete_checkpoint", _path_parts(tinker_path))
 
     submit_delete_checkpoint_from_tinker_path = submitted(delete_checkpoint_from_tinker_path)
 
@@ -214,9 +198,7 @@ class RestClient(RebuildingClient):
         self, tinker_path: str, *, timeout: Optional[float] = None
     ) -> Operation[None]:
         """Make a checkpoint readable for all accounts. POST .../checkpoints/{id}/publish."""
-        return self._change(
-            "publish_checkpoint_from_tinker_path", "publish_checkpoint", _path_parts(tinker_path)
-        )
+        return self._change("publish_checkpoint_from_tinker_path", "publish_checkpoint", _path_parts(tinker_path))
 
     submit_publish_checkpoint_from_tinker_path = submitted(publish_checkpoint_from_tinker_path)
 
@@ -225,9 +207,7 @@ class RestClient(RebuildingClient):
         self, tinker_path: str, *, timeout: Optional[float] = None
     ) -> Operation[None]:
         """Make a published checkpoint private again. DELETE .../checkpoints/{id}/publish."""
-        return self._change(
-            "unpublish_checkpoint_from_tinker_path", "unpublish_checkpoint", _path_parts(tinker_path)
-        )
+        return self._change("unpublish_checkpoint_from_tinker_path", "unpublish_checkpoint", _path_parts(tinker_path))
 
     submit_unpublish_checkpoint_from_tinker_path = submitted(unpublish_checkpoint_from_tinker_path)
 
@@ -240,9 +220,7 @@ class RestClient(RebuildingClient):
         GET .../checkpoints/{id}/archive.
         """
         parts = {"run": training_run_id, "checkpoint_path": checkpoint_id}
-        return self._request(
-            "get_checkpoint_archive_url", "checkpoint_archive", parts, decode=_decode_archive_url
-        )
+        return self._request("get_checkpoint_archive_url", "checkpoint_archive", parts, decode=_decode_archive_url)
 
     submit_get_checkpoint_archive_url = submitted(get_checkpoint_archive_url)
 
@@ -257,9 +235,7 @@ class RestClient(RebuildingClient):
         name, parts = "get_checkpoint_archive_url_from_tinker_path", _path_parts(tinker_path)
         return self._request(name, "checkpoint_archive", parts, decode=_decode_archive_url)
 
-    submit_get_checkpoint_archive_url_from_tinker_path = submitted(
-        get_checkpoint_archive_url_from_tinker_path
-    )
+    submit_get_checkpoint_archive_url_from_tinker_path = submitted(get_checkpoint_archive_url_from_tinker_path)
 
     @blocking
     def get_external_weights_urls(
@@ -365,18 +341,14 @@ class RestClient(RebuildingClient):
 
     submit_list_sessions = submitted(list_sessions)
 
-    def iter_sessions(
-        self, page_size: int = _PAGE_SIZE, access_scope: Optional[AccessScope] = None
-    ) -> Iterator[str]:
+    def iter_sessions(self, page_size: int = _PAGE_SIZE, access_scope: Optional[AccessScope] = None) -> Iterator[str]:
         """Iterate over all session ids, and request each page when the iteration reaches it.
 
         Args:
             page_size: Number of sessions of each request.
             access_scope: As for :meth:`list_training_runs`.
         """
-        return _pages(
-            lambda offset: self.list_sessions(page_size, offset, access_scope), "sessions", page_size
-        )
+        return _pages(lambda offset: self.list_sessions(page_size, offset, access_scope), "sessions", page_size)
 
     @blocking
     def assign_session_project(
@@ -389,9 +361,7 @@ class RestClient(RebuildingClient):
     submit_assign_session_project = submitted(assign_session_project)
 
     @blocking
-    def get_sampler(
-        self, sampler_id: str, *, timeout: Optional[float] = None
-    ) -> Operation[types.GetSamplerResponse]:
+    def get_sampler(self, sampler_id: str, *, timeout: Optional[float] = None) -> Operation[types.GetSamplerResponse]:
         """Return the base model and the weights of a sampling session. GET /api/v1/samplers/{id}."""
         return self._request("get_sampler", "sampler", {"sampler": sampler_id})
 
@@ -420,9 +390,7 @@ class RestClient(RebuildingClient):
         request = Request(endpoint, body, parts=parts or {}, query=query or None)
         return request_operation(self, name, request, decode)
 
-    def _change(
-        self, name: str, endpoint: str, parts: Mapping[str, str], body: Any = None
-    ) -> CallOperation[None]:
+    def _change(self, name: str, endpoint: str, parts: Mapping[str, str], body: Any = None) -> CallOperation[None]:
         """Return the operation that sends one request whose response has no content."""
         return self._request(name, endpoint, parts, body=body, decode=lambda response: None)
 

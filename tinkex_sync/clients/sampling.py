@@ -21,15 +21,7 @@ from ..session import Session
 from ..throttle.semaphores import CountingSemaphore
 from ..tokenizers.loading import choose_tokenizer, load_tokenizer
 from ..validation import check_model_path
-from .base import (
-    CallOperation,
-    Client,
-    RebuildingClient,
-    blocking,
-    first_seq_id,
-    request_operation,
-    submitted,
-)
+from .base import CallOperation, Client, RebuildingClient, blocking, first_seq_id, request_operation, submitted
 
 T = TypeVar("T")
 
@@ -126,11 +118,7 @@ class SamplingClient(RebuildingClient):
 
     @blocking
     def compute_logprobs(
-        self,
-        prompt: types.ModelInput,
-        prompt_logprobs_last_n: Optional[int] = None,
-        *,
-        timeout: Optional[float] = None,
+        self, prompt: types.ModelInput, prompt_logprobs_last_n: Optional[int] = None, *, timeout: Optional[float] = None
     ) -> Operation[List[Optional[float]]]:
         """Compute the natural log probability of each prompt token given the tokens before it.
 
@@ -200,13 +188,7 @@ class SamplingClient(RebuildingClient):
 
         def submit(prompt: types.ModelInput) -> Any:
             return self.submit_sample(
-                prompt,
-                num_samples,
-                params,
-                include_prompt_logprobs,
-                topk_prompt_logprobs,
-                timeout=timeout,
-                **options,
+                prompt, num_samples, params, include_prompt_logprobs, topk_prompt_logprobs, timeout=timeout, **options
             )
 
         return SampleMany(submit, prompts, max_in_flight=max_in_flight, ordered=ordered, on_error=on_error)
@@ -244,11 +226,7 @@ class SamplingClient(RebuildingClient):
         return Request("sampler", parts={"sampler": self.sampling_session_id})
 
     def _request(
-        self,
-        prompt: types.ModelInput,
-        num_samples: int,
-        sampling_params: types.SamplingParams,
-        options: SampleOptions,
+        self, prompt: types.ModelInput, num_samples: int, sampling_params: types.SamplingParams, options: SampleOptions
     ) -> types.SampleRequest:
         # In another process, the property joins the session and makes the context.
         self.session.check_usable()
@@ -341,10 +319,7 @@ def open_sampling_client(
     )
     opened = session.call(Request("create_sampling_session", body, call=call, deadline=deadline))
     return SamplingClient(
-        session,
-        opened.sampling_session_id,
-        retry_config=retry_config,
-        record_stability_info=record_stability_info,
+        session, opened.sampling_session_id, retry_config=retry_config, record_stability_info=record_stability_info
     )
 
 

@@ -335,10 +335,7 @@ class ServiceClient(Client):
 
 
 def _open_session(
-    config: Config,
-    observers: Observers,
-    user_metadata: Optional[Mapping[str, Any]],
-    telemetry: Optional[Telemetry],
+    config: Config, observers: Observers, user_metadata: Optional[Mapping[str, Any]], telemetry: Optional[Telemetry]
 ) -> Session:
     session = Session(config, observers)
     try:

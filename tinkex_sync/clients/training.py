@@ -304,9 +304,7 @@ class TrainingClient(Client):
         """
         recipients = None if age_encryption_recipients is None else list(age_encryption_recipients)
         if recipients is not None and not (recipients and all(isinstance(one, str) for one in recipients)):
-            raise ValueError(
-                f"age_encryption_recipients must be public keys, not {age_encryption_recipients!r}"
-            )
+            raise ValueError(f"age_encryption_recipients must be public keys, not {age_encryption_recipients!r}")
         request = types.SaveWeightsExternalRequest(
             self.model_id,
             path=check_text("name", name),
@@ -423,9 +421,7 @@ class TrainingClient(Client):
         return self._tokenizer
 
 
-def _named_save(
-    saved: types.SaveWeightsForSamplerResponseInternal,
-) -> types.SaveWeightsForSamplerResponse:
+def _named_save(saved: types.SaveWeightsForSamplerResponseInternal) -> types.SaveWeightsForSamplerResponse:
     if not saved.path:
         raise APIResponseValidationError(
             "the server saved the weights and returned neither a path nor a sampling session", path="path"

@@ -47,14 +47,8 @@ _GROUPS: Tuple[Tuple[str, str], ...] = (
         " SaveWeightsExternalResponseInternal FutureCompletion FutureFailed FutureFinished FuturesRetrieveRequest"
         " FuturesRetrieveResponse SamplingSessionFuturesTarget",
     ),
-    (
-        "a sampling client can be pickled and used in another process",
-        "get_sampler_handle from_sampler_handle",
-    ),
-    (
-        "this package does not contain the web addresses of the hosted service",
-        "get_console_url get_playground_url",
-    ),
+    ("a sampling client can be pickled and used in another process", "get_sampler_handle from_sampler_handle"),
+    ("this package does not contain the web addresses of the hosted service", "get_console_url get_playground_url"),
     ("raw responses are internal to the official client", "APIResponse AsyncAPIResponse"),
     ("save_weights_and_get_sampling_client returns the client itself", "BackcompatSamplingClientFuture"),
     ("create_training_client_from_state returns the client itself", "BackcompatTrainingClientFuture"),

@@ -41,14 +41,10 @@ def warn_in_loop(name: str) -> None:
     asyncio = sys.modules.get("asyncio")
     if asyncio is None or asyncio._get_running_loop() is None or "ipykernel" in sys.modules:
         return
-    _log.warning(
-        "%s() was called in a running event loop and blocks it: await %s_async() instead", name, name
-    )
+    _log.warning("%s() was called in a running event loop and blocks it: await %s_async() instead", name, name)
 
 
-def api_future_method(
-    submit: Callable[Concatenate[Any, P], Future[T]],
-) -> Callable[Concatenate[Any, P], APIFuture[T]]:
+def api_future_method(submit: Callable[Concatenate[Any, P], Future[T]]) -> Callable[Concatenate[Any, P], APIFuture[T]]:
     """Return a method that submits and returns an APIFuture."""
 
     def method(self: Any, *args: P.args, **kwargs: P.kwargs) -> APIFuture[T]:
@@ -66,9 +62,7 @@ def async_api_future_method(
     async def method(self: Any, *args: P.args, **kwargs: P.kwargs) -> APIFuture[T]:
         return APIFuture(submit(self.native, *args, **kwargs))
 
-    described: Callable[Concatenate[Any, P], Coroutine[Any, Any, APIFuture[T]]] = _describe(
-        method, submit, "_async"
-    )
+    described: Callable[Concatenate[Any, P], Coroutine[Any, Any, APIFuture[T]]] = _describe(method, submit, "_async")
     return described
 
 
@@ -111,9 +105,7 @@ def result_method(
     return described
 
 
-def _converted(
-    client: Any, future: Future[Any], convert: Optional[Convert]
-) -> concurrent.futures.Future[Any]:
+def _converted(client: Any, future: Future[Any], convert: Optional[Convert]) -> concurrent.futures.Future[Any]:
     return future if convert is None else map_future(future, lambda result: convert(client, result))
 
 

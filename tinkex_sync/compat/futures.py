@@ -26,9 +26,7 @@ class WaitEnded(DeadlineExceeded, asyncio.TimeoutError):
 
 
 def _wait_ended(timeout: Optional[float]) -> WaitEnded:
-    return WaitEnded(
-        f"no result within {timeout:g} s; the operation continues", phase="polling", sent="unknown"
-    )
+    return WaitEnded(f"no result within {timeout:g} s; the operation continues", phase="polling", sent="unknown")
 
 
 async def _wait_in_loop(future: concurrent.futures.Future[Any]) -> None:
@@ -129,9 +127,7 @@ class _MappedFuture(concurrent.futures.Future):  # type: ignore[type-arg]
         self._source.abandon()
 
 
-def map_future(
-    source: concurrent.futures.Future[T], function: Callable[[T], U]
-) -> concurrent.futures.Future[U]:
+def map_future(source: concurrent.futures.Future[T], function: Callable[[T], U]) -> concurrent.futures.Future[U]:
     """Return a future of ``function(result)``; the function must be short and must not block."""
     target = _MappedFuture(source)
 

@@ -147,9 +147,7 @@ class QueueStateObserver(TelemetryProvider):
     def _queue_state_hooks(self) -> Optional[QueueStateHooks]:
         return None if self._holder is None else self._holder.queue_state_hooks
 
-    def on_queue_state_change(
-        self, queue_state: QueueState, queue_state_reason: Optional[str] = None
-    ) -> None:
+    def on_queue_state_change(self, queue_state: QueueState, queue_state_reason: Optional[str] = None) -> None:
         """React to a change of the server's queue state or reason. This implementation logs a WARNING on a pause.
 
         A worker thread calls it.

@@ -41,27 +41,17 @@ class RestClient(TelemetryProvider):
     get_training_run = future_method(_Native.submit_get_training_run, warn=True)
     get_training_run_async = async_result_method(_Native.submit_get_training_run)
     get_training_run_by_tinker_path = future_method(_Native.submit_get_training_run_by_tinker_path, warn=True)
-    get_training_run_by_tinker_path_async = async_result_method(
-        _Native.submit_get_training_run_by_tinker_path
-    )
+    get_training_run_by_tinker_path_async = async_result_method(_Native.submit_get_training_run_by_tinker_path)
     list_checkpoints = future_method(_Native.submit_list_checkpoints, warn=True)
     list_checkpoints_async = async_result_method(_Native.submit_list_checkpoints)
     list_user_checkpoints = future_method(_Native.submit_list_user_checkpoints, warn=True)
     list_user_checkpoints_async = async_result_method(_Native.submit_list_user_checkpoints)
     delete_checkpoint = future_method(_Native.submit_delete_checkpoint, warn=True)
     delete_checkpoint_async = async_result_method(_Native.submit_delete_checkpoint)
-    delete_checkpoint_from_tinker_path = future_method(
-        _Native.submit_delete_checkpoint_from_tinker_path, warn=True
-    )
-    delete_checkpoint_from_tinker_path_async = async_result_method(
-        _Native.submit_delete_checkpoint_from_tinker_path
-    )
-    publish_checkpoint_from_tinker_path = future_method(
-        _Native.submit_publish_checkpoint_from_tinker_path, warn=True
-    )
-    publish_checkpoint_from_tinker_path_async = async_result_method(
-        _Native.submit_publish_checkpoint_from_tinker_path
-    )
+    delete_checkpoint_from_tinker_path = future_method(_Native.submit_delete_checkpoint_from_tinker_path, warn=True)
+    delete_checkpoint_from_tinker_path_async = async_result_method(_Native.submit_delete_checkpoint_from_tinker_path)
+    publish_checkpoint_from_tinker_path = future_method(_Native.submit_publish_checkpoint_from_tinker_path, warn=True)
+    publish_checkpoint_from_tinker_path_async = async_result_method(_Native.submit_publish_checkpoint_from_tinker_path)
     unpublish_checkpoint_from_tinker_path = future_method(
         _Native.submit_unpublish_checkpoint_from_tinker_path, warn=True
     )
@@ -80,12 +70,8 @@ class RestClient(TelemetryProvider):
     get_session_async = async_result_method(_Native.submit_get_session)
     list_sessions = future_method(_Native.submit_list_sessions, warn=True)
     list_sessions_async = async_result_method(_Native.submit_list_sessions)
-    set_checkpoint_ttl_from_tinker_path = future_method(
-        _Native.submit_set_checkpoint_ttl_from_tinker_path, warn=True
-    )
-    set_checkpoint_ttl_from_tinker_path_async = async_result_method(
-        _Native.submit_set_checkpoint_ttl_from_tinker_path
-    )
+    set_checkpoint_ttl_from_tinker_path = future_method(_Native.submit_set_checkpoint_ttl_from_tinker_path, warn=True)
+    set_checkpoint_ttl_from_tinker_path_async = async_result_method(_Native.submit_set_checkpoint_ttl_from_tinker_path)
     assign_session_project = future_method(_Native.submit_assign_session_project, warn=True)
     assign_session_project_async = async_result_method(_Native.submit_assign_session_project)
     copy_weights = future_method(_Native.submit_copy_weights, warn=True)

@@ -19,13 +19,7 @@ _Native = native_clients.SamplingClient
 class SamplingClient(QueueStateObserver):
     """Samples completions. The other clients make it; the constructor joins an existing sampling session."""
 
-    def __init__(
-        self,
-        holder: Holder,
-        *,
-        sampling_session_id: str,
-        retry_config: Optional[RetryConfig] = None,
-    ) -> None:
+    def __init__(self, holder: Holder, *, sampling_session_id: str, retry_config: Optional[RetryConfig] = None) -> None:
         self._adopt(holder, _Native(holder.session, sampling_session_id, retry_config=retry_config))
 
     @classmethod
@@ -73,9 +67,7 @@ class SamplingClient(QueueStateObserver):
     ) -> APIFuture[SamplingClient]:
         """Open a sampling session, or join the one with the given id."""
         if sampling_session_id is not None:
-            return completed(
-                SamplingClient(holder, sampling_session_id=sampling_session_id, retry_config=retry_config)
-            )
+            return completed(SamplingClient(holder, sampling_session_id=sampling_session_id, retry_config=retry_config))
         opening = sampling_client_operation(
             native_clients.Client(holder.session, holder.session.source),
             model_path=model_path,

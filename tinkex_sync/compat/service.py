@@ -97,9 +97,7 @@ class ServiceClient(TelemetryProvider):
         record_stability_info: bool = False,
     ) -> SamplingClient:
         """Return a client that samples from saved weights or from a base model."""
-        return self._open_sampling_client(
-            model_path, base_model, retry_config, record_stability_info
-        ).result()
+        return self._open_sampling_client(model_path, base_model, retry_config, record_stability_info).result()
 
     async def create_sampling_client_async(
         self,

@@ -18,9 +18,7 @@ class Telemetry:
     def __init__(self, native: NativeTelemetry) -> None:
         self._native = native
 
-    def log(
-        self, event_name: str, event_data: Optional[Mapping[str, Any]] = None, severity: Severity = "INFO"
-    ) -> bool:
+    def log(self, event_name: str, event_data: Optional[Mapping[str, Any]] = None, severity: Severity = "INFO") -> bool:
         """Queue an event. Return False if it cannot be encoded as JSON, and was dropped."""
         return self._native.log(event_name, event_data, severity)
 
@@ -49,9 +47,7 @@ class Telemetry:
             raise
 
     @contextlib.asynccontextmanager
-    async def acapture_exceptions(
-        self, fatal: bool = False, severity: Severity = "ERROR"
-    ) -> AsyncIterator[None]:
+    async def acapture_exceptions(self, fatal: bool = False, severity: Severity = "ERROR") -> AsyncIterator[None]:
         """Queue an exception that leaves the ``async with`` block, and raise it again."""
         with self.capture_exceptions(fatal, severity):
             yield

@@ -13,13 +13,7 @@ from .. import types
 from ..futures import Future
 from ..http.retry import RetryConfig
 from ..training.batch import datum_list
-from .calls import (
-    api_future_method,
-    async_api_future_method,
-    async_result_method,
-    result_method,
-    warn_in_loop,
-)
+from .calls import api_future_method, async_api_future_method, async_result_method, result_method, warn_in_loop
 from .futures import APIFuture, completed, map_future, result_in_loop
 from .holder import Holder, QueueStateObserver
 from .sampling import SamplingClient
@@ -58,37 +52,25 @@ class TrainingClient(QueueStateObserver):
         return self.native.model_id
 
     def forward(
-        self,
-        data: Iterable[types.Datum],
-        loss_fn: types.LossFnType,
-        loss_fn_config: Optional[Dict[str, float]] = None,
+        self, data: Iterable[types.Datum], loss_fn: types.LossFnType, loss_fn_config: Optional[Dict[str, float]] = None
     ) -> APIFuture[types.ForwardBackwardOutput]:
         """Compute the losses of a batch. Without data, the result is empty and no request is sent."""
         return self._batch(self.native.submit_forward, data, loss_fn, loss_fn_config)
 
     async def forward_async(
-        self,
-        data: Iterable[types.Datum],
-        loss_fn: types.LossFnType,
-        loss_fn_config: Optional[Dict[str, float]] = None,
+        self, data: Iterable[types.Datum], loss_fn: types.LossFnType, loss_fn_config: Optional[Dict[str, float]] = None
     ) -> APIFuture[types.ForwardBackwardOutput]:
         """Submit as :meth:`forward`; awaiting the future that this returns gives the result."""
         return self.forward(data, loss_fn, loss_fn_config)
 
     def forward_backward(
-        self,
-        data: Iterable[types.Datum],
-        loss_fn: types.LossFnType,
-        loss_fn_config: Optional[Dict[str, float]] = None,
+        self, data: Iterable[types.Datum], loss_fn: types.LossFnType, loss_fn_config: Optional[Dict[str, float]] = None
     ) -> APIFuture[types.ForwardBackwardOutput]:
         """Accumulate the gradients of a batch. Without data, the result is empty and no request is sent."""
         return self._batch(self.native.submit_forward_backward, data, loss_fn, loss_fn_config)
 
     async def forward_backward_async(
-        self,
-        data: Iterable[types.Datum],
-        loss_fn: types.LossFnType,
-        loss_fn_config: Optional[Dict[str, float]] = None,
+        self, data: Iterable[types.Datum], loss_fn: types.LossFnType, loss_fn_config: Optional[Dict[str, float]] = None
     ) -> APIFuture[types.ForwardBackwardOutput]:
         """Submit as :meth:`forward_backward`; awaiting the future that this returns gives the result."""
         return self.forward_backward(data, loss_fn, loss_fn_config)
@@ -102,16 +84,11 @@ class TrainingClient(QueueStateObserver):
     ) -> APIFuture[types.ForwardBackwardOutput]:
         datums = datum_list(data)
         if not datums:
-            return completed(
-                types.ForwardBackwardOutput(loss_fn_output_type="", loss_fn_outputs=[], metrics={})
-            )
+            return completed(types.ForwardBackwardOutput(loss_fn_output_type="", loss_fn_outputs=[], metrics={}))
         return APIFuture(submit(datums, loss_fn, loss_fn_config))
 
     def optim_step(
-        self,
-        adam_params: Optional[types.OptimParams] = None,
-        *,
-        optim_params: Optional[types.OptimParams] = None,
+        self, adam_params: Optional[types.OptimParams] = None, *, optim_params: Optional[types.OptimParams] = None
     ) -> APIFuture[types.OptimStepResponse]:
         """Update the weights with the accumulated gradients; ``adam_params`` and ``optim_params`` are the same."""
         if (adam_params is None) == (optim_params is None):
@@ -121,10 +98,7 @@ class TrainingClient(QueueStateObserver):
         return APIFuture(self.native.submit_optim_step(params))
 
     async def optim_step_async(
-        self,
-        adam_params: Optional[types.OptimParams] = None,
-        *,
-        optim_params: Optional[types.OptimParams] = None,
+        self, adam_params: Optional[types.OptimParams] = None, *, optim_params: Optional[types.OptimParams] = None
     ) -> APIFuture[types.OptimStepResponse]:
         """Submit as :meth:`optim_step`; awaiting the future that this returns gives the result."""
         return self.optim_step(adam_params, optim_params=optim_params)
@@ -171,9 +145,7 @@ class TrainingClient(QueueStateObserver):
         """Return the model's tokenizer."""
         return self.native.get_tokenizer()
 
-    def _sampling(
-        self, future: Future[native_clients.SamplingClient]
-    ) -> concurrent.futures.Future[SamplingClient]:
+    def _sampling(self, future: Future[native_clients.SamplingClient]) -> concurrent.futures.Future[SamplingClient]:
         holder = self.holder
         return map_future(future, lambda native: SamplingClient.from_native(holder, native))
 
@@ -181,9 +153,7 @@ class TrainingClient(QueueStateObserver):
         self, retry_config: Optional[RetryConfig] = None
     ) -> APIFuture[SamplingClient]:
         """Save the weights for this session only, and return the future of a client that samples from them."""
-        return APIFuture(
-            self._sampling(self.native.submit_save_weights_and_get_sampling_client(None, retry_config))
-        )
+        return APIFuture(self._sampling(self.native.submit_save_weights_and_get_sampling_client(None, retry_config)))
 
     def save_weights_and_get_sampling_client(
         self,
@@ -218,20 +188,14 @@ class TrainingClient(QueueStateObserver):
         return self._sampling(submit(name, retry_config, sent_kind, record_stability_info))
 
     def create_sampling_client(
-        self,
-        model_path: str,
-        retry_config: Optional[RetryConfig] = None,
-        record_stability_info: bool = False,
+        self, model_path: str, retry_config: Optional[RetryConfig] = None, record_stability_info: bool = False
     ) -> SamplingClient:
         """Return a client that samples from saved weights."""
         submit = self.native.submit_create_sampling_client
         return self._sampling(submit(model_path, retry_config, record_stability_info)).result()
 
     async def create_sampling_client_async(
-        self,
-        model_path: str,
-        retry_config: Optional[RetryConfig] = None,
-        record_stability_info: bool = False,
+        self, model_path: str, retry_config: Optional[RetryConfig] = None, record_stability_info: bool = False
     ) -> SamplingClient:
         """Return a client as :meth:`create_sampling_client`, without blocking the event loop."""
         submit = self.native.submit_create_sampling_client

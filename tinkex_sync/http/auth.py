@@ -101,9 +101,7 @@ class Credentials:
         #: Whether the output of the user's command is exchanged although there may be a key.
         self._uses_command = False
 
-    def apply(
-        self, capabilities: Capabilities, exchange: ExchangeKey, run_in_background: RunInBackground
-    ) -> None:
+    def apply(self, capabilities: Capabilities, exchange: ExchangeKey, run_in_background: RunInBackground) -> None:
         """Use tokens if the server requires them.
 
         Raises:

@@ -151,11 +151,7 @@ class Connection:
         hook = self.observers.retry_scheduled
         if hook is not None:
             hook(
-                **self._origin(request),
-                policy=attempts.policy.name,
-                attempt=attempts.number,
-                delay=delay,
-                cause=error,
+                **self._origin(request), policy=attempts.policy.name, attempt=attempts.number, delay=delay, cause=error
             )
 
     def send_once(self, request: Request, attempts: Optional[Attempts] = None) -> Reply:

@@ -3,13 +3,7 @@
 from __future__ import annotations
 
 from ..config import Config
-from ..errors import (
-    APIError,
-    APIResponseValidationError,
-    APIStatusError,
-    AuthenticationError,
-    PermissionDeniedError,
-)
+from ..errors import APIError, APIResponseValidationError, APIStatusError, AuthenticationError, PermissionDeniedError
 
 
 def advise(error: APIError, config: Config, first_contact: bool) -> None:

@@ -64,9 +64,7 @@ class PaymentWait:
                 error.args = (f"{error.args[0]}{note}", *error.args[1:])
             raise error
         if is_due:
-            _log.warning(
-                "The server requires payment, and calls wait: error=%s remaining=%.0fs", error, limit - waited
-            )
+            _log.warning("The server requires payment, and calls wait: error=%s remaining=%.0fs", error, limit - waited)
             hook = self._observers.billing_paused
             if hook is not None:
                 hook(source=source, call_id=call_id, waited=waited, limit=limit, error=error)

@@ -25,14 +25,7 @@ from tenacity.wait import wait_base
 
 from ..concurrency.clock import Clock
 from ..config import Config, RetryStrategies
-from ..errors import (
-    APIConnectionError,
-    APIError,
-    APIStatusError,
-    ClosedError,
-    DeadlineExceeded,
-    PromiseExpiredError,
-)
+from ..errors import APIConnectionError, APIError, APIStatusError, ClosedError, DeadlineExceeded, PromiseExpiredError
 from ..logs import get_logger
 
 _log = get_logger(__name__)
@@ -213,9 +206,7 @@ class retry_if_status(retry_base):  # noqa: N801 - tenacity's own strategies hav
 
 def _is_connection_failure(error: BaseException) -> bool:
     # A deadline of the caller is a TimeoutError too, and final.
-    is_failure = isinstance(error, (APIConnectionError, TimeoutError)) and not isinstance(
-        error, DeadlineExceeded
-    )
+    is_failure = isinstance(error, (APIConnectionError, TimeoutError)) and not isinstance(error, DeadlineExceeded)
     return is_failure and not getattr(error, "is_final", False)
 
 
@@ -306,9 +297,7 @@ class RetryPolicy:
             sleep: Waits; raises to end the call (closed, deadline).
             before_sleep: Called before each wait with tenacity's state.
         """
-        return tenacity.Retrying(
-            sleep, self.stop, self.wait, self.retry, before_sleep=before_sleep, reraise=True
-        )
+        return tenacity.Retrying(sleep, self.stop, self.wait, self.retry, before_sleep=before_sleep, reraise=True)
 
     def next_delay(self, attempts: Attempts, error: BaseException, is_transient: bool = False) -> float:
         """Return the seconds to wait after a failed attempt, for operations that must not hold a thread meanwhile.

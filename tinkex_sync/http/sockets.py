@@ -151,9 +151,7 @@ class SocketRegistry:
         return True
 
 
-def _make_socket(
-    proxy: Optional[Dict[str, Any]], family: int, kind: int, protocol: int, address: Any
-) -> socket.socket:
+def _make_socket(proxy: Optional[Dict[str, Any]], family: int, kind: int, protocol: int, address: Any) -> socket.socket:
     """Return a socket; one of pysocks, which connects through the proxy at ``address``, if there is a SOCKS proxy."""
     if proxy is None:
         return socket.socket(family, kind, protocol)

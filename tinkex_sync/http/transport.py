@@ -50,9 +50,7 @@ _FOLLOWED = frozenset({307, 308})
 _LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 _SECRET_HEADERS = frozenset({"x-api-key", "cf-access-client-id", "cf-access-client-secret", "cookie"})
 _PROXY_SCHEMES = ("http", "https", "socks4", "socks4a", "socks5", "socks5h")
-_PROXY_CREDENTIALS = (
-    "set user and password of the proxy in proxies= or HTTP_PROXY, as in http://user:password@host: "
-)
+_PROXY_CREDENTIALS = "set user and password of the proxy in proxies= or HTTP_PROXY, as in http://user:password@host: "
 #: Bytes of a body that are read at a time.
 _BLOCK = 1 << 18
 #: A compressed body may always have this size, and above it this many times the bytes that were received.
@@ -112,9 +110,7 @@ def _checked_proxy(proxy: Optional[str]) -> str:
         shown = f"{url.scheme}://{url.netloc.rpartition('@')[2]}"
         if url.scheme in _PROXY_SCHEMES and url.hostname and url.port != 0:
             if url.scheme.startswith("socks") and find_spec("socks") is None:
-                raise ConfigError(
-                    f"proxies: {shown} is a SOCKS proxy, which needs pysocks: pip install pysocks"
-                )
+                raise ConfigError(f"proxies: {shown} is a SOCKS proxy, which needs pysocks: pip install pysocks")
             return shown
     except ValueError as error:
         if isinstance(error, ConfigError):
@@ -140,9 +136,7 @@ def _check_tls_files(verify: Union[bool, str], certificate: Union[None, str, Tup
             # An empty password, because OpenSSL would otherwise prompt for one at the terminal.
             context.load_cert_chain(file, key, password="")
     except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"{name} must be PEM files, with the key of a certificate and no password: {error}"
-        ) from None
+        raise ConfigError(f"{name} must be PEM files, with the key of a certificate and no password: {error}") from None
 
 
 class Transport:
@@ -267,9 +261,7 @@ class Transport:
             # Some servers and gateways return the refused key, or the headers of the request.
             content = content.replace(secret.encode(), b"***")
             lowered = {name: value.replace(secret, "***") for name, value in lowered.items()}
-        failed = status_error(
-            status, body=_error_body(content), headers=lowered, retry_after=retry_after(lowered)
-        )
+        failed = status_error(status, body=_error_body(content), headers=lowered, retry_after=retry_after(lowered))
         failed.request = self._sent_request(request.row.method, url)
         remedy = {
             407: f"{_PROXY_CREDENTIALS}{self._proxy}",
@@ -362,9 +354,7 @@ class Transport:
         if exchange.is_cut:
             raise DeadlineExceeded("the timeout ran out while sending", phase="sending", sent=sent) from cause
 
-    def _connection_error(
-        self, exchange: Exchange, error: BaseException, method: str, url: str
-    ) -> APIConnectionError:
+    def _connection_error(self, exchange: Exchange, error: BaseException, method: str, url: str) -> APIConnectionError:
         timed_out = isinstance(error, requests.Timeout)
         cls = APITimeoutError if timed_out else APIConnectionError
         host, cause = urlsplit(self.base_url).netloc, _root_cause(error)

@@ -31,20 +31,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--port", type=int, default=0, help="port to listen on (default: any free one)")
     add("--data", metavar="DIR", help="directory of checkpoints (default: a temporary directory)")
     add("--api-key", metavar="KEY", help="key that clients must send (default: none is required)")
-    add(
-        "--model",
-        metavar="NAME",
-        action="append",
-        default=[],
-        help="another name for the tiny model; repeatable",
-    )
-    add(
-        "--hold",
-        type=float,
-        default=45.0,
-        metavar="SECONDS",
-        help="longest hold of a poll (default: %(default)s)",
-    )
+    add("--model", metavar="NAME", action="append", default=[], help="another name for the tiny model; repeatable")
+    add("--hold", type=float, default=45.0, metavar="SECONDS", help="longest hold of a poll (default: %(default)s)")
     add("--protocol", choices=PROTOCOLS, default="0.7", help="supported protocol (default: %(default)s)")
     add(
         "--client-config",

@@ -236,9 +236,7 @@ class _OperationRoutes:
         is_protobuf = request.mimetype == protobuf_bodies.PROTOBUF_TYPE
         if not (self._config.supports_0_38 if is_protobuf else self._config.supports_0_7):
             accepted = protobuf_bodies.PROTOBUF_TYPE if self._config.supports_0_38 else "application/json"
-            raise ErrorResponse(
-                415, f"forward_backward needs {accepted} on this server, got {request.mimetype}"
-            )
+            raise ErrorResponse(415, f"forward_backward needs {accepted} on this server, got {request.mimetype}")
         if not is_protobuf:
             return decode_body(decompressed)
         self._stats.add("protobuf_requests")

@@ -64,9 +64,7 @@ class CheckpointOperations:
             "run_id": model.record["id"],
             "time": timestamp(),
         }
-        future, _ = self._state.submit_training(
-            model, body, data, lambda: self._models.save_sampler(model, sampler)
-        )
+        future, _ = self._state.submit_training(model, body, data, lambda: self._models.save_sampler(model, sampler))
         return accepted(future)
 
     def save_weights_external(self, body: Body, data: bytes) -> JsonObject:
@@ -97,20 +95,14 @@ class CheckpointOperations:
         if not self._config.supports_0_38:
             return info
         parts = ("train_unembed", "train_mlp", "train_attn")
-        return {
-            **info,
-            "optimizer_config": {"type": "adamw"},
-            **{part: record["meta"][part] for part in parts},
-        }
+        return {**info, "optimizer_config": {"type": "adamw"}, **{part: record["meta"][part] for part in parts}}
 
     def copy_weights(self, body: Body, _: bytes) -> JsonObject:
         """Copy a checkpoint into a new run of a project or of a session. POST /api/v1/copy_weights."""
         source = self._models.checkpoint(body.text("source_path"))
         project, number = body.optional_text("destination_project_id"), body.optional_integer("model_seq_id")
         if (project is None) == (number is None):
-            raise body.field_error(
-                "destination_project_id", "pass either this, or session_id and model_seq_id"
-            )
+            raise body.field_error("destination_project_id", "pass either this, or session_id and model_seq_id")
         run: JsonObject = {**self._store.get("runs", source["run_id"]), "user_metadata": None}
         if project is None:
             session_id = self._state.session_id(body)

@@ -163,9 +163,7 @@ class RequestHandler(WSGIRequestHandler):
         headers = [("Content-Type", "application/json"), ("Content-Length", str(len(body)))]
         self._send(f"{status} Refused", headers, [body], truncate=False)
 
-    def _send(
-        self, status: str, headers: List[Tuple[str, str]], parts: Iterable[bytes], *, truncate: bool
-    ) -> None:
+    def _send(self, status: str, headers: List[Tuple[str, str]], parts: Iterable[bytes], *, truncate: bool) -> None:
         code, _, reason = status.partition(" ")
         self.send_response(int(code), reason)
         length = 0

@@ -43,9 +43,7 @@ class RecordedResponses:
         self._lock = threading.Lock()
         self._records: OrderedDict[Tuple[str, str], _Record] = OrderedDict()  # guarded by _lock
 
-    def replay_or_handle(
-        self, operation: str, key: str, body: bytes, handle: Callable[[], Any]
-    ) -> Tuple[Any, bool]:
+    def replay_or_handle(self, operation: str, key: str, body: bytes, handle: Callable[[], Any]) -> Tuple[Any, bool]:
         """Return the recorded response of a key, or handle the request and record its response.
 
         Concurrent requests with one key are handled once.

@@ -11,15 +11,7 @@ import orjson
 
 from .shortened import shortened
 
-__all__ = [
-    "MAX_BODY",
-    "Body",
-    "ErrorResponse",
-    "JsonObject",
-    "decode_body",
-    "decompress",
-    "encode_json",
-]
+__all__ = ["MAX_BODY", "Body", "ErrorResponse", "JsonObject", "decode_body", "decompress", "encode_json"]
 
 #: The most bytes of a request body, before and after decompression.
 MAX_BODY = 256 * 1024 * 1024
@@ -43,12 +35,7 @@ class ErrorResponse(Exception):
     """
 
     def __init__(
-        self,
-        status: int,
-        detail: str,
-        *,
-        extra: Optional[JsonObject] = None,
-        headers: Optional[Dict[str, str]] = None,
+        self, status: int, detail: str, *, extra: Optional[JsonObject] = None, headers: Optional[Dict[str, str]] = None
     ) -> None:
         super().__init__(detail)
         self.status = status
@@ -168,9 +155,7 @@ def decompress(data: bytes, encoding: str) -> bytes:
         return data
     decoders = {"gzip": _gzip_reader, "zstd": _zstd_reader}
     if encoding not in decoders:
-        raise ErrorResponse(
-            415, f"Content-Encoding {encoding[:80]!r} is not supported; use zstd, gzip or none"
-        )
+        raise ErrorResponse(415, f"Content-Encoding {encoding[:80]!r} is not supported; use zstd, gzip or none")
     reader, errors = decoders[encoding](data)
     parts, size = [], 0
     try:

@@ -109,9 +109,7 @@ class ModelOperations:
             model,
             body,
             data,
-            lambda: strictness.training_result(
-                self._models.train(model, datums, loss_fn, config, backward=backward)
-            ),
+            lambda: strictness.training_result(self._models.train(model, datums, loss_fn, config, backward=backward)),
             protobuf_bodies.encode_training_result if self._config.supports_0_38 else None,
         )
         if is_new:

@@ -89,9 +89,7 @@ class Models:
             "base_model": base_model,
             "lora_rank": 32 if rank is None else rank,
             "seed": lora.optional_integer("seed", None),
-            "train": {
-                f"train_{part}": lora.flag(f"train_{part}", True) for part in ("attn", "mlp", "unembed")
-            },
+            "train": {f"train_{part}": lora.flag(f"train_{part}", True) for part in ("attn", "mlp", "unembed")},
         }
         return self._planned(uuid.uuid4().hex, session_id, body, fields)
 
@@ -220,21 +218,13 @@ class Models:
         if model.corrupted:
             raise RuntimeError(f"run {model.record['id']} is corrupted: continue from its last checkpoint")
         if model.engine is None:
-            raise EngineError(
-                f"model {model.record['id']} is not loaded: its creation failed, or it was unloaded"
-            )
+            raise EngineError(f"model {model.record['id']} is not loaded: its creation failed, or it was unloaded")
         return model.engine
 
     # Training.
 
     def train(
-        self,
-        model: TrainedModel,
-        data: List[Any],
-        loss_fn: str,
-        config: Optional[JsonObject],
-        *,
-        backward: bool,
+        self, model: TrainedModel, data: List[Any], loss_fn: str, config: Optional[JsonObject], *, backward: bool
     ) -> Mapping[str, Any]:
         """Run a forward pass, or with ``backward`` a forward and backward pass. Return its result."""
         engine = self._engine(model)
@@ -263,14 +253,10 @@ class Models:
         with self._lock:
             if not overwrite and (exists or model.saving[folder, name]):
                 path = tinker_path({"run_id": model.record["id"], "folder": folder, "name": name})
-                raise ErrorResponse(
-                    409, f"checkpoint {path} already exists: choose another name, or send overwrite"
-                )
+                raise ErrorResponse(409, f"checkpoint {path} already exists: choose another name, or send overwrite")
             model.saving[folder, name] += 1
 
-    def save(
-        self, model: TrainedModel, folder: str, name: str, fields: Mapping[str, Any] = _NO_FIELDS
-    ) -> JsonObject:
+    def save(self, model: TrainedModel, folder: str, name: str, fields: Mapping[str, Any] = _NO_FIELDS) -> JsonObject:
         """Save a checkpoint under a reserved name. It replaces one of this name.
 
         Checkpoints in the folder "weights" contain the optimizer state.
@@ -315,9 +301,7 @@ class Models:
         """Save the current weights for one sampling session. Return the result of save_weights_for_sampler."""
         engine = self._engine(model)
         if any(known["id"] == sampler["id"] for known in self._store.all("samplers")):
-            raise EngineError(
-                f"sampling session {sampler['id']} already exists; use another sampling_session_seq_id"
-            )
+            raise EngineError(f"sampling session {sampler['id']} already exists; use another sampling_session_seq_id")
         record = {**sampler, "base_model": model.record["base_model"], "meta": engine.meta()}
         self._store.put("samplers", record, engine.arrays(optimizer=False))
         self._cache_sampler(record["id"], engine.snapshot())
@@ -380,12 +364,7 @@ class Models:
         }
 
     def sample(
-        self,
-        sampler: Record,
-        prompt: List[Any],
-        num_samples: int,
-        params: JsonObject,
-        score_options: Mapping[str, Any],
+        self, sampler: Record, prompt: List[Any], num_samples: int, params: JsonObject, score_options: Mapping[str, Any]
     ) -> Mapping[str, Any]:
         """Sample completions. Return the result of asample.
 

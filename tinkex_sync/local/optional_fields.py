@@ -20,9 +20,7 @@ def parse_expiry(body: Body) -> Optional[str]:
     if seconds is None:
         return None
     if not MIN_TTL_SECONDS <= seconds <= MAX_TTL_SECONDS:
-        raise body.field_error(
-            "ttl_seconds", f"must be from {MIN_TTL_SECONDS} to {MAX_TTL_SECONDS}, not {seconds}"
-        )
+        raise body.field_error("ttl_seconds", f"must be from {MIN_TTL_SECONDS} to {MAX_TTL_SECONDS}, not {seconds}")
     return timestamp(seconds)
 
 
@@ -42,9 +40,7 @@ def check_optimizer_type(optimizer: Body) -> None:
     """
     kind = optimizer.optional_text("type")
     if kind not in (None, "adamw"):
-        raise ErrorResponse(
-            400, f"optimizer {kind!r} is not supported: this server has AdamW only; use adam_params"
-        )
+        raise ErrorResponse(400, f"optimizer {kind!r} is not supported: this server has AdamW only; use adam_params")
 
 
 def parse_score_options(body: Body) -> Dict[str, Any]:

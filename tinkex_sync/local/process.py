@@ -49,13 +49,9 @@ def check_extra() -> None:
     Raises:
         MissingExtraError: A library is not installed.
     """
-    missing = [
-        name for name in ("flask", "werkzeug", "numpy", "autograd") if importlib.util.find_spec(name) is None
-    ]
+    missing = [name for name in ("flask", "werkzeug", "numpy", "autograd") if importlib.util.find_spec(name) is None]
     if missing:
-        raise MissingExtraError(
-            f'the embedded server needs {", ".join(missing)}: pip install "tinkex-sync[local]"'
-        )
+        raise MissingExtraError(f'the embedded server needs {", ".join(missing)}: pip install "tinkex-sync[local]"')
 
 
 class LocalServer:
@@ -152,10 +148,7 @@ class LocalServer:
         return self.start()
 
     def __exit__(
-        self,
-        kind: Optional[Type[BaseException]],
-        error: Optional[BaseException],
-        traceback: Optional[TracebackType],
+        self, kind: Optional[Type[BaseException]], error: Optional[BaseException], traceback: Optional[TracebackType]
     ) -> None:
         self.close()
 

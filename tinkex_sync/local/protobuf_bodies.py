@@ -11,12 +11,7 @@ import numpy as np
 from ..protocol.protobuf_schema import ENUMS, message
 from .json_bodies import ErrorResponse
 
-__all__ = [
-    "PROTOBUF_TYPE",
-    "decode_forward_backward",
-    "encode_sample_result",
-    "encode_training_result",
-]
+__all__ = ["PROTOBUF_TYPE", "decode_forward_backward", "encode_sample_result", "encode_training_result"]
 
 #: The media type of protobuf bodies.
 PROTOBUF_TYPE = "application/x-protobuf"
@@ -60,8 +55,7 @@ def decode_forward_backward(data: bytes) -> Dict[str, Any]:
     if request.seq_id < 1:
         raise ErrorResponse(422, f"seq_id: must be at least 1, not {request.seq_id}")
     config: Dict[str, Any] = {
-        name: getattr(value, value.WhichOneof("value") or "number")
-        for name, value in request.loss_fn_config_v2.items()
+        name: getattr(value, value.WhichOneof("value") or "number") for name, value in request.loss_fn_config_v2.items()
     }
     config.update(request.loss_fn_config)
     return {
@@ -80,8 +74,7 @@ def _decode_datum(where: str, datum: Any) -> Dict[str, Any]:
     return {
         "model_input": {
             "chunks": [
-                _decode_chunk(f"{where}.model_input[{index}]", chunk)
-                for index, chunk in enumerate(datum.model_input)
+                _decode_chunk(f"{where}.model_input[{index}]", chunk) for index, chunk in enumerate(datum.model_input)
             ]
         },
         "loss_fn_inputs": {
@@ -102,17 +95,13 @@ def _decode_chunk(where: str, chunk: Any) -> Dict[str, Any]:
             "format": image.format,
             "expected_tokens": image.expected_tokens if image.HasField("expected_tokens") else None,
         }
-    raise ErrorResponse(
-        422, f"{where}: models of this server accept text and images, not {kind or 'an empty chunk'}"
-    )
+    raise ErrorResponse(422, f"{where}: models of this server accept text and images, not {kind or 'an empty chunk'}")
 
 
 def _decode_block(where: str, data: bytes, code: str) -> Any:
     width = int(code[2:])
     if len(data) % width:
-        raise ErrorResponse(
-            422, f"{where}: {len(data)} bytes are not a multiple of {width} bytes per element"
-        )
+        raise ErrorResponse(422, f"{where}: {len(data)} bytes are not a multiple of {width} bytes per element")
     return np.frombuffer(data, code)
 
 
@@ -152,9 +141,7 @@ def _decode_sparse(where: str, csr: Any, code: str, shape: List[int]) -> Any:
         and ((columns >= 0) & (columns < shape[1])).all()
     )
     if not fits:
-        raise ErrorResponse(
-            422, f"{where}: the sparse indices do not fit {len(values)} values in shape {shape}"
-        )
+        raise ErrorResponse(422, f"{where}: the sparse indices do not fit {len(values)} values in shape {shape}")
     dense = np.zeros(shape, values.dtype)
     dense[np.repeat(np.arange(shape[0]), np.diff(starts)), columns] = values
     return dense.ravel()

@@ -82,11 +82,7 @@ class Runner:
     """
 
     def __init__(
-        self,
-        futures: ServerFutures,
-        gate: FaultGate,
-        user_errors: Tuple[Type[Exception], ...],
-        threads: int = 2,
+        self, futures: ServerFutures, gate: FaultGate, user_errors: Tuple[Type[Exception], ...], threads: int = 2
     ) -> None:
         self._futures = futures
         self._gate = gate
@@ -124,9 +120,7 @@ class Runner:
         while True:
             self._samples.get()()
 
-    def _run(
-        self, future: ServerFuture, work: Callable[[], Any], encode_protobuf: Optional[EncodeProtobuf]
-    ) -> None:
+    def _run(self, future: ServerFuture, work: Callable[[], Any], encode_protobuf: Optional[EncodeProtobuf]) -> None:
         self._gate.wait_until_resumed(future.kind)
         if future.done:
             return  # The operation was cancelled.

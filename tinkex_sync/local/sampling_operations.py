@@ -213,9 +213,7 @@ class SamplingOperations:
         """
         future = self._futures.get(body.text("request_id"))
         if future.kind != "sampling":
-            raise ErrorResponse(
-                400, f"request {future.request_id!r} is not a sample; only samples can be cancelled"
-            )
+            raise ErrorResponse(400, f"request {future.request_id!r} is not a sample; only samples can be cancelled")
         if self._futures.cancel(future):
             self._stats.add("samples_cancelled")
         return {}

@@ -119,9 +119,7 @@ class ServerConfig:
         except ModuleNotFoundError:
             is_installed = False
         if not is_installed:
-            raise MissingExtraError(
-                f'protocol {self.protocol} needs protobuf: pip install "tinkex-sync[local,proto]"'
-            )
+            raise MissingExtraError(f'protocol {self.protocol} needs protobuf: pip install "tinkex-sync[local,proto]"')
 
 
 def parse_client_config(arguments: Iterable[str]) -> Dict[str, Any]:

@@ -179,9 +179,7 @@ class ServerFutures:
                 return future, True
         if known[0] != body:
             assert number is not None
-            raise ErrorResponse(
-                409, f"seq_id {number[1]} of {number[0]} was already used for another request body"
-            )
+            raise ErrorResponse(409, f"seq_id {number[1]} of {number[0]} was already used for another request body")
         self._stats.add("dedupe_hits")
         return known[1], False
 
@@ -249,10 +247,7 @@ class ServerFutures:
             event.set()
 
     def wait(
-        self,
-        future: ServerFuture,
-        hold: float,
-        reports_only: Callable[[OperationResult], bool] = lambda result: False,
+        self, future: ServerFuture, hold: float, reports_only: Callable[[OperationResult], bool] = lambda result: False
     ) -> Optional[OperationResult]:
         """Hold a poll until there is a result.
 

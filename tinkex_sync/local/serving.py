@@ -51,9 +51,7 @@ def serve(
             shutil.rmtree(root, ignore_errors=True)
 
 
-def _serve_in(
-    root: Path, options: ServerOptions, on_ready: Callable[[str], None], stop: threading.Event
-) -> None:
+def _serve_in(root: Path, options: ServerOptions, on_ready: Callable[[str], None], stop: threading.Event) -> None:
     from .app import create_app
     from .http_server import Server
     from .state import ServerState

@@ -157,8 +157,7 @@ class ServerState:
             if number != model.next_number:
                 # TuFT returns 409 for a repetition too.
                 raise ErrorResponse(
-                    409,
-                    f"Sequence conflict: expected {model.next_number}, got {number}; the request was not accepted",
+                    409, f"Sequence conflict: expected {model.next_number}, got {number}; the request was not accepted"
                 )
             submitted = self._submit(model, number, digest(data), work, encode_protobuf, admit)
             model.next_number += 1

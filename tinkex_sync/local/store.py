@@ -37,16 +37,7 @@ import orjson
 from ..logs import get_logger
 from .json_bodies import ErrorResponse
 
-__all__ = [
-    "FOLDERS",
-    "DamagedFileError",
-    "Record",
-    "Store",
-    "check_name",
-    "parse_path",
-    "timestamp",
-    "tinker_path",
-]
+__all__ = ["FOLDERS", "DamagedFileError", "Record", "Store", "check_name", "parse_path", "timestamp", "tinker_path"]
 
 _log = get_logger(__name__)
 
@@ -127,13 +118,7 @@ _OPTIONAL_TEXT = (str, type(None))
 #: The fields without which a record cannot be used, with their types, per table.
 _FIELDS: Dict[str, Dict[str, Union[type, Tuple[type, ...]]]] = {
     "sessions": {"id": str, "time": str},
-    "samplers": {
-        "id": str,
-        "session_id": _OPTIONAL_TEXT,
-        "base_model": str,
-        "model_path": _OPTIONAL_TEXT,
-        "time": str,
-    },
+    "samplers": {"id": str, "session_id": _OPTIONAL_TEXT, "base_model": str, "model_path": _OPTIONAL_TEXT, "time": str},
     "runs": {
         "id": str,
         "session_id": str,
@@ -220,9 +205,7 @@ class Store:
 
     def _path(self, table: str, id: str) -> Path:
         name = quote(id, safe="")
-        return (
-            self.root / table / name / "run.json" if table == "runs" else self.root / table / f"{name}.json"
-        )
+        return self.root / table / name / "run.json" if table == "runs" else self.root / table / f"{name}.json"
 
     def put(self, table: str, record: Record, arrays: Optional[Arrays] = None) -> None:
         """Save a record under its ``id``.

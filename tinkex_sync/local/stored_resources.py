@@ -163,10 +163,7 @@ class StoredResources:
     def get_session(self, session_id: str) -> JsonObject:
         """List the runs and samplers of a session. GET /api/v1/sessions/ID."""
         self._store.get("sessions", session_id)
-        return {
-            "training_run_ids": self._ids("runs", session_id),
-            "sampler_ids": self._ids("samplers", session_id),
-        }
+        return {"training_run_ids": self._ids("runs", session_id), "sampler_ids": self._ids("samplers", session_id)}
 
     def _ids(self, table: str, session_id: str) -> List[str]:
         return [record["id"] for record in self._store.all(table) if record["session_id"] == session_id]
@@ -174,8 +171,4 @@ class StoredResources:
     def get_sampler(self, sampler_id: str) -> JsonObject:
         """Describe a sampler. GET /api/v1/samplers/ID."""
         record = self._store.get("samplers", sampler_id)
-        return {
-            "sampler_id": record["id"],
-            "base_model": record["base_model"],
-            "model_path": record["model_path"],
-        }
+        return {"sampler_id": record["id"], "base_model": record["base_model"], "model_path": record["model_path"]}

@@ -132,9 +132,7 @@ def _prepare_call(plugin: Plugin, hookimpl: pluggy.HookImpl, known: Tuple[str, .
     return key, hookimpl.function, _selector(names), plugin
 
 
-def make_hook(
-    name: str, implementations: Sequence[Tuple[Plugin, pluggy.HookImpl]], clock: Clock, strict: bool
-) -> Hook:
+def make_hook(name: str, implementations: Sequence[Tuple[Plugin, pluggy.HookImpl]], clock: Clock, strict: bool) -> Hook:
     """Return the function that calls all implementations of a hook.
 
     A plugin that has a hook running in the current thread is skipped. In strict mode the function raises

@@ -90,9 +90,7 @@ def tinkex_heartbeat_missed(
     """
 
 
-def tinkex_billing_paused(
-    source: Source, call_id: str, waited: float, limit: float, error: BaseException
-) -> None:
+def tinkex_billing_paused(source: Source, call_id: str, waited: float, limit: float, error: BaseException) -> None:
     """The server returned 402; calls are repeated every 5 s until the account has credit.
 
     Thread: the caller's, a lane or a worker. At the first 402, then at most once in 60 s while the pause lasts.
@@ -229,12 +227,7 @@ def tinkex_chunks_planned(
 
 
 def tinkex_chunk_sent(
-    source: Source,
-    call_id: str,
-    boundary: Boundary,
-    body_bytes: int,
-    request_id: Optional[str],
-    elapsed: float,
+    source: Source, call_id: str, boundary: Boundary, body_bytes: int, request_id: Optional[str], elapsed: float
 ) -> None:
     """The server accepted one chunk.
 
@@ -369,9 +362,7 @@ def tinkex_dispatch_released(source: Source, call_id: str) -> None:
     """
 
 
-def tinkex_backoff_started(
-    source: Source, call_id: str, duration: float, until: float, everyone: bool
-) -> None:
+def tinkex_backoff_started(source: Source, call_id: str, duration: float, until: float, everyone: bool) -> None:
     """The server refused a sample with 429.
 
     Thread: the caller's or a worker: the one that sent the sample.

@@ -38,9 +38,7 @@ class Settings:
         modules: Optional[Iterable[str]],
         strict: Optional[bool],
     ) -> None:
-        self.autoload = (
-            not _read_flag("TINKEX_SYNC_DISABLE_PLUGIN_AUTOLOAD") if autoload is None else autoload
-        )
+        self.autoload = not _read_flag("TINKEX_SYNC_DISABLE_PLUGIN_AUTOLOAD") if autoload is None else autoload
         self.strict = _read_flag("TINKEX_SYNC_PLUGINS_STRICT") if strict is None else strict
         self.modules = _read_names("modules", modules, "TINKEX_SYNC_PLUGINS")
         disabled = _read_names("disabled", disabled, "TINKEX_SYNC_DISABLED_PLUGINS")
@@ -89,9 +87,7 @@ class UnloadedPlugin(NamedTuple):
     version: Optional[str] = None
 
     @classmethod
-    def from_object(
-        cls, plugin: object, name: Optional[str] = None, origin: str = "argument"
-    ) -> UnloadedPlugin:
+    def from_object(cls, plugin: object, name: Optional[str] = None, origin: str = "argument") -> UnloadedPlugin:
         """Return the description of a module, an instance or a class.
 
         Args:
@@ -104,9 +100,7 @@ class UnloadedPlugin(NamedTuple):
             TypeError: The object is None or a string.
         """
         if plugin is None or isinstance(plugin, (str, bytes)):
-            raise TypeError(
-                f"a plugin is a module, an instance or a class, not {plugin!r}; pass names as modules="
-            )
+            raise TypeError(f"a plugin is a module, an instance or a class, not {plugin!r}; pass names as modules=")
         kind = plugin if inspect.isclass(plugin) else type(plugin)
         if inspect.ismodule(plugin):
             default = plugin.__name__
@@ -117,9 +111,7 @@ class UnloadedPlugin(NamedTuple):
         return cls(name or default, origin, plugin)
 
 
-def find_plugins(
-    plugins: Iterable[object], builtin: Iterable[object], settings: Settings
-) -> Iterator[UnloadedPlugin]:
+def find_plugins(plugins: Iterable[object], builtin: Iterable[object], settings: Settings) -> Iterator[UnloadedPlugin]:
     """Yield all plugins in the order of registration: built-in, entry points, modules, arguments.
 
     Args:

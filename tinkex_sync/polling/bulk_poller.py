@@ -153,10 +153,7 @@ class BulkPoller:
 
     def _poll(self, cursor: int, read: List[str], has_waiters: bool) -> Any:
         body = FuturesRetrieveRequest(
-            self._target,
-            prev_cursor=cursor,
-            timeout=None if has_waiters else 0.0,
-            retrieved_request_ids=read,
+            self._target, prev_cursor=cursor, timeout=None if has_waiters else 0.0, retrieved_request_ids=read
         )
         deadline = None if has_waiters else self._session.clock.time() + _ACKNOWLEDGE_WITHIN
         request = Request("retrieve_futures", body, source=self._source, deadline=deadline)

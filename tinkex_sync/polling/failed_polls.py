@@ -65,9 +65,7 @@ FAILED_POLLS: Tuple[FailedPoll, ...] = (
 )
 
 
-def action_after(
-    error: APIStatusError, *, retries_bad_requests: bool = True, is_bulk: bool = False
-) -> Action:
+def action_after(error: APIStatusError, *, retries_bad_requests: bool = True, is_bulk: bool = False) -> Action:
     """Return what the client does after a poll that failed.
 
     Args:

@@ -241,8 +241,7 @@ class _Polling:
             return body
         if isinstance(body, dict) and "error" in body:
             raise RequestFailedError(
-                f"Request failed: {body['error']} (request {self._request_id},"
-                f" expected {self._kind.result.__name__})",
+                f"Request failed: {body['error']} (request {self._request_id}, expected {self._kind.result.__name__})",
                 request_id=self._request_id,
                 category=RequestErrorCategory(body.get("category")),
                 body=body,

@@ -92,8 +92,7 @@ def _check_datum(index: int, datum: Datum) -> None:
         if not _all_finite(tensor):
             place, value = next((i, x) for i, x in enumerate(tensor.data) if not math.isfinite(x))
             raise ValueError(
-                f"datum {index}: loss_fn_inputs[{key!r}][{place}] is {float(value)!r};"
-                " only finite numbers can be sent"
+                f"datum {index}: loss_fn_inputs[{key!r}][{place}] is {float(value)!r}; only finite numbers can be sent"
             )
 
 
@@ -195,7 +194,6 @@ def decode(content: bytes, content_type: str = CONTENT_TYPE, status_code: int = 
             message = f"The response is not JSON: {error}"
         else:
             message = (
-                f"Expected Content-Type response header to be `{CONTENT_TYPE}`"
-                f" but received `{content_type}` instead."
+                f"Expected Content-Type response header to be `{CONTENT_TYPE}` but received `{content_type}` instead."
             )
         raise APIResponseValidationError(message, status_code=status_code, body=text) from error

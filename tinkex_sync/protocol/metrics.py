@@ -16,9 +16,7 @@ from ..types import ForwardBackwardOutput
 _Merge = Callable[[Sequence[float], Sequence[int]], float]
 
 
-def merge(
-    outputs: Sequence[ForwardBackwardOutput], hash_metric: str = "hash_unordered"
-) -> ForwardBackwardOutput:
+def merge(outputs: Sequence[ForwardBackwardOutput], hash_metric: str = "hash_unordered") -> ForwardBackwardOutput:
     """Return one result for the whole batch: outputs in order, metrics merged by the suffix of their names.
 
     - A single result is returned unchanged. Without results, the merged result is empty and its type is "".
@@ -30,9 +28,7 @@ def merge(
         hash_metric: Suffix of hashes in this protocol: "hash_unordered", a float (0.7.0), or "hash2", an exact int
             (0.38.0). A single result's "hash2" is converted to an int too.
     """
-    is_exact = hash_metric == "hash2" and any(
-        key.endswith(":hash2") for out in outputs for key in out.metrics
-    )
+    is_exact = hash_metric == "hash2" and any(key.endswith(":hash2") for out in outputs for key in out.metrics)
     if len(outputs) == 1 and not is_exact:
         return outputs[0]
     merged = ForwardBackwardOutput(

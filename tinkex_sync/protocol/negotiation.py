@@ -258,9 +258,7 @@ class Negotiation:
             Whether the request must be encoded and sent again.
         """
         is_refused = error.status_code == 415 or (
-            error.status_code == 404
-            and (body.endpoint, body.wire) == ("forward", "json")
-            and _no_route(error)
+            error.status_code == 404 and (body.endpoint, body.wire) == ("forward", "json") and _no_route(error)
         )
         if not (self._is_automatic and body.wire and is_refused):
             return False
@@ -324,9 +322,7 @@ class Negotiation:
             "wire": capabilities.wire.name,
             "chosen": self._config.protocol,
             "sdk_version": capabilities.sdk_version,
-            "server_config": {
-                name: value for name, value in vars(server_config).items() if value is not None
-            },
+            "server_config": {name: value for name, value in vars(server_config).items() if value is not None},
             "limits": _limits(self._config, server_config),
         }
 

@@ -88,16 +88,12 @@ def _output(parsed: Any) -> ForwardBackwardOutput:
     if parsed.loss_fn_outputs:
         kind = kind.rpartition(":")[2]
     return ForwardBackwardOutput(
-        loss_fn_output_type=kind or "ArrayRecord",
-        loss_fn_outputs=outputs,
-        metrics=dict(parsed.metrics),
+        loss_fn_output_type=kind or "ArrayRecord", loss_fn_outputs=outputs, metrics=dict(parsed.metrics)
     )
 
 
 def _record(path: str, record: Any) -> List[Dict[str, TensorData]]:
-    columns = {
-        name: _column(f"{path}.fields[{name!r}]", record.fields[name]) for name in sorted(record.fields)
-    }
+    columns = {name: _column(f"{path}.fields[{name!r}]", record.fields[name]) for name in sorted(record.fields)}
     first = len(record.fields[next(iter(record.fields))].offsets) // 8 - 1 if columns else 0
     count = record.num_datums or max(first, 0)
     if count < 0:
@@ -127,9 +123,7 @@ def _column(path: str, batched: Any) -> List[TensorData]:
             )
         values = _numbers(f"{path}.data", batched.data[start:stop], dtype)
         if len(values) % inner if inner else values:
-            raise _Damaged(
-                f"{path}.offsets[{row}]", f"{(stop - start) // width} elements in rows of {trailing}"
-            )
+            raise _Damaged(f"{path}.offsets[{row}]", f"{(stop - start) // width} elements in rows of {trailing}")
         shape = [len(values) // inner if inner else 0, *trailing]
         rows.append(_tensor_data(values, dtype, shape))
     return rows
@@ -184,8 +178,7 @@ def _sparse(path: str, csr: Any, dtype: str, shape: List[int]) -> TensorData:
         raise _Damaged(f"{path}.crow_indices", f"the row starts do not divide {len(values)} values into rows")
     if len(columns) != len(values) or not all(0 <= column < shape[1] for column in columns):
         raise _Damaged(
-            f"{path}.col_indices",
-            f"there must be one column below {shape[1]} for each of {len(values)} values",
+            f"{path}.col_indices", f"there must be one column below {shape[1]} for each of {len(values)} values"
         )
     return _tensor_data(values, dtype, shape, sparse_crow_indices=crow, sparse_col_indices=columns)
 

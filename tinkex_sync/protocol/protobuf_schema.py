@@ -141,9 +141,7 @@ def reads_protobuf() -> bool:
 
 def missing_extra(package: str) -> MissingExtraError:
     """Return the error for a package of the extra ``proto`` that is not installed."""
-    return MissingExtraError(
-        f"this server uses protobuf, which needs {package}: pip install 'tinkex-sync[proto]'"
-    )
+    return MissingExtraError(f"this server uses protobuf, which needs {package}: pip install 'tinkex-sync[proto]'")
 
 
 def message(name: str) -> Any:
@@ -162,9 +160,7 @@ def _classes() -> Dict[str, Any]:
         from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
     except ImportError:
         raise missing_extra("protobuf") from None
-    file = descriptor_pb2.FileDescriptorProto(
-        name="tinkex_sync/tinker_public.proto", package=_PACKAGE, syntax="proto3"
-    )
+    file = descriptor_pb2.FileDescriptorProto(name="tinkex_sync/tinker_public.proto", package=_PACKAGE, syntax="proto3")
     for name, values in ENUMS.items():
         enum = file.enum_type.add(name=name)
         for number, value in enumerate(values):
@@ -175,8 +171,7 @@ def _classes() -> Dict[str, Any]:
     pool = descriptor_pool.DescriptorPool()
     pool.Add(file)
     return {
-        name: message_factory.GetMessageClass(pool.FindMessageTypeByName(f"{_PACKAGE}.{name}"))
-        for name in MESSAGES
+        name: message_factory.GetMessageClass(pool.FindMessageTypeByName(f"{_PACKAGE}.{name}")) for name in MESSAGES
     }
 
 

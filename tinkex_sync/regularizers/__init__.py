@@ -10,16 +10,7 @@ last axis is the vocabulary, the result is the value of the definition.
 Torch is imported when a regularizer is created.
 """
 
-from .penalties import (
-    L1,
-    L2,
-    Consistency,
-    ElasticNet,
-    Entropy,
-    GradientPenalty,
-    KLDivergence,
-    Orthogonality,
-)
+from .penalties import L1, L2, Consistency, ElasticNet, Entropy, GradientPenalty, KLDivergence, Orthogonality
 from .terms import Regularizer, cross_entropy, regularized
 
 __all__ = [

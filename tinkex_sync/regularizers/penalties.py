@@ -13,16 +13,7 @@ from typing import Any, Callable, ClassVar, Dict, List, Literal, Optional, Union
 from ..types import Datum
 from .terms import PerDatum, Reduction, Regularizer, check_choice, reduce_values, references, torch_library
 
-__all__ = [
-    "L1",
-    "L2",
-    "Consistency",
-    "ElasticNet",
-    "Entropy",
-    "GradientPenalty",
-    "KLDivergence",
-    "Orthogonality",
-]
+__all__ = ["L1", "L2", "Consistency", "ElasticNet", "Entropy", "GradientPenalty", "KLDivergence", "Orthogonality"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -343,9 +334,7 @@ class GradientPenalty(Regularizer):
         loss: Any = self.loss_fn(data, points)
         loss = loss[0] if isinstance(loss, tuple) else loss
         if not getattr(loss, "requires_grad", False):
-            raise ValueError(
-                "the result of GradientPenalty's loss_fn has no gradient: compute it from the logprobs"
-            )
+            raise ValueError("the result of GradientPenalty's loss_fn has no gradient: compute it from the logprobs")
         gradients = torch.autograd.grad(loss, points, create_graph=True, allow_unused=True)
         full = [torch.zeros_like(point) if one is None else one for one, point in zip(gradients, points)]
         norms = [torch.linalg.vector_norm(one) for one in self.unmasked(data, full)]
@@ -356,6 +345,4 @@ class GradientPenalty(Regularizer):
         others = references(self.reference, "reference", data, logprobs)
         generator = None if self.seed is None else torch.Generator().manual_seed(self.seed)
         shares = torch.rand(len(logprobs), generator=generator)
-        return [
-            share.to(lp) * lp + (1 - share.to(lp)) * ref for share, lp, ref in zip(shares, logprobs, others)
-        ]
+        return [share.to(lp) * lp + (1 - share.to(lp)) * ref for share, lp, ref in zip(shares, logprobs, others)]

@@ -167,9 +167,7 @@ def cross_entropy(data: List[Datum], logprobs: List[Any]) -> Tuple[Any, Dict[str
     return total, {}
 
 
-def regularized(
-    loss_fn: LossFunction, terms: Iterable[LossFunction], *, gradient_norms: bool = False
-) -> LossFunction:
+def regularized(loss_fn: LossFunction, terms: Iterable[LossFunction], *, gradient_norms: bool = False) -> LossFunction:
     """Add regularizers to a loss function.
 
     Args:
@@ -212,8 +210,7 @@ def regularized(
         _merge_metrics(metrics, {name: _float(value) for name, value in sums.items()})
         if gradient_norms:
             _merge_metrics(
-                metrics,
-                {f"{name}/gradient_norm": _gradient_norm(loss, logprobs) for name, loss in losses.items()},
+                metrics, {f"{name}/gradient_norm": _gradient_norm(loss, logprobs) for name, loss in losses.items()}
             )
         return total_loss, metrics
 

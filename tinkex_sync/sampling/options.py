@@ -44,9 +44,7 @@ class SampleOptions:
         last_n = self.prompt_logprobs_last_n
         if self.prompt_alt_tokens_k and response.prompt_alt_tokens is None:
             ignored = f"prompt_alt_tokens_k={self.prompt_alt_tokens_k}: it returned no alternative tokens"
-        elif last_n is not None and any(
-            value is not None for value in (response.prompt_logprobs or [])[:-last_n]
-        ):
+        elif last_n is not None and any(value is not None for value in (response.prompt_logprobs or [])[:-last_n]):
             ignored = f"prompt_logprobs_last_n={last_n}: it returned values for earlier tokens too"
         else:
             return response
@@ -70,9 +68,7 @@ def make_sample_request(
         ValueError: An argument is out of range, or an option does not fit the prompt.
     """
     if not isinstance(prompt, types.ModelInput):
-        raise TypeError(
-            f"prompt must be a ModelInput, not {type(prompt).__name__}: use ModelInput.from_ints(tokens)"
-        )
+        raise TypeError(f"prompt must be a ModelInput, not {type(prompt).__name__}: use ModelInput.from_ints(tokens)")
     if not isinstance(sampling_params, types.SamplingParams):
         raise TypeError(f"sampling_params must be SamplingParams, not {type(sampling_params).__name__}")
     for name in ("topk_prompt_logprobs", "topk_sample_logprobs", "prompt_alt_tokens_k"):
@@ -124,13 +120,9 @@ def _check_targets(given: Any, length: Optional[int]) -> Optional[types.TensorDa
         return None
     targets = types.TensorData.from_numpy(given) if is_array(given) else given
     if not isinstance(targets, types.TensorData):
-        raise TypeError(
-            f"target_prompt_logprobs must be TensorData or a numpy array, not {type(given).__name__}"
-        )
+        raise TypeError(f"target_prompt_logprobs must be TensorData or a numpy array, not {type(given).__name__}")
     if targets.dtype != "int64":
-        raise ValueError(
-            f"target_prompt_logprobs contains token ids: its dtype must be int64, not {targets.dtype}"
-        )
+        raise ValueError(f"target_prompt_logprobs contains token ids: its dtype must be int64, not {targets.dtype}")
     shape = targets.shape
     if shape is None or len(shape) != 2 or (length is not None and shape[0] != length - 1):
         rows = "one row per prompt token" if length is None else f"{length - 1} rows: one per prompt token"

@@ -509,11 +509,7 @@ class _SubmittedSample(_Sample):
     """
 
     def __init__(
-        self,
-        operation: SampleOperation[Any],
-        call: CallState,
-        deadline: Optional[float],
-        future: Future[Any],
+        self, operation: SampleOperation[Any], call: CallState, deadline: Optional[float], future: Future[Any]
     ) -> None:
         super().__init__(operation, call, deadline)
         self._future = future
@@ -544,11 +540,7 @@ class _SubmittedSample(_Sample):
             sample = reference()
             accepted = None if sample is None else sample.server_future
             # The server can cancel an accepted sample, but not a request that is being sent.
-            return (
-                sample is not None
-                and accepted is not None
-                and sample.session.cancel_remote(accepted.request_id)
-            )
+            return sample is not None and accepted is not None and sample.session.cancel_remote(accepted.request_id)
 
         self._future.cancel_remote = cancel_remote
         if self.deadline is not None:

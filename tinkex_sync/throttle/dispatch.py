@@ -58,9 +58,7 @@ class Permit:
     Used by one thread at a time, not always the same one. Leaving a ``with`` block releases it.
     """
 
-    def __init__(
-        self, throttle: Throttle, arrival: int, estimated_bytes: int, wake: Callable[[], None]
-    ) -> None:
+    def __init__(self, throttle: Throttle, arrival: int, estimated_bytes: int, wake: Callable[[], None]) -> None:
         self.estimated_bytes = estimated_bytes
         #: Position in the order of dispatch, by the time of the request.
         self.arrival = arrival
@@ -175,10 +173,7 @@ class Permit:
         return self
 
     def __exit__(
-        self,
-        exc_type: Optional[Type[BaseException]],
-        exc: Optional[BaseException],
-        traceback: Optional[TracebackType],
+        self, exc_type: Optional[Type[BaseException]], exc: Optional[BaseException], traceback: Optional[TracebackType]
     ) -> None:
         self.release()
 

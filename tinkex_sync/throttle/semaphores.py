@@ -46,9 +46,7 @@ class _FifoBudget:
     #: The least balance at which one more is admitted.
     _least = 1
 
-    def __init__(
-        self, limit: int, clock: Optional[Clock] = None, closing: Optional[CloseSignal] = None
-    ) -> None:
+    def __init__(self, limit: int, clock: Optional[Clock] = None, closing: Optional[CloseSignal] = None) -> None:
         if isinstance(limit, bool) or not isinstance(limit, int):
             raise TypeError(f"limit must be an int, got {limit!r}")
         if limit < 1:

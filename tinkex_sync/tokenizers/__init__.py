@@ -4,13 +4,7 @@ Importing this package imports no tokenizer library. :func:`load_tokenizer` impo
 """
 
 from .byte_tokenizer import ByteTokenizer
-from .loading import (
-    EMBEDDED_TOKENIZER_ID,
-    TokenizerChoice,
-    TokenizerError,
-    choose_tokenizer,
-    load_tokenizer,
-)
+from .loading import EMBEDDED_TOKENIZER_ID, TokenizerChoice, TokenizerError, choose_tokenizer, load_tokenizer
 
 __all__ = [
     "EMBEDDED_TOKENIZER_ID",

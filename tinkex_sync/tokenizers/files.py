@@ -47,15 +47,7 @@ _MAX_CHARACTERS, _MAX_RUN = 400_000, 25_000
 
 _TOKEN_FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 #: The keys of ``tokenizer_config.json`` that name one special token each.
-_SPECIAL_TOKEN_KEYS = (
-    "bos_token",
-    "eos_token",
-    "unk_token",
-    "sep_token",
-    "pad_token",
-    "cls_token",
-    "mask_token",
-)
+_SPECIAL_TOKEN_KEYS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
 
 def import_library(name: str) -> Any:
@@ -176,10 +168,7 @@ class FileTokenizer(TransformersInterface):
         variables = {**self.special_tokens, **values}
         try:
             text: str = _compile_template(template).render(
-                messages=list(conversation),
-                tools=tools,
-                add_generation_prompt=add_generation_prompt,
-                **variables,
+                messages=list(conversation), tools=tools, add_generation_prompt=add_generation_prompt, **variables
             )
         except errors.TemplateError as error:
             raise ValueError(f"the chat template of {self.name_or_path}: {error}") from error
@@ -200,13 +189,7 @@ class FileTokenizer(TransformersInterface):
 
 
 #: Options of transformers that are no variables of a template.
-_CHAT_OPTIONS = (
-    "continue_final_message",
-    "max_length",
-    "padding",
-    "return_assistant_tokens_mask",
-    "truncation",
-)
+_CHAT_OPTIONS = ("continue_final_message", "max_length", "padding", "return_assistant_tokens_mask", "truncation")
 
 
 def _check_chat(conversation: Sequence[Any], values: Mapping[str, Any]) -> None:
@@ -411,9 +394,7 @@ class TiktokenTokenizer(FileTokenizer):
         try:
             text: str = self.backend.decode(tokens, errors="replace")
         except KeyError as error:
-            raise ValueError(
-                f"token {error} is outside the vocabulary of {self.vocab_size} tokens"
-            ) from error
+            raise ValueError(f"token {error} is outside the vocabulary of {self.vocab_size} tokens") from error
         return text
 
 

@@ -148,10 +148,7 @@ class TransformersInterface(abc.ABC):
         is_limited = max_length is not None if truncation is None else truncation
         limit = (self.model_max_length if max_length is None else max_length) if is_limited else None
         tokens = self.encode_text(
-            text,
-            add_special_tokens=add_special_tokens,
-            split_special_tokens=split_special_tokens,
-            limit=limit,
+            text, add_special_tokens=add_special_tokens, split_special_tokens=split_special_tokens, limit=limit
         )
         return tokens if return_tensors is None else _tensor([tokens], return_tensors)
 
@@ -214,10 +211,7 @@ class TransformersInterface(abc.ABC):
             mask[end:end] = [0] * missing
 
     def decode(
-        self,
-        ids: Any,
-        skip_special_tokens: bool = False,
-        clean_up_tokenization_spaces: Optional[bool] = None,
+        self, ids: Any, skip_special_tokens: bool = False, clean_up_tokenization_spaces: Optional[bool] = None
     ) -> str:
         """Decode token ids to text.
 

@@ -23,9 +23,7 @@ LossFunction = Callable[[List[types.Datum], List[Any]], Any]
 
 #: Returns the gradient for each datum, the metrics and the loss, given the loss function, the data and their log
 #: probabilities.
-_Differentiate = Callable[
-    [LossFunction, List[types.Datum], List[types.TensorData]], Tuple[List[Any], Any, float]
-]
+_Differentiate = Callable[[LossFunction, List[types.Datum], List[types.TensorData]], Tuple[List[Any], Any, float]]
 
 
 class CustomLossOperation:
@@ -127,10 +125,7 @@ def _choose_backend(backend: Literal["auto", "torch", "numpy"]) -> _Differentiat
 
 
 def _as_weighted_batch(
-    data: List[types.Datum],
-    logprobs: List[types.TensorData],
-    loss_fn: LossFunction,
-    differentiate: _Differentiate,
+    data: List[types.Datum], logprobs: List[types.TensorData], loss_fn: LossFunction, differentiate: _Differentiate
 ) -> Tuple[List[types.Datum], Dict[str, float], float]:
     """Return the batch of the second pass, the loss function's metrics, and the loss.
 
@@ -175,9 +170,7 @@ def _as_forward_batch(data: List[types.Datum], must_be_complete: bool) -> List[t
     return batch
 
 
-def _merge_metrics(
-    output: types.ForwardBackwardOutput, metrics: Dict[str, float], loss: Optional[float]
-) -> None:
+def _merge_metrics(output: types.ForwardBackwardOutput, metrics: Dict[str, float], loss: Optional[float]) -> None:
     """Merge the loss function's metrics into the result's metrics; the loss function's win on conflicts.
 
     Args:
@@ -213,9 +206,7 @@ def _logprobs(data: List[types.Datum], forward: types.ForwardBackwardOutput) -> 
 def _targets(index: int, datum: types.Datum) -> types.TensorData:
     inputs = datum.loss_fn_inputs
     if "target_tokens" not in inputs:
-        raise KeyError(
-            f"'target_tokens' is missing in data[{index}].loss_fn_inputs, which has {sorted(inputs)}"
-        )
+        raise KeyError(f"'target_tokens' is missing in data[{index}].loss_fn_inputs, which has {sorted(inputs)}")
     return inputs["target_tokens"]
 
 

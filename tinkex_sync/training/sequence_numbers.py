@@ -52,9 +52,7 @@ class NumberedRequest:
         call: The call that the request belongs to.
     """
 
-    def __init__(
-        self, session: Session, endpoint: str, encode: Callable[[int], Body], call: CallState
-    ) -> None:
+    def __init__(self, session: Session, endpoint: str, encode: Callable[[int], Body], call: CallState) -> None:
         self._session = session
         self._encode = encode
         self.endpoint = endpoint
@@ -87,11 +85,7 @@ class NumberedRequest:
             body = self._encode(self.number)
             self.body_bytes = len(body.content)
             request = Request(
-                body.endpoint,
-                body.content,
-                headers=body.headers,
-                call=self.call,
-                idempotency_key=self._key,
+                body.endpoint, body.content, headers=body.headers, call=self.call, idempotency_key=self._key
             )
             attempts = session.attempts("submit")
             try:
@@ -105,9 +99,7 @@ class NumberedRequest:
             # The server rejected the encoding without reading the body, so the number is unused. The key identifies
             # the body, so the other encoding needs another key.
             self.assign(self.number)
-        self.server_future = ServerFuture(
-            response.request_id, self.endpoint, session.clock.time() - self._started
-        )
+        self.server_future = ServerFuture(response.request_id, self.endpoint, session.clock.time() - self._started)
 
     @contextmanager
     def assigned(self, position: int, number: int) -> Iterator[None]:

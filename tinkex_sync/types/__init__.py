@@ -4,18 +4,7 @@ The names are those of versions 0.7.0 and 0.38.0 of the official SDK. The ``__al
 its public names.
 """
 
-from . import (
-    array_views,
-    checkpoints,
-    futures,
-    inputs,
-    sampling,
-    server_config,
-    sessions,
-    telemetry,
-    tensors,
-    training,
-)
+from . import array_views, checkpoints, futures, inputs, sampling, server_config, sessions, telemetry, tensors, training
 from .array_views import *  # noqa: F403
 from .checkpoints import *  # noqa: F403
 from .futures import *  # noqa: F403

@@ -256,9 +256,7 @@ _CODERS: Dict[Any, Tuple[Convert, Optional[Convert]]] = {
 }
 
 
-def coders(
-    hint: Any, own: Optional[Tuple[Convert, Optional[Convert]]] = None
-) -> Tuple[Convert, Optional[Convert]]:
+def coders(hint: Any, own: Optional[Tuple[Convert, Optional[Convert]]] = None) -> Tuple[Convert, Optional[Convert]]:
     """Return the decoder and the encoder of a field.
 
     Args:
@@ -308,6 +306,4 @@ def _values(encode: Convert, values: Mapping[str, Any]) -> Dict[str, Any]:
 def _mapping(decode: Convert, values: Any) -> Dict[str, Any]:
     if not isinstance(values, Mapping):
         raise FieldError(f"expected an object, not {shorten(values)}")
-    return {
-        decode_at(str(key), text, key): decode_at(str(key), decode, value) for key, value in values.items()
-    }
+    return {decode_at(str(key), text, key): decode_at(str(key), decode, value) for key, value in values.items()}

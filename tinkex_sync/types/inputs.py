@@ -80,20 +80,14 @@ class ImageAssetPointerChunk(FastWire):
 
 def _expected(chunk: Union[ImageChunk, ImageAssetPointerChunk]) -> int:
     if chunk.expected_tokens is None:
-        raise ValueError(
-            f"{type(chunk).__name__}.length needs expected_tokens, which is None: set expected_tokens"
-        )
+        raise ValueError(f"{type(chunk).__name__}.length needs expected_tokens, which is None: set expected_tokens")
     return chunk.expected_tokens
 
 
 ModelInputChunk = Union[EncodedTextChunk, ImageAssetPointerChunk, ImageChunk]
 
 #: The key that only this kind of chunk has. Chunks in JSON are told apart by it, because ``type`` is not sent.
-_CHUNK_BY_KEY: Dict[str, Any] = {
-    "tokens": EncodedTextChunk,
-    "location": ImageAssetPointerChunk,
-    "data": ImageChunk,
-}
+_CHUNK_BY_KEY: Dict[str, Any] = {"tokens": EncodedTextChunk, "location": ImageAssetPointerChunk, "data": ImageChunk}
 
 
 def _chunk(value: Any) -> ModelInputChunk:
@@ -103,9 +97,7 @@ def _chunk(value: Any) -> ModelInputChunk:
         raise FieldError(f"must be a chunk of text or image, not {shorten(value)}")
     kinds = [kind for key, kind in _CHUNK_BY_KEY.items() if key in value]
     if len(kinds) != 1:
-        raise FieldError(
-            f"a chunk has exactly one of the keys {', '.join(_CHUNK_BY_KEY)}, not {sorted(value)}"
-        )
+        raise FieldError(f"a chunk has exactly one of the keys {', '.join(_CHUNK_BY_KEY)}, not {sorted(value)}")
     chunk: ModelInputChunk = kinds[0].model_validate(value)
     return chunk
 
@@ -149,9 +141,7 @@ class ModelInput(FastWire):
         tokens: List[int] = []
         for chunk in self.chunks:
             if not isinstance(chunk, EncodedTextChunk):
-                raise ValueError(
-                    f"to_ints() needs an input of text only, and this input has a {type(chunk).__name__}"
-                )
+                raise ValueError(f"to_ints() needs an input of text only, and this input has a {type(chunk).__name__}")
             tokens.extend(chunk.tokens)
         return tokens
 
@@ -202,9 +192,7 @@ def _flattened(values: Sequence[Any]) -> Tuple[Sequence[Any], List[int]]:
         part, shape = _flattened(row) if isinstance(row, (list, tuple)) else ([], [])
         first = shape if first is None else first
         if shape != first:
-            raise FieldError(
-                f"rows of nested lists must have one shape: row 0 has {first}, row {index} has {shape}"
-            )
+            raise FieldError(f"rows of nested lists must have one shape: row 0 has {first}, row {index} has {shape}")
         data.extend(part)
     return data, [len(rows), *(first or [])]
 
@@ -212,9 +200,7 @@ def _flattened(values: Sequence[Any]) -> Tuple[Sequence[Any], List[int]]:
 def _loss_inputs(values: Any) -> Dict[str, TensorData]:
     if not isinstance(values, Mapping):
         raise FieldError(f"must be a dict from names to tensors, not {shorten(values)}")
-    return {
-        key: decode_at(str(key), functools.partial(_loss_input, key), value) for key, value in values.items()
-    }
+    return {key: decode_at(str(key), functools.partial(_loss_input, key), value) for key, value in values.items()}
 
 
 def _model_input(value: Any) -> ModelInput:
@@ -241,9 +227,7 @@ class Datum(FastWire):
 
     model_input: ModelInput = field(metadata=coding(_model_input, ModelInput.to_wire))
     loss_fn_inputs: Dict[str, TensorData] = field(
-        metadata=coding(
-            _loss_inputs, lambda inputs: {key: tensor.to_wire() for key, tensor in inputs.items()}
-        )
+        metadata=coding(_loss_inputs, lambda inputs: {key: tensor.to_wire() for key, tensor in inputs.items()})
     )
 
     wire_order = ("loss_fn_inputs",)

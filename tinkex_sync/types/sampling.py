@@ -12,14 +12,7 @@ from .wire import NOT_SENT, FastWire, coding, since
 if TYPE_CHECKING:
     import numpy
 
-__all__ = [
-    "PromptAltTokens",
-    "SampleRequest",
-    "SampleResponse",
-    "SampledSequence",
-    "SamplingParams",
-    "StopReason",
-]
+__all__ = ["PromptAltTokens", "SampleRequest", "SampleResponse", "SampledSequence", "SamplingParams", "StopReason"]
 
 StopReason = Literal["length", "stop"]
 
@@ -32,9 +25,7 @@ def _stop(value: Any) -> Any:
             return list(map(text, value))
         return ints(value)
     except FieldError:
-        raise FieldError(
-            f"must be a string, a list of strings or a list of token ids, not {shorten(value)}"
-        ) from None
+        raise FieldError(f"must be a string, a list of strings or a list of token ids, not {shorten(value)}") from None
 
 
 class SamplingParams(FastWire):

@@ -109,9 +109,7 @@ class Wire(DataClassJsonMixin):
         except FieldError as error:
             where = f" at {error.path}" if error.path else ""
             raise APIResponseValidationError(
-                f"Cannot decode the response as {cls.__name__}{where}: {error.problem}",
-                body=obj,
-                path=error.path,
+                f"Cannot decode the response as {cls.__name__}{where}: {error.problem}", body=obj, path=error.path
             ) from None
 
     def to_wire(self) -> Dict[str, Any]:
@@ -212,9 +210,7 @@ class Wire(DataClassJsonMixin):
 
     def __repr__(self) -> str:
         shown = (one.name for one in dataclasses.fields(self) if one.repr and "not_sent" not in one.metadata)  # type: ignore[arg-type]
-        return (
-            f"{type(self).__name__}({', '.join(f'{name}={_brief(getattr(self, name))}' for name in shown)})"
-        )
+        return f"{type(self).__name__}({', '.join(f'{name}={_brief(getattr(self, name))}' for name in shown)})"
 
 
 class FastWire(Wire):
@@ -241,9 +237,7 @@ def _metadata(name: str, hint: Any, declared: Mapping[str, Any]) -> Dict[str, An
 
     # With an encoder for every field, dataclasses-json does not deep-copy the values.
     made = config(
-        decoder=functools.partial(decode_at, name, decode),
-        encoder=encode or (lambda value: value),
-        exclude=is_left_out,
+        decoder=functools.partial(decode_at, name, decode), encoder=encode or (lambda value: value), exclude=is_left_out
     )
     return {**declared, **made, "decode": decode, "encode": encode}
 

@@ -27,9 +27,7 @@ def test_lines_and_a_chart_are_printed_without_a_terminal():
 
 
 def test_a_chart_is_shown_on_a_terminal():
-    text = run_display(
-        Console(file=io.StringIO(), width=120, force_terminal=True, _environ={"TERM": "xterm"})
-    )
+    text = run_display(Console(file=io.StringIO(), width=120, force_terminal=True, _environ={"TERM": "xterm"}))
     assert "step   20" in text
     assert "100%" in text
 

@@ -18,17 +18,7 @@ from tinkex_sync.local import LocalServer
 
 CERTIFICATES = Path(__file__).with_name("certificates")
 SECRET = "tml-very-secret-key"
-CHECKS = [
-    "configuration",
-    "proxy",
-    "DNS",
-    "TCP",
-    "TLS and HTTP",
-    "key and version",
-    "heartbeat",
-    "endpoints",
-    "queue",
-]
+CHECKS = ["configuration", "proxy", "DNS", "TCP", "TLS and HTTP", "key and version", "heartbeat", "endpoints", "queue"]
 
 
 def run_doctor(base_url, *arguments, key=SECRET, **environment):
@@ -78,9 +68,7 @@ def test_the_table_contains_no_key(command):
 
 
 def test_a_missing_key_names_its_variable():
-    settings = {
-        name: value for name, value in variables("http://localhost:9").items() if "API_KEY" not in name
-    }
+    settings = {name: value for name, value in variables("http://localhost:9").items() if "API_KEY" not in name}
     done = Commands(settings)("doctor", "-f", "json")
     assert done.returncode == 1
     first = json.loads(done.stdout)["checks"][0]
@@ -198,9 +186,7 @@ def test_a_wrong_certificate_fails_tls(certificate, is_trusted, problem, remedy)
 def test_a_server_with_a_trusted_certificate_and_no_tinker_api_has_a_wrong_address():
     with running(Api, "good.pem", HTTPServer) as port:
         bundle = str(CERTIFICATES / "good.pem")
-        text = failing_check(
-            f"https://localhost:{port}", "key and version", "address", REQUESTS_CA_BUNDLE=bundle
-        )
+        text = failing_check(f"https://localhost:{port}", "key and version", "address", REQUESTS_CA_BUNDLE=bundle)
     assert "no Tinker API" in text
 
 
@@ -271,12 +257,7 @@ def test_a_refused_version_fails_the_version(scripted):
     [
         (Answer(503, text="away"), "TLS and HTTP", "HTTP", "behind it is unavailable"),
         (Answer(500, {"detail": "broken"}), "TLS and HTTP", "HTTP", "has a problem"),
-        (
-            Answer(302, text="", headers={"Location": "http://other.invalid/"}),
-            "TLS and HTTP",
-            "HTTP",
-            "other.invalid",
-        ),
+        (Answer(302, text="", headers={"Location": "http://other.invalid/"}), "TLS and HTTP", "HTTP", "other.invalid"),
     ],
 )
 def test_an_error_of_the_first_request_fails_http(scripted, answer, check, fault, reason):
@@ -310,10 +291,7 @@ def test_a_refused_heartbeat_and_missing_endpoints_are_reported_together(scripte
     _, errors, checks = run_doctor(scripted.base_url)
     assert checks["heartbeat"]["verdict"] == checks["endpoints"]["verdict"] == "failed"
     lost = checks["endpoints"]["data"]
-    assert lost == {
-        "/api/v1/get_server_capabilities": "the list of models",
-        "/api/v1/sessions": "session list",
-    }
+    assert lost == {"/api/v1/get_server_capabilities": "the list of models", "/api/v1/sessions": "session list"}
     assert "(for session list)" in errors
     assert not [request for request in scripted.requests if request.method == "DELETE"]
 

@@ -14,8 +14,7 @@ from tinkex_sync.session import Session
 def session(scripted, monkeypatch):
     monkeypatch.setenv("TINKEX_SYNC_PROTOCOL", "0.7")
     session = Session(
-        Config.from_env(base_url=scripted.base_url, api_key="tml-key", max_retries=0),
-        Observers(autoload=False),
+        Config.from_env(base_url=scripted.base_url, api_key="tml-key", max_retries=0), Observers(autoload=False)
     )
     session.open()
     yield session

@@ -37,11 +37,7 @@ def test_a_certificate_problem_is_found_inside_other_errors(code, text, remedy):
     [
         (ssl.SSLError("[SSL] HANDSHAKE_FAILURE"), None, "TLS"),
         (OSError("Tunnel connection failed: 403 Forbidden"), "http://proxy", "proxy"),
-        (
-            errors.status_error(400, body="The plain HTTP request was sent to HTTPS port", headers={}),
-            None,
-            "TLS",
-        ),
+        (errors.status_error(400, body="The plain HTTP request was sent to HTTPS port", headers={}), None, "TLS"),
         (errors.status_error(407, body=None, headers={}), None, "proxy"),
         (OSError("reset"), None, "HTTP"),
     ],

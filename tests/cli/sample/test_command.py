@@ -45,12 +45,8 @@ def out(tmp_path):
 
 
 def test_every_prompt_gets_one_reply(command, prompts, out):
-    prompt_file = prompts(
-        {"prompt": "hello", "id": "a"}, "\n", {"prompt": [1, 2, 3], "id": 7}, {"prompt": "ü"}
-    )
-    done = command(
-        "sample", prompt_file, "-o", out, *MODEL, "-n", "2", "--logprobs", "--seed", "5", "-f", "json"
-    )
+    prompt_file = prompts({"prompt": "hello", "id": "a"}, "\n", {"prompt": [1, 2, 3], "id": 7}, {"prompt": "ü"})
+    done = command("sample", prompt_file, "-o", out, *MODEL, "-n", "2", "--logprobs", "--seed", "5", "-f", "json")
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     assert {name: result[name] for name in ("prompts", "answered", "failed", "new")} == {
@@ -239,16 +235,9 @@ def test_an_error_that_does_not_depend_on_the_prompt_ends_the_run(scripted, prom
 
 
 def test_the_queue_state_is_shown(scripted, prompts, out):
-    paused = {
-        "type": "try_again",
-        "request_id": "r",
-        "queue_state": "paused_capacity",
-        "queue_state_reason": "full",
-    }
+    paused = {"type": "try_again", "request_id": "r", "queue_state": "paused_capacity", "queue_state_reason": "full"}
     scripted.script("retrieve_future", Answer(body=paused))
-    done = partial(in_process, variables(scripted.base_url))(
-        "sample", prompts({"prompt": "a"}), "-o", out, *MODEL
-    )
+    done = partial(in_process, variables(scripted.base_url))("sample", prompts({"prompt": "a"}), "-o", out, *MODEL)
     assert done.returncode == 0
     assert "full" in done.stderr
     assert "1 of 1 prompts" in done.stderr
@@ -266,18 +255,11 @@ def test_a_bar_is_shown_on_a_terminal(scripted, prompts, out):
 
     reader = threading.Thread(target=read, daemon=True)
     reader.start()
-    paused = {
-        "type": "try_again",
-        "request_id": "r",
-        "queue_state": "paused_capacity",
-        "queue_state_reason": "full",
-    }
+    paused = {"type": "try_again", "request_id": "r", "queue_state": "paused_capacity", "queue_state_reason": "full"}
     scripted.script("retrieve_future", Answer(body=paused))
     prompt_file = prompts(*({"prompt": f"{index}"} for index in range(5)))
     command = Commands(variables(scripted.base_url))
-    with command.start(
-        "sample", prompt_file, "-o", out, *MODEL, stderr=theirs, env={"COLUMNS": "120"}
-    ) as running:
+    with command.start("sample", prompt_file, "-o", out, *MODEL, stderr=theirs, env={"COLUMNS": "120"}) as running:
         assert running.wait(timeout=60) == 0
     os.close(theirs)
     reader.join(10)
@@ -341,12 +323,8 @@ def test_without_a_tokenizer_replies_contain_token_ids_only(scripted, prompts, o
     assert read_lines(out)[0]["sequences"][0]["text"] == "hi"
 
 
-@pytest.mark.parametrize(
-    "kind", ["device", "endless device", "fifo", "folder", "stdout", "no folder", "below a file"]
-)
-def test_an_output_that_is_not_a_plain_file_is_refused_before_sampling(
-    kind, command, server, prompts, tmp_path
-):
+@pytest.mark.parametrize("kind", ["device", "endless device", "fifo", "folder", "stdout", "no folder", "below a file"])
+def test_an_output_that_is_not_a_plain_file_is_refused_before_sampling(kind, command, server, prompts, tmp_path):
     (tmp_path / "folder").mkdir()
     os.mkfifo(tmp_path / "fifo")
     output = {
@@ -370,9 +348,7 @@ def test_an_output_that_is_not_a_plain_file_is_refused_before_sampling(
 
 def test_standard_output_redirected_to_a_file_is_refused_by_its_device_name(command, prompts, tmp_path):
     with (tmp_path / "replies.jsonl").open("w") as file:
-        done = Commands(command.args[0])(
-            "sample", prompts({"prompt": "a"}), "-o", "/dev/stdout", *MODEL, stdout=file
-        )
+        done = Commands(command.args[0])("sample", prompts({"prompt": "a"}), "-o", "/dev/stdout", *MODEL, stdout=file)
     assert done.returncode == 1
     assert "is a standard stream of this command" in done.stderr
     assert not (tmp_path / "replies.jsonl").read_bytes()

@@ -108,11 +108,7 @@ def test_a_failed_prompt_is_written_and_counted():
     assert loop.failed == 2
     by_index = {line["index"]: line for line in replies.lines}
     assert by_index[0]["error"]["type"] == "BadRequestError"
-    assert by_index[2] == {
-        "index": 2,
-        "id": "x",
-        "error": {"type": "ValueError", "message": "the prompt is empty"},
-    }
+    assert by_index[2] == {"index": 2, "id": "x", "error": {"type": "ValueError", "message": "the prompt is empty"}}
     assert by_index[1]["sequences"] == []
 
 

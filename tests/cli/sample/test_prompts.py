@@ -27,10 +27,7 @@ def test_prompts_are_read_in_order_without_blank_lines(write):
     content = b'\xef\xbb\xbf{"prompt": "a", "id": "x"}\r\n\n{"prompt": [1, 2], "id": 7}\n'
     with PromptFile(write(content)) as prompts:
         assert (prompts.count, prompts.needs_tokenizer) == (2, True)
-        assert [(prompt.index, prompt.content, prompt.id) for prompt in prompts] == [
-            (0, "a", "x"),
-            (1, [1, 2], 7),
-        ]
+        assert [(prompt.index, prompt.content, prompt.id) for prompt in prompts] == [(0, "a", "x"), (1, [1, 2], 7)]
         assert len(prompts.fingerprint) == 64
     with PromptFile(write(b'{"prompt": [1, 2]}')) as prompts:
         assert not prompts.needs_tokenizer
@@ -68,10 +65,7 @@ USER = {"role": "user", "content": "Hi"}
         (b'{"prompt": "\xe4"}', "not UTF-8: byte 0xe4"),
         (b'{"prompt": "a", "messages": []}', 'has both "prompt" and "messages"'),
         (b'{"messages": []}', '"messages" must be a list with at least one message'),
-        (
-            b'{"messages": [{"role": "assistant", "content": "a"}]}',
-            'the last message has the role "assistant"',
-        ),
+        (b'{"messages": [{"role": "assistant", "content": "a"}]}', 'the last message has the role "assistant"'),
         (b'{"prompt": "a", "tools": []}', 'the key "tools" is not known here'),
         (b'{"prompt": "a", "min_p": 0.1}', 'the key "min_p" is not known here (known: id, max_tokens,'),
         (b'{"prompt": "a", "temperature": "hot"}', '"temperature" must be a finite number of at least 0'),
@@ -79,10 +73,7 @@ USER = {"role": "user", "content": "Hi"}
         (b'{"prompt": "a", "top_k": 0}', '"top_k" must be -1 or a whole number of at least 1, not 0'),
         (b'{"prompt": "a", "top_p": 2}', '"top_p" must be a number above 0 and at most 1, not 2'),
         (b'{"prompt": "a", "max_tokens": 1.5}', '"max_tokens" must be a whole number of at least 1'),
-        (
-            b'{"prompt": "a", "stop": ["a", 1]}',
-            '"stop" must be a text, a list of texts, or a list of token ids',
-        ),
+        (b'{"prompt": "a", "stop": ["a", 1]}', '"stop" must be a text, a list of texts, or a list of token ids'),
         (b'{"prompt": "a", "stop": ""}', '"stop" must be'),
     ],
 )
@@ -118,10 +109,7 @@ def test_keys_named_by_the_user_are_not_read(write):
 
 
 def test_chats_that_cannot_be_encoded_are_named_with_their_lines(write):
-    rows = [
-        {"prompt": "a"},
-        *({"messages": [{**USER, "content": text}]} for text in ("good", "bad", "worse")),
-    ]
+    rows = [{"prompt": "a"}, *({"messages": [{**USER, "content": text}]} for text in ("good", "bad", "worse"))]
     path = write("\n".join(map(json.dumps, rows)).encode())
 
     def check(chat):

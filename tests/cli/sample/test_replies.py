@@ -47,9 +47,7 @@ def count_lines(path):
 
 def test_after_kill_9_every_prompt_has_one_reply(scripted, tmp_path):
     prompt_file, out = tmp_path / "prompts.jsonl", tmp_path / "replies.jsonl"
-    prompt_file.write_text(
-        "".join(json.dumps({"prompt": f"prompt {index}"}) + "\n" for index in range(PROMPTS))
-    )
+    prompt_file.write_text("".join(json.dumps({"prompt": f"prompt {index}"}) + "\n" for index in range(PROMPTS)))
     command = Commands(variables(scripted.base_url))
     generator, pause = random.Random(4), threading.Event()
     kept = set()
@@ -62,9 +60,7 @@ def test_after_kill_9_every_prompt_has_one_reply(scripted, tmp_path):
         os.kill(running.pid, signal.SIGKILL)
         running.communicate(timeout=20)
         assert running.returncode == -signal.SIGKILL
-        found = [
-            json.loads(line) for line in out.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")
-        ]
+        found = [json.loads(line) for line in out.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
         now = {line["index"] for line in found}
         assert len(now) == len(found) >= target
         assert kept <= now, "a reply was lost"
@@ -92,11 +88,7 @@ def test_an_interrupted_removal_of_failed_prompts_is_repeated(scripted, tmp_path
     (tmp_path / "replies.jsonl.new").write_bytes(b'{"index":1,"sequ')
     assert in_process(environment, "sample", prompt_file, "-o", out, *MODEL).returncode == 0
     assert sorted(json.loads(line)["index"] for line in out.read_text().splitlines()) == [0, 1]
-    assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "prompts.jsonl",
-        "replies.jsonl",
-        "replies.jsonl.run",
-    ]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["prompts.jsonl", "replies.jsonl", "replies.jsonl.run"]
 
 
 SETTINGS = {"prompts_sha256": "abc", "prompts": 3, "seed": 1}
@@ -139,9 +131,7 @@ def test_changed_settings_are_named(tmp_path):
 
 def test_a_write_error_ends_the_run_and_the_next_run_continues(scripted, tmp_path):
     prompt_file, out = tmp_path / "prompts.jsonl", tmp_path / "replies.jsonl"
-    prompt_file.write_text(
-        "".join(json.dumps({"prompt": f"prompt {index}"}) + "\n" for index in range(PROMPTS))
-    )
+    prompt_file.write_text("".join(json.dumps({"prompt": f"prompt {index}"}) + "\n" for index in range(PROMPTS)))
     command = Commands({**variables(scripted.base_url), "PYTHONDONTWRITEBYTECODE": "1"})
     limit = 10_000
 

@@ -9,12 +9,7 @@ from tinkex_sync import ServiceClient
 from tinkex_sync.cli.chats import parse_chat
 from tinkex_sync.cli.output import CommandError, Output
 from tinkex_sync.cli.sample.prompts import Prompt
-from tinkex_sync.cli.sample.sampler import (
-    PromptSampler,
-    PromptTokenizer,
-    load_tokenizer_of,
-    open_sampler,
-)
+from tinkex_sync.cli.sample.sampler import PromptSampler, PromptTokenizer, load_tokenizer_of, open_sampler
 from tinkex_sync.tokenizers import ByteTokenizer, TokenizerError
 
 OPTIONS = {"logprobs": True, "num_samples": 2, "max_tokens": 4, "temperature": 0.5, "stop": ["end"]}
@@ -139,9 +134,7 @@ RUN = Answer(
 @pytest.mark.parametrize(
     ("sampler_answer", "run_answer"), [(SAMPLER, REFUSAL), (Answer(404, {"detail": "no samplers"}), RUN)]
 )
-def test_the_base_model_is_found_where_weights_info_refuses_sampler_paths(
-    path, sampler_answer, run_answer, scripted
-):
+def test_the_base_model_is_found_where_weights_info_refuses_sampler_paths(path, sampler_answer, run_answer, scripted):
     scripted.defaults["create_sampling_session"] = Answer(body={"sampling_session_id": "x"})
     scripted.defaults["weights_info"] = REFUSAL
     scripted.defaults["samplers/x"] = sampler_answer

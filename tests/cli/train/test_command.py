@@ -13,9 +13,7 @@ from click.testing import CliRunner
 from tinkex_sync.cli.root import root
 from tinkex_sync.local import Faults
 
-STORY = "".join(
-    f"The {n}th lamp was lit at dusk, and the keeper counted {n * 7} stairs.\n" for n in range(20)
-)
+STORY = "".join(f"The {n}th lamp was lit at dusk, and the keeper counted {n * 7} stairs.\n" for n in range(20))
 FAST = ["--model", "tinkex/tiny", "--rank", "8", "--learning-rate", "0.01", "--context", "64", "--batch", "3"]
 
 
@@ -54,8 +52,7 @@ ROWS = {
         for n in range(4)
     ],
     "sampled.jsonl": [
-        {"prompt_tokens": [65, n], "completion_tokens": [66], "logprobs": [-2.0], "advantages": 1}
-        for n in range(4)
+        {"prompt_tokens": [65, n], "completion_tokens": [66], "logprobs": [-2.0], "advantages": 1} for n in range(4)
     ],
 }
 
@@ -114,26 +111,18 @@ def test_a_run_continues_after_ctrl_c_with_the_same_losses(command, story, tmp_p
         code, first, err = result_of(process)
     assert code == 130
     assert "Ctrl-C again exits immediately" in err
-    assert (
-        f"Saved after step {first['step']}. To continue: tinkex-sync train --resume story.txt.run.json" in err
-    )
+    assert f"Saved after step {first['step']}. To continue: tinkex-sync train --resume story.txt.run.json" in err
     assert 3 <= first["step"] < 16
     assert first["interrupted"] is True
     assert first["losses"] == whole["losses"][: first["step"]]
     (tmp_path / "elsewhere").mkdir()
     shutil.copy(story, tmp_path / "elsewhere")
-    by_path = command(
-        "train", "story.txt", "--resume", first["checkpoint"], "-f", "json", cwd=tmp_path / "elsewhere"
-    )
+    by_path = command("train", "story.txt", "--resume", first["checkpoint"], "-f", "json", cwd=tmp_path / "elsewhere")
     by_file = command("train", "--resume", "story.txt.run.json", "-f", "json", cwd=tmp_path)
     for done in (by_path, by_file):
         assert done.returncode == 0, done.stderr
         remainder = json.loads(done.stdout)
-        assert (remainder["first_step"], remainder["step"], remainder["interrupted"]) == (
-            first["step"],
-            16,
-            False,
-        )
+        assert (remainder["first_step"], remainder["step"], remainder["interrupted"]) == (first["step"], 16, False)
         assert first["losses"] + remainder["losses"] == whole["losses"]
         assert remainder["run_ids"] == [first["run_id"], remainder["run_id"]]
     again = command("train", "--resume", "story.txt.run.json", "-f", "json", cwd=tmp_path)
@@ -156,9 +145,7 @@ def test_a_killed_run_continues_from_its_last_save(command, story, tmp_path):
     longer = command("train", "--resume", "story.txt.run.json", "--steps", 14, "-f", "json", cwd=tmp_path)
     assert longer.returncode == 0, longer.stderr
     remainder = json.loads(longer.stdout)
-    whole = command(
-        "train", "story.txt", *FAST, "--steps", 14, "-f", "json", "--run-file", "other.json", cwd=tmp_path
-    )
+    whole = command("train", "story.txt", *FAST, "--steps", 14, "-f", "json", "--run-file", "other.json", cwd=tmp_path)
     assert remainder["losses"] == json.loads(whole.stdout)["losses"][written["step"] :]
     (written["checkpoint"], written["checkpoints"], written["step"]) = (None, [], 0)
     (tmp_path / "story.txt.run.json").write_text(json.dumps(written))
@@ -318,10 +305,7 @@ def test_standard_input_is_trained_on_and_given_again_to_continue(command, tmp_p
 def test_a_reply_that_is_not_learned_changes_the_loss(mark, command, tmp_path):
     losses = []
     for name, keys in (("all", {}), ("one", mark)):
-        replies = [
-            {"role": "assistant", "content": "the first", **keys},
-            {"role": "assistant", "content": "b"},
-        ]
+        replies = [{"role": "assistant", "content": "the first", **keys}, {"role": "assistant", "content": "b"}]
         path = tmp_path / f"{name}.jsonl"
         path.write_text(json.dumps({"messages": replies}) + "\n")
         done = command("train", path, *FAST, "--steps", "1", "-f", "json", cwd=tmp_path)

@@ -17,10 +17,7 @@ def test_blank_lines_crlf_and_a_byte_order_mark_are_accepted(tmp_path):
     row = json.dumps({"prompt": "\u2028\x85é", "completion": "b"}, ensure_ascii=False).encode()
     (tmp_path / "p.jsonl").write_bytes(b"\xef\xbb\xbf" + row + b"\r\n\r\n  \n" + row)
     data = read_data(tmp_path / "p.jsonl", "auto", "cross_entropy")
-    assert [(record.line, record.prompt) for record in data.records] == [
-        (1, "\u2028\x85é"),
-        (4, "\u2028\x85é"),
-    ]
+    assert [(record.line, record.prompt) for record in data.records] == [(1, "\u2028\x85é"), (4, "\u2028\x85é")]
 
 
 USER = {"role": "user", "content": "Hi"}
@@ -110,8 +107,7 @@ def test_ten_wrong_lines_are_named_and_the_others_counted(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "reason"),
-    [(b"", "is empty"), (b"\n \n", "is empty"), ("{}".encode("utf-16"), ":1: this is UTF-16")],
+    ("content", "reason"), [(b"", "is empty"), (b"\n \n", "is empty"), ("{}".encode("utf-16"), ":1: this is UTF-16")]
 )
 def test_an_unusable_file_is_refused(tmp_path, content, reason):
     (tmp_path / "p.jsonl").write_bytes(content)

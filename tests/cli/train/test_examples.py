@@ -46,13 +46,7 @@ def test_the_completion_of_a_prompt_is_learned(tmp_path):
 
 
 def test_a_conversation_without_a_template_is_one_line_per_message(tmp_path):
-    messages = [
-        ("system", "Be brief."),
-        ("user", "Hi"),
-        ("assistant", "Oh"),
-        ("user", "Bye"),
-        ("assistant", "Yes"),
-    ]
+    messages = [("system", "Be brief."), ("user", "Hi"), ("assistant", "Oh"), ("user", "Bye"), ("assistant", "Yes")]
     row = {"messages": [{"role": role, "content": content} for role, content in messages]}
     [example] = encoded(write_rows(tmp_path / "c.jsonl", row))
     text = "system: Be brief.\nuser: Hi\nassistant: Oh|\nuser: Bye\nassistant: Yes|\n"
@@ -74,11 +68,7 @@ class Templated(ByteTokenizer):
             raise RuntimeError("no villains")
         text = "".join(f"[{tool}]" for tool in tools)
         for index, message in enumerate(messages):
-            think = (
-                "(hm)"
-                if self.thoughts and message["role"] == "assistant" and index == len(messages) - 1
-                else ""
-            )
+            think = "(hm)" if self.thoughts and message["role"] == "assistant" and index == len(messages) - 1 else ""
             text += f"<{message['role'][0]}>{think}{message['content']}</>"
         return text + ("<a>" if add_generation_prompt else "")
 

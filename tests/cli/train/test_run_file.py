@@ -85,8 +85,7 @@ def test_the_length_is_that_of_the_options_or_one_epoch():
 
 
 @pytest.mark.parametrize(
-    ("decay", "rates"),
-    [("none", [0.1, 0.1, 0.1]), ("linear", [0.1, 0.05, 0.0]), ("cosine", [0.1, 0.05, 0.0])],
+    ("decay", "rates"), [("none", [0.1, 0.1, 0.1]), ("linear", [0.1, 0.05, 0.0]), ("cosine", [0.1, 0.05, 0.0])]
 )
 def test_the_learning_rate_falls_to_zero(decay, rates):
     options = TrainOptions(model="m", learning_rate=0.1, lr_decay=decay)

@@ -25,7 +25,5 @@ def test_adapter_is_scaled_by_32_over_its_rank(rank):
     model.adapters["unembed.B"] += 1
     weights = lora.merge_adapters(model.base.weights, model.adapters, ["unembed"], rank)
     change = model.adapters["unembed.A"].sum(axis=1, keepdims=True) * 32 / rank
-    np.testing.assert_allclose(
-        weights["unembed"] - model.base.weights["unembed"], change + np.zeros(258), atol=1e-4
-    )
+    np.testing.assert_allclose(weights["unembed"] - model.base.weights["unembed"], change + np.zeros(258), atol=1e-4)
     assert weights["unembed"].dtype == np.float32

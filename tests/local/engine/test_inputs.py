@@ -45,9 +45,7 @@ def test_image_of_unknown_size_takes_16_tokens(model):
 
 def test_image_in_a_prompt_has_no_prompt_logprobs(model):
     chunks = [{"tokens": [65]}, {"data": CAT, "format": "png", "expected_tokens": 2}, {"tokens": [66]}]
-    response = model.snapshot().sample(
-        chunks, 1, {"max_tokens": 3}, prompt_logprobs=True, topk_prompt_logprobs=2
-    )
+    response = model.snapshot().sample(chunks, 1, {"max_tokens": 3}, prompt_logprobs=True, topk_prompt_logprobs=2)
     assert [value is None for value in response["prompt_logprobs"]] == [True, True, True, False]
     assert [value is None for value in response["topk_prompt_logprobs"]] == [True, True, True, False]
     assert len(response["sequences"][0]["tokens"]) == 3
@@ -65,9 +63,7 @@ def test_completion_after_an_image_agrees_with_a_forward_pass(model):
 
 def test_chunk_borders_do_not_change_the_result(model):
     whole = losses(model, [{"tokens": [1, 2, 3, 4]}], 4)
-    assert (
-        whole.tolist() == losses(model, [{"tokens": [1]}, {"tokens": []}, {"tokens": [2, 3, 4]}], 4).tolist()
-    )
+    assert whole.tolist() == losses(model, [{"tokens": [1]}, {"tokens": []}, {"tokens": [2, 3, 4]}], 4).tolist()
 
 
 @pytest.mark.parametrize(
@@ -78,19 +74,13 @@ def test_chunk_borders_do_not_change_the_result(model):
         (None, "chunks must be a list"),
         (["text"], "chunk 0: 'text' is not a chunk"),
         ([{"text": "hi"}], r"keys \['text'\] is not a chunk: send tokens, data or location"),
-        (
-            [{"tokens": [65, 258]}],
-            r"chunk 0, tokens\[1\] is 258: tokens of this model are 0 to 257.*ByteTokenizer",
-        ),
+        ([{"tokens": [65, 258]}], r"chunk 0, tokens\[1\] is 258: tokens of this model are 0 to 257.*ByteTokenizer"),
         ([{"tokens": [-1]}], r"tokens\[0\] is -1"),
         ([{"tokens": [1.5]}], r"tokens\[0\] is 1.5"),
         ([{"tokens": ["a"]}], "flat list of token ids"),
         ([{"tokens": [[1], [2, 3]]}], "flat list of token ids"),
         ([{"tokens": [True]}], "flat list of token ids"),
-        (
-            [{"tokens": [65] * (CONFIG.context + 1)}],
-            f"has 65 tokens, test/small accepts at most {CONFIG.context}",
-        ),
+        ([{"tokens": [65] * (CONFIG.context + 1)}], f"has 65 tokens, test/small accepts at most {CONFIG.context}"),
         ([{"data": "no base64!", "expected_tokens": 1}], "not base64"),
         ([{"data": "", "expected_tokens": 1}], "non-empty"),
         ([{"location": 7}], "location is 7"),
@@ -119,16 +109,8 @@ RATIO = {"logprobs": tensor([-1.0, -1.0]), "advantages": tensor([1.0, 1.0])}
             r"datum 1: loss_fn_inputs lacks logprobs, advantages: ppo accepts .*clip_low_threshold \(optional\)",
         ),
         ("cross_entropy", {**GOOD, "weight": tensor([1, 1])}, r"unknown key 'weight'.*weights \(optional\)"),
-        (
-            "cross_entropy",
-            {"target_tokens": tensor([1, 2, 3])},
-            "datum 1, target_tokens has 3 numbers.*2 positions",
-        ),
-        (
-            "cross_entropy",
-            {"target_tokens": tensor([1, 300])},
-            r"datum 1, target_tokens\[1\] is 300.*0 to 257",
-        ),
+        ("cross_entropy", {"target_tokens": tensor([1, 2, 3])}, "datum 1, target_tokens has 3 numbers.*2 positions"),
+        ("cross_entropy", {"target_tokens": tensor([1, 300])}, r"datum 1, target_tokens\[1\] is 300.*0 to 257"),
         ("cross_entropy", {**GOOD, "weights": tensor([1.0])}, "datum 1, weights has 1 numbers.*2 positions"),
         ("cross_entropy", {**GOOD, "weights": tensor([1.0, float("nan")])}, r"datum 1, weights\[1\] is nan"),
         ("cross_entropy", {**GOOD, "weights": tensor([1.0, None])}, r"datum 1, weights"),
@@ -145,17 +127,10 @@ RATIO = {"logprobs": tensor([-1.0, -1.0]), "advantages": tensor([1.0, 1.0])}
             {"target_tokens": {"data": [[1, 2], [3]], "dtype": "int64"}},
             r"target_tokens, row 1 is \[3\]: all rows must be lists of 2 numbers",
         ),
+        ("cross_entropy", {"target_tokens": {"data": [[], []], "dtype": "int64"}}, r"has shape \[2, 0\] for 0 numbers"),
         (
             "cross_entropy",
-            {"target_tokens": {"data": [[], []], "dtype": "int64"}},
-            r"has shape \[2, 0\] for 0 numbers",
-        ),
-        (
-            "cross_entropy",
-            {
-                "target_tokens": {"data": [1, 2, 3, 4], "dtype": "int64", "shape": [2, 2]},
-                "weights": tensor([1, 1]),
-            },
+            {"target_tokens": {"data": [1, 2, 3, 4], "dtype": "int64", "shape": [2, 2]}, "weights": tensor([1, 1])},
             r"weights has shape \[2\] and target_tokens has shape \[2, 2\]",
         ),
         (
@@ -163,11 +138,7 @@ RATIO = {"logprobs": tensor([-1.0, -1.0]), "advantages": tensor([1.0, 1.0])}
             {**RATIO, "target_tokens": {"data": [1, 2, 3, 4], "dtype": "int64", "shape": [2, 2]}},
             "ppo accepts one target per position",
         ),
-        (
-            "dro",
-            {**GOOD, **RATIO, "advantages": tensor([float("inf"), 0.0])},
-            r"datum 1, advantages\[0\] is inf",
-        ),
+        ("dro", {**GOOD, **RATIO, "advantages": tensor([float("inf"), 0.0])}, r"datum 1, advantages\[0\] is inf"),
     ],
 )
 def test_invalid_datum_is_named_and_leaves_no_gradient(loss_fn, inputs, words):

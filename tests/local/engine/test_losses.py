@@ -21,9 +21,7 @@ def at(loss_fn, ratio, advantage, **settings):
 
 
 def test_cross_entropy_is_the_weighted_negative_log_probability():
-    loss, derivative = evaluate(
-        "cross_entropy", np.float64([-2.0, -3.0]), {"weights": np.float64([1.0, 0.5])}
-    )
+    loss, derivative = evaluate("cross_entropy", np.float64([-2.0, -3.0]), {"weights": np.float64([1.0, 0.5])})
     assert loss.tolist() == [2.0, 1.5]
     assert derivative.tolist() == [-1.0, -0.5]
 
@@ -75,12 +73,8 @@ def test_clip_bounds_are_taken_from_the_configuration_or_the_datum():
     model = randomized_model()
     data = batch_for("ppo", model)
     default = model.forward(data, "ppo", None)["metrics"]["loss:sum"]
-    wide = model.forward(data, "ppo", {"clip_low_threshold": 0.0, "clip_high_threshold": 100.0})["metrics"][
-        "loss:sum"
-    ]
-    assert wide == pytest.approx(
-        model.forward(data, "importance_sampling", None)["metrics"]["loss:sum"], rel=1e-6
-    )
+    wide = model.forward(data, "ppo", {"clip_low_threshold": 0.0, "clip_high_threshold": 100.0})["metrics"]["loss:sum"]
+    assert wide == pytest.approx(model.forward(data, "importance_sampling", None)["metrics"]["loss:sum"], rel=1e-6)
     assert abs(wide - default) > 0.1
     for item in data:
         length = len(item["loss_fn_inputs"]["logprobs"]["data"])

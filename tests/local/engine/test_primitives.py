@@ -20,10 +20,7 @@ PLAIN = {
     "relu_squared": (primitives.relu_squared, [STREAM.standard_normal((5, 6))]),
     "weights of q": (lambda q: primitives.attention_weights(q, K, BIAS), [Q]),
     "weights of k": (lambda k: primitives.attention_weights(Q, k, BIAS), [K]),
-    "mix of weights": (
-        lambda w: primitives.attention_mix(w, V),
-        [np.tri(4)[None, None] / 4 + np.zeros((2, 1, 4, 4))],
-    ),
+    "mix of weights": (lambda w: primitives.attention_mix(w, V), [np.tri(4)[None, None] / 4 + np.zeros((2, 1, 4, 4))]),
     "mix of values": (lambda v: primitives.attention_mix(primitives.attention_weights(Q, K, BIAS), v), [V]),
     "log_probability": (
         lambda x: primitives.log_probability(x, np.arange(5), np.array([1, 0, 5, 5, 2])),

@@ -60,9 +60,7 @@ def test_same_seed_gives_the_same_tokens_and_completions_differ(sampler):
     assert one == again
     assert one != other
     assert len({tuple(sequence["tokens"]) for sequence in one}) == 4
-    assert [s["tokens"] for s in complete(sampler, 2, max_tokens=10, seed=11)] == [
-        s["tokens"] for s in one[:2]
-    ]
+    assert [s["tokens"] for s in complete(sampler, 2, max_tokens=10, seed=11)] == [s["tokens"] for s in one[:2]]
 
 
 def test_requests_without_a_seed_differ(sampler):
@@ -145,14 +143,7 @@ def ascii_tail(sampler):
 def test_stop_sequence_ends_a_completion_and_is_included(sampler):
     seed, tokens, end = ascii_tail(sampler)
     text = bytes(tokens[end - 2 : end]).decode()
-    for stop in (
-        text,
-        [text],
-        ["\x00\x00never\x00", text],
-        text[1],
-        [tokens[end - 1]],
-        [tokens[end - 1], 257],
-    ):
+    for stop in (text, [text], ["\x00\x00never\x00", text], text[1], [tokens[end - 1]], [tokens[end - 1], 257]):
         (sequence,) = complete(sampler, max_tokens=40, seed=seed, stop=stop)
         assert (sequence["tokens"], sequence["stop_reason"]) == (tokens[:end], "stop"), stop
         assert len(sequence["logprobs"]) == end
@@ -205,11 +196,7 @@ def test_error_names_an_invalid_parameter_and_the_remedy(sampler, params, words)
 
 @pytest.mark.parametrize(
     ("count", "extra", "words"),
-    [
-        (0, {}, "num_samples is 0"),
-        (5000, {}, "from 1 to 4096"),
-        (1, {"topk_prompt_logprobs": -1}, "topk.* is -1"),
-    ],
+    [(0, {}, "num_samples is 0"), (5000, {}, "from 1 to 4096"), (1, {"topk_prompt_logprobs": -1}, "topk.* is -1")],
 )
 def test_error_names_an_invalid_count(sampler, count, extra, words):
     with pytest.raises(EngineError, match=words):

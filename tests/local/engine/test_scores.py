@@ -15,9 +15,7 @@ def scored(wire, **fields):
 def test_most_likely_tokens_of_each_position_are_reported(wire_0_38):
     (sequence,) = scored(wire_0_38, topk_sample_logprobs=3)["sequences"]
     assert [len(row) for row in sequence["topk_sampled_logprobs"]] == [3] * len(sequence["tokens"])
-    for token, logprob, row in zip(
-        sequence["tokens"], sequence["logprobs"], sequence["topk_sampled_logprobs"]
-    ):
+    for token, logprob, row in zip(sequence["tokens"], sequence["logprobs"], sequence["topk_sampled_logprobs"]):
         assert row == sorted(row, key=lambda cell: -cell[1])
         assert [logprob] == [value for id, value in row if id == token] or logprob < row[-1][1]
 
@@ -26,18 +24,12 @@ def test_targets_and_alternatives_have_the_log_probabilities_of_their_positions(
     prompt = list(b"hello")
     targets = {"data": [7, -1, *prompt[2:3], 7, 7, -1, *prompt[4:5], 9], "dtype": "int64", "shape": [4, 2]}
     response = scored(
-        wire_0_38,
-        prompt_logprobs=True,
-        topk_prompt_logprobs=258,
-        target_prompt_logprobs=targets,
-        prompt_alt_tokens_k=3,
+        wire_0_38, prompt_logprobs=True, topk_prompt_logprobs=258, target_prompt_logprobs=targets, prompt_alt_tokens_k=3
     )
     table = [dict(row) for row in response["topk_prompt_logprobs"][1:]]
     found = response["target_prompt_logprobs"]
     assert found["shape"] == [4, 2]
-    expected = [
-        0.0 if token == -1 else table[place // 2][token] for place, token in enumerate(targets["data"])
-    ]
+    expected = [0.0 if token == -1 else table[place // 2][token] for place, token in enumerate(targets["data"])]
     assert found["data"] == pytest.approx(expected)
     assert found["data"][2] == pytest.approx(response["prompt_logprobs"][2])
     sampled = response["prompt_alt_tokens"]

@@ -48,9 +48,7 @@ def test_any_integer_can_be_a_seed(seed):
 
 def test_untrained_model_equals_its_base_and_is_nearly_uniform():
     model = TrainingModel(DEFAULT_MODEL, rank=8, seed=3)
-    metrics = model.forward([text_datum("Anything at all, as long as it is text.")], "cross_entropy", None)[
-        "metrics"
-    ]
+    metrics = model.forward([text_datum("Anything at all, as long as it is text.")], "cross_entropy", None)["metrics"]
     assert metrics["loss:sum"] / metrics["tokens:sum"] == pytest.approx(math.log(258), abs=0.1)
     base = SamplingModel.base(DEFAULT_MODEL).sample([{"tokens": [1, 2]}], 1, {"max_tokens": 5, "seed": 1})
     assert model.snapshot().sample([{"tokens": [1, 2]}], 1, {"max_tokens": 5, "seed": 1}) == base
@@ -111,9 +109,7 @@ def test_only_the_selected_maps_are_trained(options, maps):
     for _ in range(10):
         model.forward_backward([text_datum("learn this")], "cross_entropy", None)
         model.optim_step({"learning_rate": 0.01})
-    assert (
-        model.forward([text_datum("learn this")], "cross_entropy", None)["metrics"]["loss:sum"] < before - 1
-    )
+    assert model.forward([text_datum("learn this")], "cross_entropy", None)["metrics"]["loss:sum"] < before - 1
 
 
 def test_training_from_a_checkpoint_gives_equal_bits():
@@ -157,17 +153,12 @@ def test_sampler_of_a_checkpoint_equals_the_snapshot():
     model = randomized_model()
     sampler = SamplingModel.from_checkpoint(model.meta(), model.arrays(False))
     request = {"max_tokens": 8, "seed": 4}
-    assert sampler.sample([{"tokens": [65]}], 2, request) == model.snapshot().sample(
-        [{"tokens": [65]}], 2, request
-    )
+    assert sampler.sample([{"tokens": [65]}], 2, request) == model.snapshot().sample([{"tokens": [65]}], 2, request)
 
 
 @pytest.mark.parametrize(
     ("options", "words"),
-    [
-        ({"rank": 5}, "rank 4.*this model 5"),
-        ({"rank": 4, "train_attn": False}, "train_attn True.*False"),
-    ],
+    [({"rank": 5}, "rank 4.*this model 5"), ({"rank": 4, "train_attn": False}, "train_attn True.*False")],
 )
 def test_checkpoint_of_another_shape_is_rejected_and_changes_nothing(options, words):
     saved = TrainingModel(SMALL, rank=4, seed=9)
@@ -362,9 +353,7 @@ def test_single_entries_of_the_gradient_equal_finite_differences(loss_fn):
             place = tuple(stream.randint(0, n) for n in array.shape)
             direction = np.zeros(array.shape)
             direction[place] = 1.0
-            assert double.slope(name, direction) == pytest.approx(
-                float(model.gradients[name][place]), abs=3e-4 * scale
-            )
+            assert double.slope(name, direction) == pytest.approx(float(model.gradients[name][place]), abs=3e-4 * scale)
 
 
 def soft_datum(stream, length, width):
@@ -398,9 +387,7 @@ def test_loss_of_several_targets_is_the_weighted_sum_over_single_targets():
     for column in (0, 1):
         one = datum(tokens, [row[column] for row in targets], weights=[row[column] for row in weights])
         wanted += model.forward([one], "cross_entropy")["metrics"]["loss:sum"]
-    item = datum(
-        tokens, [token for row in targets for token in row], weights=[w for row in weights for w in row]
-    )
+    item = datum(tokens, [token for row in targets for token in row], weights=[w for row in weights for w in row])
     forms = []
     for shape in ([3, 2], [-1, 2], [3, -1]):
         for tensor in item["loss_fn_inputs"].values():

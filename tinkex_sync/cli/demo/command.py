@@ -73,9 +73,7 @@ class _Demo:
 
         self._print("Starting the embedded server ...")
         with LocalServer() as server, ServiceClient(base_url=server.base_url, api_key="local") as service:
-            self._print(
-                f"It listens on {server.base_url}. Its model is {_MODEL}, and each byte is one token."
-            )
+            self._print(f"It listens on {server.base_url}. Its model is {_MODEL}, and each byte is one token.")
             training = service.create_lora_training_client(_MODEL, rank=_RANK, seed=_SEED)
             return self._train_and_sample(training)
 

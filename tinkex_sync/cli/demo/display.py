@@ -34,8 +34,7 @@ def shown_progress(console: Console, progress: TrainingProgress) -> Iterator[Cal
 
         def draw() -> Text:
             line = (
-                f"step {len(progress.losses):4d}   loss per token {progress.recent_loss:.3f}"
-                f"   {progress.complete:4.0%}"
+                f"step {len(progress.losses):4d}   loss per token {progress.recent_loss:.3f}   {progress.complete:4.0%}"
             )
             chart = draw_chart(progress.losses, unicode=unicode, complete=progress.complete)
             return Text(f"{chart}\n{line}")

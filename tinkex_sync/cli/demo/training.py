@@ -52,9 +52,7 @@ class TrainingProgress:
         return sum(recent) / len(recent)
 
 
-def train(
-    console: Console, training: TrainingClient, tokens: List[int], seconds: float, seed: int
-) -> TrainingProgress:
+def train(console: Console, training: TrainingClient, tokens: List[int], seconds: float, seed: int) -> TrainingProgress:
     """Train on the tokens and show the loss on ``console``.
 
     Args:

@@ -127,12 +127,8 @@ def check_dns(context: CheckContext) -> Finding:
     except (OSError, UnicodeError) as error:
         remedy = "Check its spelling in TINKER_BASE_URL, and the name resolution of this machine."
         if context.proxy:
-            remedy = (
-                "Check HTTPS_PROXY or HTTP_PROXY. To use no proxy, unset it or list the server in NO_PROXY."
-            )
-        return Finding(
-            "failed", f"{host!r}, the name of {_peer(context)}, cannot be resolved: {error}", remedy
-        )
+            remedy = "Check HTTPS_PROXY or HTTP_PROXY. To use no proxy, unset it or list the server in NO_PROXY."
+        return Finding("failed", f"{host!r}, the name of {_peer(context)}, cannot be resolved: {error}", remedy)
     found = ", ".join(dict.fromkeys(str(entry[4][0]) for entry in context.addresses))
     return Finding("ok", f"{host} is an address" if host in found else f"{host} is {found}")
 
@@ -156,9 +152,7 @@ def check_tcp(context: CheckContext) -> Finding:
         remedy = f"Check that {peer} runs, and that the port is right."
     elif isinstance(failure, socket.timeout):
         text = f"no response from {host} port {port} within {context.config.connect_timeout:g} s"
-        remedy = (
-            "A firewall may drop the packets: check the address and the VPN, and whether a proxy is needed."
-        )
+        remedy = "A firewall may drop the packets: check the address and the VPN, and whether a proxy is needed."
     else:
         text = f"{host} port {port} cannot be reached: {failure}"
         remedy = "Check the network of this machine, and the address."
@@ -276,9 +270,7 @@ def check_queue(context: CheckContext) -> Finding:
         params = SamplingParams(max_tokens=1)
         sampler.sample(ModelInput.from_ints([1]), 1, params, timeout=max(0.1, deadline - started))
     except DeadlineExceeded as error:
-        state = (
-            f"its queue state is {error.queue_state}" if error.queue_state else "it returns no queue state"
-        )
+        state = f"its queue state is {error.queue_state}" if error.queue_state else "it returns no queue state"
         return Finding(
             "failed",
             f"no token from {model} within {context.timeout:g} s; {state}",

@@ -56,9 +56,7 @@ _TRUST_REMEDY = (
 )
 #: Texts of TLS libraries for a response that is not TLS.
 _NOT_TLS = ("WRONG_VERSION_NUMBER", "UNKNOWN_PROTOCOL", "HTTP_REQUEST", "RECORD_LAYER_FAILURE")
-_PROXY_REMEDY = (
-    "Ask the operator of the proxy, or list the server in NO_PROXY if it can be reached without a proxy."
-)
+_PROXY_REMEDY = "Ask the operator of the proxy, or list the server in NO_PROXY if it can be reached without a proxy."
 
 
 def diagnose_connection(error: Exception, target: str, proxy: Optional[str], timeout: float) -> Finding:

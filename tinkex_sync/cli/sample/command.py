@@ -43,11 +43,7 @@ class _Settings:
 )
 @click.option("-m", "--model", required=True, help="A base model, or the tinker:// path of saved weights.")
 @click.option(
-    "--max-tokens",
-    type=click.IntRange(min=1),
-    default=256,
-    show_default=True,
-    help="Longest completion, in tokens.",
+    "--max-tokens", type=click.IntRange(min=1), default=256, show_default=True, help="Longest completion, in tokens."
 )
 @click.option(
     "--temperature",
@@ -57,11 +53,7 @@ class _Settings:
     help="Sampling temperature. 0 selects the most likely token.",
 )
 @click.option(
-    "--top-k",
-    type=int,
-    default=-1,
-    show_default=True,
-    help="Sample from the K most likely tokens. -1 means all.",
+    "--top-k", type=int, default=-1, show_default=True, help="Sample from the K most likely tokens. -1 means all."
 )
 @click.option(
     "--top-p",
@@ -73,21 +65,12 @@ class _Settings:
 @click.option("--seed", type=int, help="Seed of the random choice, the same for every prompt.")
 @click.option("--stop", metavar="TEXT", multiple=True, help="End a completion before this text. Repeatable.")
 @click.option(
-    "-n",
-    "--num-samples",
-    type=click.IntRange(min=1),
-    default=1,
-    show_default=True,
-    help="Completions of each prompt.",
+    "-n", "--num-samples", type=click.IntRange(min=1), default=1, show_default=True, help="Completions of each prompt."
 )
 @click.option("--logprobs", is_flag=True, help="Write the log probability of each token too.")
+@click.option("--tokenizer", metavar="ID|PATH", help="Tokenizer. Default: the tokenizer that belongs to the model.")
 @click.option(
-    "--tokenizer", metavar="ID|PATH", help="Tokenizer. Default: the tokenizer that belongs to the model."
-)
-@click.option(
-    "--ignore-keys",
-    metavar="NAMES",
-    help="Keys of records and messages that are not read, separated by commas.",
+    "--ignore-keys", metavar="NAMES", help="Keys of records and messages that are not read, separated by commas."
 )
 @click.option(
     "--concurrency",
@@ -125,9 +108,7 @@ def sample(output: Output, /, prompts: Path, replies: Path, **options: Any) -> N
     if options["top_k"] < 1 and options["top_k"] != -1:
         raise click.BadParameter(f"{options['top_k']} is neither -1 nor at least 1.", param_hint="'--top-k'")
     options["stop"] = list(options["stop"]) or None
-    settings = _Settings(
-        options.pop("concurrency"), options.pop("timeout"), options.pop("on_error") == "stop"
-    )
+    settings = _Settings(options.pop("concurrency"), options.pop("timeout"), options.pop("on_error") == "stop")
     if str(replies) != "-":
         require_output(replies)
         if replies.exists() and prompts.exists() and replies.samefile(prompts):
@@ -140,12 +121,7 @@ class _Run:
     """One run of the command: it samples, and prints the summary."""
 
     def __init__(
-        self,
-        output: Output,
-        prompts: PromptFile,
-        path: Path,
-        options: Dict[str, Any],
-        settings: _Settings,
+        self, output: Output, prompts: PromptFile, path: Path, options: Dict[str, Any], settings: _Settings
     ) -> None:
         from ...concurrency.clock import Clock
         from .replies import ReplyFile, ReplyStream

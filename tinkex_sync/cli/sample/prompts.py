@@ -6,19 +6,7 @@ import hashlib
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import (
-    Any,
-    BinaryIO,
-    Callable,
-    Collection,
-    Dict,
-    Iterator,
-    List,
-    Mapping,
-    Set,
-    Tuple,
-    Union,
-)
+from typing import Any, BinaryIO, Callable, Collection, Dict, Iterator, List, Mapping, Set, Tuple, Union
 
 from ..chats import Chat, parse_chat
 from ..files import open_input, reading_errors, shown_name

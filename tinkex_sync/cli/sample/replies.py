@@ -122,9 +122,7 @@ class ReplyFile:
             recorded = None
         remedy = "Give another output with -o, or delete this one to start again."
         if not isinstance(recorded, dict):
-            raise CommandError(
-                f"{self.path} exists, and no record beside it names the prompts that it answers", remedy
-            )
+            raise CommandError(f"{self.path} exists, and no record beside it names the prompts that it answers", remedy)
         changed = [name for name in {**settings, **recorded} if recorded.get(name) != settings.get(name)]
         if "prompts_sha256" in changed:
             raise CommandError(
@@ -133,9 +131,7 @@ class ReplyFile:
                 remedy,
             )
         if changed:
-            changes = ", ".join(
-                f"{name} was {recorded.get(name)!r}, is {settings.get(name)!r}" for name in changed
-            )
+            changes = ", ".join(f"{name} was {recorded.get(name)!r}, is {settings.get(name)!r}" for name in changed)
             raise CommandError(f"{self.path} was started with other settings: {changes}", remedy)
 
     def _write_record(self, settings: Dict[str, Any]) -> None:

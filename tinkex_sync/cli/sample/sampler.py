@@ -135,11 +135,7 @@ class PromptSampler:
     """
 
     def __init__(
-        self,
-        client: SamplingClient,
-        tokenizer: PromptTokenizer,
-        options: Mapping[str, Any],
-        timeout: Optional[float],
+        self, client: SamplingClient, tokenizer: PromptTokenizer, options: Mapping[str, Any], timeout: Optional[float]
     ) -> None:
         self._client = client
         self._tokenizer = tokenizer

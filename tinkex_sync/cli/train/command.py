@@ -51,9 +51,7 @@ def _option(name: str, help: str, **settings: Any) -> Callable[[F], F]:
 @_option("rank", "Rank of the LoRA adapter.", type=click.IntRange(min=1))
 @_option("learning-rate", "Learning rate of AdamW.", type=float, callback=_check_positive)
 @_option(
-    "lr-decay",
-    "How the learning rate falls to 0 over all steps.",
-    type=click.Choice(["none", "linear", "cosine"]),
+    "lr-decay", "How the learning rate falls to 0 over all steps.", type=click.Choice(["none", "linear", "cosine"])
 )
 @_option(
     "weight-decay",
@@ -62,37 +60,24 @@ def _option(name: str, help: str, **settings: Any) -> Callable[[F], F]:
     callback=_check_not_negative,
 )
 @_option(
-    "clip-norm",
-    "Largest norm of all gradients together. 0 means no limit.",
-    type=float,
-    callback=_check_not_negative,
+    "clip-norm", "Largest norm of all gradients together. 0 means no limit.", type=float, callback=_check_not_negative
 )
 @_option("batch", "Number of examples of a step.", type=click.IntRange(min=1))
 @click.option("--steps", type=click.IntRange(min=1), help="Number of steps of the run.")
 @click.option(
-    "--epochs",
-    type=click.IntRange(min=1),
-    help="Number of passes over the data, instead of --steps. [default: 1]",
+    "--epochs", type=click.IntRange(min=1), help="Number of passes over the data, instead of --steps. [default: 1]"
 )
 @_option("loss", "Loss function.", type=click.Choice(["cross_entropy", *SAMPLED_LOSSES]))
-@_option(
-    "context", "Tokens of a window of text, and largest length of an example.", type=click.IntRange(min=1)
-)
-@_option(
-    "seed", "Seed of the adapter's first values and of the order of the data.", type=click.IntRange(min=0)
-)
+@_option("context", "Tokens of a window of text, and largest length of an example.", type=click.IntRange(min=1))
+@_option("seed", "Seed of the adapter's first values and of the order of the data.", type=click.IntRange(min=0))
 @_option(
     "data-format",
     "Format of DATA. auto decides by the end of the file name.",
     type=click.Choice(["auto", "text", "jsonl"]),
 )
-@_option(
-    "ignore-keys", "Keys of records and messages that are not read, separated by commas.", metavar="NAMES"
-)
+@_option("ignore-keys", "Keys of records and messages that are not read, separated by commas.", metavar="NAMES")
 @_option("tokenizer", "Id or path of the tokenizer. Default: the tokenizer that the server names.")
-@click.option(
-    "--save-every", type=click.IntRange(min=1), metavar="N", help="Save the state after every N steps too."
-)
+@click.option("--save-every", type=click.IntRange(min=1), metavar="N", help="Save the state after every N steps too.")
 @click.option(
     "--run-file",
     type=click.Path(dir_okay=False, path_type=Path),
@@ -143,9 +128,7 @@ def _given_options(options: Dict[str, Any]) -> Dict[str, Any]:
     }
 
 
-def _start_run(
-    options: Dict[str, Any], data: Optional[Path], run_file: Optional[Path]
-) -> Tuple[TrainRun, Path, Path]:
+def _start_run(options: Dict[str, Any], data: Optional[Path], run_file: Optional[Path]) -> Tuple[TrainRun, Path, Path]:
     """Return a new run, the path of its data, and that of its run file."""
     if data is None:
         raise click.UsageError("Missing argument 'DATA'.")
@@ -178,9 +161,7 @@ def _resumed_run(
     if run_file is None:
         run_file = _default_run_file(data) if is_checkpoint else Path(resume)
         if is_checkpoint and run_file.exists():
-            raise CommandError(
-                f"{run_file} already exists", "Resume from it, or give this run another --run-file."
-            )
+            raise CommandError(f"{run_file} already exists", "Resume from it, or give this run another --run-file.")
     return run, data, run_file
 
 
@@ -207,7 +188,5 @@ def _require_same_run(run: TrainRun, data: Data, options: Dict[str, Any]) -> Non
         )
     if found:
         raise CommandError(
-            "this would not be the same run",
-            *found,
-            "Leave them as they were, or start a new run without --resume.",
+            "this would not be the same run", *found, "Leave them as they were, or start a new run without --resume."
         )

@@ -21,15 +21,7 @@ from ..json_lines import (
 )
 from ..output import CommandError
 
-__all__ = [
-    "SAMPLED_LOSSES",
-    "Completion",
-    "Conversation",
-    "Data",
-    "Record",
-    "Sampled",
-    "read_data",
-]
+__all__ = ["SAMPLED_LOSSES", "Completion", "Conversation", "Data", "Record", "Sampled", "read_data"]
 
 #: Losses of sampled tokens. Their lines contain tokens, log probabilities and advantages.
 SAMPLED_LOSSES = ("importance_sampling", "ppo", "cispo")
@@ -179,9 +171,7 @@ def _parse_conversation(number: int, value: Dict[str, Any], ignored: Collection[
 def _require_numbers(value: Any, name: str, count: int) -> List[float]:
     if not isinstance(value, list) or len(value) != count:
         found = f"{len(value)}" if isinstance(value, list) else excerpt(value)
-        raise WrongLineError(
-            f"{name} must be a list of {count} numbers, one per completion token, not {found}"
-        )
+        raise WrongLineError(f"{name} must be a list of {count} numbers, one per completion token, not {found}")
     for index, number in enumerate(value):
         if isinstance(number, bool) or not isinstance(number, (int, float)) or not _is_finite(number):
             raise WrongLineError(f"{name}[{index}] must be a finite number, not {excerpt(number)}")

@@ -103,11 +103,7 @@ class TrainJob:
         self._output.note(text)
 
     def _train(
-        self,
-        training: TrainingClient,
-        examples: List[Example],
-        save_every: Optional[int],
-        progress: TrainProgress,
+        self, training: TrainingClient, examples: List[Example], save_every: Optional[int], progress: TrainProgress
     ) -> None:
         from ..interrupts import DeferredInterrupt
         from .loop import TrainLoop

@@ -108,9 +108,7 @@ class TrainProgress:
         """Show that Ctrl-C was pressed. The signal handler calls it, so it uses no lock and no buffered stream."""
         self._is_stopping = True
         if self._bars is None:
-            text = (
-                "Interrupted: the steps in flight are finished and saved. Ctrl-C again exits immediately.\n"
-            )
+            text = "Interrupted: the steps in flight are finished and saved. Ctrl-C again exits immediately.\n"
             os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, text.encode())
 
     def _line(self) -> str:

@@ -189,9 +189,7 @@ class TrainRun:
             run = cls(options, run_ids=[match.group(1)])
             run.sha256, run.steps, run.epochs = content["sha256"], content["steps"], content["epochs"]
         except (ValueError, TypeError, KeyError) as error:
-            raise CommandError(
-                f"the server's metadata of the run of {path} cannot be read: {error}"
-            ) from None
+            raise CommandError(f"the server's metadata of the run of {path} cannot be read: {error}") from None
         run.add_checkpoint(int(match.group(2)), path)
         return run
 

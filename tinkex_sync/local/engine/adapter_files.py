@@ -17,12 +17,7 @@ from .adapters import ALPHA
 __all__ = ["adapter_files"]
 
 #: The module of PEFT for each kind of linear map.
-_MODULES = {
-    "qkv": "self_attn.qkv_proj",
-    "out": "self_attn.o_proj",
-    "up": "mlp.up_proj",
-    "down": "mlp.down_proj",
-}
+_MODULES = {"qkv": "self_attn.qkv_proj", "out": "self_attn.o_proj", "up": "mlp.up_proj", "down": "mlp.down_proj"}
 #: The start of the data in a safetensors file is a multiple of this.
 _ALIGNMENT = 8
 
@@ -92,6 +87,4 @@ def _safetensors(tensors: Mapping[str, Any]) -> bytes:
         position = end
     encoded = json.dumps(header, separators=(",", ":")).encode()
     encoded += b" " * (-len(encoded) % _ALIGNMENT)
-    return b"".join(
-        [struct.pack("<Q", len(encoded)), encoded, *(tensor.tobytes() for tensor in tensors.values())]
-    )
+    return b"".join([struct.pack("<Q", len(encoded)), encoded, *(tensor.tobytes() for tensor in tensors.values())])

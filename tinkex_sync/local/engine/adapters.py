@@ -25,11 +25,7 @@ def adapted_maps(config: ModelConfig, *, train_attn: bool, train_mlp: bool, trai
     Raises:
         EngineError: All three flags are false.
     """
-    is_trained = {
-        **dict.fromkeys(_ATTENTION, train_attn),
-        **dict.fromkeys(_MLP, train_mlp),
-        "unembed": train_unembed,
-    }
+    is_trained = {**dict.fromkeys(_ATTENTION, train_attn), **dict.fromkeys(_MLP, train_mlp), "unembed": train_unembed}
     names = [name for name in config.shapes() if is_trained[name.rsplit(".", 1)[-1]]]
     if not names:
         raise EngineError("train_attn, train_mlp and train_unembed are all false: set at least one to true")

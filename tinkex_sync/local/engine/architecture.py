@@ -121,9 +121,7 @@ class BaseModel:
         """
         config = BASE_MODELS.get(name) if isinstance(name, str) else None
         if config is None:
-            raise EngineError(
-                f"unknown base model {name!r}: this server has {', '.join(sorted(BASE_MODELS))}"
-            )
+            raise EngineError(f"unknown base model {name!r}: this server has {', '.join(sorted(BASE_MODELS))}")
         return cls.get(name, config)
 
 

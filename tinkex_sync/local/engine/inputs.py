@@ -116,13 +116,9 @@ def _check_length(base: BaseModel, chunks: Sequence[Any], where: str) -> None:
                 length += len(tokens)
             elif "data" in chunk or "location" in chunk:
                 count = chunk.get("expected_tokens")
-                length += (
-                    count if isinstance(count, int) and 0 < count <= base.config.context else IMAGE_TOKENS
-                )
+                length += count if isinstance(count, int) and 0 < count <= base.config.context else IMAGE_TOKENS
     if length > base.config.context:
-        raise EngineError(
-            f"{where} has {length} tokens, {base.name} accepts at most {base.config.context}: shorten it"
-        )
+        raise EngineError(f"{where} has {length} tokens, {base.name} accepts at most {base.config.context}: shorten it")
 
 
 def parse_datum(base: BaseModel, item: Any, index: int, loss_fn: str) -> TrainingExample:
@@ -257,9 +253,7 @@ def _flatten(rows: Sequence[Any], where: str) -> Tuple[List[Any], List[int]]:
     width = len(rows[0])
     for number, row in enumerate(rows):
         if not isinstance(row, (list, tuple)) or len(row) != width:
-            raise EngineError(
-                f"{where}, row {number} is {shortened(row)}: all rows must be lists of {width} numbers"
-            )
+            raise EngineError(f"{where}, row {number} is {shortened(row)}: all rows must be lists of {width} numbers")
     return [value for row in rows for value in row], [len(rows), width]
 
 

@@ -125,9 +125,7 @@ def parse_settings(loss_fn: str, config: Optional[Mapping[str, Any]]) -> Dict[st
     for key, value in (config or {}).items():
         if key not in values:
             known = ", ".join(values) or "none"
-            raise EngineError(
-                f"loss_fn_config has the unknown key {key!r}: {loss_fn} has these settings: {known}"
-            )
+            raise EngineError(f"loss_fn_config has the unknown key {key!r}: {loss_fn} has these settings: {known}")
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not np.isfinite(value):
             raise EngineError(f"loss_fn_config {key} is {value!r}: use a finite number")
         values[key] = float(value)

@@ -74,12 +74,7 @@ def hidden_states(
 
 
 def target_logprobs(
-    config: ModelConfig,
-    weights: Mapping[str, Array],
-    embeddings: Array,
-    positions: Array,
-    rows: Array,
-    targets: Array,
+    config: ModelConfig, weights: Mapping[str, Array], embeddings: Array, positions: Array, rows: Array, targets: Array
 ) -> Array:
     """Return log probabilities of targets.
 

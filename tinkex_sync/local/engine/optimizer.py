@@ -39,12 +39,7 @@ class AdamSettings:
                 continue
             if key not in known:
                 raise EngineError(f"adam_params has the unknown key {key!r}: use {', '.join(sorted(known))}")
-            if (
-                isinstance(value, bool)
-                or not isinstance(value, (int, float))
-                or not math.isfinite(value)
-                or value < 0
-            ):
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value < 0:
                 raise EngineError(f"adam_params {key} is {value!r}: use a finite number of at least 0")
             if key in ("beta1", "beta2") and value >= 1:
                 raise EngineError(f"adam_params {key} is {value!r}: use a number below 1")

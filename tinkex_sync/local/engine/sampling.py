@@ -59,9 +59,7 @@ class SamplingRules:
             top_k = whole(top_k, "top_k", "(-1 disables it)", low=1)
         top_p = number(params.get("top_p", 1.0), "top_p", 0.0, 1.0)
         if top_p == 0.0:
-            raise EngineError(
-                "top_p is 0, which excludes all tokens: use a number above 0 up to 1, or top_k 1"
-            )
+            raise EngineError("top_p is 0, which excludes all tokens: use a number above 0 up to 1, or top_k 1")
         return cls(
             budget=room if max_tokens is None else min(room, max_tokens),
             seed=None if seed is None else whole(seed, "seed", "or null") & 0xFFFFFFFFFFFFFFFF,
@@ -196,9 +194,7 @@ class _CompletionBatch:
                 room[:, :, : prompt.length] = part
         self._penalty = config.slopes()[:, None] * np.arange(1 - shape[2], 1, dtype=np.float32)
         self._recent = np.repeat(prompt.embeddings[None, -config.echoes - 1 :], len(rows), axis=0)
-        self._streams = [
-            np.random.default_rng(None if rules.seed is None else [rules.seed, row]) for row in rows
-        ]
+        self._streams = [np.random.default_rng(None if rules.seed is None else [rules.seed, row]) for row in rows]
 
     def run(self, first: Any, top_count: int = 0) -> List[Dict[str, Any]]:
         """Generate tokens until every row has ended.
@@ -231,9 +227,7 @@ class _CompletionBatch:
         """Append one token to every row. Return the log probabilities of the next tokens, of shape (rows, vocab)."""
         config, weights = self._config, self._weights
         rows, now = len(chosen), self._filled
-        self._recent = np.concatenate(
-            [self._recent[:, -config.echoes :], weights["embed"][chosen][:, None]], axis=1
-        )
+        self._recent = np.concatenate([self._recent[:, -config.echoes :], weights["embed"][chosen][:, None]], axis=1)
         x = with_echoes(config, self._recent)[:, -1]
         penalty = self._penalty[:, -now - 1 :]
         for layer, (keys, values) in enumerate(self._cache):
@@ -317,9 +311,7 @@ def _parse_stops(stop: Any, config: ModelConfig) -> Tuple[Tuple[int, ...], ...]:
     if isinstance(stop, str):
         stop = [stop]
     if not isinstance(stop, (list, tuple)):
-        raise EngineError(
-            f"stop is {shortened(stop)}: use a string, a list of strings or a list of token ids"
-        )
+        raise EngineError(f"stop is {shortened(stop)}: use a string, a list of strings or a list of token ids")
     for item in stop:
         if isinstance(item, str) and item:
             ends.append(tuple(config.encode(item)))

@@ -53,9 +53,7 @@ class ScoreOptions:
         if last_n is not None:
             last_n = whole(last_n, "prompt_logprobs_last_n", "", low=1, high=length - 1)
             if not prompt:
-                raise EngineError(
-                    "prompt_logprobs_last_n needs prompt_logprobs: set prompt_logprobs, or omit it"
-                )
+                raise EngineError("prompt_logprobs_last_n needs prompt_logprobs: set prompt_logprobs, or omit it")
         targets = fields.get("target_prompt_logprobs")
         return cls(
             prompt=prompt,
@@ -78,9 +76,7 @@ def _parse_targets(tensor: Any, vocab: int, length: int) -> Tuple[Any, Any, Mapp
     fields = tensor if isinstance(tensor, Mapping) else {}
     shape = fields.get("shape")
     if not (isinstance(shape, list) and len(shape) == 2 and shape[0] == length - 1):
-        raise EngineError(
-            f"{where} has shape {shape}: use [{length - 1}, K], one row per position except the first"
-        )
+        raise EngineError(f"{where} has shape {shape}: use [{length - 1}, K], one row per position except the first")
     data = fields.get("data")
     if not isinstance(data, list):
         raise EngineError(f"{where}: data must be a flat list of token ids, not {shortened(data)}")
@@ -96,9 +92,7 @@ def _parse_targets(tensor: Any, vocab: int, length: int) -> Tuple[Any, Any, Mapp
     else:
         counts = np.diff(crow) if len(crow) == shape[0] + 1 else np.array([-1])
         if (counts < 0).any() or counts.sum() != len(tokens) or len(columns or ()) != len(tokens):
-            raise EngineError(
-                f"{where}: the sparse indices do not fit {len(tokens)} numbers in shape {shape}"
-            )
+            raise EngineError(f"{where}: the sparse indices do not fit {len(tokens)} numbers in shape {shape}")
         rows = np.repeat(np.arange(shape[0]), counts)
         layout.update(sparse_crow_indices=crow, sparse_col_indices=columns)
     return rows, tokens, layout
@@ -121,9 +115,7 @@ def prompt_scores(
     """
     first = 1 if options.last_n is None else prompt.length - options.last_n
     scored = [
-        None if token is None or position < first else token
-        for position, token in enumerate(prompt.tokens)
-        if position
+        None if token is None or position < first else token for position, token in enumerate(prompt.tokens) if position
     ]
     fields: Dict[str, Any] = {"prompt_logprobs": None, "topk_prompt_logprobs": None}
     if options.prompt:
@@ -167,7 +159,5 @@ def _sample_alternatives(scores: Any, count: int, temperature: float, seed: Opti
         likely = np.exp((scores - scores.max(axis=1, keepdims=True)).astype(np.float64) / temperature)
     cumulative = np.cumsum(likely, axis=1)
     thresholds = stream.random((len(scores), count)) * cumulative[:, -1:]
-    rows: Sequence[Any] = [
-        np.searchsorted(sums, row, side="right") for sums, row in zip(cumulative, thresholds)
-    ]
+    rows: Sequence[Any] = [np.searchsorted(sums, row, side="right") for sums, row in zip(cumulative, thresholds)]
     return np.minimum(np.reshape(rows, thresholds.shape).astype(np.int64), scores.shape[1] - 1)

@@ -56,9 +56,7 @@ class TrainingModel:
         self.seed = seed
         self._trained = {"train_attn": train_attn, "train_mlp": train_mlp, "train_unembed": train_unembed}
         self._names = lora.adapted_maps(self.base.config, **self._trained)
-        self.adapters = lora.initial_adapters(
-            self.base.config, self._names, rank, 0 if seed is None else seed
-        )
+        self.adapters = lora.initial_adapters(self.base.config, self._names, rank, 0 if seed is None else seed)
         self.optimizer = AdamW(self.adapters)
         #: The sum of the gradients since the last optimizer step, by adapter. None if there are none.
         self.gradients: Optional[Dict[str, Any]] = None
@@ -127,9 +125,7 @@ class TrainingModel:
         groups = {"lora": self.adapters}
         if optimizer:
             groups.update(first=self.optimizer.first, second=self.optimizer.second)
-        return {
-            f"{group}.{name}": array.copy() for group, part in groups.items() for name, array in part.items()
-        }
+        return {f"{group}.{name}": array.copy() for group, part in groups.items() for name, array in part.items()}
 
     @classmethod
     def from_checkpoint(cls: Type[Model], meta: Mapping[str, Any], arrays: Mapping[str, Any]) -> Model:
@@ -178,12 +174,7 @@ class TrainingModel:
         return SamplingModel(self.base, weights)
 
     def _run(
-        self,
-        data: Sequence[Any],
-        loss_fn: str,
-        loss_fn_config: Optional[Mapping[str, Any]],
-        *,
-        backward: bool,
+        self, data: Sequence[Any], loss_fn: str, loss_fn_config: Optional[Mapping[str, Any]], *, backward: bool
     ) -> Dict[str, Any]:
         settings = parse_settings(loss_fn, loss_fn_config)
         if not isinstance(data, (list, tuple)) or not data:
