@@ -20,23 +20,10 @@ if TYPE_CHECKING:
     from .prompts import PromptBuilder, image_chunk, image_pointer
 
 __all__ = [
-    "Config",
-    "Future",
-    "PromptBuilder",
-    "RestClient",
-    "RestartPolicy",
-    "RetryConfig",
-    "RunCorruptedError",
-    "SamplingClient",
-    "ServiceClient",
-    "TrainStepOutput",
-    "TrainingClient",
-    "download_checkpoint",
-    "hookimpl",
-    "image_chunk",
-    "image_pointer",
-    "types",
-]
+    "Config", "Future", "PromptBuilder", "RestClient", "RestartPolicy", "RetryConfig", "RunCorruptedError",
+    "SamplingClient", "ServiceClient", "TrainStepOutput", "TrainingClient", "download_checkpoint", "hookimpl",
+    "image_chunk", "image_pointer", "types",
+]  # fmt: skip
 __all__ += errors.__all__
 
 #: The module of each other name. It is imported when the name is first used, so that small programs start quickly.

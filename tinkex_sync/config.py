@@ -22,15 +22,9 @@ from .concurrency.clock import Clock
 from .errors import ConfigError
 
 __all__ = [
-    "DEFAULT_BASE_URL",
-    "LOCAL_KEY",
-    "PROTOCOLS",
-    "RETRY_POLICIES",
-    "Config",
-    "Preset",
-    "RetryStrategies",
+    "DEFAULT_BASE_URL", "LOCAL_KEY", "PROTOCOLS", "RETRY_POLICIES", "Config", "Preset", "RetryStrategies",
     "ThrottleLimits",
-]
+]  # fmt: skip
 
 #: The key for the embedded server; not a secret.
 LOCAL_KEY = "local"

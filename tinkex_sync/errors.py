@@ -38,35 +38,13 @@ from typing import Any, Dict, Mapping, NamedTuple, Optional, Tuple, Type
 
 #: The public exceptions; ``tinkex_sync`` and ``tinkex_sync.compat`` take their lists from here.
 __all__ = [
-    "APIConnectionError",
-    "APIError",
-    "APIResponseValidationError",
-    "APIStatusError",
-    "APITimeoutError",
-    "AuthenticationError",
-    "BadRequestError",
-    "BillingError",
-    "ClosedError",
-    "ConfigError",
-    "ConflictError",
-    "DeadlineExceeded",
-    "ForkedClientError",
-    "InternalServerError",
-    "MissingExtraError",
-    "NotFoundError",
-    "OutcomeUnknownError",
-    "PartialBatchError",
-    "PermissionDeniedError",
-    "PluginError",
-    "PromiseExpiredError",
-    "RateLimitError",
-    "RequestFailedError",
-    "ResultLostError",
-    "ThreadStartError",
-    "TinkexError",
-    "UnprocessableEntityError",
-    "WithdrawnError",
-]
+    "APIConnectionError", "APIError", "APIResponseValidationError", "APIStatusError", "APITimeoutError",
+    "AuthenticationError", "BadRequestError", "BillingError", "ClosedError", "ConfigError", "ConflictError",
+    "DeadlineExceeded", "ForkedClientError", "InternalServerError", "MissingExtraError", "NotFoundError",
+    "OutcomeUnknownError", "PartialBatchError", "PermissionDeniedError", "PluginError", "PromiseExpiredError",
+    "RateLimitError", "RequestFailedError", "ResultLostError", "ThreadStartError", "TinkexError",
+    "UnprocessableEntityError", "WithdrawnError",
+]  # fmt: skip
 
 
 class Polled(NamedTuple):

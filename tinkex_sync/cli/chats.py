@@ -16,16 +16,9 @@ from ..errors import TinkexError
 from .json_lines import WrongLineError, excerpt
 
 __all__ = [
-    "Chat",
-    "Part",
-    "check_chat",
-    "encode_chat",
-    "encode_chat_prompt",
-    "encode_plain",
-    "end_tokens",
-    "parse_chat",
-    "start_tokens",
-]
+    "Chat", "Part", "check_chat", "encode_chat", "encode_chat_prompt", "encode_plain", "end_tokens",
+    "parse_chat", "start_tokens",
+]  # fmt: skip
 
 #: Tokens, and the weight of each of them in the loss. Tokens of weight 0 are only read.
 Part = Tuple[Sequence[int], float]

@@ -17,15 +17,9 @@ from typing import Any, BinaryIO, Iterator, cast
 from .output import CommandError
 
 __all__ = [
-    "STANDARD_INPUT",
-    "open_input",
-    "read_bytes",
-    "read_text",
-    "reading_errors",
-    "require_readable_file",
-    "require_writable_file",
-    "shown_name",
-]
+    "STANDARD_INPUT", "open_input", "read_bytes", "read_text", "reading_errors", "require_readable_file",
+    "require_writable_file", "shown_name",
+]  # fmt: skip
 
 
 #: The path that stands for standard input.

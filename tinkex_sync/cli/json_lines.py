@@ -8,15 +8,9 @@ from typing import Any, Collection, Dict, FrozenSet, List, NoReturn, Optional, T
 from .output import CommandError
 
 __all__ = [
-    "LineProblems",
-    "WrongLineError",
-    "excerpt",
-    "is_blank",
-    "parse_object",
-    "require_known_keys",
-    "require_tokens",
-    "split_names",
-]
+    "LineProblems", "WrongLineError", "excerpt", "is_blank", "parse_object", "require_known_keys",
+    "require_tokens", "split_names",
+]  # fmt: skip
 
 #: The largest number of wrong lines in one error.
 _SHOWN_PROBLEMS = 10

@@ -55,38 +55,13 @@ __title__ = "tinker"
 __version__ = "0.7.0"
 
 __all__ = [
-    "TrainingClient",
-    "ServiceClient",
-    "SamplingClient",
-    "APIFuture",
-    "AdamParams",
-    "Checkpoint",
-    "CheckpointType",
-    "Datum",
-    "EncodedTextChunk",
-    "ForwardBackwardOutput",
-    "LoraConfig",
-    "ModelID",
-    "ModelInput",
-    "ModelInputChunk",
-    "OptimStepRequest",
-    "OptimStepResponse",
-    "ParsedCheckpointTinkerPath",
-    "SampledSequence",
-    "SampleRequest",
-    "SampleResponse",
-    "SamplingParams",
-    "StopReason",
-    "TensorData",
-    "TensorDtype",
-    "TrainingRun",
-    "Timeout",
-    "RequestOptions",
-    "TinkerError",
-    "types",
-    "__version__",
+    "TrainingClient", "ServiceClient", "SamplingClient", "APIFuture", "AdamParams", "Checkpoint",
+    "CheckpointType", "Datum", "EncodedTextChunk", "ForwardBackwardOutput", "LoraConfig", "ModelID",
+    "ModelInput", "ModelInputChunk", "OptimStepRequest", "OptimStepResponse", "ParsedCheckpointTinkerPath",
+    "SampledSequence", "SampleRequest", "SampleResponse", "SamplingParams", "StopReason", "TensorData",
+    "TensorDtype", "TrainingRun", "Timeout", "RequestOptions", "TinkerError", "types", "__version__",
     "__title__",
-]
+]  # fmt: skip
 __all__ += _errors.__all__
 
 

@@ -21,13 +21,9 @@ if TYPE_CHECKING:
     P = ParamSpec("P")
 
 __all__ = [
-    "api_future_method",
-    "async_api_future_method",
-    "async_result_method",
-    "future_method",
-    "result_method",
+    "api_future_method", "async_api_future_method", "async_result_method", "future_method", "result_method",
     "warn_in_loop",
-]
+]  # fmt: skip
 
 T = TypeVar("T")
 #: Makes the method's result of the compat client and the native result.

@@ -14,15 +14,6 @@ from .penalties import L1, L2, Consistency, ElasticNet, Entropy, GradientPenalty
 from .terms import Regularizer, cross_entropy, regularized
 
 __all__ = [
-    "L1",
-    "L2",
-    "Consistency",
-    "ElasticNet",
-    "Entropy",
-    "GradientPenalty",
-    "KLDivergence",
-    "Orthogonality",
-    "Regularizer",
-    "cross_entropy",
-    "regularized",
-]
+    "L1", "L2", "Consistency", "ElasticNet", "Entropy", "GradientPenalty", "KLDivergence", "Orthogonality",
+    "Regularizer", "cross_entropy", "regularized",
+]  # fmt: skip

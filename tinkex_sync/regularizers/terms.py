@@ -11,18 +11,9 @@ from ..errors import MissingExtraError
 from ..types import Datum, TensorData
 
 __all__ = [
-    "LossFunction",
-    "PerDatum",
-    "Reduction",
-    "Regularizer",
-    "cross_entropy",
-    "check_choice",
-    "per_datum",
-    "reduce_values",
-    "references",
-    "regularized",
-    "torch_library",
-]
+    "LossFunction", "PerDatum", "Reduction", "Regularizer", "cross_entropy", "check_choice", "per_datum",
+    "reduce_values", "references", "regularized", "torch_library",
+]  # fmt: skip
 
 #: ``loss(data, logprobs)`` returns the loss, a torch scalar, and a dict of metrics.
 LossFunction = Callable[[List[Datum], List[Any]], Tuple[Any, Dict[str, Any]]]

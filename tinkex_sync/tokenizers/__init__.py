@@ -7,10 +7,6 @@ from .byte_tokenizer import ByteTokenizer
 from .loading import EMBEDDED_TOKENIZER_ID, TokenizerChoice, TokenizerError, choose_tokenizer, load_tokenizer
 
 __all__ = [
-    "EMBEDDED_TOKENIZER_ID",
-    "ByteTokenizer",
-    "TokenizerChoice",
-    "TokenizerError",
-    "choose_tokenizer",
+    "EMBEDDED_TOKENIZER_ID", "ByteTokenizer", "TokenizerChoice", "TokenizerError", "choose_tokenizer",
     "load_tokenizer",
-]
+]  # fmt: skip

@@ -8,21 +8,11 @@ from typing import Any, Dict, List, Literal, Optional
 from .wire import SENT_AS_NULL, Wire, since
 
 __all__ = [
-    "Checkpoint",
-    "CheckpointArchiveUrlResponse",
-    "CheckpointType",
-    "CheckpointsListResponse",
-    "CopyWeightsRequest",
-    "CopyWeightsResponse",
-    "Cursor",
-    "ExternalWeightsUrlsResponse",
-    "ParsedCheckpointTinkerPath",
-    "SetCheckpointTtlRequest",
-    "TrainingRun",
-    "TrainingRunsResponse",
-    "WeightsInfoRequest",
-    "WeightsInfoResponse",
-]
+    "Checkpoint", "CheckpointArchiveUrlResponse", "CheckpointType", "CheckpointsListResponse",
+    "CopyWeightsRequest", "CopyWeightsResponse", "Cursor", "ExternalWeightsUrlsResponse",
+    "ParsedCheckpointTinkerPath", "SetCheckpointTtlRequest", "TrainingRun", "TrainingRunsResponse",
+    "WeightsInfoRequest", "WeightsInfoResponse",
+]  # fmt: skip
 
 CheckpointType = Literal["training", "sampler", "external"]
 

@@ -8,18 +8,10 @@ from . import training
 from .wire import FastWire, Wire, coding, since
 
 __all__ = [
-    "CancelFutureRequest",
-    "FutureRetrieveRequest",
-    "FutureRetrieveResponse",
-    "FuturesRetrieveRequest",
-    "FuturesTarget",
-    "QueueState",
-    "RequestErrorCategory",
-    "RequestFailedResponse",
-    "RequestID",
-    "TryAgainResponse",
-    "UntypedAPIFuture",
-]
+    "CancelFutureRequest", "FutureRetrieveRequest", "FutureRetrieveResponse", "FuturesRetrieveRequest",
+    "FuturesTarget", "QueueState", "RequestErrorCategory", "RequestFailedResponse", "RequestID",
+    "TryAgainResponse", "UntypedAPIFuture",
+]  # fmt: skip
 
 RequestID = str
 

@@ -12,14 +12,9 @@ from .tensors import TensorData, is_array, is_tensor
 from .wire import NOT_SENT, FastWire, coding
 
 __all__ = [
-    "Datum",
-    "EncodedTextChunk",
-    "ImageAssetPointerChunk",
-    "ImageChunk",
-    "LossFnInputs",
-    "ModelInput",
+    "Datum", "EncodedTextChunk", "ImageAssetPointerChunk", "ImageChunk", "LossFnInputs", "ModelInput",
     "ModelInputChunk",
-]
+]  # fmt: skip
 
 
 class EncodedTextChunk(FastWire):

@@ -6,13 +6,9 @@ from typing import Optional
 from .wire import Wire
 
 __all__ = [
-    "AuthTokenRequest",
-    "AuthTokenResponse",
-    "DynamicConfigRequest",
-    "DynamicConfigResponse",
-    "ServerConfigRequest",
-    "ServerConfigResponse",
-]
+    "AuthTokenRequest", "AuthTokenResponse", "DynamicConfigRequest", "DynamicConfigResponse",
+    "ServerConfigRequest", "ServerConfigResponse",
+]  # fmt: skip
 
 
 class ServerConfigRequest(Wire):

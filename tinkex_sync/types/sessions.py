@@ -6,24 +6,12 @@ from typing import Any, Dict, List, Literal, Optional
 from .wire import NOT_SENT, SENT_AS_NULL, Wire, since
 
 __all__ = [
-    "AssignSessionProjectRequest",
-    "CreateSamplingSessionRequest",
-    "CreateSamplingSessionResponse",
-    "CreateSessionRequest",
-    "CreateSessionResponse",
-    "FinishReason",
-    "FinishSessionRequest",
-    "GetSamplerResponse",
-    "GetServerCapabilitiesResponse",
-    "GetSessionResponse",
-    "HealthResponse",
-    "JoinSamplingSessionRequest",
-    "JoinSamplingSessionResponse",
-    "ListSessionsResponse",
-    "SessionHeartbeatRequest",
-    "SessionHeartbeatResponse",
-    "SupportedModel",
-]
+    "AssignSessionProjectRequest", "CreateSamplingSessionRequest", "CreateSamplingSessionResponse",
+    "CreateSessionRequest", "CreateSessionResponse", "FinishReason", "FinishSessionRequest",
+    "GetSamplerResponse", "GetServerCapabilitiesResponse", "GetSessionResponse", "HealthResponse",
+    "JoinSamplingSessionRequest", "JoinSamplingSessionResponse", "ListSessionsResponse",
+    "SessionHeartbeatRequest", "SessionHeartbeatResponse", "SupportedModel",
+]  # fmt: skip
 
 
 class CreateSessionRequest(Wire):

@@ -9,17 +9,9 @@ from .decoders import FieldError, each, shorten
 from .wire import SENT_AS_NULL, Wire, coding, since
 
 __all__ = [
-    "EventType",
-    "GenericEvent",
-    "SessionEndEvent",
-    "SessionStartEvent",
-    "Severity",
-    "TelemetryBatch",
-    "TelemetryEvent",
-    "TelemetryResponse",
-    "TelemetrySendRequest",
-    "UnhandledExceptionEvent",
-]
+    "EventType", "GenericEvent", "SessionEndEvent", "SessionStartEvent", "Severity", "TelemetryBatch",
+    "TelemetryEvent", "TelemetryResponse", "TelemetrySendRequest", "UnhandledExceptionEvent",
+]  # fmt: skip
 
 EventType = Literal["SESSION_START", "SESSION_END", "UNHANDLED_EXCEPTION", "GENERIC_EVENT"]
 Severity = Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]

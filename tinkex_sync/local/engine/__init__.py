@@ -12,14 +12,6 @@ from .sampling import MAX_SAMPLES, SamplingModel
 from .training import TrainingModel
 
 __all__ = [
-    "BASE_MODELS",
-    "CHAT_MODEL",
-    "DEFAULT_MODEL",
-    "MAX_SAMPLES",
-    "BaseModel",
-    "EngineError",
-    "ModelConfig",
-    "SamplingModel",
-    "TrainingModel",
-    "adapter_files",
-]
+    "BASE_MODELS", "CHAT_MODEL", "DEFAULT_MODEL", "MAX_SAMPLES", "BaseModel", "EngineError", "ModelConfig",
+    "SamplingModel", "TrainingModel", "adapter_files",
+]  # fmt: skip
