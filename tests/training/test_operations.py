@@ -5,8 +5,11 @@ import threading
 import pytest
 from imitations import ADAM, client, datums, training
 
-from tinkex_sync import DeadlineExceeded, WithdrawnError, hookimpl, types
+from tinkex_sync import ClosedError, DeadlineExceeded, WithdrawnError, hookimpl, types
 from tinkex_sync.concurrency.clock import ScaledClock
+from tinkex_sync.training.batch import BatchOperation
+from tinkex_sync.training.lane import TrainingLane
+from tinkex_sync.training.operations import OptimizerStep
 
 BUSY = (503, "busy", {"Retry-After": "0.4"})
 
@@ -21,6 +24,14 @@ def test_cancelling_a_backward_pass_withdraws_its_optimizer_step(imitation, mode
     with pytest.raises(WithdrawnError, match="backward pass was not accepted"):
         step.result(20)
     assert imitation.numbers() == [(1, "optim_step")]
+
+
+def test_an_optimizer_step_whose_backward_pass_was_closed_is_closed_not_withdrawn(imitation_service):
+    lane = TrainingLane(imitation_service.session, "model-1")
+    backward = BatchOperation(lane, "forward_backward", datums(1), "cross_entropy")
+    backward.error = ClosedError("the client is closed")
+    with pytest.raises(ClosedError, match="before the optimizer step was sent"):
+        OptimizerStep(lane, ADAM, backward).before_dispatch()
 
 
 def test_a_train_step_has_the_results_of_both_operations(imitation):

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any, Callable, Dict, List, Optional, TypeVar
 
 from .. import types
-from ..errors import WithdrawnError
+from ..errors import ClosedError, WithdrawnError
 from ..protocol import json_wire
 from ..protocol.wire import Body
 from .batch import BatchOperation
@@ -83,6 +83,9 @@ class OptimizerStep(RequestOperation[types.OptimStepResponse]):
 
     def before_dispatch(self) -> None:
         if self._backward is not None and not self._backward.is_accepted:
+            if isinstance(self._backward.error, ClosedError):
+                # Closing may reach the lane before it reaches this operation.
+                raise ClosedError("the client was closed before the optimizer step was sent")
             raise WithdrawnError(
                 "the optimizer step was withdrawn, because its backward pass was not accepted as a whole"
             ) from self._backward.error
