@@ -7,7 +7,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Callable, Iterator, Set
 
@@ -64,8 +63,9 @@ class Run:
         self.server.script("retrieve_future", *answers)
 
 
-def wait_on_the_fast_clock(seconds: float) -> Callable[[], None]:
-    return lambda: time.sleep(seconds / SPEED)
+def hold_response(run: Run, seconds: float) -> Callable[[], object]:
+    """Return a function that holds a response for seconds of the fast clock, or until the server stops."""
+    return lambda: run.server.stopping.wait(seconds / SPEED)
 
 
 def train(run: Run) -> None:
@@ -74,7 +74,7 @@ def train(run: Run) -> None:
     run.server.script("forward_backward", UNAVAILABLE, Answer(402, {"detail": "top up"}))
     run.poll_responses(LOSS, LOSS)
     training.forward_backward([DATUM] * 2, "cross_entropy")
-    still_paused = Answer(408, PAUSED.body, hold=wait_on_the_fast_clock(70.0))
+    still_paused = Answer(408, PAUSED.body, hold=hold_response(run, 70.0))
     run.poll_responses(PAUSED, still_paused, UNAVAILABLE, Answer(body={"metrics": {}}))
     training.optim_step(types.AdamParams())
     run.poll_responses(Answer(body={"error": "bad input", "category": "user"}))
@@ -88,9 +88,7 @@ def sample(run: Run) -> None:
     prompt, params = types.ModelInput.from_ints([1]), types.SamplingParams(max_tokens=1)
     refusals = (
         Answer(429, {"queue_state": "paused_rate_limit", "queue_state_reason": "full"}),
-        Answer(
-            429, {"queue_state": "paused_rate_limit", "queue_state_reason": "full"}, hold=wait_on_the_fast_clock(70.0)
-        ),
+        Answer(429, {"queue_state": "paused_rate_limit", "queue_state_reason": "full"}, hold=hold_response(run, 70.0)),
         Answer(429, {"queue_state": "new"}),
         UNAVAILABLE,
         Answer(402, {"detail": "top up"}),
@@ -102,7 +100,7 @@ def sample(run: Run) -> None:
             sampler.submit_sample(prompt, 1, params).result(30.0)
         else:
             sampler.sample(prompt, 1, params)
-    run.poll_responses(Answer(408, {}, hold=wait_on_the_fast_clock(80.0)))
+    run.poll_responses(Answer(408, {}, hold=hold_response(run, 80.0)))
     with pytest.raises(DeadlineExceeded):
         sampler.sample(prompt, 1, params, timeout=40.0)
 

@@ -54,12 +54,12 @@ def test_the_error_of_a_failed_chunk_names_its_datums(imitation, model):
 
 
 def test_data_may_be_any_iterable_and_is_read_to_its_end_before_anything_is_sent(imitation, model):
-    def drawn():
+    def generated():
         yield datum(1)
         assert not imitation.requests_to("forward")
         yield datum(2)
 
-    assert len(model.forward(drawn(), "cross_entropy", timeout=20).loss_fn_outputs) == 2
+    assert len(model.forward(generated(), "cross_entropy", timeout=20).loss_fn_outputs) == 2
 
     def broken():
         yield datum(1)
