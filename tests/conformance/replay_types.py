@@ -211,12 +211,12 @@ def check_row_9(key: str, spec: Dict[str, Any], make: Callable[[], types.TensorD
     A list under an unknown key raises ValueError.
     """
     kind = spec["from"]
-    if kind in ("list", "tuple") and key not in types.inputs._DTYPE_BY_KEY:
+    if kind in ("list", "tuple") and key not in types.inputs.DTYPE_BY_KEY:
         with pytest.raises(ValueError, match="TensorData") as caught:
             make()
         assert repr(key) in str(caught.value)
     elif kind == "list":
-        array = numpy.array(make_value(spec), dtype=types.inputs._DTYPE_BY_KEY[key])
+        array = numpy.array(make_value(spec), dtype=types.inputs.DTYPE_BY_KEY[key])
         assert array.ndim > 1, "row 9 requires nested lists"
         assert plain(make()) == plain(types.TensorData.from_numpy(array))
     elif kind == "tuple":

@@ -14,6 +14,7 @@ from .. import types
 from ..concurrency.clock import remaining
 from ..errors import APIResponseValidationError, DeadlineExceeded, MissingExtraError
 from ..futures import Future, wait_until
+from ..types.inputs import DTYPE_BY_KEY
 from .batch import BatchOperation, datum_list
 from .lane import TrainingLane
 
@@ -145,12 +146,13 @@ def _as_weighted_batch(
 
 
 def _as_forward_batch(data: List[types.Datum], must_be_complete: bool) -> List[types.Datum]:
-    """Return the batch of the first pass: targets and weights, the only inputs of "cross_entropy".
+    """Return the batch of the first pass. Inputs that no loss function of a server has stay on the client.
 
-    Servers reject other inputs, which are for the loss function.
+    Servers reject unknown inputs, which are for the caller's loss function.
 
     Args:
-        must_be_complete: Add weights of zero where a datum has none, as protocol 0.38.0 requires.
+        must_be_complete: Send targets and weights only, and add weights of zero where a datum has none, as protocol
+            0.38.0 requires.
 
     Raises:
         MissingTargetsError: ``must_be_complete``, and a datum has no ``target_tokens``.
@@ -158,7 +160,7 @@ def _as_forward_batch(data: List[types.Datum], must_be_complete: bool) -> List[t
     batch = []
     for index, datum in enumerate(data):
         given = datum.loss_fn_inputs
-        inputs = {key: given[key] for key in given if key in ("target_tokens", "weights")}
+        inputs = {key: given[key] for key in given if key in DTYPE_BY_KEY}
         if must_be_complete:
             try:
                 targets = _targets(index, datum)

@@ -143,8 +143,8 @@ class ModelInput(FastWire):
 
 LossFnInputs = Dict[str, TensorData]
 
-#: The dtype of a plain list under these keys.
-_DTYPE_BY_KEY: Dict[str, Literal["int64", "float32"]] = {
+#: The inputs of the servers' loss functions, with the dtype of a plain list under each key.
+DTYPE_BY_KEY: Dict[str, Literal["int64", "float32"]] = {
     "target_tokens": "int64",
     "weights": "float32",
     "advantages": "float32",
@@ -165,10 +165,10 @@ def _loss_input(key: str, value: Any) -> TensorData:
     if isinstance(value, dict):
         return TensorData.model_validate(value)
     if isinstance(value, (list, tuple)):
-        dtype = _DTYPE_BY_KEY.get(key)
+        dtype = DTYPE_BY_KEY.get(key)
         if dtype is None:
             raise FieldError(
-                f"no dtype is known for a list under {key!r} (known: {', '.join(_DTYPE_BY_KEY)});"
+                f"no dtype is known for a list under {key!r} (known: {', '.join(DTYPE_BY_KEY)});"
                 f" give a numpy array, a tensor or TensorData(data=..., dtype=...) instead"
             )
         data, shape = _flattened(value)
