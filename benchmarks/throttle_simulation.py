@@ -56,7 +56,11 @@ class Simulation:
         self.events: List[Tuple[float, int, Callable[..., None], Tuple[Any, ...]]] = []
         self.order = itertools.count()
         self.now = 0.0
-        self.slots, self.few, self.bytes = (limits.max_dispatches, limits.throttled_dispatches, limits.dispatch_bytes)
+        self.slots, self.few, self.bytes = (
+            limits.max_dispatches,
+            limits.max_dispatches_after_backoff,
+            limits.dispatch_bytes,
+        )
         self.for_slot: Deque[int] = deque()
         self.for_few: Deque[int] = deque()
         self.for_bytes: Deque[int] = deque()
@@ -106,7 +110,7 @@ class Simulation:
             self.for_bytes.append(self.for_few.popleft())
         while self.for_bytes and self.bytes >= 0:
             sample = self.for_bytes.popleft()
-            self.bytes -= ESTIMATE * (limits.throttled_bytes_factor if self.throttled[sample] else 1)
+            self.bytes -= ESTIMATE * (limits.bytes_factor_after_backoff if self.throttled[sample] else 1)
             heapq.heappush(self.turns, sample)
         self.send()
 
@@ -136,23 +140,23 @@ class Simulation:
         self.tokens -= admitted
         self.at(self.now + half, self.accepted if admitted else self.refused, sample, ticket)
 
-    def accepted(self, sample: int, ticket: Ticket) -> None:
+    def record_acceptance(self, sample: int, ticket: Ticket) -> None:
         self.cpu_free = max(self.now, self.cpu_free) + RECEIVE_COST
-        self.pace.accepted(self.now, ticket)
+        self.pace.record_acceptance(self.now, ticket)
         self.track.append((self.now, self.pace.rate))
         self.accepted_at.append(self.now)
         self.longest = max(self.longest, self.now - self.entered[sample])
         self.slots += 1
         self.few += self.throttled[sample]
-        self.bytes += ESTIMATE * (self.limits.throttled_bytes_factor if self.throttled[sample] else 1)
+        self.bytes += ESTIMATE * (self.limits.bytes_factor_after_backoff if self.throttled[sample] else 1)
         if len(self.entered) < self.samples:
             self.enter()
         else:
             self.admit()
 
-    def refused(self, sample: int, ticket: Ticket) -> None:
+    def record_rate_limit(self, sample: int, ticket: Ticket) -> None:
         self.cpu_free = max(self.now, self.cpu_free) + RECEIVE_COST
-        self.pace.refused(self.now, ticket, self.limits.small_backoff)
+        self.pace.record_rate_limit(self.now, ticket, self.limits.small_backoff)
         self.track.append((self.now, self.pace.rate))
         self.refusals += 1
         # The slots stay taken during its own delay, as in the throttle.

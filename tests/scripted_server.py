@@ -261,7 +261,7 @@ def bare_session(
             session.close()
 
 
-class Quiet:
+class HoldUntilQuiet:
     """Delays responses until no further request has arrived for ``seconds``; then releases all of them.
 
     So it measures how many requests a client has in flight when only the client limits them. For the first

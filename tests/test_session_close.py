@@ -427,8 +427,8 @@ def test_a_pool_around_the_client_drains_before_it_closes(server):
     """The order of the README: the pool outside, the client inside."""
     with ThreadPoolExecutor(8) as pool, client(server) as service:
         sampler = service.create_sampling_client(base_model="base")
-        replies = list(pool.map(lambda n: sampler.sample(prompt(n, n + 1), 1, PARAMS), range(1, 41)))
-    assert [reply.sequences[0].tokens for reply in replies] == [[n + 1, n] for n in range(1, 41)]
+        responses = list(pool.map(lambda n: sampler.sample(prompt(n, n + 1), 1, PARAMS), range(1, 41)))
+    assert [response.sequences[0].tokens for response in responses] == [[n + 1, n] for n in range(1, 41)]
 
 
 def test_closing_many_clients_leaves_no_thread(server):

@@ -102,14 +102,14 @@ def make(clock: Optional[Clock] = None, **limits: Any) -> BlockingThrottle:
 def accepted(throttle: BlockingThrottle, size: int = 10) -> BlockingPermit:
     with throttle.permit(size) as permit:
         permit.await_turn()
-        permit.accepted()
+        permit.record_acceptance()
     return permit
 
 
 def refused(throttle: BlockingThrottle, size: int = 10, retry_after: Optional[float] = None) -> BlockingPermit:
     permit = throttle.permit(size)
     permit.await_turn()
-    permit.refused(retry_after)
+    permit.record_rate_limit(retry_after)
     return permit
 
 

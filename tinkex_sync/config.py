@@ -221,11 +221,11 @@ class ThrottleLimits:
     #: Most samples being dispatched.
     max_dispatches: int = _setting(400, _check_count)
     #: The same within ``throttle_memory`` of the end of the last requested backoff.
-    throttled_dispatches: int = _setting(10, _check_count)
+    max_dispatches_after_backoff: int = _setting(10, _check_count)
     #: Estimated bytes of samples being dispatched. The server's limit replaces the default.
     dispatch_bytes: int = _setting(Preset(5 * 1024 * 1024), _check_count)
     #: Factor for estimated bytes within ``throttle_memory`` of a backoff.
-    throttled_bytes_factor: int = _setting(20, _check_count)
+    bytes_factor_after_backoff: int = _setting(20, _check_count)
     throttle_memory: float = _setting(10.0, _check_not_negative)
     #: Up to this estimate a 429 delays a sample for ``small_backoff``, above it for ``large_backoff``.
     small_payload_bytes: int = _setting(128 * 1024, _check_size)
@@ -235,7 +235,7 @@ class ThrottleLimits:
     pace_start: float = _setting(20.0, _check_positive)
     pace_doubling: float = _setting(0.25, _check_positive)
     #: Factor that a 429 applies to the rate accepted so far, and the least rate.
-    pace_cut: float = _setting(0.9, _check_share)
+    pace_reduction: float = _setting(0.9, _check_share)
     pace_floor: float = _setting(1.0, _check_positive)
     #: ``pace_growth`` seconds after a reduction the rate has grown by a factor e, most of it at the end. The first
     #: measurement of an episode may include a full bucket, so its growth takes ``pace_search`` seconds.

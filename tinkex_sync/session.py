@@ -303,8 +303,8 @@ class Session(Connection):
                 self.sends_changed.clear()
                 with self._lock:
                     # The newest calls are sent last. In this order, the first call is unsent until the end.
-                    is_unsent = any(call.is_unsent for call in reversed(self._open.values()))
-                if not (is_unsent and self.clock.wait(self.sends_changed, ends - self.clock.time())):
+                    is_unaccepted = any(call.is_unaccepted for call in reversed(self._open.values()))
+                if not (is_unaccepted and self.clock.wait(self.sends_changed, ends - self.clock.time())):
                     return
 
     def _finish(self, outcome: Any, detail: Optional[str]) -> None:
@@ -314,7 +314,7 @@ class Session(Connection):
         request = Request(
             "finish_session",
             FinishSessionRequest(FinishReason(outcome), detail),
-            parts={"session": self.session_id},
+            path_values={"session": self.session_id},
             deadline=self.clock.time() + _FINISH_WITHIN,
         )
         self._try_call(request, "Reporting the session's end")

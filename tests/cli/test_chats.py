@@ -81,7 +81,7 @@ def chat(*messages, **keys):
     return parse_chat({"messages": [*messages], **keys})
 
 
-def reply(content, **keys):
+def assistant(content, **keys):
     return {"role": "assistant", "content": content, **keys}
 
 
@@ -96,28 +96,28 @@ def reply(content, **keys):
         ({"weight": None}, [1.0, 1.0]),
     ],
 )
-def test_a_reply_is_learned_with_its_weight(template, first, weights):
+def test_a_response_is_learned_with_its_weight(template, first, weights):
     tokenizer = ByteTokenizer() if template is None else JinjaTokenizer(template)
-    [parts] = encode_chat(chat(USER, reply("one", **first), USER, reply("two")), tokenizer)
+    [parts] = encode_chat(chat(USER, assistant("one", **first), USER, assistant("two")), tokenizer)
     assert [weight for _, weight in learned(parts)] == weights
     texts = [text for text, _ in learned(parts)]
     assert "two" in texts[-1]
     assert ("one" in "".join(texts)) == (len(weights) == 2)
-    assert "one" in text_of(parts), "a reply that is not learned is read"
+    assert "one" in text_of(parts), "a response that is not learned is read"
 
 
 def test_weights_do_not_change_the_tokens():
     for template in (None, PLAIN, GENERATION):
         tokenizer = ByteTokenizer() if template is None else JinjaTokenizer(template)
-        [plain] = encode_chat(chat(USER, reply("one"), USER, reply("two")), tokenizer)
-        [weighted] = encode_chat(chat(USER, reply("one", weight=0), USER, reply("two")), tokenizer)
+        [plain] = encode_chat(chat(USER, assistant("one"), USER, assistant("two")), tokenizer)
+        [weighted] = encode_chat(chat(USER, assistant("one", weight=0), USER, assistant("two")), tokenizer)
         assert text_of(plain) == text_of(weighted)
 
 
 @pytest.mark.parametrize("template", [None, PLAIN, TOOLS, GENERATION])
-def test_the_prompt_for_a_reply_is_the_text_before_the_learned_reply(template):
+def test_the_prompt_for_a_response_is_the_text_before_the_learned_response(template):
     tokenizer = ByteTokenizer() if template is None else JinjaTokenizer(template)
-    [parts] = encode_chat(chat(USER, reply("Oh")), tokenizer)
+    [parts] = encode_chat(chat(USER, assistant("Oh")), tokenizer)
     prompt = encode_chat_prompt(chat(USER), tokenizer)
     text = text_of(parts)
     assert text.startswith(text_of([(prompt, 0)]))
@@ -125,20 +125,20 @@ def test_the_prompt_for_a_reply_is_the_text_before_the_learned_reply(template):
 
 
 def test_generation_tags_decide_what_is_learned():
-    [parts] = encode_chat(chat(USER, reply("one"), USER, reply("two", weight=0.5)), JinjaTokenizer(GENERATION))
+    [parts] = encode_chat(chat(USER, assistant("one"), USER, assistant("two", weight=0.5)), JinjaTokenizer(GENERATION))
     assert "".join(text_of(parts).split()) == "<user>Hi</><assistant>one</><user>Hi</><assistant>two</>"
     assert learned(parts) == [("one", 1.0), ("two", 0.5)]
 
 
 def test_marks_of_generation_tags_keep_the_whitespace_of_the_template():
-    tokenizer, messages = JinjaTokenizer(GENERATION), [USER, reply("one"), USER, reply("two")]
+    tokenizer, messages = JinjaTokenizer(GENERATION), [USER, assistant("one"), USER, assistant("two")]
     [parts] = encode_chat(chat(*messages), tokenizer)
     assert text_of(parts) == tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=False)
 
 
-def test_a_template_that_removes_thoughts_gives_one_example_per_learned_reply():
+def test_a_template_that_removes_thoughts_gives_one_example_per_learned_response():
     tokenizer = JinjaTokenizer(THOUGHTS)
-    messages = [USER, reply("one", thought="hm"), USER, reply("two", thought="ah")]
+    messages = [USER, assistant("one", thought="hm"), USER, assistant("two", thought="ah")]
     examples = encode_chat(chat(*messages), tokenizer)
     assert [learned(parts) for parts in examples] == [[("one", 1.0)], [("two", 1.0)]]
     assert [text_of(parts) for parts in examples] == [
@@ -149,15 +149,15 @@ def test_a_template_that_removes_thoughts_gives_one_example_per_learned_reply():
     assert [learned(parts) for parts in encode_chat(chat(*messages), tokenizer)] == [[("two", 1.0)]]
 
 
-def test_blocks_that_cannot_be_assigned_to_replies_are_refused():
+def test_blocks_that_cannot_be_assigned_to_messages_are_refused():
     twice = "{% for m in messages %}{% generation %}{{ m.content }}{% endgeneration %}{% endfor %}"
-    [parts] = encode_chat(chat(USER, reply("a"), reply("b")), JinjaTokenizer(twice))
+    [parts] = encode_chat(chat(USER, assistant("a"), assistant("b")), JinjaTokenizer(twice))
     assert learned(parts) == [("Hi", 1.0), ("a", 1.0), ("b", 1.0)]
-    with pytest.raises(ValueError, match="marks 3 texts for 2 replies"):
-        encode_chat(chat(USER, reply("a", weight=0.5), reply("b")), JinjaTokenizer(twice))
+    with pytest.raises(ValueError, match="marks 3 texts for 2 assistant messages"):
+        encode_chat(chat(USER, assistant("a", weight=0.5), assistant("b")), JinjaTokenizer(twice))
     none = "{{ messages[0].content }}{% if false %}{% generation %}{% endgeneration %}{% endif %}"
     with pytest.raises(ValueError, match="marks no text"):
-        encode_chat(chat(USER, reply("a")), JinjaTokenizer(none))
+        encode_chat(chat(USER, assistant("a")), JinjaTokenizer(none))
 
 
 CALL = {"type": "function", "function": {"name": "add", "arguments": '{"a": 1}'}}
@@ -171,7 +171,7 @@ def test_tool_calls_are_encoded_with_arguments_in_the_form_that_the_template_exp
     call = {"function": {"name": "add", "arguments": arguments}}
     calling = {"role": "assistant", "tool_calls": [call]}
     tokenizer = JinjaTokenizer(template)
-    [parts] = encode_chat(chat(USER, calling, RESULT, reply("two"), tools=[{"name": "add"}]), tokenizer)
+    [parts] = encode_chat(chat(USER, calling, RESULT, assistant("two"), tools=[{"name": "add"}]), tokenizer)
     assert f"<assistant>(add{arguments})</><tool>2</>" in text_of(parts)
     assert call["function"]["arguments"] == arguments, "the caller's data is unchanged"
 
@@ -186,11 +186,11 @@ def test_arguments_that_are_not_json_are_refused_where_the_template_expects_an_o
 REFUSED = [
     ([CALLING], PLAIN, r'the chat template does not write "messages"\[0\]\["tool_calls"\]'),
     ([CALLING], None, r'"messages"\[0\]\["tool_calls"\] needs a chat template'),
-    ([reply("a", reasoning_content="hm")], PLAIN, r'"messages"\[0\]\["reasoning_content"\]'),
-    ([{**USER, "name": "Ann"}, reply("a")], TOOLS, r'"messages"\[0\]\["name"\]'),
-    ([{"role": "developer", "content": "x"}, reply("a")], TOOLS, r'"messages"\[0\], whose role is "developer"'),
-    ([{"role": "user", "content": [{"type": "text", "text": "a"}]}, reply("a")], None, "the parts of"),
-    ([{"role": "user", "content": [{"type": "text", "text": "a"}]}, reply("a")], PLAIN, "the parts of"),
+    ([assistant("a", reasoning_content="hm")], PLAIN, r'"messages"\[0\]\["reasoning_content"\]'),
+    ([{**USER, "name": "Ann"}, assistant("a")], TOOLS, r'"messages"\[0\]\["name"\]'),
+    ([{"role": "developer", "content": "x"}, assistant("a")], TOOLS, r'"messages"\[0\], whose role is "developer"'),
+    ([{"role": "user", "content": [{"type": "text", "text": "a"}]}, assistant("a")], None, "the parts of"),
+    ([{"role": "user", "content": [{"type": "text", "text": "a"}]}, assistant("a")], PLAIN, "the parts of"),
 ]
 
 
@@ -204,17 +204,17 @@ def test_a_key_that_the_template_does_not_write_is_refused(messages, template, r
 
 def test_tools_that_the_template_does_not_write_are_refused():
     with pytest.raises(ValueError, match='the chat template does not write "tools"'):
-        encode_chat(chat(USER, reply("a"), tools=[{"name": "add"}]), JinjaTokenizer(PLAIN))
-    encode_chat(chat(USER, reply("a"), tools=[]), JinjaTokenizer(PLAIN))
+        encode_chat(chat(USER, assistant("a"), tools=[{"name": "add"}]), JinjaTokenizer(PLAIN))
+    encode_chat(chat(USER, assistant("a"), tools=[]), JinjaTokenizer(PLAIN))
 
 
 def test_content_parts_are_encoded_by_a_template_that_supports_them():
     parts = [{"type": "text", "text": "Hel"}, {"type": "text", "text": "lo"}]
-    [example] = encode_chat(chat({"role": "user", "content": parts}, reply("a")), JinjaTokenizer(PARTS))
+    [example] = encode_chat(chat({"role": "user", "content": parts}, assistant("a")), JinjaTokenizer(PARTS))
     assert text_of(example) == "<user>Hello</><assistant>a</>"
 
 
 def test_named_templates_are_chosen_as_by_the_tokenizer():
     tokenizer = JinjaTokenizer([{"name": "default", "template": GENERATION}])
-    [parts] = encode_chat(chat(USER, reply("one")), tokenizer)
+    [parts] = encode_chat(chat(USER, assistant("one")), tokenizer)
     assert learned(parts) == [("one", 1.0)]

@@ -40,8 +40,8 @@ def mismatches(job):
     """Return the pairs of prompt and response that do not match, and the number of responses."""
     sampler, process = job
     prompts = [[process, 1 + number // 256, number % 256] for number in range(PROMPTS)]
-    replies = list(sampler.sample_many([prompt(*tokens) for tokens in prompts], 1, PARAMS))
-    got = [list(reply.sequences[0].tokens) for reply in replies]
+    responses = list(sampler.sample_many([prompt(*tokens) for tokens in prompts], 1, PARAMS))
+    got = [list(response.sequences[0].tokens) for response in responses]
     return [(sent, received) for sent, received in zip(prompts, got) if received != sent[::-1]], len(got)
 
 

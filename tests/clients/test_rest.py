@@ -92,8 +92,8 @@ def test_external_weights_can_be_downloaded_from_their_urls(rest, training):
     links = rest.get_external_weights_urls(path)
     assert rest.submit_get_external_weights_urls(path).result(30).urls.keys() == links.urls.keys()
     (url,) = links.urls.values()
-    with urllib.request.urlopen(url, timeout=30) as reply:
-        assert reply.read(2) == b"\x1f\x8b"
+    with urllib.request.urlopen(url, timeout=30) as response:
+        assert response.read(2) == b"\x1f\x8b"
     assert links.expires.tzinfo is not None
 
 

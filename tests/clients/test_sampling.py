@@ -58,8 +58,8 @@ def sampler(service):
     return service.create_sampling_client(base_model="base")
 
 
-def backwards(reply, *tokens):
-    return list(reply.sequences[0].tokens) == list(tokens)[::-1]
+def backwards(response, *tokens):
+    return list(response.sequences[0].tokens) == list(tokens)[::-1]
 
 
 def take_sample(sampler, way, *arguments, **settings):
@@ -75,10 +75,12 @@ BOTH = pytest.mark.parametrize("way", ["blocking", "submitted"])
 @BOTH
 def test_a_sample_is_sent_with_the_official_fields_in_their_order(server, sampler, way):
     params = types.SamplingParams(max_tokens=3, seed=1, stop=["\n"], temperature=0.5, top_k=2, top_p=0.9)
-    reply = take_sample(sampler, way, prompt(7, 8, 9), 2, params, include_prompt_logprobs=True, topk_prompt_logprobs=1)
-    assert len(reply.sequences) == 2
-    assert backwards(reply, 7, 8, 9)
-    assert reply.prompt_logprobs == [None, -1.0, -1.0]
+    response = take_sample(
+        sampler, way, prompt(7, 8, 9), 2, params, include_prompt_logprobs=True, topk_prompt_logprobs=1
+    )
+    assert len(response.sequences) == 2
+    assert backwards(response, 7, 8, 9)
+    assert response.prompt_logprobs == [None, -1.0, -1.0]
     (endpoint, number, key, body), *_ = server.requests_to("asample")
     assert (endpoint, number) == ("asample", 0)
     assert key
@@ -269,8 +271,8 @@ def test_submitting_never_waits(server, sampler):
 
 def test_many_threads_share_one_sampler(server, sampler):
     def draw(number):
-        reply = sampler.sample(prompt(number, 1), 1, PARAMS, timeout=30)
-        return backwards(reply, number, 1)
+        response = sampler.sample(prompt(number, 1), 1, PARAMS, timeout=30)
+        return backwards(response, number, 1)
 
     with ThreadPoolExecutor(32) as pool:
         assert all(pool.map(draw, range(300)))
@@ -281,7 +283,7 @@ def test_blocking_and_submitted_samples_can_be_mixed(server, sampler):
     futures = [sampler.submit_sample(prompt(number, 2), 1, PARAMS) for number in range(60)]
     with ThreadPoolExecutor(8) as pool:
         mixed = pool.map(lambda number: sampler.sample(prompt(number, 1), 1, PARAMS, timeout=30), range(60))
-        assert all(backwards(reply, number, 1) for number, reply in enumerate(mixed))
+        assert all(backwards(response, number, 1) for number, response in enumerate(mixed))
     assert all(backwards(future.result(30), number, 2) for number, future in enumerate(futures))
 
 

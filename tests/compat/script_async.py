@@ -32,8 +32,8 @@ async def supervised(tinker, service, result):
     sampler = await training.save_weights_and_get_sampling_client_async()
     prompt = types.ModelInput.from_ints(PROMPT)
     params = types.SamplingParams(max_tokens=8, temperature=0.0, seed=1)
-    replies = await asyncio.gather(*[sampler.sample_async(prompt, 1, params) for _ in range(5)])
-    result["samples"] = [list(reply.sequences[0].tokens) for reply in replies]
+    responses = await asyncio.gather(*[sampler.sample_async(prompt, 1, params) for _ in range(5)])
+    result["samples"] = [list(response.sequences[0].tokens) for response in responses]
     result["logprobs"] = await sampler.compute_logprobs_async(prompt)
     result["info"] = (await training.get_info_async()).lora_rank
     # Blocking methods return futures, which can be awaited or waited for.
@@ -56,11 +56,12 @@ async def reinforced(tinker, service, result):
 
         async def rollout(seed, sampler=sampler):
             params = types.SamplingParams(max_tokens=12, temperature=1.0, seed=seed)
-            reply = await sampler.sample_async(types.ModelInput.from_ints(PROMPT), 4, params)
-            scores = [sum(token < ord("n") for token in one.tokens) for one in reply.sequences]
+            response = await sampler.sample_async(types.ModelInput.from_ints(PROMPT), 4, params)
+            scores = [sum(token < ord("n") for token in one.tokens) for one in response.sequences]
             mean = sum(scores) / len(scores)
             return scores, [
-                datum(list(one.tokens), list(one.logprobs), score - mean) for one, score in zip(reply.sequences, scores)
+                datum(list(one.tokens), list(one.logprobs), score - mean)
+                for one, score in zip(response.sequences, scores)
             ]
 
         def datum(tokens, logprobs, advantage):

@@ -58,9 +58,9 @@ def sampling(tinker, training, result):
     prompt = types.ModelInput.from_ints(PROMPT)
     params = types.SamplingParams(max_tokens=8, temperature=0.0, seed=1)
     sampler = training.save_weights_and_get_sampling_client()
-    reply = sampler.sample(prompt, 2, params).result()
-    result["sample"] = list(reply.sequences[0].tokens)
-    result["stop"] = [sequence.stop_reason for sequence in reply.sequences]
+    response = sampler.sample(prompt, 2, params).result()
+    result["sample"] = list(response.sequences[0].tokens)
+    result["stop"] = [sequence.stop_reason for sequence in response.sequences]
     result["logprobs"] = sampler.compute_logprobs(prompt).result()
     full = sampler.sample(prompt, 1, params, include_prompt_logprobs=True, topk_prompt_logprobs=2).result()
     result["prompt_logprobs"] = full.prompt_logprobs

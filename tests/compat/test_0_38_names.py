@@ -59,10 +59,10 @@ def test_a_script_for_0_38_runs(service):
     assert named.get_base_model() == "tinkex/tiny"
     sampler = service.create_sampling_client(base_model="tinkex/tiny", record_stability_info=True)
     params = tinker.SamplingParams(max_tokens=2)
-    reply = sampler.sample(
+    response = sampler.sample(
         prompt=tinker.ModelInput.from_ints([1, 2]), num_samples=1, sampling_params=params, topk_sample_logprobs=2
     ).result(30)
-    assert len(reply.sequences[0].topk_sampled_logprobs) == 2
+    assert len(response.sequences[0].topk_sampled_logprobs) == 2
     out = training.save_weights_external("out").result(30).path
     assert asyncio.run(rest.get_external_weights_urls_async(out)).urls
     asyncio.run(rest.assign_session_project_async(service.native.session_id, "p"))
@@ -156,12 +156,12 @@ def test_futures_and_clients_can_be_awaited_and_waited_for(service):
     async def run():
         assert await sampler is sampler
         assert await service.create_sampling_client(base_model="tinkex/tiny").result_async() is not None
-        reply = await sampler.sample(DATUM.model_input, 1, params)
+        response = await sampler.sample(DATUM.model_input, 1, params)
         runs = await service.create_rest_client().list_training_runs()
-        return reply, runs
+        return response, runs
 
-    reply, runs = asyncio.run(run())
-    assert len(reply.sequences) == 1
+    response, runs = asyncio.run(run())
+    assert len(response.sequences) == 1
     assert runs.training_runs is not None
     assert sampler.sampling_session_id == sampler._sampling_session_id
 

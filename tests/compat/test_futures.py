@@ -71,12 +71,12 @@ def test_waiting_calls_do_not_block_the_event_loop(server, service, gate):
             await asyncio.sleep(0)
         assert not any(call.done() for call in calls)
         gate.set()
-        replies = await asyncio.gather(*calls)
+        responses = await asyncio.gather(*calls)
         ticker.cancel()
-        return replies
+        return responses
 
-    replies = asyncio.run(asyncio.wait_for(work(), 30))
-    assert [list(reply.sequences[0].tokens) for reply in replies] == [[7]] * 20
+    responses = asyncio.run(asyncio.wait_for(work(), 30))
+    assert [list(response.sequences[0].tokens) for response in responses] == [[7]] * 20
 
 
 def test_a_result_does_not_wait_for_earlier_calls(server, service, gate):

@@ -20,8 +20,8 @@ def test_a_sampling_client_can_be_pickled(client):
     copy.holder.close()
 
 
-def tokens(reply):
-    return list(reply.sequences[0].tokens)
+def tokens(response):
+    return list(response.sequences[0].tokens)
 
 
 def test_the_constructor_and_create_join_an_existing_sampling_session(client):

@@ -80,13 +80,13 @@ def test_a_cleared_event_waits_again():
 def test_no_wake_is_lost_between_one_setter_and_one_waiter_that_clears():
     ask, answer, rounds = Event(), Event(), 2000
 
-    def reply():
+    def response():
         for _ in range(rounds):
             assert ask.wait(10)
             ask.clear()
             answer.set()
 
-    thread = start_thread(reply, "test-reply")
+    thread = start_thread(response, "test-response")
     for _ in range(rounds):
         ask.set()
         assert answer.wait(10)

@@ -6,7 +6,7 @@ import time
 from typing import Any, Dict, List, Optional
 
 from polling_rules import expected_polls
-from scripted_server import Answer, Quiet, Request, ScriptedServer, SteppedClock, bare_session
+from scripted_server import Answer, HoldUntilQuiet, Request, ScriptedServer, SteppedClock, bare_session
 
 from tinkex_sync import SamplingClient, types
 from tinkex_sync.concurrency.clock import Clock
@@ -37,7 +37,7 @@ def sampling_dispatch(case: Dict[str, Any], document: Dict[str, Any], row: Optio
     answers = answers_of(given.get("server", []))
     polls = [poll_answer(spec) for spec in given.get("retrieve_future", [])]
     with bare_session(clock) as (server, session):
-        quiet = Quiet(server, 0.15, parallel)
+        quiet = HoldUntilQuiet(server, 0.15, parallel)
         for number, answer in enumerate(answers + [Answer()] * max(0, parallel - len(answers))):
             if parallel > 1 and number < parallel:
                 answer.hold = quiet
@@ -192,7 +192,7 @@ def concurrency(given: Dict[str, Any], expected: Dict[str, Any], row: Optional[i
         if given["backoff_seen_recently"]:
             # The state one second after a backoff, when paced re-entry is over.
             session.throttle._pace.backoff_until = session.clock.time() - 1.0
-        quiet = Quiet(server, takes, expected["max_concurrent_asample"])
+        quiet = HoldUntilQuiet(server, takes, expected["max_concurrent_asample"])
         server.defaults["asample"] = promising(Answer(hold=quiet))
         server.defaults["retrieve_future"] = GOOD
         began = time.monotonic()

@@ -27,7 +27,7 @@ WRONG_FORM = "Data returned by API invalid for expected schema."
 OUTCOME = ("returned", "value", "exception", "mro", "str", "message", "status_code", "body", "cause")
 MORE = ("request_id", "category", "pickle", "polls", "gaps_s")
 #: Endpoint by the type of its result.
-KINDS = {kind.result.__name__: name for name, kind in OPERATIONS.items() if name != "forward"}
+KINDS = {kind.result_type.__name__: name for name, kind in OPERATIONS.items() if name != "forward"}
 KINDS["SaveWeightsForSamplerResponse"] = "save_weights_for_sampler"
 
 
@@ -70,7 +70,7 @@ def direct(name: str, given: Dict[str, Any], expected: Dict[str, Any], row: Opti
         outcome: Any
         try:
             row_sent_once = replace(ENDPOINTS[endpoint], policy=None)
-            outcome = session.call(Request(row_sent_once, parts=parts))
+            outcome = session.call(Request(row_sent_once, path_values=parts))
         except Exception as error:
             outcome = error
         finally:
@@ -238,7 +238,7 @@ def check_table(
         # The type decides whether the last body is valid.
         if isinstance(outcome, APIResponseValidationError):
             with pytest.raises(APIResponseValidationError):
-                OPERATIONS[KINDS[given["expected_type"]]].result.from_wire(given["server"][-1]["body"])
+                OPERATIONS[KINDS[given["expected_type"]]].result_type.from_wire(given["server"][-1]["body"])
         else:
             assert type(outcome).__name__ == given["expected_type"]
             return

@@ -159,7 +159,7 @@ def inside_one_call(case: Dict[str, Any], document: Dict[str, Any], row: Optiona
         attempts.random = lambda: given["random"]
         error: Optional[BaseException] = None
         try:
-            session.call(Request(name, parts=parts), attempts)
+            session.call(Request(name, path_values=parts), attempts)
         except TinkexError as caught:
             error = caught
         arrived = server.sent(path[given["method"]])

@@ -32,12 +32,12 @@ def test_the_status_of_a_call_has_its_age_phase_and_queue_state(call):
 
 
 @pytest.mark.parametrize(
-    ("sent", "more_to_send", "is_unsent"),
+    ("sent", "more_to_send", "is_unaccepted"),
     [("no", False, True), ("unknown", False, True), ("yes", False, False), ("yes", True, True)],
 )
-def test_a_call_is_unsent_until_the_server_has_accepted_all_of_it(call, sent, more_to_send, is_unsent):
+def test_a_call_is_unsent_until_the_server_has_accepted_all_of_it(call, sent, more_to_send, is_unaccepted):
     call.sent, call.more_to_send = sent, more_to_send
-    assert call.is_unsent is is_unsent
+    assert call.is_unaccepted is is_unaccepted
 
 
 def test_the_error_for_a_timeout_states_what_became_of_the_call(call):

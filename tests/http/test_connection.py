@@ -43,9 +43,9 @@ def test_a_request_on_a_dropped_kept_alive_connection_is_sent_again_immediately(
         server.defaults["unload_model"] = Answer(body={"request_id": "b"})
         session.call(Request("unload_model", {"model_id": "m"}))
         attempts = session.attempts("submit")
-        reply = session.call(Request("unload_model", {"model_id": "m"}), attempts)
+        response = session.call(Request("unload_model", {"model_id": "m"}), attempts)
         sent = server.sent("unload_model")
-    assert (reply.request_id, clock.waits, attempts.number, attempts.in_doubt) == ("b", [], 1, True)
+    assert (response.request_id, clock.waits, attempts.number, attempts.in_doubt) == ("b", [], 1, True)
     assert [request.connection for request in sent] == [0, 0, 1]
     keys = [request.headers["x-idempotency-key"] for request in sent]
     assert keys[0] != keys[1] == keys[2]
@@ -110,8 +110,8 @@ def test_send_once_makes_one_attempt_and_returns_the_undecoded_response(clock):
         server.script("get_info", Answer(503, {"detail": "busy"}), GET_INFO)
         with pytest.raises(InternalServerError):
             session.send_once(Request("get_info", {"model_id": "m"}))
-        reply = session.send_once(Request("get_info", {"model_id": "m"}))
-        assert (reply.status, reply.json()["model_id"]) == (200, "m")
+        response = session.send_once(Request("get_info", {"model_id": "m"}))
+        assert (response.status, response.json()["model_id"]) == (200, "m")
         assert clock.waits == []
 
 

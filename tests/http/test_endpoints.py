@@ -16,7 +16,7 @@ def test_a_row_names_a_policy_a_setting_and_types_that_exist(row):
     assert row.policy is None or row.policy in make_policies(Config())
     if isinstance(row.read_timeout, str):
         assert isinstance(getattr(Config(), row.read_timeout), float)
-    for named in (row.reply, row.result):
+    for named in (row.response_type, row.result_type):
         assert named is None or issubclass(named, Wire)
 
 
@@ -32,7 +32,7 @@ def test_the_policy_of_samples_is_that_of_their_endpoint():
 
 
 def test_operations_are_the_endpoints_that_return_a_server_future():
-    assert set(OPERATIONS) == {name for name, row in ENDPOINTS.items() if row.reply is UntypedAPIFuture}
+    assert set(OPERATIONS) == {name for name, row in ENDPOINTS.items() if row.response_type is UntypedAPIFuture}
     assert OPERATIONS["asample"].request_type == "Sample"
     assert OPERATIONS["save_weights_for_sampler"].request_type == "SaveWeightsForSampler"
 

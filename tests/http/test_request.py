@@ -11,7 +11,7 @@ from tinkex_sync.http.request import Request, new_idempotency_key
 
 
 def test_values_in_path_and_query_are_quoted():
-    request = Request("session", parts={"session": "a/b c"}, query={"limit": 5, "name": "x&y"})
+    request = Request("session", path_values={"session": "a/b c"}, query={"limit": 5, "name": "x&y"})
     assert request.path == "/api/v1/sessions/a%2Fb%20c?limit=5&name=x%26y"
 
 

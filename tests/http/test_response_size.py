@@ -54,7 +54,7 @@ def serve():
 
 @pytest.fixture
 def send():
-    """Return a function that sends one request and returns the reply."""
+    """Return a function that sends one request and returns the response."""
     made = []
 
     def get(url, seconds=20.0, **settings):

@@ -47,9 +47,9 @@ def get(transport, **headers):
 
 def test_a_response_has_status_headers_in_lower_case_and_decoded_body(server, connect):
     server.script("healthz", Answer(201, {"a": 1}, headers={"X-Mine": "yes"}))
-    reply = get(connect())
-    assert (reply.status, reply.headers["x-mine"], reply.json()) == (201, "yes", {"a": 1})
-    assert 0 <= reply.elapsed < 20
+    response = get(connect())
+    assert (response.status, response.headers["x-mine"], response.json()) == (201, "yes", {"a": 1})
+    assert 0 <= response.elapsed < 20
 
 
 def test_headers_of_the_user_replace_those_of_the_client(server, connect):
@@ -152,9 +152,9 @@ def test_a_circle_of_redirects_ends(server, connect):
 def test_a_redirect_is_the_response_of_an_endpoint_that_accepts_it(server, connect):
     archive = "training_runs/r/checkpoints/weights/x/archive"
     server.script(archive, Answer(302, text="", headers={"Location": "https://storage.example/x"}))
-    request = Request("checkpoint_archive", parts={"run": "r", "checkpoint_path": "weights/x"})
-    reply = connect().send(request, {}, None)
-    assert (reply.status, reply.headers["location"]) == (302, "https://storage.example/x")
+    request = Request("checkpoint_archive", path_values={"run": "r", "checkpoint_path": "weights/x"})
+    response = connect().send(request, {}, None)
+    assert (response.status, response.headers["location"]) == (302, "https://storage.example/x")
 
 
 def test_a_deprecation_note_is_logged_once_at_its_level(server, connect, caplog):

@@ -5,10 +5,10 @@ import json
 import threading
 from urllib.parse import urlsplit
 
-__all__ = ["Engine", "ErrorReply"]
+__all__ = ["Engine", "ImitationError"]
 
 
-class ErrorReply(Exception):
+class ImitationError(Exception):
     """An error response: its status and reason."""
 
     def __init__(self, status, reason):
@@ -52,11 +52,11 @@ class Engine:
             connection.close()
 
     def call(self, endpoint, body):
-        """Send a POST. Return the decoded response. Raise ErrorReply if its status is not 2xx."""
+        """Send a POST. Return the decoded response. Raise ImitationError if its status is not 2xx."""
         status, _, content = self.send("POST", f"/api/v1/{endpoint}", json.dumps(body).encode())
         response = json.loads(content)
         if status >= 300:
-            raise ErrorReply(status, response["detail"])
+            raise ImitationError(status, response["detail"])
         return response
 
     def poll(self, request_id, hold):

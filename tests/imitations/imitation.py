@@ -5,7 +5,7 @@ import threading
 from collections import defaultdict
 
 from . import stored_resources
-from .engine import Engine, ErrorReply
+from .engine import Engine, ImitationError
 from .http_handler import HOLD, Handler, Listener
 from .poll_results import TRAINING, AcceptedOperation, Results
 
@@ -226,7 +226,7 @@ class Imitation(Results):
             if endpoint == "retrieve_future":
                 return self._poll(body["request_id"])
             return self._direct(endpoint, body)
-        except ErrorReply as error:
+        except ImitationError as error:
             return error.status, profile.error(error.status, error.reason)
 
     def _direct(self, endpoint, body):
@@ -262,18 +262,18 @@ class Imitation(Results):
             "get_info": {"model_id": body.get("model_id"), "model_data": {"model_name": "base"}},
         }
         if endpoint not in responses:
-            raise ErrorReply(404, "Not Found")
+            raise ImitationError(404, "Not Found")
         return 200, responses[endpoint]
 
     def _accept(self, operation, number, body):
-        """Accept an operation. Return the body of the response. Raise ErrorReply if the engine rejects it."""
+        """Accept an operation. Return the body of the response. Raise ImitationError if the engine rejects it."""
         model, engine_id = body.get("model_id", ""), None
         if self.engine is not None:
             accepted = self.engine.call(operation, self._for_engine(operation, body))
             engine_id, model = accepted["request_id"], accepted["model_id"] or model
         elif operation == "create_model":
             if body["base_model"] != "base":
-                raise ErrorReply(400, f"unknown model {body['base_model']!r}")
+                raise ImitationError(400, f"unknown model {body['base_model']!r}")
             with self.changed:
                 self._models += 1
                 model = f"model-{self._models}"
@@ -309,7 +309,7 @@ class Imitation(Results):
 
     def _sample(self, body):
         if self.engine is not None and body["sampling_session_id"] not in self.samplers:
-            raise ErrorReply(404, "Sampling session not found")
+            raise ImitationError(404, "Sampling session not found")
         key = (body["sampling_session_id"], body["seq_id"])
         with self.changed:
             response = self._by_number.get(key)
@@ -329,10 +329,10 @@ class Imitation(Results):
             expected = self._next[model]
         if self.profile.numbers == "consecutive":
             if number != expected:
-                raise ErrorReply(409, f"sequence conflict: expected {expected}, got {number}")
+                raise ImitationError(409, f"sequence conflict: expected {expected}, got {number}")
         elif self.profile.numbers != "none" and known is not None:
             if self.profile.numbers == "dedupe" and known[0] != body:
-                raise ErrorReply(409, f"seq_id {number} was used for another request")
+                raise ImitationError(409, f"seq_id {number} was used for another request")
             return self.profile.accepted, known[1]
         response = self._accept(endpoint, number, body)
         with self.changed:

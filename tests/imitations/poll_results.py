@@ -1,7 +1,7 @@
 """The responses of an imitation to polls."""
 
 from . import canned_results
-from .engine import ErrorReply
+from .engine import ImitationError
 
 __all__ = ["TRAINING", "AcceptedOperation", "Results"]
 
@@ -51,7 +51,7 @@ class Results:
             self.changed.notify_all()
         try:
             if found is None or (self.profile.once and found.delivered):
-                raise ErrorReply(404, f"no request {request_id}")
+                raise ImitationError(404, f"no request {request_id}")
             if not self._wait_ready():
                 return self._not_yet(request_id)
             status, response = self._result(request_id, found)
@@ -76,9 +76,9 @@ class Results:
         with self.changed:
             if operation in TRAINING and self.expires.get(number, 0):
                 self.expires[number] -= 1
-                raise ErrorReply(410, "promise expired")
+                raise ImitationError(410, "promise expired")
         if found.conflict is not None:
-            raise ErrorReply(409, found.conflict)
+            raise ImitationError(409, found.conflict)
         if found.fails or (number in self.fails and operation in TRAINING and self.profile.numbers != "late"):
             return self._failed({"error": "it failed", "category": "user"})
         if found.engine_id is None:
@@ -88,7 +88,7 @@ class Results:
             if status == 408:
                 return self._not_yet(request_id)
             if status != 200:
-                raise ErrorReply(status, response["detail"])
+                raise ImitationError(status, response["detail"])
         return self._failed(response) if "error" in response else (200, self._in_own_form(found, response))
 
     def _failed(self, response):
@@ -96,7 +96,7 @@ class Results:
         if self.profile.failure == "failed":
             return 200, {"type": "request_failed", "error": reason, "category": "user_error"}
         status = 500 if is_server_error else 400 if self.profile.failure == "400" else 404
-        raise ErrorReply(status, reason)
+        raise ImitationError(status, reason)
 
     def _in_own_form(self, found, response):
         """Return a result in the form of this server."""

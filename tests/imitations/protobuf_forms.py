@@ -3,7 +3,7 @@
 from tinkex_sync.local import protobuf_bodies
 from tinkex_sync.local.json_bodies import ErrorResponse, decompress
 
-from .engine import ErrorReply
+from .engine import ImitationError
 
 __all__ = ["PROTOBUF", "encode_result", "decode_request"]
 
@@ -22,12 +22,12 @@ def decode_request(content, encoding):
         The name of the operation, and the body in the form of its JSON.
 
     Raises:
-        ErrorReply: The request cannot be decoded.
+        ImitationError: The request cannot be decoded.
     """
     try:
         body = protobuf_bodies.decode_forward_backward(decompress(content, encoding))
     except ErrorResponse as error:
-        raise ErrorReply(error.status, str(error)) from None
+        raise ImitationError(error.status, str(error)) from None
     operation = "forward" if body.pop("forward_only") else "forward_backward"
     fields = body.pop("forward_backward_input")
     for datum in fields["data"]:

@@ -79,11 +79,11 @@ def sample(service, training, weights, seen):
     prompt = types.ModelInput.from_ints(list(b"the quick "))
     params = types.SamplingParams(max_tokens=8, temperature=0.0, seed=1)
     by_path = wait(service.create_sampling_client(model_path=weights))
-    reply = by_path.sample(prompt, 2, params).result()
-    seen["sample"] = [bytes(s.tokens).decode(errors="replace") for s in reply.sequences]
-    seen["logprobs"] = [len(s.logprobs) for s in reply.sequences]
-    seen["stop_reason"] = reply.sequences[0].stop_reason
-    seen["sequence_ids"] = len({getattr(s, "sequence_id", index) for index, s in enumerate(reply.sequences)})
+    response = by_path.sample(prompt, 2, params).result()
+    seen["sample"] = [bytes(s.tokens).decode(errors="replace") for s in response.sequences]
+    seen["logprobs"] = [len(s.logprobs) for s in response.sequences]
+    seen["stop_reason"] = response.sequences[0].stop_reason
+    seen["sequence_ids"] = len({getattr(s, "sequence_id", index) for index, s in enumerate(response.sequences)})
     ephemeral = wait(training.save_weights_and_get_sampling_client())
     seen["ephemeral"] = bytes(ephemeral.sample(prompt, 1, params).result().sequences[0].tokens).decode(errors="replace")
     base = wait(service.create_sampling_client(base_model="tinkex/tiny"))
@@ -102,7 +102,7 @@ def sample_with_options(service, seen):
     base = wait(service.create_sampling_client(base_model="tinkex/tiny"))
     tokens = list(b"the quick ")
     targets = types.TensorData(data=tokens[1:], dtype="int64", shape=[9, 1])
-    reply = base.sample(
+    response = base.sample(
         types.ModelInput.from_ints(tokens),
         2,
         types.SamplingParams(max_tokens=3, seed=1),
@@ -112,11 +112,11 @@ def sample_with_options(service, seen):
         prompt_alt_tokens_k=3,
         prompt_logprobs_last_n=4,
     ).result()
-    seen["scored"] = [value is None for value in reply.prompt_logprobs]
-    seen["targets"] = [float(value) for value in reply.target_prompt_logprobs.to_numpy().ravel()[-4:]]
-    seen["last"] = reply.prompt_logprobs[-4:]
-    seen["alternatives"] = list(reply.prompt_alt_tokens.tokens.shape)
-    seen["topk_sampled"] = [len(row) for row in reply.sequences[1].topk_logprobs]
+    seen["scored"] = [value is None for value in response.prompt_logprobs]
+    seen["targets"] = [float(value) for value in response.target_prompt_logprobs.to_numpy().ravel()[-4:]]
+    seen["last"] = response.prompt_logprobs[-4:]
+    seen["alternatives"] = list(response.prompt_alt_tokens.tokens.shape)
+    seen["topk_sampled"] = [len(row) for row in response.sequences[1].topk_logprobs]
 
 
 def rest(service, training, state, weights, seen):

@@ -90,10 +90,10 @@ def sample(service, training, weights, seen):
     prompt = types.ModelInput.from_ints(list(b"the quick "))
     params = types.SamplingParams(max_tokens=8, temperature=0.0, seed=1)
     by_path = service.create_sampling_client(model_path=weights)
-    reply = by_path.sample(prompt, 2, params).result()
-    seen["sample"] = [bytes(s.tokens).decode(errors="replace") for s in reply.sequences]
-    seen["logprobs"] = [len(s.logprobs) for s in reply.sequences]
-    seen["stop_reason"] = reply.sequences[0].stop_reason
+    response = by_path.sample(prompt, 2, params).result()
+    seen["sample"] = [bytes(s.tokens).decode(errors="replace") for s in response.sequences]
+    seen["logprobs"] = [len(s.logprobs) for s in response.sequences]
+    seen["stop_reason"] = response.sequences[0].stop_reason
     ephemeral = training.save_weights_and_get_sampling_client(name="ignored")
     seen["ephemeral"] = bytes(ephemeral.sample(prompt, 1, params).result().sequences[0].tokens).decode(errors="replace")
     base = service.create_sampling_client(base_model="tinkex/tiny")

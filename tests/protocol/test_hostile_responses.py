@@ -74,10 +74,12 @@ def check(decode):
     return result
 
 
-REPLIES = {kind for row in ENDPOINTS.values() for kind in (row.reply, row.result) if isinstance(kind, type)}
+RESPONSES = {
+    kind for row in ENDPOINTS.values() for kind in (row.response_type, row.result_type) if isinstance(kind, type)
+}
 
 
-@pytest.mark.parametrize("kind", sorted(REPLIES, key=lambda kind: kind.__name__))
+@pytest.mark.parametrize("kind", sorted(RESPONSES, key=lambda kind: kind.__name__))
 def test_a_generated_json_response_is_decoded_or_refused(kind):
     @FEW
     @given(bodies(kind) if issubclass(kind, Wire) else JSON)

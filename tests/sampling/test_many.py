@@ -26,14 +26,14 @@ def sample(sampler, number):
 
 
 def test_responses_are_returned_in_the_order_of_the_prompts(sampler):
-    replies = list(sampler.sample_many(map(prompt, range(40)), sampling_params=PARAMS, max_in_flight=8))
-    assert replies == [sample(sampler, number) for number in range(40)]
+    responses = list(sampler.sample_many(map(prompt, range(40)), sampling_params=PARAMS, max_in_flight=8))
+    assert responses == [sample(sampler, number) for number in range(40)]
 
 
 def test_unordered_responses_have_their_index_and_none_is_missing(sampler):
     pairs = list(sampler.sample_many(map(prompt, range(40)), sampling_params=PARAMS, max_in_flight=8, ordered=False))
     assert sorted(index for index, _ in pairs) == list(range(40))
-    assert all(reply == sample(sampler, index) for index, reply in pairs)
+    assert all(response == sample(sampler, index) for index, response in pairs)
 
 
 def test_prompts_are_read_at_most_max_in_flight_ahead_and_leaving_stops_it(sampler):
@@ -44,13 +44,13 @@ def test_prompts_are_read_at_most_max_in_flight_ahead_and_leaving_stops_it(sampl
             read.append(number)
             yield prompt(number)
 
-    with sampler.sample_many(endless(), sampling_params=PARAMS, max_in_flight=5) as replies:
-        for count, _ in enumerate(replies, 1):
+    with sampler.sample_many(endless(), sampling_params=PARAMS, max_in_flight=5) as responses:
+        for count, _ in enumerate(responses, 1):
             assert len(read) <= count + 5
             if count == 12:
                 break
     assert len(read) <= 17
-    assert list(replies) == []
+    assert list(responses) == []
 
 
 def test_prompts_are_read_in_the_thread_that_iterates(sampler):
@@ -71,8 +71,8 @@ def test_an_error_replaces_its_response_or_ends_the_iteration(sampler, ordered):
     prompts = [prompt(1), types.ModelInput.empty(), too_long, prompt(2)]
     got = list(sampler.sample_many(prompts, sampling_params=PARAMS, ordered=ordered, on_error="yield"))
     if not ordered:
-        got = [reply for _, reply in sorted(got, key=lambda pair: pair[0])]
-    assert [type(reply) for reply in got] == [
+        got = [response for _, response in sorted(got, key=lambda pair: pair[0])]
+    assert [type(response) for response in got] == [
         types.SampleResponse,
         ValueError,
         RequestFailedError,
@@ -101,6 +101,6 @@ def test_every_prompt_has_one_response_with_many_threads_and_a_failing_server(se
     )
     before = server.stats()
     with ThreadPoolExecutor(16) as pool:
-        replies = list(pool.map(lambda number: sample(sampler, number % 64), range(600)))
-    assert all(reply == expected[number % 64] for number, reply in enumerate(replies))
+        responses = list(pool.map(lambda number: sample(sampler, number % 64), range(600)))
+    assert all(response == expected[number % 64] for number, response in enumerate(responses))
     assert server.stats()["samples_accepted"] - before["samples_accepted"] == 600

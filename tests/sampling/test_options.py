@@ -47,16 +47,16 @@ def test_target_tokens_get_their_log_probabilities(sampler, given):
             data=[20, 50], dtype="int64", shape=[4, 1], sparse_crow_indices=[0, 1, 1, 1, 2], sparse_col_indices=[0, 0]
         ),
     }[given]
-    reply = sampler.sample(PROMPT, 1, ONE, True, target_prompt_logprobs=targets)
-    found, wanted = reply.target_prompt_logprobs, reply.prompt_logprobs[1:]
+    response = sampler.sample(PROMPT, 1, ONE, True, target_prompt_logprobs=targets)
+    found, wanted = response.target_prompt_logprobs, response.prompt_logprobs[1:]
     if given == "sparse":
         wanted = [wanted[0], wanted[-1]]
     assert list(found.data) == pytest.approx(wanted, abs=1e-5)
 
 
 def test_alternatives_are_returned_for_each_position_of_the_prompt(sampler):
-    reply = sampler.submit_sample(PROMPT, 1, ONE, prompt_alt_tokens_k=3).result(30)
-    assert reply.prompt_alt_tokens.tokens.shape == reply.prompt_alt_tokens.logprobs.shape == [4, 3]
+    response = sampler.submit_sample(PROMPT, 1, ONE, prompt_alt_tokens_k=3).result(30)
+    assert response.prompt_alt_tokens.tokens.shape == response.prompt_alt_tokens.logprobs.shape == [4, 3]
 
 
 def test_log_probabilities_can_be_limited_to_the_last_tokens(sampler):
@@ -71,8 +71,8 @@ def test_completions_have_the_sequence_ids_that_the_server_returned_at_acceptanc
 
 
 def test_sample_many_has_the_same_options(sampler):
-    replies = list(sampler.sample_many([PROMPT] * 3, 1, ONE, topk_sample_logprobs=2))
-    assert [len(reply.sequences[0].topk_sampled_logprobs[0]) for reply in replies] == [2, 2, 2]
+    responses = list(sampler.sample_many([PROMPT] * 3, 1, ONE, topk_sample_logprobs=2))
+    assert [len(response.sequences[0].topk_sampled_logprobs[0]) for response in responses] == [2, 2, 2]
     with pytest.raises(TypeError, match="topk_samples"):
         sampler.sample_many([PROMPT], 1, ONE, topk_samples=2)
 
@@ -140,10 +140,10 @@ def test_an_option_that_the_server_ignores_raises_with_the_response(scripted, op
     for way in ("sample", "submit_sample"):
         script_sample(server, result)
         with pytest.raises(OptionIgnoredError, match="too old") as caught:
-            reply = getattr(sampler, way)(PROMPT, 1, ONE, **options)
-            reply.result(20)
+            response = getattr(sampler, way)(PROMPT, 1, ONE, **options)
+            response.result(20)
         assert isinstance(caught.value, RuntimeError)
-        assert caught.value.reply.sequences[0].tokens == [1]
+        assert caught.value.response.sequences[0].tokens == [1]
         assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
 
 

@@ -90,8 +90,8 @@ def test_a_retryable_exception_submits_the_sample_again_with_a_new_seq_id(submit
     with bare_session(None if submitted else SteppedClock()) as (server, session):
         sampler = sampler_of(server, session, retryable_exceptions=named, retry_delay_base=0.01)
         server.script("retrieve_future", failed, failed, failed)
-        reply = sampler.submit_sample(PROMPT, 1, ONE).result(20) if submitted else sampler.sample(PROMPT, 1, ONE)
-        assert reply.sequences[0].tokens == [1]
+        response = sampler.submit_sample(PROMPT, 1, ONE).result(20) if submitted else sampler.sample(PROMPT, 1, ONE)
+        assert response.sequences[0].tokens == [1]
         sent = server.sent("asample")
         assert [one.body["seq_id"] for one in sent] == [0, 1, 2, 3]
         assert len({one.headers["x-idempotency-key"] for one in sent}) == 4
@@ -171,7 +171,7 @@ def test_no_more_samples_are_in_progress_than_connections_are_allowed(submitted)
             for thread in threads:
                 thread.join(30)
         assert crowd.served == 60 and 1 <= crowd.most <= 3
-        places = sampler._context.places
+        places = sampler._context.running
         assert (places.balance, places.waiting) == (3, 0)
 
 
@@ -328,7 +328,7 @@ def test_no_permit_place_or_wake_is_lost_when_the_server_limits_and_fails():
                 error = future.exception(30)
                 assert error is None or isinstance(error, errors.DeadlineExceeded), error
         until(lambda: not session.open_calls())
-        status, places = session.throttle.status(), sampler._context.places
+        status, places = session.throttle.status(), sampler._context.running
         assert (status["in_flight"], status["waiting"]) == (0, 0)
         assert status["bytes_left"] == session.throttle.limits.dispatch_bytes
         assert (places.balance, places.waiting) == (8, 0)

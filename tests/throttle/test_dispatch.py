@@ -106,13 +106,13 @@ def test_a_second_release_does_nothing() -> None:
 
 
 def test_a_deadline_in_any_layer_returns_the_other_layers() -> None:
-    throttle = make(JumpingClock(), throttled_dispatches=1, dispatch_bytes=100)
+    throttle = make(JumpingClock(), max_dispatches_after_backoff=1, dispatch_bytes=100)
     big = throttle.permit(200)
     with pytest.raises(DeadlineExceeded) as caught:
         throttle.permit(1, deadline=1005.0)
     assert (caught.value.phase, caught.value.sent) == ("throttled", "no")
     big.await_turn()
-    big.refused()
+    big.record_rate_limit()
     big.release()
     few = throttle.permit(0)
     with pytest.raises(DeadlineExceeded):
@@ -128,11 +128,11 @@ def test_use_in_the_wrong_order_raises() -> None:
         throttle.permit(-5)
     permit = throttle.permit(1)
     with pytest.raises(RuntimeError, match="take_turn"):
-        permit.accepted()
+        permit.record_acceptance()
     permit.await_turn()
-    permit.accepted()
+    permit.record_acceptance()
     with pytest.raises(RuntimeError, match="take_turn"):
-        permit.refused()
+        permit.record_rate_limit()
     permit.release()
 
 
@@ -151,7 +151,7 @@ def test_the_first_429_stops_all_dispatch_for_a_time_by_size_or_as_requested(
     other = throttle.permit(1)
     permit = throttle.permit(size)
     permit.await_turn()
-    backoff = permit.refused(retry_after)
+    backoff = permit.record_rate_limit(retry_after)
     assert (backoff.duration, backoff.until, backoff.everyone) == (duration, 1000.0 + duration, True)
     assert permit.not_before == 1000.0 + duration
     other.await_turn()
@@ -166,7 +166,7 @@ def test_a_later_429_delays_its_own_sample_only() -> None:
     refused(throttle).release()
     delayed = throttle.permit(10)
     delayed.await_turn()
-    assert not delayed.refused(3.0).everyone
+    assert not delayed.record_rate_limit(3.0).everyone
     at = clock.now
     accepted(throttle)
     assert clock.now - at < 0.2  # the pace, not the backoff
@@ -181,7 +181,7 @@ def test_several_429_of_one_burst_stop_all_samples_once() -> None:
     burst = [throttle.permit(10) for _ in range(5)]
     for permit in burst:
         permit.await_turn()
-    assert [permit.refused().everyone for permit in burst] == [True, False, False, False, False]
+    assert [permit.record_rate_limit().everyone for permit in burst] == [True, False, False, False, False]
     assert throttle.status()["pace"] == ThrottleLimits().pace_start
     for permit in burst:
         permit.release()
@@ -210,7 +210,7 @@ def test_the_pace_ends_when_it_has_delayed_no_sample_for_ten_seconds() -> None:
     assert clock.now == at
     permit = throttle.permit(1)
     permit.await_turn()
-    assert permit.refused().everyone  # a new episode
+    assert permit.record_rate_limit().everyone  # a new episode
     permit.release()
 
 
@@ -223,7 +223,7 @@ def test_a_permit_can_continue_in_another_thread() -> None:
 
     def later() -> None:
         permit.await_turn()
-        permit.accepted()
+        permit.record_acceptance()
         permit.release()
         done.append(clock.time())
 
@@ -243,7 +243,7 @@ def test_samples_are_sent_in_order_of_arrival_but_do_not_wait_for_one_that_is_de
     def go(number: int, permit: BlockingPermit) -> None:
         permit.await_turn()
         order.append(number)
-        permit.accepted()
+        permit.record_acceptance()
         permit.release()
 
     # They wait for their turns in reverse order of arrival, while all samples are stopped.

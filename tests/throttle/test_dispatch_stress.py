@@ -18,7 +18,7 @@ from tinkex_sync.errors import ClosedError, DeadlineExceeded
 
 
 def test_the_close_signal_ends_four_hundred_waits_within_a_second() -> None:
-    throttle = make(max_dispatches=150, throttled_dispatches=5)
+    throttle = make(max_dispatches=150, max_dispatches_after_backoff=5)
     unthrottled = [throttle.permit(1) for _ in range(100)]
     blocker = refused(throttle, retry_after=1000.0)
     ended: List[str] = []
@@ -55,7 +55,7 @@ class ThrottleMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.clock = JumpingClock()
-        self.throttle = make(self.clock, max_dispatches=6, throttled_dispatches=3, dispatch_bytes=1000)
+        self.throttle = make(self.clock, max_dispatches=6, max_dispatches_after_backoff=3, dispatch_bytes=1000)
         self.permits: List[BlockingPermit] = []
 
     def charged(self) -> int:
@@ -83,9 +83,9 @@ class ThrottleMachine(RuleBasedStateMachine):
         permit.await_turn()
         assert self.clock.now >= permit.not_before
         if ok:
-            permit.accepted()
+            permit.record_acceptance()
         else:
-            stopped = permit.refused(retry_after)
+            stopped = permit.record_rate_limit(retry_after)
             assert stopped.until == self.clock.now + stopped.duration
 
     @precondition(lambda self: self.permits)
@@ -136,11 +136,11 @@ def test_four_hundred_threads_are_all_admitted_and_leak_nothing(seed: int) -> No
                             tokens -= 1
                             ok = tokens >= 0 or sent % 5 != 0
                         if ok:
-                            permit.accepted()
+                            permit.record_acceptance()
                             with lock:
                                 done += 1
                             return
-                        permit.refused()
+                        permit.record_rate_limit()
                 finally:
                     with lock:
                         in_flight -= 1

@@ -23,9 +23,9 @@ def drive(pace: Pace, seconds: float, rate: float, size: float, answer: float = 
         if pending and pending[0][0] <= opens:
             now, ok, ticket = pending.pop(0)
             if ok:
-                pace.accepted(now, ticket)
+                pace.record_acceptance(now, ticket)
             else:
-                pace.refused(now, ticket, 1.0)
+                pace.record_rate_limit(now, ticket, 1.0)
             outcomes[not ok] += 1
             continue
         now = opens
@@ -43,7 +43,7 @@ def drive(pace: Pace, seconds: float, rate: float, size: float, answer: float = 
 )
 def test_the_pace_finds_the_rate_of_the_server(rate: int, size: int, answer: float) -> None:
     pace = Pace(ThrottleLimits())
-    pace.refused(100.0, pace.leave(100.0), 1.0)
+    pace.record_rate_limit(100.0, pace.leave(100.0), 1.0)
     good, bad = drive(pace, 20.0, rate, size, answer)
     assert good >= 0.7 * 20 * rate
     assert bad <= 0.25 * good + 5
@@ -52,16 +52,16 @@ def test_the_pace_finds_the_rate_of_the_server(rate: int, size: int, answer: flo
 def test_slow_responses_do_not_increase_the_pace_without_limit() -> None:
     limits = ThrottleLimits()
     pace = Pace(limits)
-    pace.refused(0.0, pace.leave(0.0), 1.0)
+    pace.record_rate_limit(0.0, pace.leave(0.0), 1.0)
     ticket = pace.leave(1.0)
     for step in range(100):
-        pace.accepted(2.0 + step * 0.1, ticket)
+        pace.record_acceptance(2.0 + step * 0.1, ticket)
     assert pace.rate == 2 * limits.pace_start
 
 
 def test_the_pace_recovers_when_the_server_admits_more() -> None:
     pace = Pace(ThrottleLimits())
-    pace.refused(0.0, pace.leave(0.0), 1.0)
+    pace.record_rate_limit(0.0, pace.leave(0.0), 1.0)
     drive(pace, 10.0, 5, 5)
     slow = pace.rate
     assert slow is not None and slow < 10
@@ -73,9 +73,9 @@ def test_the_pace_recovers_when_the_server_admits_more() -> None:
 def test_the_pace_never_falls_below_its_floor() -> None:
     limits = ThrottleLimits()
     pace = Pace(limits)
-    pace.refused(0.0, pace.leave(0.0), 1.0)
+    pace.record_rate_limit(0.0, pace.leave(0.0), 1.0)
     now = 1.0
     for _ in range(200):
         now = max(now, pace.opens_at(now))
-        pace.refused(now, pace.leave(now), 1.0)
+        pace.record_rate_limit(now, pace.leave(now), 1.0)
     assert pace.rate == limits.pace_floor

@@ -32,9 +32,9 @@ def test_bodies_have_fields_of_0_38_only_where_they_are_set(request_, body) -> N
 
 
 def test_unknown_queue_states_are_decoded_as_unknown() -> None:
-    reply = types.TryAgainResponse.from_wire({"queue_state": "paused_for_tea", "queue_state_reason": "tea"})
-    assert reply.queue_state is types.QueueState.UNKNOWN
-    assert reply.queue_state_reason == "tea"
+    response = types.TryAgainResponse.from_wire({"queue_state": "paused_for_tea", "queue_state_reason": "tea"})
+    assert response.queue_state is types.QueueState.UNKNOWN
+    assert response.queue_state_reason == "tea"
     assert types.TryAgainResponse.from_wire({"queue_state": "active"}).queue_state == "active"
     assert types.QueueState(None) is types.QueueState.UNKNOWN
 
@@ -54,6 +54,6 @@ def test_an_accepted_operation_is_known_by_its_request_id() -> None:
 
 
 def test_an_unfinished_operation_without_keys_has_an_unknown_queue_state() -> None:
-    reply = types.TryAgainResponse.from_wire({})
-    assert (reply.queue_state, reply.request_id) == (types.QueueState.UNKNOWN, None)
+    response = types.TryAgainResponse.from_wire({})
+    assert (response.queue_state, response.request_id) == (types.QueueState.UNKNOWN, None)
     assert str(types.QueueState.PAUSED_CAPACITY) == "paused_capacity"

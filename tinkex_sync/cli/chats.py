@@ -79,7 +79,7 @@ def parse_chat(value: Dict[str, Any], ignored: Collection[str] = ()) -> Chat:
 
 def _take_weight(message: Dict[str, Any], name: str) -> float:
     """Remove "weight" and "trainable" from a message, and return its weight in training."""
-    is_reply = message.get("role") == "assistant"
+    is_assistant = message.get("role") == "assistant"
     weight, trainable = message.pop("weight", None), message.pop("trainable", None)
     if weight is not None and (
         isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 <= weight < math.inf
@@ -90,8 +90,8 @@ def _take_weight(message: Dict[str, Any], name: str) -> float:
     if None not in (weight, trainable) and bool(weight) != trainable:
         raise WrongLineError(f'{name} has "weight" {weight} and "trainable" {excerpt(trainable)}: give one of them')
     if weight is None:
-        weight = is_reply if trainable is None else trainable
-    if weight and not is_reply:
+        weight = is_assistant if trainable is None else trainable
+    if weight and not is_assistant:
         raise WrongLineError(f'{name} cannot be learned: its role is {excerpt(message.get("role"))}, not "assistant"')
     return float(weight)
 
@@ -139,7 +139,7 @@ def end_tokens(tokenizer: Any) -> List[int]:
 
 
 def check_chat(chat: Chat, tokenizer: Any) -> None:
-    """Check that the tokenizer can encode every key of a chat, as for the prompt of a reply.
+    """Check that the tokenizer can encode every key of a chat, as for the prompt of an assistant message.
 
     Raises:
         ValueError: It cannot. The message names the key.
@@ -152,7 +152,7 @@ def check_chat(chat: Chat, tokenizer: Any) -> None:
 
 
 def encode_chat_prompt(chat: Chat, tokenizer: Any) -> List[int]:
-    """Return the tokens of the prompt for the next reply, as :func:`encode_chat` writes them before a reply.
+    """Return the tokens of the prompt for the next assistant message, as :func:`encode_chat` writes them before it.
 
     Raises:
         ValueError: The chat cannot be encoded.
@@ -168,9 +168,9 @@ def encode_chat_prompt(chat: Chat, tokenizer: Any) -> List[int]:
 def encode_chat(chat: Chat, tokenizer: Any) -> List[List[Part]]:
     """Encode a chat as training examples, each a list of parts.
 
-    The replies are learned. With a template, a reply is the text that the template adds to the prompt for it, or the
-    text between the template's generation tags. If the template only appends text, the chat is one example. Some
-    templates remove earlier thoughts; then each reply is an example of its own.
+    The assistant messages are learned. With a template, one is the text that the template adds to the prompt for it,
+    or the text between the template's generation tags. If the template only appends text, the chat is one example. Some
+    templates remove earlier thoughts; then each of them is an example of its own.
 
     Raises:
         ValueError: The chat cannot be encoded.
@@ -180,7 +180,7 @@ def encode_chat(chat: Chat, tokenizer: Any) -> List[List[Part]]:
         _require_plain(chat)
         return [_encode_lines(chat, tokenizer)]
     prepared = template.prepared(chat)
-    examples = prepared.learned_texts() if prepared.has_generation_tags else prepared.reply_texts()
+    examples = prepared.learned_texts() if prepared.has_generation_tags else prepared.assistant_texts()
     return [[(encode_plain(tokenizer, text), weight) for text, weight in example] for example in examples]
 
 
@@ -200,7 +200,7 @@ def _require_plain(chat: Chat) -> None:
 def _encode_lines(chat: Chat, tokenizer: Any) -> List[Part]:
     """Encode one line ``role: content`` for each message.
 
-    A reply ends with the end-of-sequence token before its newline.
+    An assistant message ends with the end-of-sequence token before its newline.
     """
     parts: List[Part] = [(start_tokens(tokenizer), 0.0)]
     end = end_tokens(tokenizer)
@@ -378,24 +378,24 @@ class _PreparedChat:
                 f'the chat template does not write the parts of "messages"[{index}]["content"]; give one text'
             )
 
-    def reply_texts(self) -> List[List[Tuple[str, float]]]:
-        """Return the texts of each example with their weights. Each reply follows the prompt for it."""
-        replies = []
+    def assistant_texts(self) -> List[List[Tuple[str, float]]]:
+        """Return the texts of each example with their weights. Each assistant message follows its prompt."""
+        messages = []
         for index, weight in enumerate(self._weights):
             if weight:
                 prompt = self.render(index, add_generation_prompt=True)
                 text = self.render(index + 1)
                 if not text.startswith(prompt):
                     raise ValueError(
-                        f'"messages"[{index}]: the chat template does not write this reply after the prompt for it'
+                        f'"messages"[{index}]: the chat template does not write this message after the prompt for it'
                     )
-                replies.append((prompt, text, weight))
-        last = replies[-1][1]
-        if not all(last.startswith(text) for _, text, _ in replies):
-            return [[(prompt, 0.0), (text[len(prompt) :], weight)] for prompt, text, weight in replies]
+                messages.append((prompt, text, weight))
+        last = messages[-1][1]
+        if not all(last.startswith(text) for _, text, _ in messages):
+            return [[(prompt, 0.0), (text[len(prompt) :], weight)] for prompt, text, weight in messages]
         texts: List[Tuple[str, float]] = []
         done = 0
-        for prompt, text, weight in replies:
+        for prompt, text, weight in messages:
             texts += [(last[done : len(prompt)], 0.0), (last[len(prompt) : len(text)], weight)]
             done = len(text)
         return [texts]
@@ -407,15 +407,17 @@ class _PreparedChat:
         texts = [self._template.render(self._messages[:end], self._tools, False, marks) for end in ends]
         plain = [text.replace(marks[0], "").replace(marks[1], "") for text in texts]
         if all(plain[-1].startswith(text) for text in plain):
-            return [_split_marked(texts[-1], marks, self._reply_weights(ends[-1], only_last=False))]
-        return [_split_marked(text, marks, self._reply_weights(end, only_last=True)) for text, end in zip(texts, ends)]
+            return [_split_marked(texts[-1], marks, self._assistant_weights(ends[-1], only_last=False))]
+        return [
+            _split_marked(text, marks, self._assistant_weights(end, only_last=True)) for text, end in zip(texts, ends)
+        ]
 
     def _unused_marks(self) -> str:
         used = json.dumps([self._messages, self._tools], ensure_ascii=False) + self._template.text(bool(self._tools))
         return "".join([mark for mark in _MARKS if mark not in used][:2])
 
-    def _reply_weights(self, count: int, only_last: bool) -> List[float]:
-        """Return the weight of each reply of the first ``count`` messages, in which the last one may count alone."""
+    def _assistant_weights(self, count: int, only_last: bool) -> List[float]:
+        """Return the weights of the assistant messages among the first ``count``; the last one may count alone."""
         weights = [
             weight for message, weight in zip(self._messages[:count], self._weights) if message["role"] == "assistant"
         ]
@@ -426,10 +428,10 @@ def _split_marked(text: str, marks: str, weights: List[float]) -> List[Tuple[str
     """Split a rendered text at its marks.
 
     Args:
-        weights: The weight of each reply.
+        weights: The weight of each assistant message.
 
     Raises:
-        ValueError: The blocks cannot be assigned to the replies, or there is none.
+        ValueError: The blocks cannot be assigned to the assistant messages, or there is none.
     """
     blocks = text.count(marks[0])
     if not blocks:
@@ -437,7 +439,7 @@ def _split_marked(text: str, marks: str, weights: List[float]) -> List[Tuple[str
     if blocks != len(weights):
         if len(set(weights)) > 1:
             raise ValueError(
-                f"the chat template marks {blocks} texts for {len(weights)} replies, so the weights of the replies"
+                f"the chat template marks {blocks} texts for {len(weights)} assistant messages, so their weights"
                 " cannot be assigned to them"
             )
         weights = weights[:1] * blocks

@@ -12,7 +12,7 @@ from .. import types
 from ..errors import status_error
 from ..futures import Operation
 from ..http.request import Request
-from ..http.transport import Reply
+from ..http.transport import Response
 from ..plugins.events import Source
 from ..session import Session
 from ..validation import check_count, check_one_of, check_optional_text, check_text, check_ttl, split_checkpoint_path
@@ -102,8 +102,8 @@ class RestClient(RebuildingClient):
         Args:
             access_scope: As for :meth:`list_training_runs`.
         """
-        parts = {"run": training_run_id}
-        return self._request("get_training_run", "training_run", parts, query=_filters(access_scope))
+        path_values = {"run": training_run_id}
+        return self._request("get_training_run", "training_run", path_values, query=_filters(access_scope))
 
     submit_get_training_run = submitted(get_training_run)
 
@@ -117,9 +117,9 @@ class RestClient(RebuildingClient):
             tinker_path: Path of the checkpoint: ``tinker://RUN/weights/NAME``.
             access_scope: As for :meth:`list_training_runs`.
         """
-        parts = {"run": split_checkpoint_path(tinker_path)[0]}
+        path_values = {"run": split_checkpoint_path(tinker_path)[0]}
         query = _filters(access_scope)
-        return self._request("get_training_run_by_tinker_path", "training_run", parts, query=query)
+        return self._request("get_training_run_by_tinker_path", "training_run", path_values, query=query)
 
     submit_get_training_run_by_tinker_path = submitted(get_training_run_by_tinker_path)
 
@@ -175,8 +175,8 @@ class RestClient(RebuildingClient):
         Args:
             checkpoint_id: ``weights/NAME`` or ``sampler_weights/NAME``.
         """
-        parts = {"run": training_run_id, "checkpoint_path": checkpoint_id}
-        return self._change("delete_checkpoint", "delete_checkpoint", parts)
+        path_values = {"run": training_run_id, "checkpoint_path": checkpoint_id}
+        return self._change("delete_checkpoint", "delete_checkpoint", path_values)
 
     submit_delete_checkpoint = submitted(delete_checkpoint)
 
@@ -189,7 +189,7 @@ class RestClient(RebuildingClient):
         Args:
             tinker_path: ``tinker://RUN/weights/NAME`` or ``tinker://RUN/sampler_weights/NAME``.
         """
-        return self._change("delete_checkpoint_from_tinker_path", "delete_checkpoint", _path_parts(tinker_path))
+        return self._change("delete_checkpoint_from_tinker_path", "delete_checkpoint", _path_values(tinker_path))
 
     submit_delete_checkpoint_from_tinker_path = submitted(delete_checkpoint_from_tinker_path)
 
@@ -198,7 +198,7 @@ class RestClient(RebuildingClient):
         self, tinker_path: str, *, timeout: Optional[float] = None
     ) -> Operation[None]:
         """Make a checkpoint readable for all accounts. POST .../checkpoints/{id}/publish."""
-        return self._change("publish_checkpoint_from_tinker_path", "publish_checkpoint", _path_parts(tinker_path))
+        return self._change("publish_checkpoint_from_tinker_path", "publish_checkpoint", _path_values(tinker_path))
 
     submit_publish_checkpoint_from_tinker_path = submitted(publish_checkpoint_from_tinker_path)
 
@@ -207,7 +207,7 @@ class RestClient(RebuildingClient):
         self, tinker_path: str, *, timeout: Optional[float] = None
     ) -> Operation[None]:
         """Make a published checkpoint private again. DELETE .../checkpoints/{id}/publish."""
-        return self._change("unpublish_checkpoint_from_tinker_path", "unpublish_checkpoint", _path_parts(tinker_path))
+        return self._change("unpublish_checkpoint_from_tinker_path", "unpublish_checkpoint", _path_values(tinker_path))
 
     submit_unpublish_checkpoint_from_tinker_path = submitted(unpublish_checkpoint_from_tinker_path)
 
@@ -219,8 +219,10 @@ class RestClient(RebuildingClient):
 
         GET .../checkpoints/{id}/archive.
         """
-        parts = {"run": training_run_id, "checkpoint_path": checkpoint_id}
-        return self._request("get_checkpoint_archive_url", "checkpoint_archive", parts, decode=_decode_archive_url)
+        path_values = {"run": training_run_id, "checkpoint_path": checkpoint_id}
+        return self._request(
+            "get_checkpoint_archive_url", "checkpoint_archive", path_values, decode=_decode_archive_url
+        )
 
     submit_get_checkpoint_archive_url = submitted(get_checkpoint_archive_url)
 
@@ -232,8 +234,8 @@ class RestClient(RebuildingClient):
 
         GET .../checkpoints/{id}/archive.
         """
-        name, parts = "get_checkpoint_archive_url_from_tinker_path", _path_parts(tinker_path)
-        return self._request(name, "checkpoint_archive", parts, decode=_decode_archive_url)
+        name, path_values = "get_checkpoint_archive_url_from_tinker_path", _path_values(tinker_path)
+        return self._request(name, "checkpoint_archive", path_values, decode=_decode_archive_url)
 
     submit_get_checkpoint_archive_url_from_tinker_path = submitted(get_checkpoint_archive_url_from_tinker_path)
 
@@ -245,7 +247,7 @@ class RestClient(RebuildingClient):
 
         GET .../checkpoints/{id}/external_weights_urls, 0.38.0.
         """
-        return self._request("get_external_weights_urls", "external_weights_urls", _path_parts(tinker_path))
+        return self._request("get_external_weights_urls", "external_weights_urls", _path_values(tinker_path))
 
     submit_get_external_weights_urls = submitted(get_external_weights_urls)
 
@@ -259,8 +261,8 @@ class RestClient(RebuildingClient):
             ttl_seconds: Seconds from now, at least 1; None: the checkpoint is kept.
         """
         body = types.SetCheckpointTtlRequest(check_ttl(ttl_seconds))
-        parts = _path_parts(tinker_path)
-        return self._change("set_checkpoint_ttl_from_tinker_path", "checkpoint_ttl", parts, body)
+        path_values = _path_values(tinker_path)
+        return self._change("set_checkpoint_ttl_from_tinker_path", "checkpoint_ttl", path_values, body)
 
     submit_set_checkpoint_ttl_from_tinker_path = submitted(set_checkpoint_ttl_from_tinker_path)
 
@@ -371,7 +373,7 @@ class RestClient(RebuildingClient):
         self,
         name: str,
         endpoint: str,
-        parts: Optional[Mapping[str, str]] = None,
+        path_values: Optional[Mapping[str, str]] = None,
         *,
         query: Optional[Mapping[str, Any]] = None,
         body: Any = None,
@@ -382,20 +384,22 @@ class RestClient(RebuildingClient):
         Args:
             name: The operation's name.
             endpoint: Row of ``endpoints.ENDPOINTS``.
-            parts: Values of the fields of the endpoint's path; each must be a string that is not empty.
+            path_values: Values of the fields of the endpoint's path; each must be a string that is not empty.
             decode: Makes the result of the decoded response.
         """
-        for part, value in (parts or {}).items():
+        for part, value in (path_values or {}).items():
             check_text(_PATH_ARGUMENTS[part], value)
-        request = Request(endpoint, body, parts=parts or {}, query=query or None)
+        request = Request(endpoint, body, path_values=path_values or {}, query=query or None)
         return request_operation(self, name, request, decode)
 
-    def _change(self, name: str, endpoint: str, parts: Mapping[str, str], body: Any = None) -> CallOperation[None]:
+    def _change(
+        self, name: str, endpoint: str, path_values: Mapping[str, str], body: Any = None
+    ) -> CallOperation[None]:
         """Return the operation that sends one request whose response has no content."""
-        return self._request(name, endpoint, parts, body=body, decode=lambda response: None)
+        return self._request(name, endpoint, path_values, body=body, decode=lambda response: None)
 
 
-def _path_parts(tinker_path: str) -> Dict[str, str]:
+def _path_values(tinker_path: str) -> Dict[str, str]:
     run, checkpoint = split_checkpoint_path(tinker_path)
     return {"run": run, "checkpoint_path": checkpoint}
 
@@ -413,18 +417,18 @@ def _filters(access_scope: Optional[str], project_id: Optional[str] = None) -> D
     return {name: value for name, value in filters.items() if value is not None}
 
 
-def _decode_archive_url(reply: Reply) -> types.CheckpointArchiveUrlResponse:
+def _decode_archive_url(response: Response) -> types.CheckpointArchiveUrlResponse:
     """Decode a redirect to the archive, or a JSON body that contains its URL."""
-    if 200 <= reply.status < 300:
-        found = reply.json()
+    if 200 <= response.status < 300:
+        found = response.json()
         if isinstance(found, dict) and "url" in found:
             found = {"expires": (datetime.now(timezone.utc) + _URL_LIFETIME).isoformat(), **found}
         return types.CheckpointArchiveUrlResponse.from_wire(found)
-    url = reply.headers.get("location")
-    if not url or reply.status != 302:
-        raise status_error(reply.status, body=reply.content.decode("utf-8", "replace"), headers=reply.headers)
+    url = response.headers.get("location")
+    if not url or response.status != 302:
+        raise status_error(response.status, body=response.content.decode("utf-8", "replace"), headers=response.headers)
     expires = datetime.now(timezone.utc) + _URL_LIFETIME
-    expires_header = reply.headers.get("expires")
+    expires_header = response.headers.get("expires")
     if expires_header:
         with contextlib.suppress(TypeError, ValueError, OverflowError):
             expires = parsedate_to_datetime(expires_header)

@@ -14,9 +14,10 @@ from ..http.retry import RetryConfig
 from ..plugins.events import Source
 from ..polling.bulk_poller import BulkPoller
 from ..polling.queue_states import QueueStates
+from ..sampling.context import Progress, SamplingContext
 from ..sampling.many import SampleMany
 from ..sampling.options import SampleOptions, make_sample_request
-from ..sampling.request import Progress, SampleOperation, SamplingContext
+from ..sampling.request import SampleOperation
 from ..session import Session
 from ..throttle.semaphores import CountingSemaphore
 from ..tokenizers.loading import choose_tokenizer, load_tokenizer
@@ -97,7 +98,7 @@ class SamplingClient(RebuildingClient):
         Raises:
             ValueError, TypeError: An argument is invalid. Nothing was sent.
             RequestFailedError: The server could not sample.
-            OptionIgnoredError: The server is too old for an option; the error has the response as ``reply``.
+            OptionIgnoredError: The server is too old for an option; the error has the response as ``response``.
             APIStatusError, APIConnectionError: The server rejected the request, or there was no response for five
                 minutes.
             DeadlineExceeded: ``timeout`` has passed; ``sent`` is "no" if the sample was withdrawn.
@@ -223,7 +224,7 @@ class SamplingClient(RebuildingClient):
     submit_get_tokenizer = submitted(get_tokenizer)
 
     def _sampler_request(self) -> Request:
-        return Request("sampler", parts={"sampler": self.sampling_session_id})
+        return Request("sampler", path_values={"sampler": self.sampling_session_id})
 
     def _request(
         self, prompt: types.ModelInput, num_samples: int, sampling_params: types.SamplingParams, options: SampleOptions

@@ -60,7 +60,7 @@ class CallState:
         }
 
     @property
-    def is_unsent(self) -> bool:
+    def is_unaccepted(self) -> bool:
         """Whether the server has not accepted the call, or a chunk of it, yet."""
         return self.sent != "yes" or self.more_to_send
 

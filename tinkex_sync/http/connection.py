@@ -43,7 +43,7 @@ from .error_advice import advise
 from .payment_wait import PaymentWait
 from .request import Request
 from .retry import Attempts, log_long_retry, make_policies, may_have_arrived
-from .transport import Reply, Transport
+from .transport import Response, Transport
 
 #: Seconds; a longer timeout means no deadline.
 _LONGEST_TIMEOUT = 3e9
@@ -89,7 +89,7 @@ class Connection:
             attempts: From :meth:`attempts`, for callers that read it afterwards.
 
         Returns:
-            The decoded response; a :class:`~tinkex_sync.http.transport.Reply` if the endpoint's row names no type;
+            The decoded response; a :class:`~tinkex_sync.http.transport.Response` if the endpoint's row names no type;
             None if the server has no such endpoint and the row allows that.
 
         Raises:
@@ -100,7 +100,7 @@ class Connection:
         row = request.row
         try:
             if row.policy is None:
-                reply = self.send_once(request)
+                response = self.send_once(request)
             else:
                 made = attempts or self.attempts(row.policy)
                 if request.first_contact:
@@ -109,12 +109,12 @@ class Connection:
                     sleep=lambda delay: self.sleep(delay, request.deadline, request.call),
                     before_sleep=self._report_retry,
                 )
-                reply = retrying(self._attempt, request, made)
-            return reply if row.reply is None else row.reply.from_wire(reply.json())
+                response = retrying(self._attempt, request, made)
+            return response if row.response_type is None else row.response_type.from_wire(response.json())
         except APIError as error:
             if row.policy is not None and isinstance(error, (APIStatusError, APIConnectionError)):
                 made.describe(error)
-            if getattr(error, "status_code", None) in row.absent:
+            if getattr(error, "status_code", None) in row.absent_statuses:
                 return None
             advise(error, self.config, request.first_contact)
             raise
@@ -123,7 +123,7 @@ class Connection:
         """Return the record of a new call that is retried by ``policy``."""
         return Attempts(self._policies[policy], self.clock, is_crowded=lambda: self._retrying > 0)
 
-    def _attempt(self, request: Request, attempts: Attempts) -> Reply:
+    def _attempt(self, request: Request, attempts: Attempts) -> Response:
         """Make one attempt of :meth:`call`; while the server requires payment (402), wait and send again."""
         with attempts.running():
             while True:
@@ -154,7 +154,7 @@ class Connection:
                 **self._origin(request), policy=attempts.policy.name, attempt=attempts.number, delay=delay, cause=error
             )
 
-    def send_once(self, request: Request, attempts: Optional[Attempts] = None) -> Reply:
+    def send_once(self, request: Request, attempts: Optional[Attempts] = None) -> Response:
         """Send a request once. It is sent again immediately in two cases, each at most once.
 
         These are: the server had closed the kept-alive connection, and the server requires a new token (401).
@@ -177,8 +177,8 @@ class Connection:
             while True:
                 try:
                     with self._observed(request, attempts) as outcome:
-                        outcome.reply = self.transport.send(request, request.all_headers(key), ends)
-                    return outcome.reply
+                        outcome.response = self.transport.send(request, request.all_headers(key), ends)
+                    return outcome.response
                 except AuthenticationError as error:
                     renewed = self.credentials.renewed_key(error, key, uses_key, ends) if may_renew else None
                     if renewed is None:
@@ -234,8 +234,8 @@ class Connection:
         hook = self.observers.request_finished
         if hook is None:
             return
-        reply, failure = outcome.reply, outcome.failure
-        status = reply.status if reply is not None else getattr(failure, "status_code", None)
+        response, failure = outcome.response, outcome.failure
+        status = response.status if response is not None else getattr(failure, "status_code", None)
         hook(
             **self._origin(request),
             method=request.row.method,
@@ -244,8 +244,8 @@ class Connection:
             status=status,
             elapsed=self.clock.time() - outcome.started,
             sent_bytes=len(request.content or b""),
-            received_bytes=0 if reply is None else len(reply.content),
-            error=None if status in request.row.absent else failure,
+            received_bytes=0 if response is None else len(response.content),
+            error=None if status in request.row.absent_statuses else failure,
         )
 
     def _origin(self, request: Request) -> Dict[str, Any]:
@@ -367,5 +367,5 @@ class _Outcome:
 
     started: float
     attempt: int
-    reply: Optional[Reply] = None
+    response: Optional[Response] = None
     failure: Optional[BaseException] = None

@@ -19,7 +19,7 @@ class Endpoint:
 
     name: str
     #: Type of the response; None: the response is returned undecoded.
-    reply: Any = None
+    response_type: Any = None
     #: Name of the retry policy; None: sent once.
     policy: Optional[str] = "submit"
     method: str = "POST"
@@ -36,9 +36,9 @@ class Endpoint:
     #: The ``Accept`` header; "": JSON.
     accept: str = ""
     #: Statuses which mean that the server lacks the endpoint. Then the call returns None.
-    absent: FrozenSet[int] = frozenset()
+    absent_statuses: FrozenSet[int] = frozenset()
     #: Type of the result, for which the server future that the response names is polled; None: there is no future.
-    result: Any = None
+    result_type: Any = None
     #: Value of ``X-Tinker-Request-Type`` in those polls.
     request_type: str = ""
 
@@ -46,35 +46,35 @@ class Endpoint:
         if not self.path:
             object.__setattr__(self, "path", self.name)
 
-    def url(self, **parts: str) -> str:
+    def url(self, **path_values: str) -> str:
         """Return the path with its fields replaced by quoted values."""
         quoted = {
             # Colons are legal in a path, and ids of samplers contain several.
             name: quote(str(value), safe="/:" if name.endswith("_path") else ":")
-            for name, value in parts.items()
+            for name, value in path_values.items()
         }
         return "/api/v1/" + self.path.format(**quoted)
 
 
 #: 404, 405 and 501 by the standards. Servers that reject unknown paths may return 400 or 422.
-_ABSENT = frozenset((400, 404, 405, 422, 501))
+_ABSENT_STATUSES = frozenset((400, 404, 405, 422, 501))
 _CHECKPOINT = "training_runs/{run}/checkpoints/{checkpoint_path}"
 
 
-def _get(name: str, reply: Any = None, path: str = "", **fields: Any) -> Endpoint:
+def _get(name: str, response_type: Any = None, path: str = "", **fields: Any) -> Endpoint:
     """Return the row of an endpoint that only reads."""
-    return Endpoint(name, reply, method="GET", path=path, **fields)
+    return Endpoint(name, response_type, method="GET", path=path, **fields)
 
 
-def _optional(name: str, reply: Any, policy: Optional[str], path: str, **fields: Any) -> Endpoint:
+def _optional(name: str, response_type: Any, policy: Optional[str], path: str, **fields: Any) -> Endpoint:
     """Return the row of an endpoint that some servers lack."""
-    return Endpoint(name, reply, policy, path=path, absent=_ABSENT, **fields)
+    return Endpoint(name, response_type, policy, path=path, absent_statuses=_ABSENT_STATUSES, **fields)
 
 
-def _operation(name: str, result: Any, policy: str = "submit", request_type: str = "") -> Endpoint:
+def _operation(name: str, result_type: Any, policy: str = "submit", request_type: str = "") -> Endpoint:
     """Return the row of an operation, whose result is polled. The request type is the name in CamelCase."""
     request_type = request_type or name.title().replace("_", "")
-    return Endpoint(name, types.UntypedAPIFuture, policy, result=result, request_type=request_type)
+    return Endpoint(name, types.UntypedAPIFuture, policy, result_type=result_type, request_type=request_type)
 
 
 _ROWS = (
@@ -135,4 +135,4 @@ _ROWS = (
 #: All endpoints by name.
 ENDPOINTS: Dict[str, Endpoint] = {row.name: row for row in _ROWS}
 #: Those whose responses name a server future.
-OPERATIONS: Dict[str, Endpoint] = {row.name: row for row in _ROWS if row.result is not None}
+OPERATIONS: Dict[str, Endpoint] = {row.name: row for row in _ROWS if row.result_type is not None}

@@ -29,7 +29,7 @@ class Request:
     #: A value that JSON can express, wire types included, or encoded bytes; None: no body.
     body: Any = None
     #: Values for the braces in the endpoint's path.
-    parts: Mapping[str, str] = field(default_factory=dict)
+    path_values: Mapping[str, str] = field(default_factory=dict)
     query: Optional[Mapping[str, Any]] = None
     #: Headers beside those of every request.
     headers: Mapping[str, str] = field(default_factory=dict)
@@ -55,7 +55,7 @@ class Request:
     @cached_property
     def path(self) -> str:
         """Path below the server's address, query included, quoted."""
-        path = self.row.url(**self.parts)
+        path = self.row.url(**self.path_values)
         return f"{path}?{urlencode(self.query)}" if self.query else path
 
     @cached_property

@@ -60,7 +60,7 @@ _MOST_NOTES = 1000
 
 
 @dataclass(frozen=True)
-class Reply:
+class Response:
     """A 2xx response, or a 3xx response of an endpoint that accepts redirects."""
 
     status: int
@@ -185,7 +185,7 @@ class Transport:
         self._headers = _default_headers(config)
         self._query = urlencode({name: _query_text(value) for name, value in config.default_query.items()})
 
-    def send(self, request: Request, headers: Mapping[str, str], deadline: Optional[float]) -> Reply:
+    def send(self, request: Request, headers: Mapping[str, str], deadline: Optional[float]) -> Response:
         """Make one HTTP request and read the whole response.
 
         Args:
@@ -250,13 +250,13 @@ class Transport:
 
     def _checked(
         self, response: requests.Response, content: bytes, request: Request, url: str, started: float
-    ) -> Reply:
-        """Return the response as a Reply, or raise the error that its status stands for."""
+    ) -> Response:
+        """Return the response as a Response, or raise the error that its status stands for."""
         lowered = {name.lower(): value for name, value in response.headers.items()}
         self._log_deprecation(lowered)
         status = response.status_code
         if 200 <= status < 300 or (request.row.redirect_ok and 300 <= status < 400):
-            return Reply(status, lowered, content, self._clock.time() - started)
+            return Response(status, lowered, content, self._clock.time() - started)
         for secret in self._secrets(response):
             # Some servers and gateways return the refused key, or the headers of the request.
             content = content.replace(secret.encode(), b"***")

@@ -153,9 +153,9 @@ class _Polling:
             self._poll_started = session.clock.time()
             call.reconnects = 0
             try:
-                reply = session.send_once(self._request(deadline))
+                response = session.send_once(self._request(deadline))
                 body = session.capabilities.wire.decode_result(
-                    reply.content, reply.headers.get("content-type", ""), reply.status, self._kind.result
+                    response.content, response.headers.get("content-type", ""), response.status, self._kind.result_type
                 )
             except DeadlineExceeded:
                 later = None if extend is None else extend()
@@ -191,7 +191,7 @@ class _Polling:
         allows_metadata = self._allows_metadata if capabilities.metadata_only_polls else None
         body = FutureRetrieveRequest(self._request_id, allows_metadata)
         headers = {
-            **capabilities.wire.accept_header(self._kind.result),
+            **capabilities.wire.accept_header(self._kind.result_type),
             "X-Tinker-Request-Iteration": str(self.number),
             "X-Tinker-Request-Type": self._kind.request_type,
         }
@@ -237,16 +237,17 @@ class _Polling:
         return None
 
     def _result(self, body: Any) -> Any:
-        if isinstance(body, self._kind.result):
+        if isinstance(body, self._kind.result_type):
             return body
         if isinstance(body, dict) and "error" in body:
             raise RequestFailedError(
-                f"Request failed: {body['error']} (request {self._request_id}, expected {self._kind.result.__name__})",
+                f"Request failed: {body['error']}"
+                f" (request {self._request_id}, expected {self._kind.result_type.__name__})",
                 request_id=self._request_id,
                 category=RequestErrorCategory(body.get("category")),
                 body=body,
             )
-        return self._kind.result.from_wire(body)
+        return self._kind.result_type.from_wire(body)
 
     def _note_progress(self) -> None:
         self._is_known, self._failures, self._confirmations = True, None, 0

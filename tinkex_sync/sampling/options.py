@@ -15,10 +15,10 @@ class OptionIgnoredError(TinkexError, RuntimeError):
     """The server returned a sample, but it does not support one of the options and ignored it.
 
     Attributes:
-        reply: The response, a :class:`~tinkex_sync.types.SampleResponse`.
+        response: The response, a :class:`~tinkex_sync.types.SampleResponse`.
     """
 
-    reply: Optional[types.SampleResponse] = None
+    response: Optional[types.SampleResponse] = None
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class SampleOptions:
         else:
             return response
         error = OptionIgnoredError(f"the server ignored {ignored}. It is too old for this option: omit it")
-        error.reply = response
+        error.response = response
         raise error
 
 

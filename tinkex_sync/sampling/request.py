@@ -11,8 +11,8 @@ import enum
 import math
 import weakref
 from concurrent.futures import CancelledError
-from dataclasses import dataclass, replace
-from typing import Any, Callable, ContextManager, Generic, Iterator, List, NamedTuple, Optional, TypeVar
+from dataclasses import replace
+from typing import Any, Callable, ContextManager, Generic, List, NamedTuple, Optional, TypeVar
 
 from .. import types
 from ..concurrency.primitives import Event, Lock
@@ -31,17 +31,14 @@ from ..futures import Future
 from ..http.call_state import CallState
 from ..http.error_advice import advise
 from ..http.request import Request, new_idempotency_key
-from ..http.retry import Attempts, RetryConfig, log_long_retry
+from ..http.retry import Attempts, log_long_retry
 from ..logs import get_logger
-from ..plugins.events import Source
-from ..polling.bulk_poller import BulkPoller
 from ..polling.poller import ServerFuture, poll
-from ..polling.queue_states import QueueStates
 from ..protocol import json_wire
 from ..protocol.byte_estimates import model_input_bytes
-from ..session import Session
 from ..throttle.dispatch import Permit
-from ..throttle.semaphores import Admission, CountingSemaphore
+from ..throttle.semaphores import Admission
+from .context import SamplingContext
 
 T = TypeVar("T")
 
@@ -49,62 +46,6 @@ _log = get_logger(__name__)
 
 #: A sample whose result the server has lost is submitted again at most this often.
 _MOST_RESUBMISSIONS = 2
-
-
-class Progress:
-    """The time of the last success of one sampling client, to detect a server that makes no progress. Thread-safe.
-
-    Args:
-        now: Returns the time of the client's clock.
-        limit: Seconds without a success after which samples fail.
-    """
-
-    def __init__(self, now: Callable[[], float], limit: float) -> None:
-        self._now = now
-        self.limit = limit
-        self._lock = Lock()
-        self._running = 0  # guarded by _lock
-        self._last = now()  # guarded by _lock
-
-    def begin(self) -> None:
-        """Record that a sample starts. If no other one runs, the limit counts from now."""
-        with self._lock:
-            if self._running == 0:
-                self._last = self._now()
-            self._running += 1
-
-    def end(self, *, success: bool) -> None:
-        """Record that a sample has ended."""
-        with self._lock:
-            self._running -= 1
-            if success:
-                self._last = self._now()
-
-    def gives_up_at(self) -> float:
-        """Return the time at which samples fail if none succeeds before."""
-        with self._lock:
-            return self._last + self.limit
-
-    def error(self) -> APIConnectionError:
-        """Return the error of a sample that fails for lack of progress."""
-        return APIConnectionError(f"No progress made in {self.limit}s. Requests appear to be stuck.")
-
-
-@dataclass(frozen=True)
-class SamplingContext:
-    """The objects that the samples of one sampling client share. Immutable; the objects are thread-safe."""
-
-    session: Session
-    source: Source
-    retry: RetryConfig
-    #: Samples in progress, from dispatch to result.
-    places: CountingSemaphore
-    progress: Progress
-    states: QueueStates
-    #: One poll for all samples, if the server supports it.
-    bulk: Optional[BulkPoller]
-    #: Dense numbers of the samples.
-    seq_ids: Iterator[int]
 
 
 class SampleOperation(Generic[T]):
@@ -170,7 +111,7 @@ class Next(NamedTuple):
 class _Sample:
     """The steps of one logical sample. Used by one thread at a time.
 
-    Invariants: one ``seq_id`` and one idempotency key are used until the server has lost the result. The place is
+    Invariants: one ``seq_id`` and one idempotency key are used until the server has lost the result. The admission is
     held from its grant to the end of the sample. The permit is held from its admission until the server has accepted
     the sample, through every wait after a 429, and not during the wait for another retry.
     """
@@ -184,7 +125,7 @@ class _Sample:
         self.result: Any = None
         #: The server future of the accepted sample.
         self.server_future: Optional[ServerFuture] = None
-        self._place: Optional[Admission] = Admission(1, self.wake)
+        self._admission: Optional[Admission] = Admission(1, self.wake)
         self._is_running = False
         self._is_retrying = False
         self._permit: Optional[Permit] = None
@@ -218,11 +159,11 @@ class _Sample:
 
     # Steps, in their order
 
-    def wait_for_place(self) -> Optional[Next]:
+    def wait_for_start(self) -> Optional[Next]:
         """Wait until fewer than ``RetryConfig.max_connections`` samples of the client are in progress."""
         self.call.phase = "throttled"
-        if self._place is None or not self._place.is_granted:
-            return Next(self.wait_for_place, math.inf)
+        if self._admission is None or not self._admission.is_granted:
+            return Next(self.wait_for_start, math.inf)
         self.context.progress.begin()
         self._is_running = True
         return Next(self.begin_dispatch)
@@ -278,14 +219,14 @@ class _Sample:
         )
         try:
             with self.network():
-                reply = self.session.send_once(request, self._attempts)
-            self._held_permit.accepted()
-            response = types.UntypedAPIFuture.from_wire(reply.json())
+                response = self.session.send_once(request, self._attempts)
+            self._held_permit.record_acceptance()
+            accepted = types.UntypedAPIFuture.from_wire(response.json())
         except (RateLimitError, BillingError) as error:
-            return self._refused(error)
+            return self._wait_after_429(error)
         except Exception as error:
             return self._failed(error)
-        return self._accepted(response)
+        return self._accepted(accepted)
 
     def poll(self) -> Optional[Next]:
         """Wait for the result; if the server has lost it, submit the sample again under a new ``seq_id``."""
@@ -309,21 +250,21 @@ class _Sample:
         if self._is_running:
             self._is_running = False
             self.context.progress.end(success=success)
-        place, self._place = self._place, None
-        if place is not None:
-            self.context.places.leave(place)
+        admission, self._admission = self._admission, None
+        if admission is not None:
+            self.context.running.leave(admission)
 
     # What follows a response
 
-    def _accepted(self, response: types.UntypedAPIFuture) -> Next:
+    def _accepted(self, accepted: types.UntypedAPIFuture) -> Next:
         self._release_permit()
         roundtrip = self.session.clock.time() - self._dispatch_began
-        self.server_future = ServerFuture(response.request_id, "asample", roundtrip)
-        self._sequence_ids = response.sample_sequence_ids
-        self.call.phase, self.call.request_id = "polling", response.request_id
+        self.server_future = ServerFuture(accepted.request_id, "asample", roundtrip)
+        self._sequence_ids = accepted.sample_sequence_ids
+        self.call.phase, self.call.request_id = "polling", accepted.request_id
         return Next(self.poll, is_poll=True)
 
-    def _refused(self, error: RateLimitError | BillingError) -> Next:
+    def _wait_after_429(self, error: RateLimitError | BillingError) -> Next:
         """Keep the permit through the wait after a 429 or 402."""
         call, session = self.call, self.session
         self.context.states.read(call, error.body)
@@ -335,7 +276,7 @@ class _Sample:
         elif session.clock.time() >= self.context.progress.gives_up_at():
             raise self.context.progress.error() from error
         self._wait_began = session.clock.time()
-        backoff = self._held_permit.refused(error.retry_after)
+        backoff = self._held_permit.record_rate_limit(error.retry_after)
         hook = session.observers.backoff_started
         if hook is not None:
             hook(source=call.source, call_id=call.call_id, **vars(backoff))
@@ -468,9 +409,9 @@ class _BlockingSample(_Sample):
         """Run all steps and return the result."""
         success = False
         try:
-            assert self._place is not None
-            self.context.places.enter(self._place)
-            following: Optional[Next] = Next(self.wait_for_place)
+            assert self._admission is not None
+            self.context.running.enter(self._admission)
+            following: Optional[Next] = Next(self.wait_for_start)
             while following is not None:
                 # Before the step, so that no wake during the step is missed.
                 self._woken.clear()
@@ -518,7 +459,7 @@ class _SubmittedSample(_Sample):
         self._is_woken = False  # guarded by _lock
         self._is_expired = False  # guarded by _lock
         #: The step that a waiting or queued sample runs next.
-        self._next = Next(self.wait_for_place)
+        self._next = Next(self.wait_for_start)
         self._timer: Optional[TimerHandle] = None
         self._expiry: Optional[TimerHandle] = None
 
@@ -545,8 +486,8 @@ class _SubmittedSample(_Sample):
         self._future.cancel_remote = cancel_remote
         if self.deadline is not None:
             self._expiry = self.session.timer.at(self.deadline, self._expire)
-        assert self._place is not None
-        if self.context.places.enter(self._place):
+        assert self._admission is not None
+        if self.context.running.enter(self._admission):
             self.wake()
         # Closing fails the futures of the calls that it finds after it has set the signal. It may have missed this one.
         if self.session.closing.is_set():

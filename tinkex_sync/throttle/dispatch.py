@@ -53,7 +53,7 @@ class Permit:
     """The right to dispatch one sample, from its request until it is released.
 
     The order of use is: :meth:`admit` until it returns True; :meth:`take_turn` until it returns None; one send;
-    :meth:`accepted` or :meth:`refused`; after ``refused``, :meth:`take_turn` again; :meth:`release`.
+    :meth:`record_acceptance` or :meth:`record_rate_limit`; after the latter, :meth:`take_turn` again; :meth:`release`.
 
     Used by one thread at a time, not always the same one. Leaving a ``with`` block releases it.
     """
@@ -107,14 +107,14 @@ class Permit:
         """Enter one semaphore at each step, and keep the facts at the end."""
         throttle = self._throttle
         requested = throttle.clock.time()
-        self._enter(throttle.places, 1)
+        self._enter(throttle.dispatches, 1)
         yield
         # Decided once, when the sample has passed the first layer; later backoffs do not change its charge.
         is_throttled = throttle.has_recent_backoff()
         charge = self.estimated_bytes
         if is_throttled:
-            charge *= throttle.limits.throttled_bytes_factor
-            self._enter(throttle.few_places, 1)
+            charge *= throttle.limits.bytes_factor_after_backoff
+            self._enter(throttle.dispatches_after_backoff, 1)
             yield
         self._enter(throttle.bytes, charge)
         yield
@@ -145,17 +145,17 @@ class Permit:
             return None
         return turn
 
-    def accepted(self) -> None:
+    def record_acceptance(self) -> None:
         """Record that the server accepted the send."""
-        self._throttle.accepted(self._sent())
+        self._throttle.record_acceptance(self._sent())
 
-    def refused(self, retry_after: Optional[float] = None) -> Backoff:
+    def record_rate_limit(self, retry_after: Optional[float] = None) -> Backoff:
         """Record that the server returned 429 for the send. The next send needs a turn of its own.
 
         Args:
             retry_after: Seconds that the response requests; they replace the delay that depends on the size.
         """
-        backoff = self._throttle.refused(self._sent(), self.estimated_bytes, retry_after)
+        backoff = self._throttle.record_rate_limit(self._sent(), self.estimated_bytes, retry_after)
         self.not_before = backoff.until
         return backoff
 
@@ -196,8 +196,8 @@ class Throttle:
         self.limits = limits
         self.clock = clock
         #: The layers in the order in which a permit passes them; the second one only after a recent backoff.
-        self.places = CountingSemaphore(limits.max_dispatches, clock)
-        self.few_places = CountingSemaphore(limits.throttled_dispatches, clock)
+        self.dispatches = CountingSemaphore(limits.max_dispatches, clock)
+        self.dispatches_after_backoff = CountingSemaphore(limits.max_dispatches_after_backoff, clock)
         self.bytes = BytesSemaphore(limits.dispatch_bytes, clock)
         self._arrivals = itertools.count()
         self._lock = Lock()
@@ -222,7 +222,7 @@ class Throttle:
 
     def status(self) -> Dict[str, Any]:
         """Return a snapshot: permits, waiters, bytes left, end of the last backoff, pace per second or None."""
-        waiting = self.places.waiting + self.few_places.waiting + self.bytes.waiting
+        waiting = self.dispatches.waiting + self.dispatches_after_backoff.waiting + self.bytes.waiting
         left = self.bytes.balance
         now = self.clock.time()
         with self._lock:
@@ -285,13 +285,13 @@ class Throttle:
         if following is not None:
             following.wake()
 
-    def accepted(self, ticket: Ticket) -> None:
+    def record_acceptance(self, ticket: Ticket) -> None:
         """Record that a send was accepted."""
         with self._lock:
-            self._pace.accepted(self.clock.time(), ticket)
+            self._pace.record_acceptance(self.clock.time(), ticket)
 
-    def refused(self, ticket: Ticket, estimated_bytes: int, retry_after: Optional[float]) -> Backoff:
-        """Record that a send was rejected; see :meth:`Permit.refused`."""
+    def record_rate_limit(self, ticket: Ticket, estimated_bytes: int, retry_after: Optional[float]) -> Backoff:
+        """Record that a send was rejected; see :meth:`Permit.record_rate_limit`."""
         limits = self.limits
         if retry_after is not None:
             duration = max(0.0, retry_after)
@@ -301,5 +301,5 @@ class Throttle:
             duration = limits.large_backoff
         with self._lock:
             now = self.clock.time()
-            everyone = self._pace.refused(now, ticket, duration)
+            everyone = self._pace.record_rate_limit(now, ticket, duration)
         return Backoff(duration, now + duration, everyone)

@@ -30,11 +30,11 @@ class Pace:
 
     An episode begins with a 429 while there is no pace: all samples stop. Then they are sent at ``pace_start`` per
     second, and the rate doubles every ``pace_doubling`` seconds while they are accepted. If a sample that was sent
-    after the last rate reduction gets a 429, the rate is reduced to ``pace_cut`` of the rate accepted since then. From
-    there it grows until the next reduction while it delays samples, slowly at first and then faster. A 429 for a sample
-    that was sent before the reduction does not change the rate. The rate is at most twice the rate at which an accepted
-    sample was sent, so that slow responses cannot increase it without limit. The episode ends when the pace has delayed
-    no sample for ``pace_memory`` seconds.
+    after the last rate reduction gets a 429, the rate is reduced to ``pace_reduction`` of the rate accepted since then.
+    From there it grows until the next reduction while it delays samples, slowly at first and then faster. A 429 for
+    a sample that was sent before the reduction does not change the rate. The rate is at most twice the rate at which
+    an accepted sample was sent, so that slow responses cannot increase it without limit. The episode ends when the
+    pace has delayed no sample for ``pace_memory`` seconds.
     """
 
     def __init__(self, limits: ThrottleLimits) -> None:
@@ -80,7 +80,7 @@ class Pace:
             self._next = max(self._next, now) + 1.0 / self.rate
         return Ticket(now, self.rate)
 
-    def accepted(self, now: float, ticket: Ticket) -> None:
+    def record_acceptance(self, now: float, ticket: Ticket) -> None:
         """Record that a sample was accepted."""
         if self.rate is None:
             return
@@ -100,7 +100,7 @@ class Pace:
             grown = self._base * math.exp(min(50.0, (self._age / self._growth) ** 3))
         self.rate = max(self.rate, min(grown, 2.0 * ticket.rate))
 
-    def refused(self, now: float, ticket: Ticket, duration: float) -> bool:
+    def record_rate_limit(self, now: float, ticket: Ticket, duration: float) -> bool:
         """Record a 429 for a sample that is sent again after ``duration`` seconds; return whether all samples stop."""
         until = now + duration
         self.backoff_until = max(self.backoff_until, until)
@@ -123,7 +123,7 @@ class Pace:
         if self._accepted >= _ROUGH and self._active > 0:
             # At a 429 the server's bucket is empty, so the acceptances between two of them are its rate.
             rate = min(rate, self._accepted / self._active)
-        self.rate = self._base = max(limits.pace_floor, limits.pace_cut * rate)
+        self.rate = self._base = max(limits.pace_floor, limits.pace_reduction * rate)
         if self._ramp:
             self._growth = limits.pace_search
         elif self._accepted >= _SOUND:

@@ -148,7 +148,7 @@ class FileTokenizer(TransformersInterface):
             conversation: Messages, each with "role" and "content".
             tools: Tool descriptions for the template.
             tokenize: Return token ids. False: return text.
-            add_generation_prompt: End with the prefix of a reply by the assistant.
+            add_generation_prompt: End with the prefix of an assistant message.
             chat_template: A Jinja template to use instead of the model's own.
             return_dict: Return what calling the tokenizer returns. Also needs ``tokenize``.
             return_tensors: "pt" or "np", as in ``encode``.

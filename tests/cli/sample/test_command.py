@@ -1,4 +1,4 @@
-"""``tinkex-sync sample``: replies, refusals, failed prompts, and continuation."""
+"""``tinkex-sync sample``: responses, refusals, failed prompts, and continuation."""
 
 import contextlib
 import gzip
@@ -41,10 +41,10 @@ def prompts(tmp_path):
 
 @pytest.fixture
 def out(tmp_path):
-    return tmp_path / "replies.jsonl"
+    return tmp_path / "responses.jsonl"
 
 
-def test_every_prompt_gets_one_reply(command, prompts, out):
+def test_every_prompt_gets_one_response(command, prompts, out):
     prompt_file = prompts({"prompt": "hello", "id": "a"}, "\n", {"prompt": [1, 2, 3], "id": 7}, {"prompt": "ü"})
     done = command("sample", prompt_file, "-o", out, *MODEL, "-n", "2", "--logprobs", "--seed", "5", "-f", "json")
     assert done.returncode == 0, done.stderr
@@ -55,18 +55,18 @@ def test_every_prompt_gets_one_reply(command, prompts, out):
         "failed": 0,
         "new": 3,
     }
-    replies = sorted(read_lines(out), key=lambda reply: reply["index"])
-    assert [(reply["index"], reply.get("id")) for reply in replies] == [(0, "a"), (1, 7), (2, None)]
-    for reply in replies:
-        assert len(reply["sequences"]) == 2
-        for sequence in reply["sequences"]:
+    responses = sorted(read_lines(out), key=lambda response: response["index"])
+    assert [(response["index"], response.get("id")) for response in responses] == [(0, "a"), (1, 7), (2, None)]
+    for response in responses:
+        assert len(response["sequences"]) == 2
+        for sequence in response["sequences"]:
             assert len(sequence["tokens"]) == len(sequence["logprobs"]) <= 4
             assert sequence["stop_reason"] in ("length", "stop")
             assert isinstance(sequence["text"], str)
     again = command("sample", prompt_file, "-o", out, *MODEL, "-n", "2", "--logprobs", "--seed", "5")
     assert again.returncode == 0
-    assert "3 of 3 prompts already have replies" in again.stderr
-    assert sorted(read_lines(out), key=lambda reply: reply["index"]) == replies
+    assert "3 of 3 prompts already have responses" in again.stderr
+    assert sorted(read_lines(out), key=lambda response: response["index"]) == responses
 
 
 def test_saved_weights_are_sampled_by_their_path(command, prompts, out, saved):
@@ -115,7 +115,7 @@ def test_a_stop_text_is_in_the_tokens_and_not_in_the_text(command, prompts, out)
     stops = [option for mark in "aeiou stnr" for option in ("--stop", mark)]
     done = command("sample", prompt_file, "-o", out, *MODEL[:2], "--max-tokens", "200", "--seed", "5", *stops)
     assert done.returncode == 0, done.stderr
-    sequences = [reply["sequences"][0] for reply in read_lines(out)]
+    sequences = [response["sequences"][0] for response in read_lines(out)]
     stopped = [one for one in sequences if one["tokens"] and one["tokens"][-1] in list(b"aeiou stnr")]
     assert stopped
     assert not any(set(one["text"]) & set("aeiou stnr") for one in stopped)
@@ -132,7 +132,7 @@ def test_standard_input_is_sampled_and_continued(command, prompts, out, tmp_path
     compressed = tmp_path / "prompts.jsonl.gz"
     compressed.write_bytes(gzip.compress(given.encode()))
     again = command("sample", compressed, "-o", out, *MODEL)
-    assert "2 of 2 prompts already have replies" in again.stderr
+    assert "2 of 2 prompts already have responses" in again.stderr
 
 
 def test_unusable_files_are_refused(command, prompts, out, tmp_path):
@@ -155,7 +155,7 @@ def test_an_output_of_other_prompts_or_settings_is_refused(command, prompts, out
     before = out.read_bytes()
     changed = command("sample", prompts({"prompt": "b"}), "-o", out, *MODEL)
     assert changed.returncode == 1
-    assert "contains replies to other prompts" in changed.stderr
+    assert "contains responses to other prompts" in changed.stderr
     prompt_file = prompts({"prompt": "a"})
     other = command("sample", prompt_file, "-o", out, *MODEL, "--temperature", "0.5")
     assert other.returncode == 1
@@ -165,9 +165,9 @@ def test_an_output_of_other_prompts_or_settings_is_refused(command, prompts, out
     assert "exists, and no record" in command("sample", prompt_file, "-o", strange, *MODEL).stderr
     assert strange.read_text() == "mine\n"
     out.write_bytes(b"rubbish\n" + before)
-    assert "line 1: not a reply" in command("sample", prompt_file, "-o", out, *MODEL).stderr
+    assert "line 1: not a response" in command("sample", prompt_file, "-o", out, *MODEL).stderr
     out.write_bytes(before + before)
-    assert "line 2: prompt 0 already has a reply" in command("sample", prompt_file, "-o", out, *MODEL).stderr
+    assert "line 2: prompt 0 already has a response" in command("sample", prompt_file, "-o", out, *MODEL).stderr
     assert out.read_bytes() == before + before
 
 
@@ -178,11 +178,11 @@ def scripted():
         server.defaults["create_session"] = Answer(body={"session_id": "s-1"})
         server.defaults["create_sampling_session"] = Answer(body={"sampling_session_id": "x"})
         server.defaults["asample"] = lambda request: Answer(body={"request_id": f"r{request.body['seq_id']}"})
-        server.defaults["retrieve_future"] = reply
+        server.defaults["retrieve_future"] = response
         yield server
 
 
-def reply(request):
+def response(request):
     return Answer(body={"sequences": [{"tokens": [104, 105], "stop_reason": "length"}]})
 
 
@@ -277,13 +277,13 @@ def test_a_tokenizer_of_another_model_is_reported(scripted, prompts, out):
     assert "--tokenizer" in done.stderr
 
 
-def test_a_second_process_is_refused_and_ctrl_c_keeps_the_replies_so_far(scripted, prompts, out):
+def test_a_second_process_is_refused_and_ctrl_c_keeps_the_responses_so_far(scripted, prompts, out):
     held = threading.Event()
 
     def hold(request):
         return Answer(body=None, drop=True, hold=lambda: held.wait(30))
 
-    scripted.script("retrieve_future", *[reply] * 3)
+    scripted.script("retrieve_future", *[response] * 3)
     scripted.defaults["retrieve_future"] = hold
     prompt_file = prompts(*({"prompt": f"{index}"} for index in range(8)))
     command = Commands(variables(scripted.base_url))
@@ -300,15 +300,15 @@ def test_a_second_process_is_refused_and_ctrl_c_keeps_the_replies_so_far(scripte
     finally:
         held.set()
     assert (first.returncode, stdout) == (130, "")
-    assert "3 of 8 prompts have replies" in errors
+    assert "3 of 8 prompts have responses" in errors
     assert "Run the same command again to continue" in errors
     assert "Interrupted." in errors
-    scripted.defaults["retrieve_future"] = reply
+    scripted.defaults["retrieve_future"] = response
     assert command("sample", prompt_file, "-o", out, *MODEL).returncode == 0
     assert sorted(line["index"] for line in read_lines(out)) == list(range(8))
 
 
-def test_without_a_tokenizer_replies_contain_token_ids_only(scripted, prompts, out):
+def test_without_a_tokenizer_responses_contain_token_ids_only(scripted, prompts, out):
     settings = {**variables(scripted.base_url, KEY), "HF_HUB_OFFLINE": "1", "HF_HOME": str(out.parent)}
     command = Commands(settings)
     nameless = ["--model", "unknown/model", "--max-tokens", "4"]
@@ -333,8 +333,8 @@ def test_an_output_that_is_not_a_plain_file_is_refused_before_sampling(kind, com
         "fifo": tmp_path / "fifo",
         "folder": tmp_path / "folder",
         "stdout": "/dev/stdout",
-        "no folder": tmp_path / "none" / "replies.jsonl",
-        "below a file": tmp_path / "prompts.jsonl" / "replies.jsonl",
+        "no folder": tmp_path / "none" / "responses.jsonl",
+        "below a file": tmp_path / "prompts.jsonl" / "responses.jsonl",
     }[kind]
     before = server.stats()["requests"]
     done = Commands(command.args[0])("sample", prompts({"prompt": "a"}), "-o", output, *MODEL)
@@ -347,19 +347,19 @@ def test_an_output_that_is_not_a_plain_file_is_refused_before_sampling(kind, com
 
 
 def test_standard_output_redirected_to_a_file_is_refused_by_its_device_name(command, prompts, tmp_path):
-    with (tmp_path / "replies.jsonl").open("w") as file:
+    with (tmp_path / "responses.jsonl").open("w") as file:
         done = Commands(command.args[0])("sample", prompts({"prompt": "a"}), "-o", "/dev/stdout", *MODEL, stdout=file)
     assert done.returncode == 1
     assert "is a standard stream of this command" in done.stderr
-    assert not (tmp_path / "replies.jsonl").read_bytes()
+    assert not (tmp_path / "responses.jsonl").read_bytes()
 
 
-def test_dash_writes_replies_to_standard_output(command, prompts, tmp_path):
+def test_dash_writes_responses_to_standard_output(command, prompts, tmp_path):
     prompt_file = prompts({"prompt": "a", "id": "x"}, {"prompt": "b"})
     done = Commands(command.args[0])("sample", prompt_file, "-o", "-", *MODEL, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert sorted(json.loads(line)["index"] for line in done.stdout.splitlines()) == [0, 1]
-    assert "2 of 2 prompts have replies." in done.stderr
+    assert "2 of 2 prompts have responses." in done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["prompts.jsonl"]
 
 

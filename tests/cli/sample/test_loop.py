@@ -47,7 +47,7 @@ class Sampler:
         return future
 
 
-class Replies:
+class Responses:
     def __init__(self, answered=(), fails_at=None):
         self.lines, self._answered, self._fails_at = [], set(answered), fails_at
         self.is_writable = True
@@ -71,14 +71,14 @@ def prompts(count):
     return [Prompt(index, "text", None) for index in range(count)]
 
 
-def build(sampler, replies, concurrency=2, stop_on_error=False):
-    return SampleLoop(sampler, replies, Progress(), concurrency, stop_on_error)
+def build(sampler, responses, concurrency=2, stop_on_error=False):
+    return SampleLoop(sampler, responses, Progress(), concurrency, stop_on_error)
 
 
-def test_prompts_with_a_reply_are_not_sampled():
-    replies = Replies(answered=[0, 2])
-    build(Sampler([]), replies).run(prompts(4))
-    assert [line["index"] for line in replies.lines] == [1, 3]
+def test_prompts_with_a_response_are_not_sampled():
+    responses = Responses(answered=[0, 2])
+    build(Sampler([]), responses).run(prompts(4))
+    assert [line["index"] for line in responses.lines] == [1, 3]
 
 
 def test_the_number_in_flight_is_bounded():
@@ -96,17 +96,17 @@ def test_the_number_in_flight_is_bounded():
             if not future.done():
                 future.set_result(Response())
 
-    build(sampler, Replies()).run(source())
+    build(sampler, Responses()).run(source())
     assert max(started) <= 2
 
 
 def test_a_failed_prompt_is_written_and_counted():
     failure = errors.status_error(400, body={"detail": "too odd"}, headers={})
-    replies = Replies()
-    loop = build(Sampler([failure]), replies)
+    responses = Responses()
+    loop = build(Sampler([failure]), responses)
     loop.run([*prompts(2), Prompt(2, "refused", "x")])
     assert loop.failed == 2
-    by_index = {line["index"]: line for line in replies.lines}
+    by_index = {line["index"]: line for line in responses.lines}
     assert by_index[0]["error"]["type"] == "BadRequestError"
     assert by_index[2] == {"index": 2, "id": "x", "error": {"type": "ValueError", "message": "the prompt is empty"}}
     assert by_index[1]["sequences"] == []
@@ -114,7 +114,7 @@ def test_a_failed_prompt_is_written_and_counted():
 
 def test_stop_on_error_ends_at_the_first_failed_prompt():
     with pytest.raises(CommandError, match="prompt 0 failed: the prompt is empty"):
-        build(Sampler([]), Replies(), stop_on_error=True).run([Prompt(0, "refused", None)])
+        build(Sampler([]), Responses(), stop_on_error=True).run([Prompt(0, "refused", None)])
 
 
 def test_an_error_of_all_prompts_ends_the_loop_and_abandons_the_others():
@@ -126,12 +126,12 @@ def test_an_error_of_all_prompts_ends_the_loop_and_abandons_the_others():
         yield Prompt(2, "text", None)
 
     with pytest.raises(errors.AuthenticationError):
-        build(sampler, Replies()).run(source())
+        build(sampler, Responses()).run(source())
     assert sampler.futures[1].is_abandoned
 
 
-def test_ctrl_c_writes_the_replies_that_have_arrived_first():
-    sampler, replies = Sampler(), Replies()
+def test_ctrl_c_writes_the_responses_that_have_arrived_first():
+    sampler, responses = Sampler(), Responses()
 
     def source():
         yield from prompts(3)
@@ -140,13 +140,13 @@ def test_ctrl_c_writes_the_replies_that_have_arrived_first():
         sampler.futures[2].set_result(Response())
 
     with pytest.raises(KeyboardInterrupt):
-        build(sampler, replies, concurrency=5).run(source())
-    assert [line["index"] for line in replies.lines] == [1, 2]
+        build(sampler, responses, concurrency=5).run(source())
+    assert [line["index"] for line in responses.lines] == [1, 2]
     assert sampler.futures[0].is_abandoned
 
 
 def test_a_write_error_is_raised_and_nothing_more_is_written():
-    replies = Replies(fails_at=1)
+    responses = Responses(fails_at=1)
     with pytest.raises(CommandError, match="^cannot write$"):
-        build(Sampler([]), replies, concurrency=5).run(prompts(4))
-    assert len(replies.lines) == 1
+        build(Sampler([]), responses, concurrency=5).run(prompts(4))
+    assert len(responses.lines) == 1

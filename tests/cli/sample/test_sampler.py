@@ -56,7 +56,7 @@ def test_without_a_tokenizer_texts_are_refused_and_token_ids_are_sampled(capsys)
         PromptTokenizer(Output(), load, True)
     assert "--tokenizer" in refused.value.details[0]
     assert PromptTokenizer(Output(), load, False).decode(None) is None
-    assert "Replies contain token ids only" in capsys.readouterr().err
+    assert "Responses contain token ids only" in capsys.readouterr().err
 
 
 def response(*texts):
@@ -64,7 +64,7 @@ def response(*texts):
 
 
 def test_a_token_that_the_tokenizer_does_not_know_is_reported():
-    with pytest.raises(CommandError, match="cannot decode the reply"):
+    with pytest.raises(CommandError, match="cannot decode the response"):
         tokenizer().decode(response([151_000]))
 
 

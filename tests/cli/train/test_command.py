@@ -302,12 +302,12 @@ def test_standard_input_is_trained_on_and_given_again_to_continue(command, tmp_p
 
 
 @pytest.mark.parametrize("mark", [{"weight": 0}, {"trainable": False}])
-def test_a_reply_that_is_not_learned_changes_the_loss(mark, command, tmp_path):
+def test_a_response_that_is_not_learned_changes_the_loss(mark, command, tmp_path):
     losses = []
     for name, keys in (("all", {}), ("one", mark)):
-        replies = [{"role": "assistant", "content": "the first", **keys}, {"role": "assistant", "content": "b"}]
+        responses = [{"role": "assistant", "content": "the first", **keys}, {"role": "assistant", "content": "b"}]
         path = tmp_path / f"{name}.jsonl"
-        path.write_text(json.dumps({"messages": replies}) + "\n")
+        path.write_text(json.dumps({"messages": responses}) + "\n")
         done = command("train", path, *FAST, "--steps", "1", "-f", "json", cwd=tmp_path)
         losses += json.loads(done.stdout)["losses"]
     assert losses[0] != losses[1]

@@ -49,7 +49,7 @@ WRONG = {
     b'{"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}': "other parts cannot be encoded",
     b'{"prompt": "a", "completion": "b", "weight": 2}': 'the key "weight" is not known here (known: completion, id,',
     b'{"messages": [], "enable_thinking": true}': 'the key "enable_thinking" is not known here',
-    b'{"messages": [{"role": "assistant", "content": "a", "weight": 0}]}': "all replies have the weight 0",
+    b'{"messages": [{"role": "assistant", "content": "a", "weight": 0}]}': "all assistant messages have the weight 0",
     b'{"messages": [{"role": "assistant", "content": "a", "weight": -1}]}': '["weight"] must be a finite number of',
     b'{"messages": [{"role": "assistant", "content": "a", "weight": true}]}': '["weight"] must be a finite number of',
     b'{"messages": [{"role": "assistant", "content": "a", "trainable": 1}]}': '["trainable"] must be true or false',
@@ -118,8 +118,8 @@ def test_an_unusable_file_is_refused(tmp_path, content, reason):
 
 
 def test_keys_named_by_the_user_are_not_read(tmp_path):
-    reply = {"role": "assistant", "content": "a", "name": "bot"}
-    path = write_rows(tmp_path / "c.jsonl", {"messages": [reply], "source": "web", "id": 3})
+    response = {"role": "assistant", "content": "a", "name": "bot"}
+    path = write_rows(tmp_path / "c.jsonl", {"messages": [response], "source": "web", "id": 3})
     with pytest.raises(CommandError, match='"source" is not known here .* name it with --ignore-keys'):
         read_data(path, "auto", "cross_entropy")
     [record] = read_data(path, "auto", "cross_entropy", {"source", "name"}).records

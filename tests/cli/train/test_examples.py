@@ -80,21 +80,21 @@ class Templated(ByteTokenizer):
         (True, ["[t]<u>Hi</><a>(hm)Oh</>", "[t]<u>Hi</><a>Oh</><u>Bye</><a>(hm)Yes</>"]),
     ],
 )
-def test_a_conversation_with_a_template_is_one_example_or_one_per_reply(tmp_path, thoughts, expected):
+def test_a_conversation_with_a_template_is_one_example_or_one_per_response(tmp_path, thoughts, expected):
     messages = [("user", "Hi"), ("assistant", "Oh"), ("user", "Bye"), ("assistant", "Yes")]
     row = {"messages": [{"role": role, "content": content} for role, content in messages], "tools": ["t"]}
     examples = encoded(write_rows(tmp_path / "c.jsonl", row), tokenizer=Templated(thoughts))
     assert [bytes(list(example.tokens)).decode() for example in examples] == expected
-    replies = ["(hm)Oh</>", "(hm)Yes</>"] if thoughts else ["Oh</>", "Yes</>"]
-    assert [run for example in examples for run in re.findall(r"[^.]+", learned_text(example))] == replies
+    responses = ["(hm)Oh</>", "(hm)Yes</>"] if thoughts else ["Oh</>", "Yes</>"]
+    assert [run for example in examples for run in re.findall(r"[^.]+", learned_text(example))] == responses
 
 
 def test_lines_that_cannot_be_encoded_are_named(tmp_path):
-    user, reply = {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Oh"}
+    user, response = {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Oh"}
     path = write_rows(
         tmp_path / "c.jsonl",
-        {"messages": [user, reply]},
-        {"messages": [{"role": "villain", "content": "ha"}, reply]},
+        {"messages": [user, response]},
+        {"messages": [{"role": "villain", "content": "ha"}, response]},
         {"prompt": "x" * 40, "completion": "y"},
     )
     with pytest.raises(CommandError) as caught:
@@ -105,7 +105,7 @@ def test_lines_that_cannot_be_encoded_are_named(tmp_path):
         "Nothing was trained.",
     )
     with pytest.raises(CommandError, match=r':1: "tools" need a chat template'):
-        encoded(write_rows(tmp_path / "t.jsonl", {"messages": [user, reply], "tools": []}))
+        encoded(write_rows(tmp_path / "t.jsonl", {"messages": [user, response], "tools": []}))
     (tmp_path / "one.txt").write_text("x")
     with pytest.raises(CommandError, match="one.txt:1: the text is a single token"):
         encoded(tmp_path / "one.txt")

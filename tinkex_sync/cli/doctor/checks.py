@@ -168,10 +168,10 @@ def check_http(context: CheckContext) -> Finding:
     assert context.transport is not None
     request = Request(replace(ENDPOINTS["healthz"], read_timeout=context.timeout))
     try:
-        reply = context.transport.send(request, {}, None)
+        response = context.transport.send(request, {}, None)
     except (APIConnectionError, APIStatusError, DeadlineExceeded) as error:
         return diagnose_connection(error, context.target, context.proxy, context.timeout)
-    return Finding("ok", f"response in {reply.elapsed * 1000:.0f} ms")
+    return Finding("ok", f"response in {response.elapsed * 1000:.0f} ms")
 
 
 def check_session(context: CheckContext) -> Finding:

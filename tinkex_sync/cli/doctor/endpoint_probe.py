@@ -142,7 +142,7 @@ def _request(session: Session, method: str, path: str, timeout: float) -> Tuple[
     # unexpected body. Neither means that the path is unknown.
     for _ in range(2):
         try:
-            reply = session.transport.send(Request(row, body), headers, None)
+            response = session.transport.send(Request(row, body), headers, None)
         except APIStatusError as error:
             return error.status_code, is_unknown_endpoint(error)
         except APIConnectionError as error:
@@ -151,5 +151,5 @@ def _request(session: Session, method: str, path: str, timeout: float) -> Tuple[
             if not error.reused or isinstance(error, TimeoutError):
                 break
         else:
-            return reply.status, False
+            return response.status, False
     return 0, False

@@ -1,4 +1,4 @@
-"""The command ``sample``: sample replies to a file of prompts."""
+"""The command ``sample``: sample responses to a file of prompts."""
 
 from .command import sample
 

@@ -1,4 +1,4 @@
-"""``tinkex-sync sample``: sample one reply for each prompt of a file, and continue after interruptions."""
+"""``tinkex-sync sample``: sample one response for each prompt of a file, and continue after interruptions."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from ..output import CommandError, Output, pass_output
 if TYPE_CHECKING:
     from ...concurrency.clock import Clock
     from .prompts import PromptFile
-    from .replies import ReplyFile, ReplyStream
+    from .responses import ResponseFile, ResponseStream
 
 __all__ = ["sample"]
 
 
 @dataclass(frozen=True)
 class _Settings:
-    """The options that do not change the replies."""
+    """The options that do not change the responses."""
 
     concurrency: int
     timeout: Optional[float]
@@ -35,11 +35,11 @@ class _Settings:
 @click.option(
     "-o",
     "--output",
-    "replies",
-    metavar="REPLIES.jsonl",
+    "responses",
+    metavar="RESPONSES.jsonl",
     required=True,
     type=click.Path(path_type=Path, allow_dash=True),
-    help="File for the replies. Replies in it are kept. '-' is standard output, which cannot be continued.",
+    help="File for the responses. Responses in it are kept. '-' is standard output, which cannot be continued.",
 )
 @click.option("-m", "--model", required=True, help="A base model, or the tinker:// path of saved weights.")
 @click.option(
@@ -93,28 +93,28 @@ class _Settings:
     help="Whether to continue or to stop when a prompt fails.",
 )
 @pass_output
-def sample(output: Output, /, prompts: Path, replies: Path, **options: Any) -> None:
-    """Sample a reply for every prompt of PROMPTS.jsonl.
+def sample(output: Output, /, prompts: Path, responses: Path, **options: Any) -> None:
+    """Sample a response for every prompt of PROMPTS.jsonl.
 
     Each line is an object with "prompt" (text, or a list of token ids) or "messages" (a chat), and optionally "id" and
-    sampling parameters of its own. '-' reads standard input. Replies are written in the order in which they arrive;
+    sampling parameters of its own. '-' reads standard input. Responses are written in the order in which they arrive;
     "index" is the position of the prompt, from 0. To continue after an interruption or a crash, run the same command
-    again. No reply is lost or repeated, and failed prompts are sampled again.
+    again. No response is lost or repeated, and failed prompts are sampled again.
     """
     from ..json_lines import split_names
     from .prompts import PromptFile
-    from .replies import require_output
+    from .responses import require_output
 
     if options["top_k"] < 1 and options["top_k"] != -1:
         raise click.BadParameter(f"{options['top_k']} is neither -1 nor at least 1.", param_hint="'--top-k'")
     options["stop"] = list(options["stop"]) or None
     settings = _Settings(options.pop("concurrency"), options.pop("timeout"), options.pop("on_error") == "stop")
-    if str(replies) != "-":
-        require_output(replies)
-        if replies.exists() and prompts.exists() and replies.samefile(prompts):
-            raise CommandError(f"{replies} is the file of prompts", "Give another output with -o.")
+    if str(responses) != "-":
+        require_output(responses)
+        if responses.exists() and prompts.exists() and responses.samefile(prompts):
+            raise CommandError(f"{responses} is the file of prompts", "Give another output with -o.")
     with PromptFile(prompts, split_names(options.pop("ignore_keys"))) as prompt_file:
-        _Run(output, prompt_file, replies, options, settings).run()
+        _Run(output, prompt_file, responses, options, settings).run()
 
 
 class _Run:
@@ -124,7 +124,7 @@ class _Run:
         self, output: Output, prompts: PromptFile, path: Path, options: Dict[str, Any], settings: _Settings
     ) -> None:
         from ...concurrency.clock import Clock
-        from .replies import ReplyFile, ReplyStream
+        from .responses import ResponseFile, ResponseStream
 
         self._output = output
         self._prompts = prompts
@@ -132,34 +132,34 @@ class _Run:
         self._settings = settings
         self._clock: Clock = Clock()
         self._to_stdout = str(path) == "-"
-        self._replies: Union[ReplyFile, ReplyStream]
+        self._responses: Union[ResponseFile, ResponseStream]
         if self._to_stdout:
-            self._replies = ReplyStream()
+            self._responses = ResponseStream()
         else:
             recorded = {"prompts_sha256": prompts.fingerprint, "prompts": prompts.count, **options}
-            self._replies = ReplyFile(path, recorded, self._clock)
+            self._responses = ResponseFile(path, recorded, self._clock)
 
     def run(self) -> None:
-        """Sample the prompts that have no reply and print the summary; exit with status 1 if a prompt failed."""
-        started, before, failed = self._clock.time(), self._replies.answered, 0
+        """Sample the prompts that have no response and print the summary; exit with status 1 if a prompt failed."""
+        started, before, failed = self._clock.time(), self._responses.answered, 0
         try:
             if before:
-                self._output.note(f"{before} of {self._prompts.count} prompts already have replies.")
+                self._output.note(f"{before} of {self._prompts.count} prompts already have responses.")
             if before < self._prompts.count:
                 failed = self._sample(before)
         except (Exception, KeyboardInterrupt):
             self._output.note(self._progress_text(" Run the same command again to continue."))
             raise
         finally:
-            self._replies.close()
+            self._responses.close()
         self._print_summary(
             {
                 "prompts": self._prompts.count,
-                "answered": self._replies.answered,
+                "answered": self._responses.answered,
                 "failed": failed,
-                "new": self._replies.answered - before,
+                "new": self._responses.answered - before,
                 "seconds": round(self._clock.time() - started, 3),
-                "output": str(self._replies.path),
+                "output": str(self._responses.path),
             }
         )
         if failed:
@@ -168,7 +168,7 @@ class _Run:
             click.get_current_context().exit(1)
 
     def _sample(self, before: int) -> int:
-        """Sample the prompts that have no reply, and return how many failed."""
+        """Sample the prompts that have no response, and return how many failed."""
         from ...tokenizers.loading import load_tokenizer
         from .loop import SampleLoop
         from .progress import shown_progress
@@ -188,17 +188,17 @@ class _Run:
             tokenizer = PromptTokenizer(self._output, load, is_required)
             self._prompts.check_chats(tokenizer.check)
             sampler = PromptSampler(client, tokenizer, options, settings.timeout)
-            loop = SampleLoop(sampler, self._replies, progress, settings.concurrency, settings.stop_on_error)
+            loop = SampleLoop(sampler, self._responses, progress, settings.concurrency, settings.stop_on_error)
             loop.run(self._prompts)
         return loop.failed
 
     def _progress_text(self, remedy: str) -> str:
-        counts = f"{self._replies.answered} of {self._prompts.count} prompts have replies"
-        return f"{counts}." if self._to_stdout else f"{counts} in {self._replies.path}.{remedy}"
+        counts = f"{self._responses.answered} of {self._prompts.count} prompts have responses"
+        return f"{counts}." if self._to_stdout else f"{counts} in {self._responses.path}.{remedy}"
 
     def _print_summary(self, summary: Dict[str, Any]) -> None:
         if self._to_stdout:
             self._output.note(self._progress_text(""))
             return
         rows = [(name.capitalize(), str(value)) for name, value in summary.items()]
-        self._output.result(summary, f"Replies to {self._prompts.name}", ("Property", "Value"), rows)
+        self._output.result(summary, f"Responses to {self._prompts.name}", ("Property", "Value"), rows)

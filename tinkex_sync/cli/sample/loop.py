@@ -1,4 +1,4 @@
-"""Sample prompts with a bounded number in flight, and write each reply when it arrives."""
+"""Sample prompts with a bounded number in flight, and write each response when it arrives."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ...futures import Future
     from .progress import SampleProgress
     from .prompts import Prompt
-    from .replies import ReplyFile, ReplyStream
+    from .responses import ResponseFile, ResponseStream
     from .sampler import PromptSampler
 
 __all__ = ["SampleLoop"]
@@ -28,10 +28,10 @@ _LONGEST_WAIT = 0.5 if sys.platform == "win32" else None
 
 
 class SampleLoop:
-    """Samples all prompts that have no reply. Used by one thread.
+    """Samples all prompts that have no response. Used by one thread.
 
-    Finished futures and Ctrl-C arrive through one queue. So Ctrl-C cannot interrupt the writing of a reply, and
-    replies that arrived before it are written first.
+    Finished futures and Ctrl-C arrive through one queue. So Ctrl-C cannot interrupt the writing of a response, and
+    responses that arrived before it are written first.
 
     Args:
         concurrency: The largest number of prompts in flight.
@@ -41,13 +41,13 @@ class SampleLoop:
     def __init__(
         self,
         sampler: PromptSampler,
-        replies: Union[ReplyFile, ReplyStream],
+        responses: Union[ResponseFile, ResponseStream],
         progress: SampleProgress,
         concurrency: int,
         stop_on_error: bool,
     ) -> None:
         self._sampler = sampler
-        self._replies = replies
+        self._responses = responses
         self._progress = progress
         self._concurrency = concurrency
         self._stop_on_error = stop_on_error
@@ -58,17 +58,17 @@ class SampleLoop:
         self.failed = 0
 
     def run(self, prompts: Iterable[Prompt]) -> None:
-        """Sample the prompts and write their replies.
+        """Sample the prompts and write their responses.
 
         Raises:
             KeyboardInterrupt: Ctrl-C was pressed.
-            CommandError: A reply cannot be written, or a prompt failed and ``stop_on_error`` is set.
+            CommandError: A response cannot be written, or a prompt failed and ``stop_on_error`` is set.
             TinkexError: A request failed for a reason that does not depend on the prompt.
         """
         with DeferredInterrupt(lambda: self._arrivals.put(_INTERRUPT)):
             try:
                 for prompt in prompts:
-                    if not self._replies.has(prompt.index):
+                    if not self._responses.has(prompt.index):
                         while len(self._in_flight) >= self._concurrency:
                             self._handle(self._next_arrival())
                         self._submit(prompt)
@@ -104,15 +104,15 @@ class SampleLoop:
         del self._in_flight[prompt.index]
         error = future.exception()
         if error is None:
-            self._write_reply(prompt, future.result())
+            self._write_response(prompt, future.result())
         elif _depends_on_prompt(error):
             self._write_error(prompt, error)
         else:
             raise error
 
     def _write_arrived(self) -> None:
-        """Write the replies that have arrived, without errors."""
-        while self._replies.is_writable:
+        """Write the responses that have arrived, without errors."""
+        while self._responses.is_writable:
             try:
                 arrival = self._arrivals.get_nowait()
             except queue.Empty:
@@ -120,21 +120,21 @@ class SampleLoop:
             if arrival is not _INTERRUPT:
                 prompt, future = arrival
                 if not future.cancelled() and future.exception() is None:
-                    self._write_reply(prompt, future.result())
+                    self._write_response(prompt, future.result())
 
-    def _write_reply(self, prompt: Prompt, response: Any) -> None:
-        from .replies import sequence_fields
+    def _write_response(self, prompt: Prompt, response: Any) -> None:
+        from .responses import sequence_fields
 
         texts = self._sampler.texts(prompt, response)
         sequences = sequence_fields(response, texts, self._sampler.logprobs)
-        self._replies.write({**_prompt_fields(prompt), "sequences": sequences})
+        self._responses.write({**_prompt_fields(prompt), "sequences": sequences})
         self._progress.advance(failed=False)
 
     def _write_error(self, prompt: Prompt, error: BaseException) -> None:
-        from .replies import error_fields
+        from .responses import error_fields
 
         self.failed += 1
-        self._replies.write({**_prompt_fields(prompt), "error": error_fields(error)})
+        self._responses.write({**_prompt_fields(prompt), "error": error_fields(error)})
         self._progress.advance(failed=True)
         if self._stop_on_error:
             raise CommandError(

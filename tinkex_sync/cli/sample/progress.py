@@ -26,7 +26,7 @@ class SampleProgress:
 
     Args:
         total: Number of prompts.
-        done: Number of prompts that had replies before.
+        done: Number of prompts that had responses before.
     """
 
     def __init__(self, output: Output, clock: Clock, total: int, done: int) -> None:

@@ -36,7 +36,7 @@ class Prompt:
 
     #: The position among the prompts of the file, from 0.
     index: int
-    #: Text, token ids, or a chat for which a reply is sampled.
+    #: Text, token ids, or a chat for which a response is sampled.
     content: Union[str, List[int], Chat]
     id: Union[None, str, int]
     #: "num_samples" and fields of ``SamplingParams`` that only this prompt has.
@@ -160,7 +160,7 @@ class PromptFile:
     def _changed_error(self) -> CommandError:
         return CommandError(
             f"{self.name} was changed while it was read",
-            "Replies may belong to the earlier prompts: sample the new file into another output.",
+            "Responses may belong to the earlier prompts: sample the new file into another output.",
         )
 
 
@@ -186,7 +186,7 @@ def _parse_content(value: Dict[str, Any], ignored: Collection[str]) -> Union[str
         chat = parse_chat(value, ignored)
         if chat.messages[-1]["role"] == "assistant":
             raise WrongLineError(
-                'the last message has the role "assistant", so there is nothing to reply to: remove it'
+                'the last message has the role "assistant", so there is no message to respond to: remove it'
             )
         return chat
     if "prompt" not in value:

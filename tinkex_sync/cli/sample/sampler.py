@@ -1,4 +1,4 @@
-"""Submit prompts to the server, and decode the replies."""
+"""Submit prompts to the server, and decode the responses."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def _base_model_of(service: ServiceClient, sampler: SamplingClient, path: str) -
 
 
 class PromptTokenizer:
-    """Encodes prompts and decodes replies, where a tokenizer is available. Used by one thread.
+    """Encodes prompts and decodes responses, where a tokenizer is available. Used by one thread.
 
     Args:
         load: Returns the tokenizer, or raises TokenizerError or MissingExtraError.
@@ -87,7 +87,7 @@ class PromptTokenizer:
         except (TokenizerError, MissingExtraError) as error:
             if is_required:
                 raise CommandError(str(error), "Or give another tokenizer with --tokenizer.") from None
-            output.note(f"Replies contain token ids only, no text: {error}")
+            output.note(f"Responses contain token ids only, no text: {error}")
 
     def check(self, chat: Chat) -> None:
         """Check that a chat can be encoded.
@@ -116,7 +116,7 @@ class PromptTokenizer:
             return [self._decode(list(sequence.tokens)) for sequence in response.sequences]
         except Exception as error:  # tokenizers written in Rust raise plain Exception
             raise CommandError(
-                f"the tokenizer cannot decode the reply of the model: {error}",
+                f"the tokenizer cannot decode the response of the model: {error}",
                 "It does not belong to this model: give the right one with --tokenizer.",
             ) from error
 
@@ -140,7 +140,7 @@ class PromptSampler:
         self._client = client
         self._tokenizer = tokenizer
         self._options: Dict[str, Any] = dict(options)
-        #: Whether replies contain the log probability of each token.
+        #: Whether responses contain the log probability of each token.
         self.logprobs: bool = self._options.pop("logprobs")
         self._timeout = timeout
 

@@ -162,8 +162,8 @@ def _parse_completion(number: int, value: Dict[str, Any], _: Collection[str]) ->
 def _parse_conversation(number: int, value: Dict[str, Any], ignored: Collection[str]) -> Conversation:
     chat = parse_chat(value, ignored)
     if not any(chat.weights):
-        is_reply = any(message["role"] == "assistant" for message in chat.messages)
-        reason = "all replies have the weight 0" if is_reply else 'no message has the role "assistant"'
+        is_assistant = any(message["role"] == "assistant" for message in chat.messages)
+        reason = "all assistant messages have the weight 0" if is_assistant else 'no message has the role "assistant"'
         raise WrongLineError(f"{reason}, so the line has nothing to learn")
     return Conversation(number, chat)
 

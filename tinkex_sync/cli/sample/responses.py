@@ -1,4 +1,4 @@
-"""Write replies as JSON lines, to a file that a later run continues or to standard output."""
+"""Write responses as JSON lines, to a file that a later run continues or to standard output."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from ...protocol import json_wire
 from ..files import require_writable_file
 from ..output import CommandError
 
-__all__ = ["ReplyFile", "ReplyStream", "error_fields", "require_output", "sequence_fields"]
+__all__ = ["ResponseFile", "ResponseStream", "error_fields", "require_output", "sequence_fields"]
 
 _VERSION = 1
-#: Seconds between two writes to the disk. A power failure loses the replies of this time at most.
+#: Seconds between two writes to the disk. A power failure loses the responses of this time at most.
 _SYNC_INTERVAL = 5.0
 
 
-class ReplyFile:
-    """A file with at most one reply for each prompt, in the order in which replies arrive. Used by one thread.
+class ResponseFile:
+    """A file with at most one response for each prompt, in the order in which responses arrive. Used by one thread.
 
-    Each reply is passed to the operating system as one complete line, so it outlives the process. Every five seconds
+    Each response is passed to the operating system as one complete line, so it outlives the process. Every five seconds
     and at the end the file is written to the disk. The record ``NAME.run`` beside it contains the fingerprint of the
     prompts and the settings. The record is locked while a process writes. The memory is one bit for each prompt.
 
@@ -45,8 +45,8 @@ class ReplyFile:
         self.path = path
         self._clock = clock
         self._total = int(settings["prompts"])
-        self._has_reply = bytearray(self._total // 8 + 1)
-        #: Number of prompts that have a reply.
+        self._has_response = bytearray(self._total // 8 + 1)
+        #: Number of prompts that have a response.
         self.answered = 0
         self._file: Optional[BinaryIO] = None
         self._record = _open(_beside(path, ".run"), "r+b")
@@ -68,23 +68,23 @@ class ReplyFile:
         return self._file is not None
 
     def has(self, index: int) -> bool:
-        """Return whether a prompt has a reply."""
-        return bool(self._has_reply[index >> 3] & 1 << (index & 7))
+        """Return whether a prompt has a response."""
+        return bool(self._has_response[index >> 3] & 1 << (index & 7))
 
-    def write(self, reply: Mapping[str, Any]) -> None:
-        """Append the reply to a prompt, or its error, as one line.
+    def write(self, response: Mapping[str, Any]) -> None:
+        """Append the response to a prompt, or its error, as one line.
 
         Args:
-            reply: "index", and "sequences" or "error".
+            response: "index", and "sequences" or "error".
 
         Raises:
             CommandError: The file cannot be written, for example because the disk is full. Earlier lines are kept.
         """
-        index = reply["index"]
+        index = response["index"]
         if self._file is None or self.has(index):
-            raise CommandError(f"{self.path}: prompt {index} already has a reply, or the file is closed")
+            raise CommandError(f"{self.path}: prompt {index} already has a response, or the file is closed")
         try:
-            _write_line(self._file, reply)
+            _write_line(self._file, response)
             now = self._clock.time()
             if now - self._synced >= _SYNC_INTERVAL:
                 os.fsync(self._file.fileno())
@@ -94,9 +94,9 @@ class ReplyFile:
             self._file.close()
             self._file = None
             raise CommandError(
-                f"cannot write {self.path}: {error.strerror}", "The replies in it so far are kept."
+                f"cannot write {self.path}: {error.strerror}", "The responses in it so far are kept."
             ) from None
-        if "error" not in reply:
+        if "error" not in response:
             self._mark(index)
 
     def close(self) -> None:
@@ -126,7 +126,7 @@ class ReplyFile:
         changed = [name for name in {**settings, **recorded} if recorded.get(name) != settings.get(name)]
         if "prompts_sha256" in changed:
             raise CommandError(
-                f"{self.path} contains replies to other prompts: the file of prompts was changed since"
+                f"{self.path} contains responses to other prompts: the file of prompts was changed since"
                 f" ({recorded.get('prompts')} prompts then, {settings['prompts']} now)",
                 remedy,
             )
@@ -142,7 +142,7 @@ class ReplyFile:
         os.fsync(self._record.fileno())
 
     def _restore(self) -> None:
-        """Mark the prompts that have replies, cut off an incomplete line, and remove failed prompts."""
+        """Mark the prompts that have responses, cut off an incomplete line, and remove failed prompts."""
         complete, failed = 0, 0
         with self.path.open("rb") as file:
             for number, line in enumerate(file, start=1):
@@ -154,7 +154,7 @@ class ReplyFile:
                     failed += 1
                 elif not self._mark(index):
                     raise CommandError(
-                        f"{self.path}, line {number}: prompt {index} already has a reply",
+                        f"{self.path}, line {number}: prompt {index} already has a response",
                         "Another program changed the file; give another output with -o.",
                     )
         if failed:
@@ -173,7 +173,7 @@ class ReplyFile:
             return None if "error" in value else index
         except (ValueError, TypeError, KeyError) as error:
             raise CommandError(
-                f"{self.path}, line {number}: not a reply in the form of this command ({error})",
+                f"{self.path}, line {number}: not a response in the form of this command ({error})",
                 "Repair or delete the line, or give another output with -o.",
             ) from None
 
@@ -196,13 +196,13 @@ class ReplyFile:
         """Mark a prompt as answered. Return False if it was answered before."""
         if self.has(index):
             return False
-        self._has_reply[index >> 3] |= 1 << (index & 7)
+        self._has_response[index >> 3] |= 1 << (index & 7)
         self.answered += 1
         return True
 
 
-class ReplyStream:
-    """Replies on standard output, in the order in which they arrive. Used by one thread.
+class ResponseStream:
+    """Responses on standard output, in the order in which they arrive. Used by one thread.
 
     There is no record, so an interrupted run cannot be continued.
     """
@@ -210,7 +210,7 @@ class ReplyStream:
     path = "standard output"
 
     def __init__(self) -> None:
-        #: Number of prompts that have a reply.
+        #: Number of prompts that have a response.
         self.answered = 0
         # Unbuffered: a write error is raised for the line that caused it, and nothing is left to write at exit.
         self._file: Optional[BinaryIO] = os.fdopen(os.dup(sys.stdout.fileno()), "wb", 0)
@@ -221,22 +221,22 @@ class ReplyStream:
         return self._file is not None
 
     def has(self, _index: int) -> bool:
-        """Return False: standard output contains no replies of an earlier run."""
+        """Return False: standard output contains no responses of an earlier run."""
         return False
 
-    def write(self, reply: Mapping[str, Any]) -> None:
-        """Write the reply to a prompt, or its error, as one line.
+    def write(self, response: Mapping[str, Any]) -> None:
+        """Write the response to a prompt, or its error, as one line.
 
         Raises:
             CommandError: Standard output cannot be written, for example because its reader has exited.
         """
         assert self._file is not None
         try:
-            _write_line(self._file, reply)
+            _write_line(self._file, response)
         except OSError as error:
             self.close()
             raise CommandError(f"cannot write standard output: {error.strerror}") from None
-        self.answered += "error" not in reply
+        self.answered += "error" not in response
 
     def close(self) -> None:
         """Close this copy of standard output. Later calls have no effect."""
@@ -246,7 +246,7 @@ class ReplyStream:
 
 
 def require_output(path: Path) -> None:
-    """Check that replies can be written to ``path``, before anything is sampled.
+    """Check that responses can be written to ``path``, before anything is sampled.
 
     Raises:
         CommandError: ``path`` is not a plain file, or cannot be written.
@@ -278,8 +278,8 @@ def sequence_fields(response: Any, texts: Optional[List[str]], logprobs: bool) -
     ]
 
 
-def _write_line(file: BinaryIO, reply: Mapping[str, Any]) -> None:
-    text = json.dumps(reply, ensure_ascii=False, separators=(",", ":"))
+def _write_line(file: BinaryIO, response: Mapping[str, Any]) -> None:
+    text = json.dumps(response, ensure_ascii=False, separators=(",", ":"))
     left = memoryview(text.encode("utf-8", "backslashreplace") + b"\n")
     while left:
         # An unbuffered file may write only a part.
