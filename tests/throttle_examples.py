@@ -75,7 +75,8 @@ class BlockingPermit:
     def __init__(self, throttle: BlockingThrottle, permit: Permit, woken: Event) -> None:
         self._throttle, self._permit, self._woken = throttle, permit, woken
         self.facts = permit.facts
-        self.accepted, self.refused, self.release = permit.accepted, permit.refused, permit.release
+        self.record_acceptance, self.record_rate_limit = permit.record_acceptance, permit.record_rate_limit
+        self.release = permit.release
 
     @property
     def not_before(self) -> float:
