@@ -18,6 +18,9 @@ from tinkex_sync.http.retry import retry_after
 
 _FINAL = (400, 401, 403, 422, 501)
 _WAITS = (408, 429)
+#: Statuses of gateways, if the body is not JSON; and those after which the server's response may be lost.
+_GATEWAYS = (*range(300, 400), 400, 401, 403, 407, 421, 499)
+_LOSSES = (502, 504, 524)
 
 
 @dataclass
@@ -61,6 +64,10 @@ def expected_polls(answers: List[Answer], result: Answer) -> ExpectedPolls:
             abandoned = True
             failures += 1
             gaps.append(_backed_off(failures, None))
+        elif status in _GATEWAYS and not isinstance(body, dict) or (status == 200 and _is_page(body)):
+            abandoned = True
+            failures += 1
+            gaps.append(_backed_off(failures, answer))
         elif 200 <= status < 300:
             if not isinstance(body, dict):
                 return end(APIResponseValidationError)
@@ -93,8 +100,13 @@ def expected_polls(answers: List[Answer], result: Answer) -> ExpectedPolls:
         elif status in _FINAL or (status == 409 and has_detail) or (status < 500 and status not in (409, 429)):
             return end(type(status_error(status, body={})), status)
         else:
+            abandoned = abandoned or status in _LOSSES
             failures += 1
             gaps.append(_backed_off(failures, answer))
+
+
+def _is_page(body: Any) -> bool:
+    return isinstance(body, str) and (not body or body.startswith("<"))
 
 
 def _backed_off(failures: int, answer: Optional[Answer]) -> Tuple[float, float]:

@@ -2,7 +2,7 @@
 
 from tinkex_sync.config import Config
 from tinkex_sync.errors import APIError
-from tinkex_sync.http.retry import log_long_retry, make_policies
+from tinkex_sync.http.retry import RetryLog, make_policies
 
 #: The policies of a client with default settings.
 POLICIES = make_policies(Config())
@@ -15,8 +15,10 @@ def run(attempts, send, sleep):
         with made.running():
             return send(made)
 
+    log = RetryLog(attempts.clock)
+
     def before_sleep(state):
-        log_long_retry(attempts, state.upcoming_sleep, state.outcome.exception(), "a call")
+        log.report(attempts, state.upcoming_sleep, state.outcome.exception(), "asample", 1)
 
     try:
         return attempts.policy.retrying(sleep, before_sleep)(attempt, attempts)

@@ -22,6 +22,7 @@ SETTINGS = {
     "billing_pause": (3600.0, [-1, "1", True]),
     "timeout": (None, [0, -1, "1", float("nan"), True]),
     "connect_timeout": (5.0, [0, -1, "1", None, True, float("nan"), float("inf")]),
+    "submit_timeout": (60.0, [0, -1, "1", None, True, float("inf")]),
     "read_timeout": (300.0, [0, -1, "1", None, True, float("inf")]),
     "poll_timeout": (660.0, [0, -1, "1", None, True, float("inf")]),
     "first_contact_timeout": (15.0, [0, -1, "1", None, True]),

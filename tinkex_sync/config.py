@@ -289,6 +289,9 @@ class Config(ThrottleLimits):
     connect_timeout: float = _setting(5.0, _check_wait)
     #: Longest silence before a response; some servers do the work inside the POST.
     read_timeout: float = _setting(300.0, _check_wait)
+    #: The same for samples and training operations, which servers accept before they carry them out; at most
+    #: ``read_timeout``. The first request without a response is followed by a second one.
+    submit_timeout: float = _setting(60.0, _check_wait)
     #: The same for polls. It is longer than any server holds a poll, so that no poll is abandoned.
     poll_timeout: float = _setting(660.0, _check_wait)
     #: First contact gives up after this long on refused connections, DNS errors and TLS errors.

@@ -95,7 +95,7 @@ def test_observers_get_the_number_of_each_attempt_of_samples_and_polls(clock):
 
 def test_a_response_is_decoded_as_the_type_of_its_endpoint(clock):
     with bare_session(clock) as (server, session):
-        server.script("get_info", GET_INFO, Answer(body={"model_id": "m"}), Answer(text="<html>"))
+        server.script("get_info", GET_INFO, Answer(body={"model_id": "m"}), Answer(text="[1"))
         assert session.call(Request("get_info", types.GetInfoRequest("m"))) == types.GetInfoResponse(
             model_data=types.ModelData(), model_id="m"
         )

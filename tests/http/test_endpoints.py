@@ -48,4 +48,4 @@ def test_values_in_a_path_are_quoted_and_checkpoint_paths_keep_their_slashes():
 def test_every_setting_for_a_read_timeout_is_documented_as_one():
     names = {row.read_timeout for row in ENDPOINTS.values() if isinstance(row.read_timeout, str)}
     assert names <= {field.name for field in fields(Config)}
-    assert names == {"read_timeout", "heartbeat_timeout", "poll_timeout"}
+    assert names == {"read_timeout", "submit_timeout", "heartbeat_timeout", "poll_timeout"}

@@ -46,11 +46,15 @@ def message_of_first_contact(answer, **settings):
         (Answer(403, {"detail": "x"}), "the API key was refused: give api_key= or set TINKER_API_KEY"),
         (Answer(404, {"detail": "x"}), "there is no Tinker API at this address: check base_url="),
         (Answer(405, {"detail": "x"}), "there is no Tinker API at this address: check base_url="),
-        (Answer(301, text="", headers={"Location": "/x"}), "there is no Tinker API at this address"),
+        (Answer(301, text="", headers={"Location": "/x"}), "not a Tinker server but a gateway or login page"),
+        (
+            Answer(401, text="<html>Sign in", headers={"Via": "1.1 corp"}),
+            "login page (1.1 corp) responded: check base_url=",
+        ),
         (Answer(text="<html>welcome</html>"), "that is not the response of a Tinker server: check base_url="),
         (Answer(400, {"detail": "unsupported SDK version"}), "set sdk_version= (now '0.7.0')"),
     ],
-    ids=["401", "403", "404", "405", "301", "html", "version"],
+    ids=["401", "403", "404", "405", "301", "login", "html", "version"],
 )
 def test_an_error_of_the_first_contact_names_the_setting_to_check(answer, advice):
     message = message_of_first_contact(answer)

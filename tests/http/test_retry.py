@@ -11,9 +11,16 @@ from retry_runs import POLICIES, run
 from scripted_server import Answer, SteppedClock, bare_session
 
 from tinkex_sync.config import Config, RetryStrategies
-from tinkex_sync.errors import APIConnectionError, APITimeoutError, ConfigError, InternalServerError, status_error
+from tinkex_sync.errors import (
+    APIConnectionError,
+    APIResponseValidationError,
+    APITimeoutError,
+    ConfigError,
+    InternalServerError,
+    status_error,
+)
 from tinkex_sync.http.request import Request
-from tinkex_sync.http.retry import Attempts, RetryConfig, retry_after
+from tinkex_sync.http.retry import Attempts, RetryConfig, RetryLog, retry_after
 
 
 @pytest.fixture
@@ -102,12 +109,60 @@ def test_a_late_attempt_is_cut_at_the_limit(clock):
     def send(made):
         cuts.append(made.ends_at() - clock.time())
         clock.advance(160.0 if made.number == 1 else cuts[-1])
+        raise status_error(503, body="")
+
+    with pytest.raises(InternalServerError):
+        run(attempts, send, clock.advance)
+    assert cuts == [300.0, 139.0]
+    assert clock.time() == 1300.0
+
+
+def test_a_first_attempt_without_a_response_is_followed_by_one_of_the_same_length(clock):
+    attempts = Attempts(POLICIES["submit"], clock)
+    cuts = []
+
+    def send(made):
+        cuts.append(made.ends_at() - clock.time())
+        clock.advance(cuts[-1])
         raise APITimeoutError
 
     with pytest.raises(APITimeoutError):
         run(attempts, send, clock.advance)
-    assert cuts == [300.0, 139.0]
-    assert clock.time() == 1300.0
+    assert cuts == [300.0, 300.0]
+    assert clock.time() == 1600.0
+
+
+PAGE = "<html>Sign in</html>"
+
+
+@pytest.mark.parametrize(
+    ("failure", "is_retried"),
+    [
+        (status_error(302, body=""), True),
+        (status_error(400, body=PAGE), True),
+        (status_error(401, body=PAGE), True),
+        (status_error(403, body="Forbidden"), True),
+        (status_error(407, body=""), True),
+        (status_error(421, body=PAGE), True),
+        (status_error(499, body=""), True),
+        (APIResponseValidationError(body=PAGE), True),
+        (APIResponseValidationError(body=" "), True),
+        (APIResponseValidationError(body='{"half": '), False),
+        (APIResponseValidationError(body={"no": "id"}), False),
+        (status_error(400, body={"detail": "x"}), False),
+        (status_error(401, body={"detail": "x"}), False),
+        (status_error(404, body=PAGE), False),
+        (status_error(413, body=PAGE), False),
+    ],
+)
+def test_a_response_of_an_intermediary_is_retried_but_not_at_the_first_contact(clock, failure, is_retried):
+    attempts = Attempts(POLICIES["submit"], clock)
+    if is_retried:
+        assert runs(attempts, clock, [failure] * 3) == "ok"
+        assert attempts.in_doubt  # the server may have read the request
+    first = Attempts(POLICIES["submit"], clock, unreachable_after=15.0)
+    with pytest.raises(type(failure)):
+        runs(first if is_retried else attempts, clock, [failure])
 
 
 def test_excluded_time_does_not_count_towards_the_limit(clock):
@@ -139,8 +194,25 @@ def test_a_warning_is_logged_after_ten_seconds_of_retrying(clock, caplog):
     with caplog.at_level(logging.WARNING, "tinkex_sync.http.retry"):
         runs(Attempts(POLICIES["submit"], clock), clock, [status_error(503, body="x") for _ in range(7)])
     assert [record.getMessage().partition(" error=")[0] for record in caplog.records] == [
-        "Still retrying a call: elapsed=7s attempts=4"
+        "Still retrying: operation=asample calls=1 elapsed=7s attempts=4"
     ]
+
+
+def test_many_calls_that_retry_for_one_reason_log_one_warning_with_their_number(clock, caplog):
+    log = RetryLog(clock)
+    waiting = [Attempts(POLICIES["poll"], clock) for _ in range(256)]
+    clock.advance(11.0)
+    for attempts in waiting:
+        log.report(attempts, 1.0, status_error(503, body="<html>\n" + 999 * "x"), "retrieve_future", len(waiting))
+    log.report(waiting[0], 1.0, APIConnectionError("Connection refused"), "retrieve_future", 256)
+    messages = [record.getMessage() for record in caplog.records]
+    assert len(messages) == 2
+    assert messages[0].startswith("Still retrying: operation=retrieve_future calls=256 elapsed=11s")
+    assert "\n" not in messages[0] and len(messages[0]) < 500
+    assert "APIConnectionError: Connection refused" in messages[1]
+    clock.advance(300.0)
+    log.report(waiting[1], 1.0, APIConnectionError("Connection refused"), "retrieve_future", 256)
+    assert len(caplog.records) == 3
 
 
 @pytest.mark.parametrize(

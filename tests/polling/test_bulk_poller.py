@@ -124,6 +124,7 @@ def test_a_thousand_samples_share_the_polls_and_each_has_its_own_result():
         [Answer(400, {"detail": "x"})] * 3,
         [Answer(402, {"detail": "pay"})],
         [Answer(drop=True)] * 2,
+        [Answer(text="<html>"), Answer(302, text=""), Answer(403, text="<html>")],
     ],
 )
 def test_bulk_polls_are_sent_again_after_these_failures(answers):
@@ -139,7 +140,7 @@ def test_bulk_polls_are_sent_again_after_these_failures(answers):
         [Answer(400, {"detail": "x"})] * 4,
         [Answer(body={"completions": [{"state": "odd", "request_id": "req-1"}], "cursor": 5})],
         [Answer(body={"cursor": 5})],
-        [Answer(text="<html>")],
+        [Answer(text="[")],
     ],
 )
 def test_a_final_failure_of_a_bulk_poll_fails_current_and_later_samples(answers):

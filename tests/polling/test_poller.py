@@ -1,5 +1,6 @@
 """Polling of one server future: every row of the table, on a clock whose waits pass immediately."""
 
+import logging
 import threading
 
 import pytest
@@ -8,7 +9,7 @@ from polling_rules import expected_polls
 from scripted_server import Answer, SteppedClock, bare_session
 
 from tinkex_sync import errors
-from tinkex_sync.concurrency.clock import Clock
+from tinkex_sync.concurrency.clock import Clock, ScaledClock
 from tinkex_sync.config import RetryStrategies
 from tinkex_sync.plugins.events import Source
 from tinkex_sync.polling.poller import ServerFuture, poll
@@ -47,6 +48,14 @@ def polled(answers, default=RESULT, clock=None, seconds=None, **settings):
         [Answer(500, text="boom"), Answer(502), Answer(503), Answer(599)],
         [Answer(503, headers={"Retry-After": "12"}), Answer(429, headers={"retry-after-ms": "250"})],
         [Answer(503, headers={"Retry-After": "61"})],
+        [
+            Answer(400, text="<html>"),
+            Answer(401, text=""),
+            Answer(403, text="<html>"),
+            Answer(302, text=""),
+            Answer(499, text=""),
+        ],
+        [Answer(text="<html>"), Answer(407, text=""), Answer(421, text="<p>")],
         [Answer(409, text=""), Answer(409, {}), Answer(429, DETAIL)],
         [Answer(drop=True)] * 3,
         [Answer(408, {}), Answer(drop=True)],
@@ -77,6 +86,8 @@ def test_polling_continues_after_these_responses_until_there_is_a_result(answers
         ([Answer(418, {})], errors.APIStatusError, 418),
         ([Answer(408, {}), Answer(404, {})], errors.NotFoundError, 404),
         ([Answer(drop=True), Answer(404, {})], errors.ResultLostError, None),
+        ([Answer(408, {}), Answer(504, text="<html>"), Answer(404, {})], errors.ResultLostError, None),
+        ([Answer(502, text="<html>"), Answer(404, {})], errors.ResultLostError, None),
         ([Answer(408, {}), Answer(drop=True), Answer(404, {})], errors.ResultLostError, None),
         ([Answer(503), Answer(410, {})], errors.PromiseExpiredError, None),
         ([Answer(500, DETAIL)] * 3, errors.RequestFailedError, None),
@@ -156,3 +167,14 @@ def test_the_users_retry_strategies_apply_to_failed_polls():
 def test_a_retry_after_of_a_failed_poll_is_honoured():
     _, _, clock = polled([Answer(503, headers={"Retry-After": "12"})])
     assert clock.waits == [12.0]
+
+
+@pytest.mark.parametrize("cut", [{"status": 504, "text": "<html>"}, {"status": 524}, {"drop": True}])
+def test_a_poll_that_a_gateway_cuts_after_a_second_is_neither_a_failure_nor_logged(caplog, cut):
+    clock = ScaledClock(50.0)
+    released = threading.Event()
+    cuts = [Answer(**cut, hold=lambda: released.wait(0.06)) for _ in range(6)]  # 3 s of the client's clock each
+    outcome, requests, _ = polled(cuts, clock=clock, poll_retry_for=4.0)
+    assert outcome.metrics == {"a": 1.0}
+    assert len(requests) == 7
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]

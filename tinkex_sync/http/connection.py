@@ -42,7 +42,7 @@ from .call_state import CallState
 from .error_advice import advise
 from .payment_wait import PaymentWait
 from .request import Request
-from .retry import Attempts, log_long_retry, make_policies, may_have_arrived
+from .retry import Attempts, RetryLog, make_policies, may_have_arrived
 from .transport import Response, Transport
 
 #: Seconds; a longer timeout means no deadline.
@@ -72,6 +72,7 @@ class Connection:
         #: Time of the clock at which the server last confirmed the session; None before there is one.
         self.last_heartbeat: Optional[float] = None
         self._policies = make_policies(config)
+        self._retry_log = RetryLog(self.clock)
         self._lock = Lock()
         self._retrying = 0  # guarded by _lock
         self._pid = os.getpid()
@@ -100,7 +101,7 @@ class Connection:
         row = request.row
         try:
             if row.policy is None:
-                response = self.send_once(request)
+                response = _decoded(request, self.send_once(request))
             else:
                 made = attempts or self.attempts(row.policy)
                 if request.first_contact:
@@ -110,7 +111,7 @@ class Connection:
                     before_sleep=self._report_retry,
                 )
                 response = retrying(self._attempt, request, made)
-            return response if row.response_type is None else row.response_type.from_wire(response.json())
+            return response
         except APIError as error:
             if row.policy is not None and isinstance(error, (APIStatusError, APIConnectionError)):
                 made.describe(error)
@@ -123,12 +124,12 @@ class Connection:
         """Return the record of a new call that is retried by ``policy``."""
         return Attempts(self._policies[policy], self.clock, is_crowded=lambda: self._retrying > 0)
 
-    def _attempt(self, request: Request, attempts: Attempts) -> Response:
+    def _attempt(self, request: Request, attempts: Attempts) -> Any:
         """Make one attempt of :meth:`call`; while the server requires payment (402), wait and send again."""
         with attempts.running():
             while True:
                 try:
-                    return self.send_once(request, attempts)
+                    return _decoded(request, self.send_once(request, attempts))
                 except BillingError as error:
                     if request.first_contact:
                         raise  # A user waits for the first contact, and the error states what to do.
@@ -142,14 +143,13 @@ class Connection:
         assert state.outcome is not None
         error = state.outcome.exception()
         assert error is not None
-        if request.row.observed:
-            self.report_retry(request, attempts, state.upcoming_sleep, error)
-        log_long_retry(attempts, state.upcoming_sleep, error, request.row.name)
+        self.report_retry(request, attempts, state.upcoming_sleep, error)
 
     def report_retry(self, request: Request, attempts: Attempts, delay: float, error: BaseException) -> None:
-        """Report to observers that a request is sent again in ``delay`` seconds."""
+        """Report to observers, and after some time to the log, that a request is sent again in ``delay`` seconds."""
+        self._retry_log.report(attempts, delay, error, request.row.name, self._retrying + 1)
         hook = self.observers.retry_scheduled
-        if hook is not None:
+        if hook is not None and request.row.observed:
             hook(
                 **self._origin(request), policy=attempts.policy.name, attempt=attempts.number, delay=delay, cause=error
             )
@@ -359,6 +359,11 @@ class Connection:
     def forked(self) -> bool:
         """Whether this process is a child of the process that created the client."""
         return os.getpid() != self._pid
+
+
+def _decoded(request: Request, response: Response) -> Any:
+    kind = request.row.response_type
+    return response if kind is None else kind.from_wire(response.json())
 
 
 @dataclass

@@ -26,7 +26,7 @@ class Endpoint:
     #: Below ``/api/v1/``; default: the name. Fields in braces are replaced by quoted values; those named ``*_path``
     #: keep their slashes.
     path: str = ""
-    #: Read timeout in seconds, or the name of the setting that contains it.
+    #: Read timeout in seconds, or the name of the setting that contains it. Some servers work during the request.
     read_timeout: Union[float, str] = "read_timeout"
     #: Whether its requests are reported to hooks. Those of telemetry are not, because telemetry reports requests.
     observed: bool = True
@@ -71,10 +71,15 @@ def _optional(name: str, response_type: Any, policy: Optional[str], path: str, *
     return Endpoint(name, response_type, policy, path=path, absent_statuses=_ABSENT_STATUSES, **fields)
 
 
-def _operation(name: str, result_type: Any, policy: str = "submit", request_type: str = "") -> Endpoint:
+def _operation(name: str, result_type: Any, policy: str = "submit", **fields: Any) -> Endpoint:
     """Return the row of an operation, whose result is polled. The request type is the name in CamelCase."""
-    request_type = request_type or name.title().replace("_", "")
-    return Endpoint(name, types.UntypedAPIFuture, policy, result_type=result_type, request_type=request_type)
+    fields = {"request_type": name.title().replace("_", ""), **fields}
+    return Endpoint(name, types.UntypedAPIFuture, policy, result_type=result_type, **fields)
+
+
+def _quick(name: str, result_type: Any, policy: str = "submit", **fields: Any) -> Endpoint:
+    """Return the row of an operation that servers accept without carrying it out."""
+    return _operation(name, result_type, policy, read_timeout="submit_timeout", **fields)
 
 
 _ROWS = (
@@ -91,9 +96,9 @@ _ROWS = (
     # Training
     _operation("create_model", types.CreateModelResponse, "short"),
     _operation("unload_model", types.UnloadModelResponse),
-    _operation("forward", types.ForwardBackwardOutput),
-    _operation("forward_backward", types.ForwardBackwardOutput),
-    _operation("optim_step", types.OptimStepResponse),
+    _quick("forward", types.ForwardBackwardOutput),
+    _quick("forward_backward", types.ForwardBackwardOutput),
+    _quick("optim_step", types.OptimStepResponse),
     _operation("save_weights", types.SaveWeightsResponse),
     _operation("load_weights", types.LoadWeightsResponse),
     _operation("save_weights_for_sampler", types.SaveWeightsForSamplerResponseInternal),
@@ -102,7 +107,7 @@ _ROWS = (
     # Sampling
     Endpoint("create_sampling_session", types.CreateSamplingSessionResponse, "short"),
     Endpoint("join_sampling_session", types.JoinSamplingSessionResponse, "short"),
-    _operation("asample", types.SampleResponse, "sampling", "Sample"),
+    _quick("asample", types.SampleResponse, "sampling", request_type="Sample"),
     # Server futures
     Endpoint("retrieve_future", None, None, read_timeout="poll_timeout"),
     Endpoint("retrieve_futures", None, None, read_timeout=45.0),

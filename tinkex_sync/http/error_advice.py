@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from ..config import Config
 from ..errors import APIError, APIResponseValidationError, APIStatusError, AuthenticationError, PermissionDeniedError
+from ..logs import one_line
+from .retry import is_from_intermediary
 
 
 def advise(error: APIError, config: Config, first_contact: bool) -> None:
@@ -27,6 +29,9 @@ def advise(error: APIError, config: Config, first_contact: bool) -> None:
 
 def _first_contact_advice(error: APIError, config: Config) -> str:
     where = f"base_url is {config.base_url}"
+    if isinstance(error, APIStatusError) and is_from_intermediary(error):
+        name = one_line(error.headers.get("via") or error.headers.get("server") or "unknown")
+        return f"not a Tinker server but a gateway or login page ({name}) responded: check base_url=, proxies=; {where}"
     if isinstance(error, (AuthenticationError, PermissionDeniedError)):
         problem = "the API key was refused" if config.api_key else "the server requires an API key"
         return f"{problem}: give api_key= or set TINKER_API_KEY; {where}"

@@ -24,25 +24,37 @@ from tenacity.stop import stop_base
 from tenacity.wait import wait_base
 
 from ..concurrency.clock import Clock
+from ..concurrency.primitives import Lock
 from ..config import Config, RetryStrategies
-from ..errors import APIConnectionError, APIError, APIStatusError, ClosedError, DeadlineExceeded, PromiseExpiredError
+from ..errors import (
+    APIConnectionError,
+    APIError,
+    APIResponseValidationError,
+    APIStatusError,
+    APITimeoutError,
+    ClosedError,
+    DeadlineExceeded,
+    PromiseExpiredError,
+)
 from ..logs import get_logger
 
 _log = get_logger(__name__)
 
 #: A valid poll that fails with 400 is sent again at most this often (protocol 0.38).
 MOST_BAD_POLLS = 3
-#: Seconds of retrying after which a WARNING is logged.
-_WARN_AFTER = 10.0
+#: Seconds of retrying after which a WARNING is logged, and seconds until the next one for the same kind of error.
+_WARN_AFTER, _WARN_EVERY = 10.0, 300.0
+#: Characters of an error in that WARNING; a gateway's page is longer.
+_LONGEST_TEXT = 300
 #: A retry is not started if the previous attempt took longer than the time left. Attempts longer than this count as
 #: this long, in seconds.
 _LONG_ATTEMPT = 30.0
-#: Seconds that an attempt may take at least, even if the policy's limit is nearer.
-_SHORTEST_ATTEMPT = 5.0
 #: Longest wait in seconds that a server may request. Other values are ignored, as in the 0.7.0 client.
 _LONGEST_RETRY_AFTER = 60.0
 #: The largest share of a wait that is subtracted at random.
 _JITTER = 0.25
+#: Statuses of gateways, login pages and firewalls, if the body is not JSON.
+_INTERMEDIARY_STATUSES = frozenset((*range(300, 400), 400, 401, 403, 407, 421, 499))
 #: Attempts after which a status is final, because known servers return it permanently.
 _PERMANENT = {409: 3, 501: 3}
 
@@ -52,9 +64,21 @@ def is_transient(status: int, last: int = 599) -> bool:
     return status in (408, 409, 429) or 500 <= status <= last
 
 
+def is_from_intermediary(error: Optional[BaseException]) -> bool:
+    """Return whether a failed response is that of a gateway or proxy: a page, or nothing, where the API returns JSON.
+
+    Statuses from 500 on are retried in any case, and 404 and 413 are final whoever returns them.
+    """
+    if not isinstance(getattr(error, "body", None), str):
+        return False
+    if isinstance(error, APIResponseValidationError):
+        return not error.body.strip() or error.body.lstrip().startswith("<")
+    return isinstance(error, APIStatusError) and error.status_code in _INTERMEDIARY_STATUSES
+
+
 def may_have_arrived(error: BaseException) -> bool:
     """Return whether the server may have carried out a request that failed with ``error``."""
-    if isinstance(error, APIStatusError):
+    if isinstance(error, APIStatusError) and not is_from_intermediary(error):
         return error.status_code >= 500 and error.status_code != 501
     return not getattr(error, "unsent", False) and getattr(error, "sent", "unknown") != "no"
 
@@ -95,8 +119,8 @@ class Attempts:
     number: int = 0
     #: HTTP requests made for them, for observers.
     requests: int = 0
-    #: Whether the WARNING about a long retry is logged.
-    warned: bool = False
+    #: Seconds that an attempt may take at least, even if the policy's limit is nearer.
+    shortest: float = 5.0
     #: Returns random numbers in [0, 1) for jitter.
     random: Callable[[], float] = random.random
     #: At the first contact: stop when no attempt has reached the server for this many seconds. Else infinite.
@@ -139,9 +163,16 @@ class Attempts:
         """Return the seconds that the last attempt took. Call it when the attempt has failed."""
         return self.clock.time() - self.attempt_started
 
+    def grants_second(self, error: Optional[BaseException]) -> bool:
+        """Return whether ``error`` ended the first attempt without any response: then a second one may take as long."""
+        if self.number > 1 or not isinstance(error, APITimeoutError) or error.unsent:
+            return False
+        self.shortest = max(self.shortest, self.last_attempt_took())
+        return True
+
     def ends_at(self) -> float:
         """Return the time at which the running attempt must end so that the policy's limit holds."""
-        return max(self.started + self.policy.limit, self.attempt_started + _SHORTEST_ATTEMPT)
+        return max(self.started + self.policy.limit, self.attempt_started + self.shortest)
 
     def failure_state(self, error: BaseException) -> tenacity.RetryCallState:
         """Return tenacity's state of a call whose last attempt failed with ``error``."""
@@ -204,6 +235,13 @@ class retry_if_status(retry_base):  # noqa: N801 - tenacity's own strategies hav
         return is_transient(status, self._last) and _attempts(retry_state).number < limit
 
 
+class retry_if_intermediary(retry_base):  # noqa: N801
+    """Retry responses that gateways and proxies return instead of the API, except at the first contact."""
+
+    def __call__(self, retry_state: tenacity.RetryCallState) -> bool:
+        return is_from_intermediary(_failure(retry_state)) and _attempts(retry_state).unreachable_after == math.inf
+
+
 def _is_connection_failure(error: BaseException) -> bool:
     # A deadline of the caller is a TimeoutError too, and final.
     is_failure = isinstance(error, (APIConnectionError, TimeoutError)) and not isinstance(error, DeadlineExceeded)
@@ -212,6 +250,8 @@ def _is_connection_failure(error: BaseException) -> bool:
 
 class stop_at_limit(stop_base):  # noqa: N801
     """Stop when the policy's limit is reached, or when an attempt as long as the last one cannot end before it.
+
+    A first attempt without any response is followed by a second one, because a connection may be dead.
 
     Args:
         long_attempt: Longer attempts count as this long, in seconds; 0: the last attempt starts at the limit.
@@ -223,6 +263,8 @@ class stop_at_limit(stop_base):  # noqa: N801
     def __call__(self, retry_state: tenacity.RetryCallState) -> bool:
         attempts = _attempts(retry_state)
         left = attempts.remaining()
+        if attempts.grants_second(_failure(retry_state)):
+            return False
         return left <= 0 or left < min(attempts.last_attempt_took(), self._long_attempt)
 
 
@@ -316,7 +358,7 @@ class RetryPolicy:
         return self.wait(state)
 
 
-_CONNECTION_FAILURE = tenacity.retry_if_exception(_is_connection_failure)
+_TRANSPORT_FAILURE = tenacity.retry_if_exception(_is_connection_failure) | retry_if_intermediary()
 
 
 def make_policies(config: Config) -> Dict[str, RetryPolicy]:
@@ -324,7 +366,7 @@ def make_policies(config: Config) -> Dict[str, RetryPolicy]:
 
     def policy(name: str, retry: retry_base, wait: wait_base, stop: stop_base, limit: float) -> RetryPolicy:
         ours = RetryPolicy(
-            name, retry | _CONNECTION_FAILURE, wait_within_limit(wait), stop | stop_when_unreachable(), limit
+            name, retry | _TRANSPORT_FAILURE, wait_within_limit(wait), stop | stop_when_unreachable(), limit
         )
         users = vars(config.retry_strategies.get(name, RetryStrategies()))
         given = {part: strategy for part, strategy in users.items() if strategy is not None}
@@ -400,16 +442,33 @@ class RetryConfig:
         return min(max(delay, 0.0), self.retry_delay_max)
 
 
-def log_long_retry(attempts: Attempts, delay: float, error: BaseException, subject: str) -> None:
-    """Log one WARNING when a call has been retrying for ten seconds."""
-    if attempts.warned or attempts.elapsed + delay < _WARN_AFTER:
-        return
-    attempts.warned = True
-    _log.warning(
-        "Still retrying %s: elapsed=%.0fs attempts=%d error=%s: %s",
-        subject,
-        attempts.elapsed,
-        attempts.number,
-        type(error).__name__,
-        error,
-    )
+class RetryLog:
+    """Logs one WARNING for all calls of a client that have been retrying for one reason. Thread-safe."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._lock = Lock()
+        self._logged: Dict[str, float] = {}  # guarded by _lock; when a kind of error was last logged
+
+    def report(self, attempts: Attempts, delay: float, error: BaseException, operation: str, waiting: int) -> None:
+        """Log a call that is retried in ``delay`` seconds, if no call with such an error was logged lately.
+
+        Args:
+            waiting: Number of calls of the client that wait for a retry.
+        """
+        if attempts.elapsed + delay < _WARN_AFTER:
+            return
+        kind, now = type(error).__name__, self._clock.time()
+        with self._lock:
+            if now - self._logged.get(kind, -math.inf) < _WARN_EVERY:
+                return
+            self._logged[kind] = now
+        _log.warning(
+            "Still retrying: operation=%s calls=%d elapsed=%.0fs attempts=%d error=%s: %s",
+            operation,
+            waiting,
+            attempts.elapsed,
+            attempts.number,
+            kind,
+            str(error)[:_LONGEST_TEXT],
+        )

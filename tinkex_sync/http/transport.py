@@ -299,6 +299,8 @@ class Transport:
         read = row.read_timeout
         if isinstance(read, str):
             read = getattr(self._config, read)
+        if row.read_timeout == "submit_timeout":
+            read = min(read, self._config.read_timeout)
         return self._clock.real(self._config.connect_timeout), self._clock.real(read)
 
     def _log_deprecation(self, headers: Mapping[str, str]) -> None:

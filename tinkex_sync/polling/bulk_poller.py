@@ -188,7 +188,7 @@ class BulkPoller:
         """Return the seconds before the next poll after one that failed; raise ``error`` if it is final."""
         if isinstance(error, (APIConnectionError, DeadlineExceeded)):
             return _DELAY
-        if not isinstance(error, APIStatusError):
+        if not isinstance(error, (APIStatusError, APIResponseValidationError)):
             raise error
         action = action_after(error, is_bulk=True)
         if action is Action.BACK_OFF:

@@ -7,10 +7,13 @@ A poll of one server future (``retrieve_future``) also returns the failure of th
 from __future__ import annotations
 
 import enum
-from typing import NamedTuple, Tuple
+from typing import NamedTuple, Optional, Tuple
 
-from ..errors import APIStatusError
-from ..http.retry import is_transient
+from ..errors import APIError
+from ..http.retry import is_from_intermediary, is_transient
+
+#: A gateway that ends a poll after at least this many seconds has waited for the server, so the server is reachable.
+LONG_POLL = 1.0
 
 
 class Action(enum.Enum):
@@ -18,9 +21,11 @@ class Action(enum.Enum):
 
     #: The operation is in progress: poll again, without limit.
     POLL_AGAIN = "poll again"
+    #: A gateway ended a poll that lasted: the operation is most likely in progress. Poll again, without limit.
+    POLL_ABANDONED = "poll again, although the response may be lost"
     #: The poll failed: poll again if the retry policy allows it, after the policy's delay.
     BACK_OFF = "back off"
-    #: A gateway rejected the poll: poll again after the policy's delay, within the policy's limit.
+    #: A gateway responded instead of the server: poll again after the policy's delay, within the policy's limit.
     AWAIT_GATEWAY = "await the gateway"
     #: The server rejected a valid poll: poll again, at most ``MOST_BAD_POLLS`` times.
     RETRY_BAD_REQUEST = "retry a bad request"
@@ -41,9 +46,11 @@ class Action(enum.Enum):
 class FailedPoll(NamedTuple):
     """One row of the table."""
 
-    status: int
-    #: The form of the body: "detail" (JSON with a ``detail``), "empty" or "any".
-    body: str
+    #: None: any status.
+    status: Optional[int]
+    #: The form of the body: "detail" (JSON with a ``detail``), "gateway" (no JSON, from something between client and
+    #: server) or "any". "lasted": any body after a poll of at least :data:`LONG_POLL` seconds.
+    form: str
     #: After a poll of one server future.
     action: Action
     #: After a bulk poll.
@@ -52,7 +59,9 @@ class FailedPoll(NamedTuple):
 
 #: The first row that matches decides. Statuses without a row: BACK_OFF if they are transient, otherwise RAISE.
 FAILED_POLLS: Tuple[FailedPoll, ...] = (
-    FailedPoll(400, "empty", Action.AWAIT_GATEWAY, Action.RETRY_BAD_REQUEST),
+    FailedPoll(504, "lasted", Action.POLL_ABANDONED, Action.BACK_OFF),
+    FailedPoll(524, "lasted", Action.POLL_ABANDONED, Action.BACK_OFF),
+    FailedPoll(None, "gateway", Action.AWAIT_GATEWAY, Action.BACK_OFF),
     FailedPoll(400, "any", Action.RETRY_BAD_REQUEST, Action.RETRY_BAD_REQUEST),
     FailedPoll(402, "any", Action.AWAIT_PAYMENT, Action.AWAIT_PAYMENT),
     FailedPoll(404, "any", Action.AWAIT_FUTURE, Action.RAISE),
@@ -65,19 +74,27 @@ FAILED_POLLS: Tuple[FailedPoll, ...] = (
 )
 
 
-def action_after(error: APIStatusError, *, retries_bad_requests: bool = True, is_bulk: bool = False) -> Action:
-    """Return what the client does after a poll that failed.
+def action_after(
+    error: APIError, *, lasted: float = 0.0, retries_bad_requests: bool = True, is_bulk: bool = False
+) -> Action:
+    """Return what the client does after a poll that failed, other than by its connection.
 
     Args:
+        lasted: Seconds from the request to the response.
         retries_bad_requests: Whether the server may reject a valid poll with 400.
         is_bulk: Whether it was a bulk poll.
     """
-    status = error.status_code
-    if status == 400 and not retries_bad_requests:
+    status = getattr(error, "status_code", 0)
+    forms = {"any"}
+    if isinstance(error.body, dict) and "detail" in error.body:
+        forms.add("detail")
+    if is_from_intermediary(error):
+        forms.add("gateway")
+    if lasted >= LONG_POLL:
+        forms.add("lasted")
+    if status == 400 and not retries_bad_requests and "gateway" not in forms:
         return Action.RAISE
-    has_detail = isinstance(error.body, dict) and "detail" in error.body
-    form = "detail" if has_detail else ("any" if error.body else "empty")
     for row in FAILED_POLLS:
-        if row.status == status and row.body in ("any", form):
+        if row.status in (None, status) and row.form in forms:
             return row.bulk_action if is_bulk else row.action
     return Action.BACK_OFF if is_transient(status, last=999) else Action.RAISE

@@ -10,7 +10,7 @@ decides whether to retry (``RetryPolicy.next_delay``).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Callable, Optional
+from typing import Any, Callable, Optional, Union
 
 from ..errors import (
     APIConnectionError,
@@ -29,12 +29,14 @@ from ..errors import (
 from ..http.call_state import CallState
 from ..http.endpoints import OPERATIONS
 from ..http.request import Request
-from ..http.retry import MOST_BAD_POLLS, Attempts, log_long_retry
+from ..http.retry import MOST_BAD_POLLS, Attempts
 from ..session import Session
 from ..types import FutureRetrieveRequest, RequestErrorCategory
-from .failed_polls import Action, action_after
+from .failed_polls import LONG_POLL, Action, action_after
 from .queue_states import QueueStates
 
+#: Statuses of gateways that got no response from the server, or lost it.
+_GATEWAY_FAILURES = (502, 504, 524)
 #: Seconds between the starts of two polls at least.
 _SHORTEST_INTERVAL = 0.1
 #: Seconds for which a server may return 404 for a future that it has just created.
@@ -163,8 +165,8 @@ class _Polling:
                     raise
                 deadline = later
                 delay = self._after_timeout()
-            except APIStatusError as error:
-                delay = self._after_status(error)
+            except (APIStatusError, APIResponseValidationError) as error:
+                delay = self._after_failed_poll(error)
             except APIConnectionError as error:
                 delay = self._after_connection_failure(error)
             else:
@@ -252,13 +254,17 @@ class _Polling:
     def _note_progress(self) -> None:
         self._is_known, self._failures, self._confirmations = True, None, 0
 
+    def _lasted(self) -> float:
+        """Return the seconds since the last poll was sent."""
+        return self._session.clock.time() - self._poll_started
+
     def _rest_of_interval(self) -> float:
-        return _SHORTEST_INTERVAL - (self._session.clock.time() - self._poll_started)
+        return _SHORTEST_INTERVAL - self._lasted()
 
     # Failures. The methods return the seconds until the next poll, or raise.
 
     def _after_connection_failure(self, error: APIConnectionError) -> float:
-        if isinstance(error, APITimeoutError) and not error.unsent:
+        if not error.unsent and (isinstance(error, APITimeoutError) or self._lasted() >= LONG_POLL):
             return self._after_timeout()
         self._may_be_lost = self._may_be_lost or not error.unsent
         return self._back_off(error)
@@ -268,11 +274,16 @@ class _Polling:
         self._may_be_lost, self._failures = True, None
         return self._rest_of_interval()
 
-    def _after_status(self, error: APIStatusError) -> float:
-        error.request_id = self._request_id
+    def _after_failed_poll(self, error: Union[APIStatusError, APIResponseValidationError]) -> float:
+        error.__dict__["request_id"] = self._request_id
         if error.status_code in (408, 429) and self._states is not None:
             self._states.read(self._call, error.body)
-        action = action_after(error, retries_bad_requests=self._session.capabilities.retries_bad_polls)
+        retries_bad_requests = self._session.capabilities.retries_bad_polls
+        action = action_after(error, lasted=self._lasted(), retries_bad_requests=retries_bad_requests)
+        if action is Action.AWAIT_GATEWAY or error.status_code in _GATEWAY_FAILURES:
+            self._may_be_lost = True  # The server's response may have ended there.
+        if action is Action.POLL_ABANDONED:
+            return self._after_timeout()
         if action is Action.POLL_AGAIN:
             self._note_progress()
             return self._rest_of_interval()
@@ -283,7 +294,7 @@ class _Polling:
             return self._rest_of_interval()
         if action is Action.AWAIT_PAYMENT and isinstance(error, BillingError):
             return self._session.payment_wait.pause(error, self._call.source, self._call.call_id)
-        if action is Action.AWAIT_FUTURE:
+        if isinstance(error, APIStatusError) and action is Action.AWAIT_FUTURE:
             return self._await_future(error)
         if action is Action.AWAIT_CHECKPOINT:
             self._is_known = True
@@ -291,7 +302,7 @@ class _Polling:
             attempts = self._session.attempts("poll")
             attempts.number = self._early_polls
             return attempts.policy.wait(attempts.failure_state(error))
-        if action is Action.CONFIRM_FAILURE:
+        if isinstance(error, APIStatusError) and action is Action.CONFIRM_FAILURE:
             return self._confirm_failure(error)
         if action is Action.RAISE_EXPIRED:
             message = f"promise expired/broken for request {self._request_id}"
@@ -312,7 +323,6 @@ class _Polling:
             failures.describe(final, f"polling request {self._request_id}: ")
             raise
         self._session.report_retry(Request("retrieve_future", call=self._call), failures, delay, error)
-        log_long_retry(failures, delay, error, f"polling of request {self._request_id}")
         return max(delay, 0.01)
 
     def _await_future(self, error: APIStatusError) -> float:

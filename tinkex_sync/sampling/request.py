@@ -31,7 +31,7 @@ from ..futures import Future
 from ..http.call_state import CallState
 from ..http.error_advice import advise
 from ..http.request import Request, new_idempotency_key
-from ..http.retry import Attempts, log_long_retry
+from ..http.retry import Attempts
 from ..logs import get_logger
 from ..polling.poller import ServerFuture, poll
 from ..protocol import json_wire
@@ -294,7 +294,6 @@ class _Sample:
             raise
         request = Request("asample", source=self.call.source, call=self.call)
         self.session.report_retry(request, attempts, delay, error)
-        log_long_retry(attempts, delay, error, "asample")
         return self._retry_in(delay, self.begin_attempt)
 
     def _retry_in(self, delay: float, step: Callable[[], Optional[Next]]) -> Next:
