@@ -25,7 +25,7 @@ USED_BY_NAME = {
     "wbufsize run_wsgi handle_error fault",
     "protobuf descriptors and messages have them": "map_entry type_name oneof_index proto3_optional offsets token_ids",
     "tenacity reads it": "attempt_number",
-    "the table of settings is read by name, from endpoints' rows": "poll_timeout heartbeat_timeout",
+    "the table of settings is read by name, from endpoints' rows": "poll_timeout heartbeat_timeout submit_timeout",
     "a feature of the protocol that tests read through the status": "compressed_batches",
     "the signatures of hooks and of pydantic's and dataclasses-json's methods have them": "sent_bytes received_bytes "
     "infer_missing by_alias",

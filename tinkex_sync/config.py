@@ -68,49 +68,39 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def _check_positive(value: Any) -> Optional[str]:
-    return None if _is_number(value) and value > 0 else f"must be a number > 0, got {value!r}"
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and _is_number(value)
 
 
-def _check_not_negative(value: Any) -> Optional[str]:
-    return None if _is_number(value) and value >= 0 else f"must be a number >= 0, got {value!r}"
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and value != ""
 
 
-def _check_share(value: Any) -> Optional[str]:
-    return None if _is_number(value) and 0 < value <= 1 else f"must be a number > 0 and <= 1, got {value!r}"
+def _rule(is_valid: Callable[[Any], bool], expected: str) -> Check:
+    """Return the check of a simple rule, such as "a number > 0"."""
+    return lambda value: None if is_valid(value) else f"must be {expected}, got {value!r}"
 
 
-def _check_wait(value: Any) -> Optional[str]:
-    is_valid = _is_number(value) and 0 < value <= _LONGEST
-    return None if is_valid else f"must be a number of seconds > 0 and <= {_LONGEST:g}, got {value!r}"
-
-
-def _check_timeout(value: Any) -> Optional[str]:
-    is_valid = value is None or (_is_number(value) and value > 0)
-    return None if is_valid else f"must be a number of seconds > 0, or None, got {value!r}"
-
-
-def _check_count(value: Any) -> Optional[str]:
-    is_valid = isinstance(value, int) and _check_positive(value) is None
-    return None if is_valid else f"must be an integer >= 1, got {value!r}"
-
-
-def _check_size(value: Any) -> Optional[str]:
-    is_valid = isinstance(value, int) and _check_not_negative(value) is None
-    return None if is_valid else f"must be an integer >= 0, got {value!r}"
-
-
-def _check_flag(value: Any) -> Optional[str]:
-    return None if isinstance(value, bool) else f"must be True or False, got {value!r}"
-
-
-def _check_text(value: Any) -> Optional[str]:
-    is_valid = isinstance(value, str) and value != ""
-    return None if is_valid else f"must be a string that is not empty, got {value!r}"
-
-
-def _check_optional_text(value: Any) -> Optional[str]:
-    return None if value is None else _check_text(value)
+_check_positive = _rule(lambda value: _is_number(value) and value > 0, "a number > 0")
+_check_not_negative = _rule(lambda value: _is_number(value) and value >= 0, "a number >= 0")
+_check_share = _rule(lambda value: _is_number(value) and 0 < value <= 1, "a number > 0 and <= 1")
+_check_wait = _rule(
+    lambda value: _is_number(value) and 0 < value <= _LONGEST, f"a number of seconds > 0 and <= {_LONGEST:g}"
+)
+_check_timeout = _rule(
+    lambda value: value is None or (_is_number(value) and value > 0), "a number of seconds > 0, or None"
+)
+_check_count = _rule(lambda value: _is_count(value) and value >= 1, "an integer >= 1")
+_check_size = _rule(lambda value: _is_count(value) and value >= 0, "an integer >= 0")
+_check_flag = _rule(lambda value: isinstance(value, bool), "True or False")
+_check_text = _rule(_is_text, "a string that is not empty")
+_check_optional_text = _rule(lambda value: value is None or _is_text(value), "a string that is not empty")
+_check_protocol = _rule(lambda value: value in PROTOCOLS, f"one of {', '.join(PROTOCOLS)}")
+_check_factory = _rule(lambda value: value is None or callable(value), "a function without arguments, or None")
+_check_tags = _rule(
+    lambda value: not isinstance(value, str) and all(isinstance(tag, str) for tag in value),
+    "a collection of strings, such as ['run-7']",
+)
 
 
 def _check_secret_text(value: Any) -> Optional[str]:
@@ -143,15 +133,6 @@ def _check_base_url(value: Any) -> Optional[str]:
         "must be a URL such as https://host/prefix, or 'local' for the embedded server (argument base_url or"
         f" environment variable TINKER_BASE_URL), got {value!r}"
     )
-
-
-def _check_tags(value: Any) -> Optional[str]:
-    is_valid = not isinstance(value, str) and all(isinstance(tag, str) for tag in value)
-    return None if is_valid else f"must be a collection of strings, such as ['run-7'], got {value!r}"
-
-
-def _check_protocol(value: Any) -> Optional[str]:
-    return None if value in PROTOCOLS else f"must be one of {', '.join(PROTOCOLS)}, got {value!r}"
 
 
 def _check_strategies(value: Any) -> Optional[str]:
@@ -195,11 +176,6 @@ def _check_query(value: Any) -> Optional[str]:
         if not isinstance(name, str) or not all(isinstance(one, (str, int, float)) for one in values):
             return f"must map strings to strings, numbers, bools or lists of them, which {name!r} does not"
     return None
-
-
-def _check_factory(value: Any) -> Optional[str]:
-    is_valid = value is None or callable(value)
-    return None if is_valid else f"must be a function without arguments, or None, got {value!r}"
 
 
 def _setting(default: Any, check: Check, *, secret: bool = False) -> Any:

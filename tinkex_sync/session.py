@@ -13,6 +13,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Union
 
+from . import types
 from .concurrency.clock import wait_interruptibly
 from .concurrency.exit_closing import close_at_exit
 from .concurrency.primitives import Event, start_thread
@@ -29,14 +30,6 @@ from .plugins.registry import Observers
 from .protocol.negotiation import CONFIG_SDK_VERSION, Negotiated
 from .throttle.dispatch import Throttle
 from .throttle.semaphores import BytesSemaphore
-from .types import (
-    CancelFutureRequest,
-    CreateSessionRequest,
-    DynamicConfigRequest,
-    FinishReason,
-    FinishSessionRequest,
-    ServerConfigRequest,
-)
 
 #: Seconds that closing spends on reporting the session's end to the server.
 _FINISH_WITHIN = 0.5
@@ -127,7 +120,7 @@ class Session(Connection):
         """
         deadline = self.deadline(None)
         self._negotiate(deadline)
-        body = CreateSessionRequest(
+        body = types.CreateSessionRequest(
             tags=list(self.config.tags),
             user_metadata=dict(user_metadata or {}),
             sdk_version=self.capabilities.sdk_version,
@@ -161,7 +154,7 @@ class Session(Connection):
         """Negotiate the protocol, unless the result is cached or configured. POST /api/v1/client/config."""
         negotiation = self.negotiation
         if negotiation.is_required and not negotiation.load_cached():
-            body = ServerConfigRequest(CONFIG_SDK_VERSION)
+            body = types.ServerConfigRequest(CONFIG_SDK_VERSION)
             request = Request("client_config", body, deadline=deadline, first_contact=True)
             negotiation.apply_config(self.call(request))
         self._apply_capabilities()
@@ -180,7 +173,7 @@ class Session(Connection):
         """
         if not self.capabilities.has_dynamic_config:
             return
-        body = DynamicConfigRequest(self.capabilities.sdk_version)
+        body = types.DynamicConfigRequest(self.capabilities.sdk_version)
         response = self.call(Request("dynamic_config", body, deadline=deadline))
         if response is not None:
             self.negotiation.apply_dynamic_config(response)
@@ -229,7 +222,7 @@ class Session(Connection):
                 most = self.capabilities.max_cancellations
                 self._cancels = self._make_workers("cancel", most, most)
             workers = self._cancels
-        request = Request("cancel_future", CancelFutureRequest(request_id))
+        request = Request("cancel_future", types.CancelFutureRequest(request_id))
         return workers.submit(partial(self._try_call, request, f"Cancelling request {request_id}"))
 
     def _try_call(self, request: Request, subject: str) -> None:
@@ -313,7 +306,7 @@ class Session(Connection):
             return
         request = Request(
             "finish_session",
-            FinishSessionRequest(FinishReason(outcome), detail),
+            types.FinishSessionRequest(types.FinishReason(outcome), detail),
             path_values={"session": self.session_id},
             deadline=self.clock.time() + _FINISH_WITHIN,
         )

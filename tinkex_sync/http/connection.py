@@ -16,23 +16,12 @@ from typing import Any, Callable, Dict, Iterator, Optional
 
 import tenacity
 
+from .. import errors
 from ..concurrency.clock import remaining
 from ..concurrency.close_signal import CloseSignal
 from ..concurrency.primitives import Event, Lock
 from ..concurrency.timer import Timer
 from ..config import Config
-from ..errors import (
-    APIConnectionError,
-    APIError,
-    APIStatusError,
-    APITimeoutError,
-    AuthenticationError,
-    BillingError,
-    ClosedError,
-    DeadlineExceeded,
-    ForkedClientError,
-    TinkexError,
-)
 from ..plugins.events import Source
 from ..plugins.registry import Observers
 from ..protocol.negotiation import Capabilities, Negotiation
@@ -112,8 +101,8 @@ class Connection:
                 )
                 response = retrying(self._attempt, request, made)
             return response
-        except APIError as error:
-            if row.policy is not None and isinstance(error, (APIStatusError, APIConnectionError)):
+        except errors.APIError as error:
+            if row.policy is not None and isinstance(error, (errors.APIStatusError, errors.APIConnectionError)):
                 made.describe(error)
             if getattr(error, "status_code", None) in row.absent_statuses:
                 return None
@@ -130,7 +119,7 @@ class Connection:
             while True:
                 try:
                     return _decoded(request, self.send_once(request, attempts))
-                except BillingError as error:
+                except errors.BillingError as error:
                     if request.first_contact:
                         raise  # A user waits for the first contact, and the error states what to do.
                     paused = self.clock.time()
@@ -179,12 +168,12 @@ class Connection:
                     with self._observed(request, attempts) as outcome:
                         outcome.response = self.transport.send(request, request.all_headers(key), ends)
                     return outcome.response
-                except AuthenticationError as error:
+                except errors.AuthenticationError as error:
                     renewed = self.credentials.renewed_key(error, key, uses_key, ends) if may_renew else None
                     if renewed is None:
                         raise
                     key, may_renew = renewed, False
-                except APIConnectionError as error:
+                except errors.APIConnectionError as error:
                     if not (may_reconnect and error.reused) or isinstance(error, TimeoutError):
                         raise
                     may_reconnect = False
@@ -194,10 +183,10 @@ class Connection:
                         attempts.in_doubt = True
                     if request.call is not None:
                         request.call.reconnects += 1
-        except DeadlineExceeded as error:
+        except errors.DeadlineExceeded as error:
             if not is_cut or attempts is None:
                 raise
-            raise APITimeoutError(
+            raise errors.APITimeoutError(
                 f"Request timed out. No response within {attempts.policy.limit:g} s in all."
             ) from error
 
@@ -215,11 +204,11 @@ class Connection:
             yield outcome
         except BaseException as error:
             outcome.failure = error
-            if request.polled is not None and isinstance(error, TinkexError):
+            if request.polled is not None and isinstance(error, errors.TinkexError):
                 error.polled = request.polled
             if call is not None and call.sent == "no" and may_have_arrived(error):
                 call.sent = "unknown"
-            if call is not None and isinstance(error, DeadlineExceeded):
+            if call is not None and isinstance(error, errors.DeadlineExceeded):
                 raise call.deadline_exceeded() from error
             raise
         else:
@@ -265,7 +254,7 @@ class Connection:
         def exchange(deadline: Optional[float]) -> str:
             connection = own()
             if connection is None:
-                raise ClosedError("the client no longer exists")
+                raise errors.ClosedError("the client no longer exists")
             return str(connection.call(Request("auth_token", AuthTokenRequest(), deadline=deadline)).jwt)
 
         self.credentials.apply(self.capabilities, exchange, run_in_background)
@@ -297,11 +286,11 @@ class Connection:
         finally:
             self.count_retrying(-1)
         if closed:
-            raise ClosedError("the client was closed while a call waited for its next attempt")
+            raise errors.ClosedError("the client was closed while a call waited for its next attempt")
         if left is not None and left <= seconds:
             if call is not None:
                 raise call.deadline_exceeded()
-            raise DeadlineExceeded("the timeout ran out while retrying", phase="retrying", sent="unknown")
+            raise errors.DeadlineExceeded("the timeout ran out while retrying", phase="retrying", sent="unknown")
 
     def count_retrying(self, change: int) -> None:
         """Add ``change`` to the number of calls that wait for a retry."""
@@ -317,7 +306,7 @@ class Connection:
         with self.closing.waking(event):
             self.clock.wait(event, remaining(self.clock, until))
         if self.closing.is_set():
-            raise ClosedError("the client was closed while a call waited")
+            raise errors.ClosedError("the client was closed while a call waited")
 
     def deadline(self, timeout: Optional[float]) -> Optional[float]:
         """Return the time at which a call with this ``timeout`` must end; None: no deadline.
@@ -345,12 +334,12 @@ class Connection:
         """
         self.check_not_forked()
         if self.closing.is_set():
-            raise ClosedError("the client is closed")
+            raise errors.ClosedError("the client is closed")
 
     def check_not_forked(self) -> None:
         """Raise ForkedClientError in a child of the process that created the client."""
         if self.forked:
-            raise ForkedClientError(
+            raise errors.ForkedClientError(
                 "this client was made before the process forked, and connections cannot be shared:"
                 " make a new ServiceClient in the child (sampling and REST clients rebuild themselves)"
             )

@@ -58,6 +58,8 @@ class Endpoint:
 
 #: 404, 405 and 501 by the standards. Servers that reject unknown paths may return 400 or 422.
 _ABSENT_STATUSES = frozenset((400, 404, 405, 422, 501))
+#: For operations that servers accept before they carry them out.
+_QUICK = {"read_timeout": "submit_timeout"}
 _CHECKPOINT = "training_runs/{run}/checkpoints/{checkpoint_path}"
 
 
@@ -77,11 +79,6 @@ def _operation(name: str, result_type: Any, policy: str = "submit", **fields: An
     return Endpoint(name, types.UntypedAPIFuture, policy, result_type=result_type, **fields)
 
 
-def _quick(name: str, result_type: Any, policy: str = "submit", **fields: Any) -> Endpoint:
-    """Return the row of an operation that servers accept without carrying it out."""
-    return _operation(name, result_type, policy, read_timeout="submit_timeout", **fields)
-
-
 _ROWS = (
     # Sessions
     _optional("client_config", types.ServerConfigResponse, "optional", "client/config", uses_key=True),
@@ -96,9 +93,9 @@ _ROWS = (
     # Training
     _operation("create_model", types.CreateModelResponse, "short"),
     _operation("unload_model", types.UnloadModelResponse),
-    _quick("forward", types.ForwardBackwardOutput),
-    _quick("forward_backward", types.ForwardBackwardOutput),
-    _quick("optim_step", types.OptimStepResponse),
+    _operation("forward", types.ForwardBackwardOutput, **_QUICK),
+    _operation("forward_backward", types.ForwardBackwardOutput, **_QUICK),
+    _operation("optim_step", types.OptimStepResponse, **_QUICK),
     _operation("save_weights", types.SaveWeightsResponse),
     _operation("load_weights", types.LoadWeightsResponse),
     _operation("save_weights_for_sampler", types.SaveWeightsForSamplerResponseInternal),
@@ -107,7 +104,7 @@ _ROWS = (
     # Sampling
     Endpoint("create_sampling_session", types.CreateSamplingSessionResponse, "short"),
     Endpoint("join_sampling_session", types.JoinSamplingSessionResponse, "short"),
-    _quick("asample", types.SampleResponse, "sampling", request_type="Sample"),
+    _operation("asample", types.SampleResponse, "sampling", request_type="Sample", **_QUICK),
     # Server futures
     Endpoint("retrieve_future", None, None, read_timeout="poll_timeout"),
     Endpoint("retrieve_futures", None, None, read_timeout=45.0),

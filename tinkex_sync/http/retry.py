@@ -163,13 +163,6 @@ class Attempts:
         """Return the seconds that the last attempt took. Call it when the attempt has failed."""
         return self.clock.time() - self.attempt_started
 
-    def grants_second(self, error: Optional[BaseException]) -> bool:
-        """Return whether ``error`` ended the first attempt without any response: then a second one may take as long."""
-        if self.number > 1 or not isinstance(error, APITimeoutError) or error.unsent:
-            return False
-        self.shortest = max(self.shortest, self.last_attempt_took())
-        return True
-
     def ends_at(self) -> float:
         """Return the time at which the running attempt must end so that the policy's limit holds."""
         return max(self.started + self.policy.limit, self.attempt_started + self.shortest)
@@ -251,7 +244,7 @@ def _is_connection_failure(error: BaseException) -> bool:
 class stop_at_limit(stop_base):  # noqa: N801
     """Stop when the policy's limit is reached, or when an attempt as long as the last one cannot end before it.
 
-    A first attempt without any response is followed by a second one, because a connection may be dead.
+    A first attempt without any response is followed by a second one, which may take as long: the connection was dead.
 
     Args:
         long_attempt: Longer attempts count as this long, in seconds; 0: the last attempt starts at the limit.
@@ -263,7 +256,9 @@ class stop_at_limit(stop_base):  # noqa: N801
     def __call__(self, retry_state: tenacity.RetryCallState) -> bool:
         attempts = _attempts(retry_state)
         left = attempts.remaining()
-        if attempts.grants_second(_failure(retry_state)):
+        failure = _failure(retry_state)
+        if attempts.number == 1 and isinstance(failure, APITimeoutError) and not failure.unsent:
+            attempts.shortest = max(attempts.shortest, attempts.last_attempt_took())
             return False
         return left <= 0 or left < min(attempts.last_attempt_took(), self._long_attempt)
 

@@ -12,20 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Callable, Optional, Union
 
-from ..errors import (
-    APIConnectionError,
-    APIError,
-    APIResponseValidationError,
-    APIStatusError,
-    APITimeoutError,
-    BillingError,
-    DeadlineExceeded,
-    Polled,
-    PromiseExpiredError,
-    RequestFailedError,
-    ResultLostError,
-    TinkexError,
-)
+from .. import errors
 from ..http.call_state import CallState
 from ..http.endpoints import OPERATIONS
 from ..http.request import Request
@@ -91,10 +78,10 @@ def poll(
             polling.reserve(result_size, deadline)
         return polling.run(deadline, extend)
     except BaseException as failure:
-        outcome, error = "timeout" if isinstance(failure, DeadlineExceeded) else "error", failure
-        if isinstance(failure, TinkexError) and failure.polled is None:
+        outcome, error = "timeout" if isinstance(failure, errors.DeadlineExceeded) else "error", failure
+        if isinstance(failure, errors.TinkexError) and failure.polled is None:
             failure.polled = polling.polled()
-        if isinstance(failure, APIResponseValidationError):
+        if isinstance(failure, errors.APIResponseValidationError):
             failure.__dict__["request_id"] = server_future.request_id
         raise
     finally:
@@ -159,15 +146,15 @@ class _Polling:
                 body = session.capabilities.wire.decode_result(
                     response.content, response.headers.get("content-type", ""), response.status, self._kind.result_type
                 )
-            except DeadlineExceeded:
+            except errors.DeadlineExceeded:
                 later = None if extend is None else extend()
                 if later is None or later <= session.clock.time():
                     raise
                 deadline = later
                 delay = self._after_timeout()
-            except (APIStatusError, APIResponseValidationError) as error:
+            except (errors.APIStatusError, errors.APIResponseValidationError) as error:
                 delay = self._after_failed_poll(error)
-            except APIConnectionError as error:
+            except errors.APIConnectionError as error:
                 delay = self._after_connection_failure(error)
             else:
                 progress = self._after_response(body, deadline)
@@ -183,9 +170,9 @@ class _Polling:
 
     # Requests
 
-    def polled(self) -> Polled:
+    def polled(self) -> errors.Polled:
         """Return what is being polled, for errors."""
-        return Polled(self._request_id, self._kind.request_type, self.number)
+        return errors.Polled(self._request_id, self._kind.request_type, self.number)
 
     def _request(self, deadline: Optional[float]) -> Request:
         capabilities = self._session.capabilities
@@ -242,7 +229,7 @@ class _Polling:
         if isinstance(body, self._kind.result_type):
             return body
         if isinstance(body, dict) and "error" in body:
-            raise RequestFailedError(
+            raise errors.RequestFailedError(
                 f"Request failed: {body['error']}"
                 f" (request {self._request_id}, expected {self._kind.result_type.__name__})",
                 request_id=self._request_id,
@@ -263,8 +250,8 @@ class _Polling:
 
     # Failures. The methods return the seconds until the next poll, or raise.
 
-    def _after_connection_failure(self, error: APIConnectionError) -> float:
-        if not error.unsent and (isinstance(error, APITimeoutError) or self._lasted() >= LONG_POLL):
+    def _after_connection_failure(self, error: errors.APIConnectionError) -> float:
+        if not error.unsent and (isinstance(error, errors.APITimeoutError) or self._lasted() >= LONG_POLL):
             return self._after_timeout()
         self._may_be_lost = self._may_be_lost or not error.unsent
         return self._back_off(error)
@@ -274,7 +261,7 @@ class _Polling:
         self._may_be_lost, self._failures = True, None
         return self._rest_of_interval()
 
-    def _after_failed_poll(self, error: Union[APIStatusError, APIResponseValidationError]) -> float:
+    def _after_failed_poll(self, error: Union[errors.APIStatusError, errors.APIResponseValidationError]) -> float:
         error.__dict__["request_id"] = self._request_id
         if error.status_code in (408, 429) and self._states is not None:
             self._states.read(self._call, error.body)
@@ -292,9 +279,9 @@ class _Polling:
         if action is Action.RETRY_BAD_REQUEST and self._bad_requests < MOST_BAD_POLLS:
             self._bad_requests += 1
             return self._rest_of_interval()
-        if action is Action.AWAIT_PAYMENT and isinstance(error, BillingError):
+        if action is Action.AWAIT_PAYMENT and isinstance(error, errors.BillingError):
             return self._session.payment_wait.pause(error, self._call.source, self._call.call_id)
-        if isinstance(error, APIStatusError) and action is Action.AWAIT_FUTURE:
+        if isinstance(error, errors.APIStatusError) and action is Action.AWAIT_FUTURE:
             return self._await_future(error)
         if action is Action.AWAIT_CHECKPOINT:
             self._is_known = True
@@ -302,14 +289,14 @@ class _Polling:
             attempts = self._session.attempts("poll")
             attempts.number = self._early_polls
             return attempts.policy.wait(attempts.failure_state(error))
-        if isinstance(error, APIStatusError) and action is Action.CONFIRM_FAILURE:
+        if isinstance(error, errors.APIStatusError) and action is Action.CONFIRM_FAILURE:
             return self._confirm_failure(error)
         if action is Action.RAISE_EXPIRED:
             message = f"promise expired/broken for request {self._request_id}"
-            raise PromiseExpiredError(message, request_id=self._request_id) from error
+            raise errors.PromiseExpiredError(message, request_id=self._request_id) from error
         raise error
 
-    def _back_off(self, error: APIError, is_transient: bool = False) -> float:
+    def _back_off(self, error: errors.APIError, is_transient: bool = False) -> float:
         """Return the delay of the retry policy.
 
         Args:
@@ -319,15 +306,15 @@ class _Polling:
         failures.start()
         try:
             delay = failures.policy.next_delay(failures, error, is_transient)
-        except APIError as final:
+        except errors.APIError as final:
             failures.describe(final, f"polling request {self._request_id}: ")
             raise
         self._session.report_retry(Request("retrieve_future", call=self._call), failures, delay, error)
         return max(delay, 0.01)
 
-    def _await_future(self, error: APIStatusError) -> float:
+    def _await_future(self, error: errors.APIStatusError) -> float:
         if self._may_be_lost or self._call.reconnects:
-            raise ResultLostError(
+            raise errors.ResultLostError(
                 f"the result of request {self._request_id} was sent in a response that was lost, and the"
                 " server no longer has it",
                 request_id=self._request_id,
@@ -340,9 +327,9 @@ class _Polling:
             raise error
         return min(self._back_off(error, is_transient=True), max(0.01, left))
 
-    def _confirm_failure(self, error: APIStatusError) -> float:
+    def _confirm_failure(self, error: errors.APIStatusError) -> float:
         if self._confirmations >= len(_CONFIRMATION_DELAYS):
-            raise RequestFailedError(
+            raise errors.RequestFailedError(
                 f"Request failed: {error.body['detail']} (request {self._request_id})",
                 request_id=self._request_id,
                 category=RequestErrorCategory.Server,

@@ -14,19 +14,9 @@ from concurrent.futures import CancelledError
 from dataclasses import replace
 from typing import Any, Callable, ContextManager, Generic, List, NamedTuple, Optional, TypeVar
 
-from .. import types
+from .. import errors, types
 from ..concurrency.primitives import Event, Lock
 from ..concurrency.timer import TimerHandle
-from ..errors import (
-    APIConnectionError,
-    APIStatusError,
-    BillingError,
-    ClosedError,
-    DeadlineExceeded,
-    PromiseExpiredError,
-    RateLimitError,
-    ThreadStartError,
-)
 from ..futures import Future
 from ..http.call_state import CallState
 from ..http.error_advice import advise
@@ -222,7 +212,7 @@ class _Sample:
                 response = self.session.send_once(request, self._attempts)
             self._held_permit.record_acceptance()
             accepted = types.UntypedAPIFuture.from_wire(response.json())
-        except (RateLimitError, BillingError) as error:
+        except (errors.RateLimitError, errors.BillingError) as error:
             return self._wait_after_429(error)
         except Exception as error:
             return self._failed(error)
@@ -264,14 +254,14 @@ class _Sample:
         self.call.phase, self.call.request_id = "polling", accepted.request_id
         return Next(self.poll, is_poll=True)
 
-    def _wait_after_429(self, error: RateLimitError | BillingError) -> Next:
+    def _wait_after_429(self, error: errors.RateLimitError | errors.BillingError) -> Next:
         """Keep the permit through the wait after a 429 or 402."""
         call, session = self.call, self.session
         self.context.states.read(call, error.body)
-        if isinstance(error, BillingError):
+        if isinstance(error, errors.BillingError):
             try:
                 session.payment_wait.pause(error, call.source, call.call_id)
-            except BillingError as final:
+            except errors.BillingError as final:
                 return self._failed(final)
         elif session.clock.time() >= self.context.progress.gives_up_at():
             raise self.context.progress.error() from error
@@ -288,7 +278,7 @@ class _Sample:
         self._release_permit()
         try:
             delay = attempts.policy.next_delay(attempts, error)
-        except (APIStatusError, APIConnectionError) as final:
+        except (errors.APIStatusError, errors.APIConnectionError) as final:
             attempts.describe(final)
             advise(final, self.session.config, False)
             raise
@@ -347,7 +337,7 @@ class _Sample:
                 return self._poll(self.server_future, size)
             finally:
                 bulk.acknowledge(request_id)
-        except DeadlineExceeded:
+        except errors.DeadlineExceeded:
             if self.deadline is not None and self.session.clock.time() >= self.deadline:
                 raise
             raise self.context.progress.error() from None
@@ -388,7 +378,7 @@ class _Sample:
         """
         retry = self.context.retry
         is_late = self.session.clock.time() >= self._gives_up_at()
-        is_lost_again = isinstance(error, PromiseExpiredError) and self._resubmissions >= _MOST_RESUBMISSIONS
+        is_lost_again = isinstance(error, errors.PromiseExpiredError) and self._resubmissions >= _MOST_RESUBMISSIONS
         if is_late or is_lost_again or not retry.should_resubmit(error):
             raise error
         return retry.resubmit_delay(self._resubmissions)
@@ -490,7 +480,7 @@ class _SubmittedSample(_Sample):
             self.wake()
         # Closing fails the futures of the calls that it finds after it has set the signal. It may have missed this one.
         if self.session.closing.is_set():
-            self._interrupt(ClosedError("the client was closed before the sample was sent"))
+            self._interrupt(errors.ClosedError("the client was closed before the sample was sent"))
 
     def wake(self) -> None:
         with self._lock:
@@ -505,7 +495,7 @@ class _SubmittedSample(_Sample):
         # A closed session has no workers, and closing fails the future.
         try:
             workers.submit(self._run)
-        except ThreadStartError as error:
+        except errors.ThreadStartError as error:
             self._interrupt(error)
 
     def _run(self) -> None:
