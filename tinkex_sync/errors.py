@@ -62,6 +62,9 @@ class TinkexError(Exception):
 
     #: The server future whose poll raised this error; None for other requests.
     polled: Optional[Polled] = None
+    #: If ``train_step`` raised this, the state of its optimizer step: "not sent", "applied", "failed", "accepted" (its
+    #: result was not awaited) or "unknown". Else None.
+    optimizer_step: Optional[str] = None
 
     # Without a constructor in Python, inspect.signature() fails on the class.
     def __init__(self, *args: object) -> None:

@@ -11,19 +11,10 @@ import uuid
 from datetime import datetime, timedelta, timezone
 from typing import Any, Dict, Mapping, Optional, Sequence
 
-from . import types
+from . import errors, types
 from .concurrency.clock import Clock
 from .concurrency.primitives import start_thread
 from .config import Config
-from .errors import (
-    APIResponseValidationError,
-    APIStatusError,
-    ClosedError,
-    DeadlineExceeded,
-    Polled,
-    RequestFailedError,
-    WithdrawnError,
-)
 from .http.connection import Connection
 from .http.request import Request
 from .plugins import Observers, QueuedObserver, Source, hookimpl
@@ -51,7 +42,7 @@ def _is_user_error(error: Optional[BaseException]) -> bool:
     seen = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))
-        if isinstance(error, RequestFailedError) and error.category == "user":
+        if isinstance(error, errors.RequestFailedError) and error.category == "user":
             return True
         status = getattr(error, "status_code", None)
         if isinstance(status, int) and 400 <= status < 500 and status != 408:
@@ -131,7 +122,7 @@ class Telemetry(QueuedObserver):
         """
         if _is_user_error(error):
             data: Dict[str, Any] = {"error_type": type(error).__name__, "message": str(error)}
-            if isinstance(error, APIStatusError):
+            if isinstance(error, errors.APIStatusError):
                 data.update(status_code=error.status_code, body=error.body)
             queued = self.log("user_error", data, "WARNING")
         else:
@@ -178,7 +169,7 @@ class Telemetry(QueuedObserver):
             process_uuid=_PROCESS if capabilities.identifies_processes else None,
         )
         body = json_wire.fill_first_list(json_wire.encode(batch), events)
-        with contextlib.suppress(ClosedError):
+        with contextlib.suppress(errors.ClosedError):
             self._connection.call(Request("telemetry", body))
 
     def close(self, deadline: Optional[float] = None) -> bool:
@@ -225,7 +216,7 @@ class Telemetry(QueuedObserver):
         if error is None or path.endswith(_NOT_REPORTED):
             return
         is_backpressure = status == 429 and path.endswith("/asample")
-        if is_backpressure or isinstance(error, (ClosedError, DeadlineExceeded)):
+        if is_backpressure or isinstance(error, (errors.ClosedError, errors.DeadlineExceeded)):
             return  # The operation continues, or the client itself ended it.
         attempts = self._connection.attempts("submit")
         attempts.number = attempt
@@ -255,7 +246,7 @@ class Telemetry(QueuedObserver):
         self.log("InternalClientHolder.execute_with_retries.exception", data, "WARNING")
 
     def _poll_failed(
-        self, error: BaseException, polled: Polled, status: Optional[int], retried: bool, elapsed: float
+        self, error: BaseException, polled: errors.Polled, status: Optional[int], retried: bool, elapsed: float
     ) -> None:
         """Queue an event about a poll: the connection failed, or the server returned an error."""
         data = {**polled._asdict(), "exception": str(error), "elapsed_time": elapsed}
@@ -276,7 +267,7 @@ class Telemetry(QueuedObserver):
     ) -> None:
         """Queue events about a server future that ended with an error."""
         self._failed_connections.pop(request_id, None)
-        if not isinstance(error, Exception) or isinstance(error, (ClosedError, WithdrawnError)):
+        if not isinstance(error, Exception) or isinstance(error, (errors.ClosedError, errors.WithdrawnError)):
             return  # The operation succeeded, or the client itself ended it.
         polled = getattr(error, "polled", None)
         data: Dict[str, Any] = {
@@ -285,15 +276,15 @@ class Telemetry(QueuedObserver):
             "iteration": polled.iteration if polled is not None else 0,
             "elapsed_time": elapsed,
         }
-        if isinstance(error, DeadlineExceeded):
+        if isinstance(error, errors.DeadlineExceeded):
             self.log(_POLLING + "timeout", {**data, "timeout": elapsed}, "ERROR")
             return
-        if isinstance(error, RequestFailedError):
+        if isinstance(error, errors.RequestFailedError):
             is_user_error = _is_user_error(error)
             text = error.body.get("error") if isinstance(error.body, dict) else None
             data.update(error=text or error.message, error_category=error.category.capitalize())
             data.update(is_user_error=is_user_error)
             self.log(_POLLING + "application_error", data, "WARNING" if is_user_error else "ERROR")
-        elif isinstance(error, APIResponseValidationError):
+        elif isinstance(error, errors.APIResponseValidationError):
             self.log(_POLLING + "validation_error", {**data, **_describe(error)}, "ERROR")
         self.log_exception(error)

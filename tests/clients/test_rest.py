@@ -8,7 +8,7 @@ from scripted_server import Answer, ScriptedServer, bare_session
 
 import tinkex_sync
 from tinkex_sync import RestClient, errors
-from tinkex_sync.local import LocalServer
+from tinkex_sync.local import Faults, LocalServer
 
 pytest.importorskip("numpy")
 
@@ -172,3 +172,11 @@ def test_an_archive_url_of_any_scheme_is_returned_unchanged(url):
             for answer in (Answer(302, headers={"location": url}), Answer(200, body={"url": url})):
                 server.defaults["training_runs/run/checkpoints/weights/c/archive"] = answer
                 assert rest.get_checkpoint_archive_url("run", "weights/c").url == url
+
+
+def test_a_deletion_whose_response_was_lost_is_reported_as_done(server, rest, training):
+    path = training.save_state("short-lived").path
+    server.set_faults(Faults(drop_after={"training_runs": 1}))
+    assert rest.delete_checkpoint_from_tinker_path(path) is None
+    with pytest.raises(errors.NotFoundError):
+        rest.delete_checkpoint_from_tinker_path(path)  # no attempt of this call was lost

@@ -1,11 +1,23 @@
 """Operations of one request, and train steps: the optimizer step depends on its backward pass."""
 
+import pickle
 import threading
+from datetime import datetime, timedelta, timezone
 
 import pytest
 from imitations import ADAM, client, datums, training
+from scripted_server import Answer, bare_session
 
-from tinkex_sync import ClosedError, DeadlineExceeded, WithdrawnError, hookimpl, types
+from tinkex_sync import (
+    BadRequestError,
+    ClosedError,
+    DeadlineExceeded,
+    OutcomeUnknownError,
+    TrainingClient,
+    WithdrawnError,
+    hookimpl,
+    types,
+)
 from tinkex_sync.concurrency.clock import ScaledClock
 from tinkex_sync.training.batch import BatchOperation
 from tinkex_sync.training.lane import TrainingLane
@@ -72,3 +84,64 @@ def test_optimizer_parameters_of_another_type_are_rejected(imitation, model):
     with pytest.raises(TypeError, match="AdamParams or DimuonParams, not dict"):
         model.submit_optim_step({"learning_rate": 1e-3})
     assert imitation.requests_to("optim_step") == []
+
+
+def listing(age, folder="weights"):
+    """Return the listing of a run with one checkpoint, saved ``age`` seconds ago."""
+    saved = datetime.now(timezone.utc) - timedelta(seconds=age)
+    one = {
+        "checkpoint_id": f"{folder}/s",
+        "checkpoint_type": "training",
+        "time": saved.isoformat(),
+        "tinker_path": f"tinker://model-1/{folder}/s",
+    }
+    return Answer(body={"checkpoints": [one]})
+
+
+def saving(listed, save):
+    """Save while the first response is lost, and a retry is refused because the name exists."""
+    with bare_session(ScaledClock(50)) as (server, session):
+        for endpoint in ("save_weights", "save_weights_for_sampler"):
+            server.script(endpoint, Answer(drop=True))
+            server.defaults[endpoint] = Answer(409, {"detail": "a checkpoint of that name exists"})
+        server.defaults["training_runs/model-1/checkpoints"] = listed
+        return save(TrainingClient(session, "model-1"))
+
+
+def test_a_listing_settles_a_save_whose_response_was_lost():
+    saved = saving(listing(-60), lambda model: model.save_state("s"))
+    assert saved == types.SaveWeightsResponse("tinker://model-1/weights/s")
+    named = listing(-60, "sampler_weights")
+    saved = saving(named, lambda model: model.submit_save_weights_for_sampler("s").result(20))
+    assert saved == types.SaveWeightsForSamplerResponse("tinker://model-1/sampler_weights/s")
+
+
+@pytest.mark.parametrize("listed", [listing(3600), Answer(404, {"detail": "x"}), Answer(body={"checkpoints": []})])
+def test_a_save_stays_unknown_if_the_listing_does_not_show_a_new_checkpoint(listed):
+    with pytest.raises(OutcomeUnknownError, match="that name exists"):
+        saving(listed, lambda model: model.save_state("s"))
+
+
+@pytest.mark.parametrize(
+    ("script", "outcome", "steps"),
+    [
+        ({"forward_backward": [(400, {"detail": "bad"})]}, "not sent", 0),
+        ({"retrieve_future": [(400, {"detail": "bad"})]}, "applied", 1),
+        ({"retrieve_future": [(400, {"detail": "bad"}), (400, {"detail": "bad"})]}, "failed", 1),
+    ],
+)
+def test_the_error_of_a_train_step_reports_its_optimizer_step(imitation, model, script, outcome, steps):
+    imitation.script.update(script)
+    with pytest.raises(BadRequestError, match=f"optimizer step: {outcome}") as caught:
+        model.train_step(datums(1), "cross_entropy", ADAM, timeout=20)
+    assert caught.value.optimizer_step == outcome
+    assert pickle.loads(pickle.dumps(caught.value)).optimizer_step == outcome
+    assert len(imitation.requests_to("optim_step")) == steps
+
+
+def test_the_timeout_of_a_train_step_reports_an_optimizer_step_that_was_accepted(imitation, model):
+    imitation.ready.clear()
+    with pytest.raises(DeadlineExceeded, match="optimizer step: accepted") as caught:
+        model.train_step(datums(1), "cross_entropy", ADAM, timeout=1.0)
+    assert caught.value.optimizer_step == "accepted"
+    imitation.ready.set()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, Iterable, Literal, Mapping, Optional, Sequence, Tuple
+from contextlib import suppress
+from datetime import datetime, timezone
+from typing import Any, Callable, Dict, Iterable, Literal, Mapping, Optional, Sequence, Tuple, TypeVar
 
 from .. import types
-from ..errors import APIResponseValidationError
+from ..errors import APIResponseValidationError, TinkexError
 from ..futures import Future, Operation, wait_until
 from ..http.call_state import CallState
 from ..http.request import Request
@@ -15,10 +17,12 @@ from ..tokenizers.loading import choose_tokenizer, load_tokenizer
 from ..training.batch import BatchOperation
 from ..training.custom_loss import CustomLossOperation, LossFunction
 from ..training.lane import TrainingLane
-from ..training.operations import OptimizerStep, RequestOperation, TrainStepOutput
+from ..training.operations import OptimizerStep, RequestOperation, TrainStepOutput, describe_optimizer_step
 from ..validation import check_labels, check_model_path, check_optional_text, check_text, check_ttl
 from .base import CallOperation, Client, blocking, request_operation, submitted
 from .sampling import SamplingClient, open_sampling_client, sampling_client_operation
+
+T = TypeVar("T")
 
 
 class TrainingClient(Client):
@@ -166,13 +170,17 @@ class TrainingClient(Client):
         """Send a backward pass and the optimizer step after it without waiting in between, and wait for both.
 
         The optimizer step is sent only after every chunk of the batch was accepted. Otherwise it is withdrawn, and the
-        error of the batch is raised. Arguments and errors are those of :meth:`forward_backward`.
+        error of the batch is raised. Arguments and errors are those of :meth:`forward_backward`. The text of an error,
+        and its attribute ``optimizer_step``, report what became of the optimizer step: if it was applied, repeating the
+        step would apply it twice.
         """
         deadline = self.session.deadline(timeout)
         backward, step = self.submit_train_step(data, loss_fn, adam_params, loss_fn_config)
         try:
             output = wait_until(self.session, backward, deadline)
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, TinkexError):
+                describe_optimizer_step(error, self.session, step, deadline)
             step.abandon()
             raise
         return TrainStepOutput(output, wait_until(self.session, step, deadline))
@@ -220,7 +228,8 @@ class TrainingClient(Client):
             user_metadata=check_labels(user_metadata),
             overwrite=overwrite or None,
         )
-        return RequestOperation(self._lane, "save_state", request, "save_weights")
+        find_result = self._finder(types.SaveWeightsResponse, f"weights/{name}")
+        return RequestOperation(self._lane, "save_state", request, "save_weights", find_result=find_result)
 
     submit_save_state = submitted(save_state)
 
@@ -250,6 +259,20 @@ class TrainingClient(Client):
         return self._load("load_state_with_optimizer", path, weights_access_token, optimizer=True)
 
     submit_load_state_with_optimizer = submitted(load_state_with_optimizer)
+
+    def _finder(self, kind: Callable[[str], T], checkpoint_id: str) -> Callable[[], Optional[T]]:
+        """Return a function that returns the result of a save from now on, if the server lists its checkpoint."""
+        started = datetime.now(timezone.utc)
+
+        def find() -> Optional[T]:
+            with suppress(TinkexError):
+                request = Request("run_checkpoints", path_values={"run": self.model_id})
+                for one in self.session.call(request).checkpoints:
+                    if one.checkpoint_id == checkpoint_id and one.time is not None and one.time >= started:
+                        return kind(one.tinker_path)
+            return None
+
+        return find
 
     def _load(
         self, name: str, path: str, token: Optional[str], *, optimizer: bool
@@ -281,7 +304,10 @@ class TrainingClient(Client):
             ttl_seconds=check_ttl(ttl_seconds),
             user_metadata=check_labels(user_metadata),
         )
-        return RequestOperation(self._lane, "save_weights_for_sampler", request, convert=_named_save)
+        find_result = self._finder(types.SaveWeightsForSamplerResponse, f"sampler_weights/{name}")
+        return RequestOperation(
+            self._lane, "save_weights_for_sampler", request, convert=_named_save, find_result=find_result
+        )
 
     submit_save_weights_for_sampler = submitted(save_weights_for_sampler)
 

@@ -80,7 +80,8 @@ class Connection:
 
         Returns:
             The decoded response; a :class:`~tinkex_sync.http.transport.Response` if the endpoint's row names no type;
-            None if the server has no such endpoint and the row allows that.
+            None if the server has no such endpoint and the row allows that, or if the error of a repeated request
+            shows that an earlier attempt was carried out.
 
         Raises:
             APIError: The last attempt's, after the policy has given up.
@@ -104,7 +105,8 @@ class Connection:
         except errors.APIError as error:
             if row.policy is not None and isinstance(error, (errors.APIStatusError, errors.APIConnectionError)):
                 made.describe(error)
-            if getattr(error, "status_code", None) in row.absent_statuses:
+            status = getattr(error, "status_code", None)
+            if status in row.absent_statuses or (status in row.done_statuses and made.in_doubt):
                 return None
             advise(error, self.config, request.first_contact)
             raise

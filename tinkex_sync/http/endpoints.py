@@ -37,6 +37,8 @@ class Endpoint:
     accept: str = ""
     #: Statuses which mean that the server lacks the endpoint. Then the call returns None.
     absent_statuses: FrozenSet[int] = frozenset()
+    #: Statuses which mean that an earlier attempt, whose response was lost, was carried out. The call returns None.
+    done_statuses: FrozenSet[int] = frozenset()
     #: Type of the result, for which the server future that the response names is polled; None: there is no future.
     result_type: Any = None
     #: Value of ``X-Tinker-Request-Type`` in those polls.
@@ -116,7 +118,7 @@ _ROWS = (
     _get("training_run", types.TrainingRun, "training_runs/{run}"),
     _get("run_checkpoints", types.CheckpointsListResponse, "training_runs/{run}/checkpoints"),
     _get("checkpoints", types.CheckpointsListResponse),
-    Endpoint("delete_checkpoint", method="DELETE", path=_CHECKPOINT),
+    Endpoint("delete_checkpoint", method="DELETE", path=_CHECKPOINT, done_statuses=frozenset((404, 410))),
     Endpoint("publish_checkpoint", path=_CHECKPOINT + "/publish"),
     Endpoint("unpublish_checkpoint", method="DELETE", path=_CHECKPOINT + "/publish"),
     Endpoint("checkpoint_ttl", method="PUT", path=_CHECKPOINT + "/ttl"),

@@ -9,15 +9,8 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import Any, Callable, Dict, List, Optional, Set, Tuple
 
+from .. import errors
 from ..concurrency.primitives import Event, Lock, start_thread
-from ..errors import (
-    APIConnectionError,
-    APIResponseValidationError,
-    APIStatusError,
-    BillingError,
-    DeadlineExceeded,
-    ThreadStartError,
-)
 from ..http.call_state import CallState
 from ..http.request import Request
 from ..http.retry import MOST_BAD_POLLS
@@ -122,7 +115,7 @@ class BulkPoller:
         """Record that a result, or its error, was read, so that the server can delete it."""
         with self._lock:
             self._read.add(request_id)
-        with suppress(ThreadStartError):  # The next call tries again.
+        with suppress(errors.ThreadStartError):  # The next call tries again.
             self._start()
 
     def _start(self) -> None:
@@ -186,14 +179,14 @@ class BulkPoller:
 
     def _delay_after(self, error: Exception) -> float:
         """Return the seconds before the next poll after one that failed; raise ``error`` if it is final."""
-        if isinstance(error, (APIConnectionError, DeadlineExceeded)):
+        if isinstance(error, (errors.APIConnectionError, errors.DeadlineExceeded)):
             return _DELAY
-        if not isinstance(error, (APIStatusError, APIResponseValidationError)):
+        if not isinstance(error, (errors.APIStatusError, errors.APIResponseValidationError)):
             raise error
         action = action_after(error, is_bulk=True)
         if action is Action.BACK_OFF:
             return _DELAY
-        if action is Action.AWAIT_PAYMENT and isinstance(error, BillingError):
+        if action is Action.AWAIT_PAYMENT and isinstance(error, errors.BillingError):
             return self._session.payment_wait.pause(error, self._source, "")
         if action is Action.RETRY_BAD_REQUEST and self._bad_requests < MOST_BAD_POLLS:
             self._bad_requests += 1
@@ -229,7 +222,7 @@ def _completions(body: Any) -> Tuple[List[Tuple[str, Optional[int]]], int]:
             found.append((str(one["request_id"]), size if is_known else None))
         return found, int(body["cursor"])
     except (KeyError, TypeError, ValueError) as error:
-        raise APIResponseValidationError(
+        raise errors.APIResponseValidationError(
             f"The response to retrieve_futures cannot be decoded: {type(error).__name__}: {error}",
             body=body,
             path="completions",

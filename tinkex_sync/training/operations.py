@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import types as python_types
+from concurrent.futures import CancelledError
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Callable, Dict, List, Optional, TypeVar
 
-from .. import types
-from ..errors import ClosedError, WithdrawnError
+from .. import errors, types
+from ..futures import Future, wait_until
 from ..protocol import json_wire
 from ..protocol.wire import Body
+from ..session import Session
 from .batch import BatchOperation
 from .lane import LaneOperation, TrainingLane
 from .sequence_numbers import NumberedRequest
@@ -25,6 +27,8 @@ class RequestOperation(LaneOperation[T]):
         request: The body; its field ``seq_id`` is set when the request is dispatched.
         endpoint: Row of the endpoint table; None: the row with the operation's name.
         convert: Returns the caller's result, given the server's; an error fails the operation.
+        find_result: Returns the caller's result if the server shows that an operation whose response was lost was
+            carried out, else None.
     """
 
     def __init__(
@@ -34,19 +38,25 @@ class RequestOperation(LaneOperation[T]):
         request: Any,
         endpoint: Optional[str] = None,
         convert: Callable[[Any], T] = lambda result: result,
+        find_result: Callable[[], Optional[T]] = lambda: None,
     ) -> None:
         super().__init__(lane, name)
         self._endpoint = endpoint or name
         self._request = request
         self._convert = convert
+        self._find_result = find_result
 
     def dispatch(self) -> None:
         call = self.future.call
         request = NumberedRequest(self.session, self._endpoint, self._encode, call)
         self.before_dispatch()
-        self.lane.numbers.dispatch(request)
-        call.request_id = request.server_future.request_id
-        fetch = partial(self._fetch, request)
+        try:
+            self.lane.numbers.dispatch(request)
+        except errors.OutcomeUnknownError as error:
+            fetch = partial(self._settle, error)
+        else:
+            call.request_id = request.server_future.request_id
+            fetch = partial(self._fetch, request)
         self.session.helpers.submit(partial(self.future.resolve_by, fetch))
 
     def before_dispatch(self) -> None:
@@ -56,7 +66,17 @@ class RequestOperation(LaneOperation[T]):
         return Body(self._endpoint, json_wire.encode(replace(self._request, seq_id=number).to_wire()))
 
     def _fetch(self, request: NumberedRequest) -> T:
-        return self._convert(self.lane.fetch_result(request))
+        try:
+            return self._convert(self.lane.fetch_result(request))
+        except errors.OutcomeUnknownError as error:
+            return self._settle(error)
+
+    def _settle(self, error: errors.OutcomeUnknownError) -> T:
+        """Return the result if the server shows that the operation was carried out; otherwise raise ``error``."""
+        found = self._find_result()
+        if found is None:
+            raise error
+        return found
 
 
 class OptimizerStep(RequestOperation[types.OptimStepResponse]):
@@ -83,10 +103,10 @@ class OptimizerStep(RequestOperation[types.OptimStepResponse]):
 
     def before_dispatch(self) -> None:
         if self._backward is not None and not self._backward.is_accepted:
-            if isinstance(self._backward.error, ClosedError):
+            if isinstance(self._backward.error, errors.ClosedError):
                 # Closing may reach the lane before it reaches this operation.
-                raise ClosedError("the client was closed before the optimizer step was sent")
-            raise WithdrawnError(
+                raise errors.ClosedError("the client was closed before the optimizer step was sent")
+            raise errors.WithdrawnError(
                 "the optimizer step was withdrawn, because its backward pass was not accepted as a whole"
             ) from self._backward.error
         hook = self.session.observers.adam_params_serialized
@@ -115,3 +135,26 @@ class TrainStepOutput:
     def loss_fn_outputs(self) -> List[Dict[str, types.TensorData]]:
         """One dict per datum, in order: its tensors by name, such as "logprobs"."""
         return self.forward_backward.loss_fn_outputs
+
+
+def describe_optimizer_step(
+    error: errors.TinkexError, session: Session, step: Future[types.OptimStepResponse], deadline: Optional[float]
+) -> None:
+    """Add to the error of a backward pass what became of the optimizer step after it; withdraw it if it was not sent.
+
+    Args:
+        deadline: Time of the session's clock until which the step's result is awaited; None: no limit.
+    """
+    outcome = "applied"
+    if step.cancel():
+        outcome = "not sent"
+    else:
+        try:
+            wait_until(session, step, deadline)
+        except (errors.DeadlineExceeded, errors.ClosedError, errors.OutcomeUnknownError, errors.PromiseExpiredError):
+            outcome = {"yes": "accepted", "no": "not sent"}.get(step.call.sent, "unknown")
+        except (errors.TinkexError, CancelledError) as failure:
+            outcome = "not sent" if isinstance(failure, (errors.WithdrawnError, CancelledError)) else "failed"
+    error.optimizer_step = outcome
+    if error.args and isinstance(error.args[0], str):
+        error.args = (f"{error.args[0]} (optimizer step: {outcome})", *error.args[1:])

@@ -18,18 +18,8 @@ import re
 from contextlib import contextmanager
 from typing import Callable, Iterator, List, Optional, Set
 
+from .. import errors
 from ..concurrency.primitives import Event, Lock
-from ..errors import (
-    APIConnectionError,
-    APIError,
-    APIResponseValidationError,
-    APIStatusError,
-    ClosedError,
-    ConflictError,
-    OutcomeUnknownError,
-    PromiseExpiredError,
-    ResultLostError,
-)
 from ..http.call_state import CallState
 from ..http.request import Request, new_idempotency_key
 from ..polling.poller import ServerFuture
@@ -38,7 +28,7 @@ from ..session import Session
 
 _NUMBERS = re.compile(r"\bexpected\D{0,20}(\d+)\D{1,20}(\d+)")
 #: After these errors it is unknown whether an accepted operation has failed.
-_UNKNOWN_OUTCOMES = (OutcomeUnknownError, ClosedError, PromiseExpiredError, ResultLostError)
+_UNKNOWN_OUTCOMES = (errors.OutcomeUnknownError, errors.ClosedError, errors.PromiseExpiredError, errors.ResultLostError)
 
 
 class NumberedRequest:
@@ -91,7 +81,7 @@ class NumberedRequest:
             try:
                 response = session.call(request, attempts)
                 break
-            except APIStatusError as error:
+            except errors.APIStatusError as error:
                 if not session.negotiation.switch(error, body):
                     raise
             finally:
@@ -113,19 +103,19 @@ class NumberedRequest:
         self.assign(number)
         try:
             yield
-        except (APIError, ClosedError) as error:
+        except (errors.APIError, errors.ClosedError) as error:
             # A response with status 2xx and without a request id is a validation error: it may have been accepted.
             self.in_doubt = self.in_doubt or (
-                isinstance(error, APIResponseValidationError)
-                or (isinstance(error, APIConnectionError) and not error.unsent)
+                isinstance(error, errors.APIResponseValidationError)
+                or (isinstance(error, errors.APIConnectionError) and not error.unsent)
             )
-            if not self.in_doubt or isinstance(error, ClosedError):
+            if not self.in_doubt or isinstance(error, errors.ClosedError):
                 raise
             raise self.unknown_outcome(error) from error
 
-    def unknown_outcome(self, error: Exception) -> OutcomeUnknownError:
+    def unknown_outcome(self, error: Exception) -> errors.OutcomeUnknownError:
         """Return the error for a request whose response was lost and that then failed with ``error``."""
-        return OutcomeUnknownError(
+        return errors.OutcomeUnknownError(
             f"{self.endpoint} (number {self.number}) may or may not have been applied: a response was lost, and then:"
             f" {error}. Check the model before repeating it.",
             seq_id=self.number,
@@ -160,10 +150,10 @@ class SequenceNumbers:
             try:
                 with request.assigned(position, self.outcomes.number_at(position)):
                     request.send()
-            except ConflictError:
+            except errors.ConflictError:
                 if position == positions[-1]:
                     raise
-            except (APIError, ClosedError, OutcomeUnknownError):
+            except (errors.APIError, errors.ClosedError, errors.OutcomeUnknownError):
                 if request.in_doubt and position not in self._doubtful:
                     self._next = position + 1
                     self._doubtful.append(position)
@@ -284,4 +274,4 @@ def expects_lower_number(error: Exception, number: int) -> Optional[bool]:
     found = _NUMBERS.search(str(error))
     if found is not None and int(found.group(2)) == number:
         return int(found.group(1)) < number
-    return False if isinstance(error, ConflictError) else None
+    return False if isinstance(error, errors.ConflictError) else None
