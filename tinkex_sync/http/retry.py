@@ -1,8 +1,9 @@
 """Retry policies, composed from tenacity's strategies and strategies of the same form defined here.
 
-A call has exactly one policy, and tenacity runs its loop. The strategies defined here read the :class:`Attempts` of
-the call, which is the last argument of the retried function. They measure time on the client's clock. Users replace
-the strategies of a policy with ``Config.retry_strategies``.
+A call has exactly one policy, and tenacity runs its loop: ``Retrying.__call__`` for calls, ``Retrying.iter`` for each step
+of polls and samples. The strategies defined here read the :class:`Attempts` of the call, which is the last argument of
+the retried function. They measure time on the client's clock. Users replace the strategies of a policy with
+``Config.retry_strategies``.
 
 The rules are those of version 0.7.0 of the official SDK, with changes for the behaviour observed in SkyRL, TuFT and
 Hatchery.
@@ -337,7 +338,10 @@ class RetryPolicy:
         return tenacity.Retrying(sleep, self.stop, self.wait, self.retry, before_sleep=before_sleep, reraise=True)
 
     def next_delay(self, attempts: Attempts, error: BaseException, is_transient: bool = False) -> float:
-        """Return the seconds to wait after a failed attempt, for operations that must not hold a thread meanwhile.
+        """Return the seconds to wait after a failed attempt: one step of tenacity's loop.
+
+        Polls and samples use it, because a sample must not hold a thread while it waits, and because most polls without
+        a result are not failures.
 
         Args:
             attempts: The attempts so far, the failed one included.
@@ -347,10 +351,11 @@ class RetryPolicy:
         Raises:
             BaseException: ``error``, if it is final or the policy gives up.
         """
-        state = attempts.failure_state(error)
-        if not (is_transient or self.retry(state)) or self.stop(state):
-            raise error
-        return self.wait(state)
+        retry = tenacity.retry_always if is_transient else self.retry
+        loop = tenacity.Retrying(stop=self.stop, wait=self.wait, retry=retry, reraise=True)
+        loop.begin()
+        delay: float = loop.iter(attempts.failure_state(error))  # type: ignore[assignment]
+        return delay
 
 
 _TRANSPORT_FAILURE = tenacity.retry_if_exception(_is_connection_failure) | retry_if_intermediary()

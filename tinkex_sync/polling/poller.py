@@ -2,9 +2,9 @@
 
 The table in :mod:`~tinkex_sync.polling.failed_polls` contains the action after each kind of failed poll.
 
-tenacity does not run this loop, for two reasons. Most polls without a result are not failures, and each kind of failure
-has its own limit. The policy "poll" limits consecutive transport failures. It computes the delay after a failure and
-decides whether to retry (``RetryPolicy.next_delay``).
+Most polls without a result are not failures, and each kind of failure has its own limit. The policy "poll" limits
+consecutive transport failures: tenacity decides after each one whether and when to poll again
+(``RetryPolicy.next_delay``).
 """
 
 from __future__ import annotations
