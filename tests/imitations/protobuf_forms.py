@@ -1,7 +1,7 @@
 """Conversion of protobuf requests to the form of their JSON, and of results to protobuf."""
 
 from tinkex_sync.local import protobuf_bodies
-from tinkex_sync.local.json_bodies import ErrorResponse, decompress
+from tinkex_sync.local.json_bodies import RejectedRequest, decompress
 
 from .engine import ImitationError
 
@@ -26,7 +26,7 @@ def decode_request(content, encoding):
     """
     try:
         body = protobuf_bodies.decode_forward_backward(decompress(content, encoding))
-    except ErrorResponse as error:
+    except RejectedRequest as error:
         raise ImitationError(error.status, str(error)) from None
     operation = "forward" if body.pop("forward_only") else "forward_backward"
     fields = body.pop("forward_backward_input")

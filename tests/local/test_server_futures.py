@@ -12,7 +12,7 @@ from server_calls import Wire, until
 from tinkex_sync.concurrency.clock import Clock
 from tinkex_sync.local import Faults, LocalServer, server_futures
 from tinkex_sync.local.fault_gate import FaultGate
-from tinkex_sync.local.json_bodies import ErrorResponse
+from tinkex_sync.local.json_bodies import RejectedRequest
 from tinkex_sync.local.stats import Stats
 
 STALLED = Faults(pause=600, pause_hold=600)
@@ -99,7 +99,7 @@ def test_oldest_delivered_results_are_discarded_above_the_memory_limit(monkeypat
         futures.finish(future, result)
     assert futures.wait(first, 0) == futures.wait(first, 0) == result
     assert futures.wait(second, 0) == result
-    with pytest.raises(ErrorResponse) as rejection:
+    with pytest.raises(RejectedRequest) as rejection:
         futures.wait(first, 0)
     assert rejection.value.status == 410
     assert futures.wait(unread, 0) == result
@@ -200,10 +200,10 @@ def test_number_of_a_dropped_future_is_not_run_again(monkeypatch):
     ids = [finish(futures, number) for number in range(100)]
     for request_id in ids:
         assert futures.wait(futures.get(request_id), 0)
-    with pytest.raises(ErrorResponse) as error:
+    with pytest.raises(RejectedRequest) as error:
         futures.accept("sampling", None, ("s", 0), b"body")
     assert error.value.status == 410
-    with pytest.raises(ErrorResponse) as error:
+    with pytest.raises(RejectedRequest) as error:
         futures.get(ids[0])
     assert error.value.status == 410
     assert futures.accept("sampling", None, ("s", 99), b"body") == (futures.get(ids[99]), False)
@@ -215,7 +215,7 @@ def test_results_that_are_never_polled_are_dropped_above_the_memory_limit(monkey
     monkeypatch.setattr(server_futures, "MAX_UNDELIVERED_BYTES", 10_000)
     futures = futures_with()
     ids = [finish(futures, number, size=1000) for number in range(20)]
-    with pytest.raises(ErrorResponse, match="discarded"):
+    with pytest.raises(RejectedRequest, match="discarded"):
         futures.get(ids[0])
     assert futures.wait(futures.get(ids[-1]), 0).json == b"x" * 1000
 
@@ -223,7 +223,7 @@ def test_results_that_are_never_polled_are_dropped_above_the_memory_limit(monkey
 def test_ids_of_another_server_get_404():
     futures = futures_with()
     for request_id in (finish(futures_with(), 0), "", "x", "f" * 32):
-        with pytest.raises(ErrorResponse) as error:
+        with pytest.raises(RejectedRequest) as error:
             futures.get(request_id)
         assert error.value.status == 404
 

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from tinkex_sync.local.json_bodies import Body, ErrorResponse
+from tinkex_sync.local.json_bodies import Body, RejectedRequest
 from tinkex_sync.local.options import ServerOptions
 from tinkex_sync.local.state import ServerState, accepted
 
@@ -33,7 +33,7 @@ def test_repeated_submission_returns_the_same_future_and_runs_once(state):
 
 
 def test_session_id_of_an_unknown_session_gets_404(state):
-    with pytest.raises(ErrorResponse, match="no session 'x'") as error:
+    with pytest.raises(RejectedRequest, match="no session 'x'") as error:
         state.session_id(Body({"session_id": "x"}))
     assert error.value.status == 404
 

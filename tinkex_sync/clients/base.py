@@ -39,7 +39,7 @@ def blocking(method: Callable[P, Operation[T]]) -> Callable[P, T]:
     """Turn a method that returns an operation into one that runs it and returns its result.
 
     The method validates its arguments and makes the operation. It has a keyword argument ``timeout``, which this
-    decorator reads. Its return annotation is ``Operation[X]``; the signature of the result says ``X``.
+    decorator reads. Its return annotation is ``Operation[X]``; the signature of the result has ``X``.
     """
 
     @functools.wraps(method)

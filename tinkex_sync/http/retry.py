@@ -1,8 +1,8 @@
 """Retry policies, composed from tenacity's strategies and strategies of the same form defined here.
 
-A call has exactly one policy, and tenacity runs its loop: ``Retrying.__call__`` for calls, ``Retrying.iter`` for each step
-of polls and samples. The strategies defined here read the :class:`Attempts` of the call, which is the last argument of
-the retried function. They measure time on the client's clock. Users replace the strategies of a policy with
+A call has exactly one policy, and tenacity runs its loop: ``Retrying.__call__`` for calls, ``Retrying.iter`` for each
+step of polls and samples. The strategies defined here read the :class:`Attempts` of the call, which is its last
+argument. They measure time on the client's clock. Users replace the strategies of a policy with
 ``Config.retry_strategies``.
 
 The rules are those of version 0.7.0 of the official SDK, with changes for the behaviour observed in SkyRL, TuFT and
@@ -68,7 +68,7 @@ def is_transient(status: int, last: int = 599) -> bool:
 def is_from_intermediary(error: Optional[BaseException]) -> bool:
     """Return whether a failed response is that of a gateway or proxy: a page, or nothing, where the API returns JSON.
 
-    Statuses from 500 on are retried in any case, and 404 and 413 are final whoever returns them.
+    Statuses from 500 on are retried in any case, and 404 and 413 are final.
     """
     if not isinstance(getattr(error, "body", None), str):
         return False

@@ -304,7 +304,7 @@ class Transport:
         return self._clock.real(self._config.connect_timeout), self._clock.real(read)
 
     def _log_deprecation(self, headers: Mapping[str, str]) -> None:
-        """Log the ``x-deprecation-note`` of a response once: as an ERROR if its level says so, else as a WARNING."""
+        """Log the ``x-deprecation-note`` of a response once: as an ERROR if its level is that, else as a WARNING."""
         note = headers.get("x-deprecation-note")
         if not note:
             return

@@ -14,7 +14,7 @@ from .browser_protection import find_problem
 from .checkpoint_operations import CheckpointOperations
 from .faults import Faults
 from .idempotency import IDEMPOTENT_OPERATIONS, RecordedResponses, digest
-from .json_bodies import Body, ErrorResponse, decode_body, decompress
+from .json_bodies import Body, RejectedRequest, decode_body, decompress
 from .model_operations import ModelOperations
 from .resource_routes import KEY_ENDPOINTS, add_client_routes, add_resource_routes, json_response
 from .sampling_operations import SamplingOperations
@@ -59,7 +59,7 @@ def create_app(state: ServerState) -> Flask:
     app.before_request(lambda: _reject_missing_endpoint(state))
     app.before_request(faults.before_request)
     app.after_request(faults.after_request)
-    app.register_error_handler(ErrorResponse, errors.error_response)
+    app.register_error_handler(RejectedRequest, errors.error_response)
     app.register_error_handler(HTTPException, errors.http_exception)
     app.register_error_handler(Exception, errors.unexpected_exception)
     sampling = SamplingOperations(state)
@@ -181,7 +181,7 @@ def _injected_error(status: int, faults: Faults) -> Response:
 class _ErrorHandlers:
     """Makes the error responses, all of them JSON with ``detail``."""
 
-    def error_response(self, error: ErrorResponse) -> Response:
+    def error_response(self, error: RejectedRequest) -> Response:
         """Return the response that a handler raised."""
         return json_response({"detail": error.detail, **error.extra}, error.status, error.headers)
 
@@ -215,7 +215,7 @@ class _OperationRoutes:
     def _view(self, name: str, handle: Handler) -> Callable[[], Response]:
         def view() -> Response:
             if name == "forward" and not self._config.supports_0_7:
-                raise ErrorResponse(404, "Not Found")  # as gateways respond to unknown paths
+                raise RejectedRequest(404, "Not Found")  # as gateways respond to unknown paths
             data = request.get_data(cache=False)
             key = request.headers.get("X-Idempotency-Key")
             if key is None or self._ignores_keys or name not in IDEMPOTENT_OPERATIONS:
@@ -236,7 +236,7 @@ class _OperationRoutes:
         is_protobuf = request.mimetype == protobuf_bodies.PROTOBUF_TYPE
         if not (self._config.supports_0_38 if is_protobuf else self._config.supports_0_7):
             accepted = protobuf_bodies.PROTOBUF_TYPE if self._config.supports_0_38 else "application/json"
-            raise ErrorResponse(415, f"forward_backward needs {accepted} on this server, got {request.mimetype}")
+            raise RejectedRequest(415, f"forward_backward needs {accepted} on this server, got {request.mimetype}")
         if not is_protobuf:
             return decode_body(decompressed)
         self._stats.add("protobuf_requests")
@@ -302,5 +302,5 @@ def _add_control_routes(app: Flask, state: ServerState) -> None:
             try:
                 state.gate.replace(Faults.from_dict(decode_body(request.get_data(cache=False)).raw))
             except (TypeError, ValueError) as error:
-                raise ErrorResponse(422, str(error)) from None
+                raise RejectedRequest(422, str(error)) from None
         return json_response(state.gate.faults.to_dict())

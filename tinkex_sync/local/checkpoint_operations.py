@@ -39,7 +39,7 @@ class CheckpointOperations:
         """Save a training checkpoint. POST /api/v1/save_weights.
 
         Raises:
-            ErrorResponse: 409, there is a checkpoint of this name, and the request does not contain ``overwrite``.
+            RejectedRequest: 409, there is a checkpoint of this name, and the request does not contain ``overwrite``.
         """
         model = self._state.model(body)
         name = uuid.uuid4().hex if body.optional_text("path") is None else check_name(body.text("path"))

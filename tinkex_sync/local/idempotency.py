@@ -8,7 +8,7 @@ from collections import OrderedDict
 from typing import Any, Callable, Tuple
 
 from .fault_gate import PAID_OPERATIONS
-from .json_bodies import ErrorResponse
+from .json_bodies import RejectedRequest
 
 __all__ = ["IDEMPOTENT_OPERATIONS", "RecordedResponses", "digest"]
 
@@ -58,7 +58,7 @@ class RecordedResponses:
             The response, and whether it is a recorded one.
 
         Raises:
-            ErrorResponse: 409, the key was used with another body. All exceptions of ``handle`` are raised too.
+            RejectedRequest: 409, the key was used with another body. All exceptions of ``handle`` are raised too.
         """
         own = _Record(body)
         while True:
@@ -69,7 +69,7 @@ class RecordedResponses:
             if record is own:
                 break
             if record.body != body:
-                raise ErrorResponse(409, f"idempotency key {key!r} was already used for another request body")
+                raise RejectedRequest(409, f"idempotency key {key!r} was already used for another request body")
             record.finished.wait()
             if record.succeeded:
                 return record.response, True

@@ -11,7 +11,7 @@ import orjson
 
 from .shortened import shortened
 
-__all__ = ["MAX_BODY", "Body", "ErrorResponse", "JsonObject", "decode_body", "decompress", "encode_json"]
+__all__ = ["MAX_BODY", "Body", "RejectedRequest", "JsonObject", "decode_body", "decompress", "encode_json"]
 
 #: The most bytes of a request body, before and after decompression.
 MAX_BODY = 256 * 1024 * 1024
@@ -24,7 +24,7 @@ JsonObject = Dict[str, Any]
 _TYPE_NAMES: Dict[type, str] = {str: "a string", int: "an integer", bool: "true or false", list: "a list"}
 
 
-class ErrorResponse(Exception):
+class RejectedRequest(Exception):
     """Ends the handling of a request with an error response.
 
     Args:
@@ -45,10 +45,10 @@ class ErrorResponse(Exception):
 
 
 class Body:
-    """An object in the JSON body of a request. It knows its path inside the body, for error messages.
+    """An object in the JSON body of a request. It has its path inside the body, for error messages.
 
-    Every accessor raises :class:`ErrorResponse` (422) if the field has the wrong type or is out of range. A field that
-    is null counts as absent.
+    Every accessor raises :class:`RejectedRequest` (422) if the field has the wrong type or is out of range. A field
+    that is null counts as absent.
 
     Args:
         raw: The decoded object.
@@ -57,13 +57,13 @@ class Body:
 
     def __init__(self, raw: Any, path: str = "") -> None:
         if not isinstance(raw, dict):
-            raise ErrorResponse(422, f"{path or 'body'}: must be an object, not {shortened(raw)}")
+            raise RejectedRequest(422, f"{path or 'body'}: must be an object, not {shortened(raw)}")
         self.raw: JsonObject = raw
         self._prefix = f"{path}." if path else ""
 
-    def field_error(self, name: str, problem: str) -> ErrorResponse:
+    def field_error(self, name: str, problem: str) -> RejectedRequest:
         """Make the error response (422) for the field ``name``."""
-        return ErrorResponse(422, f"{self._prefix}{name}: {problem}")
+        return RejectedRequest(422, f"{self._prefix}{name}: {problem}")
 
     def _optional(self, name: str, kind: Type[T]) -> Optional[T]:
         value = self.raw.get(name)
@@ -148,14 +148,14 @@ def decompress(data: bytes, encoding: str) -> bytes:
         The decompressed bytes. ``data`` itself if it is not compressed.
 
     Raises:
-        ErrorResponse: 415 if the encoding is not supported, 400 if the body is damaged, 413 if it is too large.
+        RejectedRequest: 415 if the encoding is not supported, 400 if the body is damaged, 413 if it is too large.
     """
     encoding = encoding.strip().lower()
     if encoding in ("", "identity"):
         return data
     decoders = {"gzip": _gzip_reader, "zstd": _zstd_reader}
     if encoding not in decoders:
-        raise ErrorResponse(415, f"Content-Encoding {encoding[:80]!r} is not supported; use zstd, gzip or none")
+        raise RejectedRequest(415, f"Content-Encoding {encoding[:80]!r} is not supported; use zstd, gzip or none")
     reader, errors = decoders[encoding](data)
     parts, size = [], 0
     try:
@@ -164,9 +164,9 @@ def decompress(data: bytes, encoding: str) -> bytes:
                 parts.append(part)
                 size += len(part)
                 if size > MAX_BODY:
-                    raise ErrorResponse(413, f"the decompressed body has more than {MAX_BODY} bytes")
+                    raise RejectedRequest(413, f"the decompressed body has more than {MAX_BODY} bytes")
     except errors as error:
-        raise ErrorResponse(400, f"the body is not valid {encoding}: {error}") from None
+        raise RejectedRequest(400, f"the body is not valid {encoding}: {error}") from None
     return b"".join(parts)
 
 
@@ -182,7 +182,7 @@ def _zstd_reader(data: bytes) -> _Reader:
     try:
         import zstandard
     except ImportError:
-        raise ErrorResponse(415, "Content-Encoding 'zstd' needs zstandard on this server") from None
+        raise RejectedRequest(415, "Content-Encoding 'zstd' needs zstandard on this server") from None
     # The window of a frame is memory too, and a frame declares its size itself.
     decompressor = zstandard.ZstdDecompressor(max_window_size=MAX_BODY)
     return decompressor.stream_reader(data), (zstandard.ZstdError,)
@@ -198,12 +198,12 @@ def decode_body(data: bytes) -> Body:
         The body.
 
     Raises:
-        ErrorResponse: 400 if ``data`` is not valid JSON (NaN and Infinity are not), 422 if it is not an object.
+        RejectedRequest: 400 if ``data`` is not valid JSON (NaN and Infinity are not), 422 if it is not an object.
     """
     try:
         raw = orjson.loads(data)
     except orjson.JSONDecodeError as error:
-        raise ErrorResponse(400, f"the body is not valid JSON: {error}") from None
+        raise RejectedRequest(400, f"the body is not valid JSON: {error}") from None
     return Body(raw)
 
 

@@ -8,7 +8,7 @@ from collections import Counter, OrderedDict
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from .engine import BASE_MODELS, DEFAULT_MODEL, EngineError, SamplingModel, TrainingModel
-from .json_bodies import Body, ErrorResponse, JsonObject
+from .json_bodies import Body, JsonObject, RejectedRequest
 from .runner import ModelQueue
 from .stats import Stats
 from .store import Record, Store, parse_path, timestamp, tinker_path
@@ -75,7 +75,7 @@ class Models:
     def _check_base_model(self, name: str) -> None:
         if name not in self.names:
             known = ", ".join(self.names)
-            raise ErrorResponse(400, f"base_model: unknown model {name!r}; this server has {known}")
+            raise RejectedRequest(400, f"base_model: unknown model {name!r}; this server has {known}")
 
     # Creation of training models.
 
@@ -97,12 +97,12 @@ class Models:
         """Make the record of a model from the training checkpoint ``path`` of ``body``.
 
         Raises:
-            ErrorResponse: There is no such checkpoint, or its base model is not the one in ``body``.
+            RejectedRequest: There is no such checkpoint, or its base model is not the one in ``body``.
         """
         checkpoint = self.checkpoint(body.text("path"))
         base_model = body.optional_text("base_model")
         if base_model not in (None, checkpoint["base_model"]):
-            raise ErrorResponse(
+            raise RejectedRequest(
                 400, f"base_model: the checkpoint has base model {checkpoint['base_model']}, not {base_model}"
             )
         meta = checkpoint["meta"]
@@ -160,7 +160,7 @@ class Models:
         """Return a loaded model, and record the time of the request.
 
         Raises:
-            ErrorResponse: 404, the model does not exist or is not loaded.
+            RejectedRequest: 404, the model does not exist or is not loaded.
         """
         with self._lock:
             model = self._loaded.get(model_id)
@@ -168,7 +168,7 @@ class Models:
             model.record = {**model.record, "last_request_time": timestamp()}
             return model
         self._store.get("runs", model_id)
-        raise ErrorResponse(
+        raise RejectedRequest(
             404,
             f"model {model_id!r} is not loaded (it was unloaded, or the server was restarted); "
             "create a new one from one of its checkpoints",
@@ -247,13 +247,13 @@ class Models:
         """Record an accepted save. :meth:`save` must follow, and ends the reservation.
 
         Raises:
-            ErrorResponse: 409, the name is used by a checkpoint or by an accepted save, and ``overwrite`` is false.
+            RejectedRequest: 409, the name is used by a checkpoint or by an accepted save, and ``overwrite`` is false.
         """
         exists = self._store.has(model.record["id"], folder, name)
         with self._lock:
             if not overwrite and (exists or model.saving[folder, name]):
                 path = tinker_path({"run_id": model.record["id"], "folder": folder, "name": name})
-                raise ErrorResponse(409, f"checkpoint {path} already exists: choose another name, or send overwrite")
+                raise RejectedRequest(409, f"checkpoint {path} already exists: choose another name, or send overwrite")
             model.saving[folder, name] += 1
 
     def save(self, model: TrainedModel, folder: str, name: str, fields: Mapping[str, Any] = _NO_FIELDS) -> JsonObject:
@@ -332,14 +332,14 @@ class Models:
         """
         try:
             return self.checkpoint(path)
-        except ErrorResponse as error:
+        except RejectedRequest as error:
             raise EngineError(error.detail) from None
 
     def checkpoint(self, path: str) -> Record:
         """Return the record of a checkpoint.
 
         Raises:
-            ErrorResponse: 422 if ``path`` is not a checkpoint path, 404 if there is no checkpoint.
+            RejectedRequest: 422 if ``path`` is not a checkpoint path, 404 if there is no checkpoint.
         """
         return self._store.checkpoint(*parse_path(path))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Dict, Optional
 
-from .json_bodies import Body, ErrorResponse
+from .json_bodies import Body, RejectedRequest
 from .shortened import shortened
 from .store import timestamp
 
@@ -36,11 +36,11 @@ def check_optimizer_type(optimizer: Body) -> None:
     """Check that an optimizer is AdamW.
 
     Raises:
-        ErrorResponse: 400, the optimizer has another type.
+        RejectedRequest: 400, the optimizer has another type.
     """
     kind = optimizer.optional_text("type")
     if kind not in (None, "adamw"):
-        raise ErrorResponse(400, f"optimizer {kind!r} is not supported: this server has AdamW only; use adam_params")
+        raise RejectedRequest(400, f"optimizer {kind!r} is not supported: this server has AdamW only; use adam_params")
 
 
 def parse_score_options(body: Body) -> Dict[str, Any]:

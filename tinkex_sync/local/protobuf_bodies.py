@@ -9,7 +9,7 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence
 import numpy as np
 
 from ..protocol.protobuf_schema import ENUMS, message
-from .json_bodies import ErrorResponse
+from .json_bodies import RejectedRequest
 
 __all__ = ["PROTOBUF_TYPE", "decode_forward_backward", "encode_sample_result", "encode_training_result"]
 
@@ -43,7 +43,7 @@ def decode_forward_backward(data: bytes) -> Dict[str, Any]:
         The object that the JSON form decodes to, plus ``forward_only``. Blocks of numbers are numpy arrays.
 
     Raises:
-        ErrorResponse: 400 if ``data`` is not protobuf, 422 if a block does not have its shape.
+        RejectedRequest: 400 if ``data`` is not protobuf, 422 if a block does not have its shape.
     """
     from google.protobuf.message import DecodeError
 
@@ -51,9 +51,9 @@ def decode_forward_backward(data: bytes) -> Dict[str, Any]:
     try:
         request.ParseFromString(data)
     except DecodeError as error:
-        raise ErrorResponse(400, f"the body is not a ForwardBackwardRequest: {error}") from None
+        raise RejectedRequest(400, f"the body is not a ForwardBackwardRequest: {error}") from None
     if request.seq_id < 1:
-        raise ErrorResponse(422, f"seq_id: must be at least 1, not {request.seq_id}")
+        raise RejectedRequest(422, f"seq_id: must be at least 1, not {request.seq_id}")
     config: Dict[str, Any] = {
         name: getattr(value, value.WhichOneof("value") or "number") for name, value in request.loss_fn_config_v2.items()
     }
@@ -95,33 +95,33 @@ def _decode_chunk(where: str, chunk: Any) -> Dict[str, Any]:
             "format": image.format,
             "expected_tokens": image.expected_tokens if image.HasField("expected_tokens") else None,
         }
-    raise ErrorResponse(422, f"{where}: models of this server accept text and images, not {kind or 'an empty chunk'}")
+    raise RejectedRequest(422, f"{where}: models of this server accept text and images, not {kind or 'an empty chunk'}")
 
 
 def _decode_block(where: str, data: bytes, code: str) -> Any:
     width = int(code[2:])
     if len(data) % width:
-        raise ErrorResponse(422, f"{where}: {len(data)} bytes are not a multiple of {width} bytes per element")
+        raise RejectedRequest(422, f"{where}: {len(data)} bytes are not a multiple of {width} bytes per element")
     return np.frombuffer(data, code)
 
 
 def _decode_tensor(where: str, tensor: Any) -> Dict[str, Any]:
     names = ENUMS["DType"]
     if not 0 < tensor.dtype < len(names):
-        raise ErrorResponse(422, f"{where}: unknown dtype number {tensor.dtype}")
+        raise RejectedRequest(422, f"{where}: unknown dtype number {tensor.dtype}")
     code, dtype = _DTYPES[names[tensor.dtype]]
     shape = list(tensor.shape)
     if min(shape, default=0) < 0:
-        raise ErrorResponse(422, f"{where}: negative extent in shape {shape}")
+        raise RejectedRequest(422, f"{where}: negative extent in shape {shape}")
     if math.prod(shape) > MAX_ELEMENTS:
         # A sparse tensor of a few bytes can declare any shape.
-        raise ErrorResponse(422, f"{where}: shape {shape} has more than {MAX_ELEMENTS} elements")
+        raise RejectedRequest(422, f"{where}: shape {shape} has more than {MAX_ELEMENTS} elements")
     if tensor.WhichOneof("encoding") == "sparse_csr":
         values = _decode_sparse(where, tensor.sparse_csr, code, shape)
     else:
         values = _decode_block(where, tensor.dense, code)
         if shape and math.prod(shape) != len(values):
-            raise ErrorResponse(422, f"{where}: {len(values)} elements do not fit shape {shape}")
+            raise RejectedRequest(422, f"{where}: {len(values)} elements do not fit shape {shape}")
     if code == "<u2":  # a bfloat16 is the upper half of a float32
         values = (values.astype("<u4") << 16).view("<f4")
     return {"data": values, "dtype": dtype, "shape": shape or None}
@@ -141,7 +141,7 @@ def _decode_sparse(where: str, csr: Any, code: str, shape: List[int]) -> Any:
         and ((columns >= 0) & (columns < shape[1])).all()
     )
     if not fits:
-        raise ErrorResponse(422, f"{where}: the sparse indices do not fit {len(values)} values in shape {shape}")
+        raise RejectedRequest(422, f"{where}: the sparse indices do not fit {len(values)} values in shape {shape}")
     dense = np.zeros(shape, values.dtype)
     dense[np.repeat(np.arange(shape[0]), np.diff(starts)), columns] = values
     return dense.ravel()

@@ -7,7 +7,7 @@ from typing import Any, Callable, Dict, Optional
 
 from flask import Flask, Response, request, send_file
 
-from .json_bodies import Body, ErrorResponse, JsonObject, decode_body, encode_json
+from .json_bodies import Body, JsonObject, RejectedRequest, decode_body, encode_json
 from .optional_fields import parse_expiry
 from .session_operations import SessionOperations
 from .state import ServerState
@@ -132,6 +132,6 @@ def add_client_routes(app: Flask, state: ServerState, tokens: TokenIssuer) -> No
     @app.post("/api/v1/auth/token")
     def auth_token() -> Response:
         if not state.config.requires_token:
-            raise ErrorResponse(404, "Not Found")
+            raise RejectedRequest(404, "Not Found")
         state.stats.add("tokens_issued")
         return json_response({"jwt": tokens.issue()})

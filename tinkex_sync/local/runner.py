@@ -10,7 +10,7 @@ from typing import Any, Callable, Deque, Dict, Optional, Tuple, Type
 from ..logs import get_logger
 from .fault_gate import FaultGate
 from .json_bodies import encode_json
-from .server_futures import OperationResult, ServerFuture, ServerFutures
+from .server_futures import OperationResult, ServerFutures, StoredFuture
 
 __all__ = ["EncodeProtobuf", "ModelQueue", "Runner"]
 
@@ -94,7 +94,7 @@ class Runner:
     def train(
         self,
         model_queue: ModelQueue,
-        future: ServerFuture,
+        future: StoredFuture,
         work: Callable[[], Any],
         number: Optional[int] = None,
         encode_protobuf: Optional[EncodeProtobuf] = None,
@@ -111,7 +111,7 @@ class Runner:
         model_queue.submit(lambda: self._run(future, work, encode_protobuf), number)
 
     def sample(
-        self, future: ServerFuture, work: Callable[[], Any], encode_protobuf: Optional[EncodeProtobuf] = None
+        self, future: StoredFuture, work: Callable[[], Any], encode_protobuf: Optional[EncodeProtobuf] = None
     ) -> None:
         """Run ``work`` on one of the sampling threads."""
         self._samples.put(lambda: self._run(future, work, encode_protobuf))
@@ -120,7 +120,7 @@ class Runner:
         while True:
             self._samples.get()()
 
-    def _run(self, future: ServerFuture, work: Callable[[], Any], encode_protobuf: Optional[EncodeProtobuf]) -> None:
+    def _run(self, future: StoredFuture, work: Callable[[], Any], encode_protobuf: Optional[EncodeProtobuf]) -> None:
         self._gate.wait_until_resumed(future.kind)
         if future.done:
             return  # The operation was cancelled.

@@ -10,9 +10,9 @@ from typing import Callable, DefaultDict, Dict, Iterator, Optional, Tuple
 from . import protobuf_bodies
 from .engine import MAX_SAMPLES
 from .idempotency import digest
-from .json_bodies import Body, ErrorResponse, JsonObject
+from .json_bodies import Body, JsonObject, RejectedRequest
 from .optional_fields import parse_score_options
-from .server_futures import OperationResult, ServerFuture
+from .server_futures import OperationResult, StoredFuture
 from .state import Handler, ServerState, accepted
 from .store import Record
 
@@ -68,19 +68,19 @@ class SamplingOperations:
         """Create a sampler. POST /api/v1/create_sampling_session.
 
         Raises:
-            ErrorResponse: 409, there is a sampler of this number that was created by another body.
+            RejectedRequest: 409, there is a sampler of this number that was created by another body.
         """
         session_id = self._state.session_id(body)
         id = sampler_id(session_id, body.integer("sampling_session_seq_id"))
         request = digest(data).hex()
         try:
             known = self._state.sampler(id)
-        except ErrorResponse:
+        except RejectedRequest:
             record = {**self._models.sampler(id, session_id, body), "request": request}
             self._state.store.put("samplers", record)
         else:
             if known.get("request") != request:
-                raise ErrorResponse(
+                raise RejectedRequest(
                     409, f"sampling session {id!r} already exists and was created by another request body"
                 )
             self._stats.add("dedupe_hits")
@@ -132,7 +132,7 @@ class SamplingOperations:
             options.update(parse_score_options(body), literal_stop=True)
         return options
 
-    def _report_completion(self, future: ServerFuture, sampler: Record, number: Optional[int]) -> None:
+    def _report_completion(self, future: StoredFuture, sampler: Record, number: Optional[int]) -> None:
         """Add the sample to the completions of its sampler copy when it is done."""
         if self._supports_0_38 and sampler["id"] and number is not None:
             copy = (sampler["id"], number // NUMBERS_PER_COPY)
@@ -142,14 +142,14 @@ class SamplingOperations:
         """Reject a sample if it exceeds the rate limit of the configured faults.
 
         Raises:
-            ErrorResponse: 429, the limit is exceeded.
+            RejectedRequest: 429, the limit is exceeded.
         """
         if self._state.gate.admit_sample():
             return
         self._stats.add("samples_refused")
         faults = self._state.gate.faults
         extra = {"queue_state": faults.refusal_state, "queue_state_reason": faults.refusal_reason}
-        raise ErrorResponse(
+        raise RejectedRequest(
             429,
             f"more than {faults.admit_per_second} samples per second",
             extra={name: value for name, value in extra.items() if value is not None},
@@ -209,11 +209,11 @@ class SamplingOperations:
         """Cancel a sample. POST /api/v1/cancel_future.
 
         Raises:
-            ErrorResponse: 400 if the operation is not a sample, 404 if it does not exist.
+            RejectedRequest: 400 if the operation is not a sample, 404 if it does not exist.
         """
         future = self._futures.get(body.text("request_id"))
         if future.kind != "sampling":
-            raise ErrorResponse(400, f"request {future.request_id!r} is not a sample; only samples can be cancelled")
+            raise RejectedRequest(400, f"request {future.request_id!r} is not a sample; only samples can be cancelled")
         if self._futures.cancel(future):
             self._stats.add("samples_cancelled")
         return {}

@@ -8,10 +8,10 @@ from typing import Callable, Dict, NamedTuple, Optional, Set, Tuple
 
 from ..concurrency.clock import Clock
 from .fault_gate import FaultGate
-from .json_bodies import ErrorResponse, encode_json
+from .json_bodies import RejectedRequest, encode_json
 from .stats import Stats
 
-__all__ = ["OperationResult", "ServerFuture", "ServerFutures"]
+__all__ = ["OperationResult", "StoredFuture", "ServerFutures"]
 
 #: Bytes of delivered futures that are kept in case a response was lost. The oldest are dropped first.
 MAX_DELIVERED_BYTES = 64 * 1024 * 1024
@@ -39,7 +39,7 @@ class OperationResult(NamedTuple):
         return FUTURE_BYTES + len(self.json) + len(self.protobuf or b"")
 
 
-class ServerFuture:
+class StoredFuture:
     """The future of one accepted operation. :class:`ServerFutures` guards its fields."""
 
     __slots__ = (
@@ -122,15 +122,15 @@ class ServerFutures:
         self._clock = clock
         self._admission = threading.Lock()  # acquired before _lock
         self._lock = threading.Lock()
-        self._by_id: Dict[str, ServerFuture] = {}  # guarded by _lock
-        self._by_number: Dict[Tuple[str, int], Tuple[bytes, ServerFuture]] = {}  # guarded by _lock
+        self._by_id: Dict[str, StoredFuture] = {}  # guarded by _lock
+        self._by_number: Dict[Tuple[str, int], Tuple[bytes, StoredFuture]] = {}  # guarded by _lock
         self._dropped: Dict[str, NumberSet] = {}  # guarded by _lock; by owner
         # The start of all ids shows that this instance issued them, and the rest how many it issued.
         self._id_prefix = secrets.token_hex(8)
         self._issued = 0  # guarded by _lock
-        self._finished: Dict[bool, Dict[str, ServerFuture]] = {True: {}, False: {}}  # guarded by _lock
+        self._finished: Dict[bool, Dict[str, StoredFuture]] = {True: {}, False: {}}  # guarded by _lock
         self._bytes = {True: 0, False: 0}  # guarded by _lock; of the results in _finished
-        self._polled: Set[ServerFuture] = set()  # guarded by _lock; futures with a waiting poll
+        self._polled: Set[StoredFuture] = set()  # guarded by _lock; futures with a waiting poll
         self._closed = False  # guarded by _lock
         gate.subscribe(self.wake)
 
@@ -141,7 +141,7 @@ class ServerFutures:
         number: Optional[Tuple[str, int]],
         body: bytes,
         admit: Callable[[], None] = lambda: None,
-    ) -> Tuple[ServerFuture, bool]:
+    ) -> Tuple[StoredFuture, bool]:
         """Accept a request, or recognize it as a repetition of an earlier one.
 
         Args:
@@ -155,20 +155,20 @@ class ServerFutures:
             The future, and whether it is new. If so, the caller must run the operation.
 
         Raises:
-            ErrorResponse: 409, another body was sent under this number. 410, its future was dropped.
+            RejectedRequest: 409, another body was sent under this number. 410, its future was dropped.
         """
         # Two copies of a request may arrive concurrently. The second must find the future of the first.
         with self._admission:
             with self._lock:
                 known = self._by_number.get(number) if number is not None else None
                 if known is None and number is not None and number[1] in self._dropped.get(number[0], ()):
-                    raise ErrorResponse(
+                    raise RejectedRequest(
                         410, f"seq_id {number[1]} of {number[0]} was accepted, and its result was discarded"
                     )
             if known is None:
                 admit()
                 expired, polls = self._gate.expires_next_result(), self._gate.faults.try_again_polls
-                future = ServerFuture(kind, model_id, expired=expired, try_again_polls=polls)
+                future = StoredFuture(kind, model_id, expired=expired, try_again_polls=polls)
                 with self._lock:
                     future.request_id = f"{self._id_prefix}{self._issued:016x}"
                     future.number = number
@@ -179,15 +179,15 @@ class ServerFutures:
                 return future, True
         if known[0] != body:
             assert number is not None
-            raise ErrorResponse(409, f"seq_id {number[1]} of {number[0]} was already used for another request body")
+            raise RejectedRequest(409, f"seq_id {number[1]} of {number[0]} was already used for another request body")
         self._stats.add("dedupe_hits")
         return known[1], False
 
-    def get(self, request_id: str) -> ServerFuture:
+    def get(self, request_id: str) -> StoredFuture:
         """Return the future of an id.
 
         Raises:
-            ErrorResponse: 404, this server did not issue the id. 410, the future was dropped.
+            RejectedRequest: 404, this server did not issue the id. 410, the future was dropped.
         """
         with self._lock:
             future, issued = self._by_id.get(request_id), self._issued
@@ -195,10 +195,10 @@ class ServerFutures:
             return future
         prefix, serial = request_id[:-16], request_id[-16:]
         if prefix == self._id_prefix and serial < f"{issued:016x}":
-            raise ErrorResponse(410, f"promise {request_id!r} expired: its result was discarded")
-        raise ErrorResponse(404, f"no promise {request_id!r} on this server")
+            raise RejectedRequest(410, f"promise {request_id!r} expired: its result was discarded")
+        raise RejectedRequest(404, f"no promise {request_id!r} on this server")
 
-    def finish(self, future: ServerFuture, result: OperationResult) -> None:
+    def finish(self, future: StoredFuture, result: OperationResult) -> None:
         """Set the result of a future and wake its polls. A cancelled future keeps its error."""
         with self._lock:
             if future.done:
@@ -212,7 +212,7 @@ class ServerFutures:
             event.set()
         future.on_result(result)
 
-    def cancel(self, future: ServerFuture) -> bool:
+    def cancel(self, future: StoredFuture) -> bool:
         """Cancel an operation that is not done. An operation that has not started is never run.
 
         Returns:
@@ -247,7 +247,7 @@ class ServerFutures:
             event.set()
 
     def wait(
-        self, future: ServerFuture, hold: float, reports_only: Callable[[OperationResult], bool] = lambda result: False
+        self, future: StoredFuture, hold: float, reports_only: Callable[[OperationResult], bool] = lambda result: False
     ) -> Optional[OperationResult]:
         """Hold a poll until there is a result.
 
@@ -261,7 +261,7 @@ class ServerFutures:
             The result, or None if the client must poll again.
 
         Raises:
-            ErrorResponse: 410, the result is lost.
+            RejectedRequest: 410, the result is lost.
         """
         started = self._clock.time()
         while True:
@@ -285,7 +285,7 @@ class ServerFutures:
             if not self._hold_poll(future, woken, started, hold):
                 return None
 
-    def _hold_poll(self, future: ServerFuture, woken: threading.Event, started: float, hold: float) -> bool:
+    def _hold_poll(self, future: StoredFuture, woken: threading.Event, started: float, hold: float) -> bool:
         """Wait until the poll is woken or its time is over. Return whether it must check the future again."""
         limit = min(hold, self._gate.faults.pause_hold) if self._gate.is_paused(future.kind) else hold
         remaining = started + limit - self._clock.time()
@@ -298,7 +298,7 @@ class ServerFutures:
             return remaining > 0 or future.done
 
     def _take(
-        self, future: ServerFuture, reports_only: Callable[[OperationResult], bool]
+        self, future: StoredFuture, reports_only: Callable[[OperationResult], bool]
     ) -> Tuple[bool, OperationResult]:
         """Return whether the result is delivered for the first time, and the result. Call with ``_lock`` held."""
         if not future.expired and reports_only(future.result):
@@ -306,10 +306,10 @@ class ServerFutures:
         first = not future.delivered
         return first, self._deliver(future)
 
-    def _deliver(self, future: ServerFuture) -> OperationResult:
+    def _deliver(self, future: StoredFuture) -> OperationResult:
         """Call with ``_lock`` held."""
         if future.expired:
-            raise ErrorResponse(410, f"promise {future.request_id!r} expired: its result is lost")
+            raise RejectedRequest(410, f"promise {future.request_id!r} expired: its result is lost")
         result = future.result
         if not future.delivered:
             self._forget(future)
@@ -317,7 +317,7 @@ class ServerFutures:
             self._keep(future, delivered=True)
         return result
 
-    def _keep(self, future: ServerFuture, *, delivered: bool) -> None:
+    def _keep(self, future: StoredFuture, *, delivered: bool) -> None:
         """Keep a finished future, and drop the oldest if they need too much memory. Call with ``_lock`` held."""
         kept = self._finished[delivered]
         kept[future.request_id] = future
@@ -326,12 +326,12 @@ class ServerFutures:
         while self._bytes[delivered] > limit and len(kept) > 1:
             self._drop(next(iter(kept.values())))
 
-    def _forget(self, future: ServerFuture) -> None:
+    def _forget(self, future: StoredFuture) -> None:
         """Remove a future from the finished ones. Call with ``_lock`` held."""
         if self._finished[future.delivered].pop(future.request_id, None) is not None:
             self._bytes[future.delivered] -= future.result.size
 
-    def _drop(self, future: ServerFuture) -> None:
+    def _drop(self, future: StoredFuture) -> None:
         """Drop a future. Only its id and its number are recognized. Call with ``_lock`` held."""
         self._forget(future)
         future.result, future.expired = OperationResult(b""), True

@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from typing import Dict
 
-from .json_bodies import Body, ErrorResponse, JsonObject
+from .json_bodies import Body, JsonObject, RejectedRequest
 from .state import Handler, ServerState
 from .store import timestamp
 
@@ -52,11 +52,11 @@ class SessionOperations:
         """Count a heartbeat. POST /api/v1/session_heartbeat.
 
         Raises:
-            ErrorResponse: 404 if there is no such session, 410 if it is finished.
+            RejectedRequest: 404 if there is no such session, 410 if it is finished.
         """
         session_id = self._state.session_id(body)
         if "finished" in self._store.get("sessions", session_id):
-            raise ErrorResponse(410, f"session {session_id!r} is finished")
+            raise RejectedRequest(410, f"session {session_id!r} is finished")
         self._stats.count_heartbeat(session_id)
         return {"type": "session_heartbeat"}
 

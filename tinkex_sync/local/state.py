@@ -12,13 +12,13 @@ from .completions import Completions
 from .engine import BASE_MODELS, CHAT_MODEL, EngineError
 from .fault_gate import FaultGate
 from .idempotency import digest
-from .json_bodies import Body, ErrorResponse, JsonObject
+from .json_bodies import Body, JsonObject, RejectedRequest
 from .models import Models, TrainedModel
 from .options import ServerOptions
 from .retention import Retention
 from .runner import EncodeProtobuf, Runner
 from .server_config import ServerConfig
-from .server_futures import ServerFuture, ServerFutures
+from .server_futures import ServerFutures, StoredFuture
 from .stats import Stats
 from .store import Record, Store
 from .tokenizer_folder import write_tokenizer_folder
@@ -29,7 +29,7 @@ __all__ = ["Handler", "ServerState", "accepted"]
 Handler = Callable[[Body, bytes], JsonObject]
 
 
-def accepted(future: ServerFuture) -> JsonObject:
+def accepted(future: StoredFuture) -> JsonObject:
     """Return the response to an accepted operation."""
     return {"request_id": future.request_id, "model_id": future.model_id}
 
@@ -97,7 +97,7 @@ class ServerState:
         """Return the ``session_id`` of ``body``.
 
         Raises:
-            ErrorResponse: 422 if it is missing, 404 if there is no such session.
+            RejectedRequest: 422 if it is missing, 404 if there is no such session.
         """
         session_id = body.text("session_id")
         self.store.get("sessions", session_id)
@@ -108,7 +108,7 @@ class ServerState:
         """Return the loaded model with the ``model_id`` of ``body``.
 
         Raises:
-            ErrorResponse: 422 if it is missing, 404 if the model does not exist or is not loaded.
+            RejectedRequest: 422 if it is missing, 404 if the model does not exist or is not loaded.
         """
         model = self.models.loaded(body.text("model_id"))
         self.retention.touch(model.record["session_id"])
@@ -118,7 +118,7 @@ class ServerState:
         """Return the record of a sampler.
 
         Raises:
-            ErrorResponse: 404, there is no sampler of this id.
+            RejectedRequest: 404, there is no sampler of this id.
         """
         record = self.store.get("samplers", id)
         if record["session_id"] is not None:
@@ -133,7 +133,7 @@ class ServerState:
         work: Callable[[], Any],
         encode_protobuf: Optional[EncodeProtobuf] = None,
         admit: Callable[[], None] = lambda: None,
-    ) -> Tuple[ServerFuture, bool]:
+    ) -> Tuple[StoredFuture, bool]:
         """Submit an operation of a model. A repetition of an earlier request gets the same future.
 
         Args:
@@ -148,7 +148,7 @@ class ServerState:
             The future, and whether it is new.
 
         Raises:
-            ErrorResponse: 409, the number was used for another body, or is not the next of a strict server.
+            RejectedRequest: 409, the number was used for another body, or is not the next of a strict server.
         """
         number = body.optional_integer("seq_id")
         if not self.options.strictness.requires_consecutive_numbers:
@@ -156,7 +156,7 @@ class ServerState:
         with model.numbering:
             if number != model.next_number:
                 # TuFT returns 409 for a repetition too.
-                raise ErrorResponse(
+                raise RejectedRequest(
                     409, f"Sequence conflict: expected {model.next_number}, got {number}; the request was not accepted"
                 )
             submitted = self._submit(model, number, digest(data), work, encode_protobuf, admit)
@@ -171,7 +171,7 @@ class ServerState:
         work: Callable[[], Any],
         encode_protobuf: Optional[EncodeProtobuf],
         admit: Callable[[], None],
-    ) -> Tuple[ServerFuture, bool]:
+    ) -> Tuple[StoredFuture, bool]:
         model_id = model.record["id"]
         key = None if number is None else (f"model {model_id}", number)
         future, is_new = self.futures.accept("training", model_id, key, body, admit)

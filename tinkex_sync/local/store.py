@@ -35,7 +35,7 @@ import numpy as np
 import orjson
 
 from ..logs import get_logger
-from .json_bodies import ErrorResponse
+from .json_bodies import RejectedRequest
 
 __all__ = ["FOLDERS", "DamagedFileError", "Record", "Store", "check_name", "parse_path", "timestamp", "tinker_path"]
 
@@ -60,10 +60,10 @@ def check_name(name: str) -> str:
     """Check the name of a checkpoint, and return it.
 
     Raises:
-        ErrorResponse: 422, the name is not allowed.
+        RejectedRequest: 422, the name is not allowed.
     """
     if not _NAME.fullmatch(name):
-        raise ErrorResponse(
+        raise RejectedRequest(
             422,
             f"path: {name!r} cannot be the name of a checkpoint; use at most 128 letters, digits, '.', '_' and '-', "
             "not starting with '.'",
@@ -80,11 +80,11 @@ def parse_path(path: str) -> Tuple[str, str, str]:
     """Return the run, the folder and the name of a ``tinker://`` path.
 
     Raises:
-        ErrorResponse: 422, ``path`` is not a checkpoint path.
+        RejectedRequest: 422, ``path`` is not a checkpoint path.
     """
     parts = path[len("tinker://") :].split("/") if path.startswith("tinker://") else []
     if len(parts) != 3 or parts[1] not in FOLDERS or not all(parts):
-        raise ErrorResponse(
+        raise RejectedRequest(
             422,
             f"{path!r} is not a checkpoint path; use tinker://RUN/weights/NAME or tinker://RUN/sampler_weights/NAME",
         )
@@ -226,12 +226,12 @@ class Store:
         """Return a record.
 
         Raises:
-            ErrorResponse: 404, there is no record of this id.
+            RejectedRequest: 404, there is no record of this id.
         """
         with self._lock:
             record = self._tables[table].get(id)
         if record is None:
-            raise ErrorResponse(404, f"no {table[:-1].replace('run', 'training run')} {id!r} on this server")
+            raise RejectedRequest(404, f"no {table[:-1].replace('run', 'training run')} {id!r} on this server")
         return record
 
     def all(self, table: str) -> List[Record]:
@@ -279,7 +279,7 @@ class Store:
         """Return the record of a checkpoint. An expired one is deleted.
 
         Raises:
-            ErrorResponse: 404, there is no checkpoint of this name.
+            RejectedRequest: 404, there is no checkpoint of this name.
         """
         with self._lock:
             record = self._checkpoints.get((run_id, folder, name))
@@ -287,7 +287,7 @@ class Store:
             self.delete(record)
             record = None
         if record is None:
-            raise ErrorResponse(404, f"no checkpoint tinker://{run_id}/{folder}/{name} on this server")
+            raise RejectedRequest(404, f"no checkpoint tinker://{run_id}/{folder}/{name} on this server")
         return record
 
     def has(self, run_id: str, folder: str, name: str) -> bool:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Tuple
 
 from .engine import adapter_files
-from .json_bodies import ErrorResponse, JsonObject
+from .json_bodies import JsonObject, RejectedRequest
 from .models import Models
 from .store import FOLDERS, Record, Store, tinker_path
 
@@ -25,7 +25,7 @@ def _page(query: Mapping[str, str], default_limit: int) -> Tuple[int, int]:
     for name, default in (("limit", default_limit), ("offset", 0)):
         text = query.get(name, str(default))
         if not (text.isascii() and text.isdigit()):
-            raise ErrorResponse(422, f"{name}: must be an integer, 0 or more, not {text!r}")
+            raise RejectedRequest(422, f"{name}: must be an integer, 0 or more, not {text!r}")
         values.append(int(text))
     return values[0], values[1]
 
@@ -78,7 +78,7 @@ class StoredResources:
         own: Optional[str] = run.get("project_id")
         try:
             return own or self._store.get("sessions", run["session_id"]).get("project_id")
-        except ErrorResponse:
+        except RejectedRequest:
             return None  # The record of the session was damaged.
 
     def get_run(self, run_id: str) -> JsonObject:
@@ -142,14 +142,14 @@ class StoredResources:
         """Return the file of an archive link.
 
         Raises:
-            ErrorResponse: 403 if the link is not valid, 404 if the checkpoint was deleted.
+            RejectedRequest: 403 if the link is not valid, 404 if the checkpoint was deleted.
         """
         with self._lock:
             file, expires = self._links.get(secret, (Path(), None))
         if expires is None or expires < datetime.now(timezone.utc):
-            raise ErrorResponse(403, "this archive link is not valid or has expired; request a new one")
+            raise RejectedRequest(403, "this archive link is not valid or has expired; request a new one")
         if not file.exists():
-            raise ErrorResponse(404, "the checkpoint of this archive was deleted")
+            raise RejectedRequest(404, "the checkpoint of this archive was deleted")
         return file
 
     # Sessions and samplers.

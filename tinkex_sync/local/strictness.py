@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from typing import Any, Dict, FrozenSet, Mapping, Optional, Tuple
 
-from .json_bodies import Body, ErrorResponse
+from .json_bodies import Body, RejectedRequest
 
 __all__ = ["LIKE", "Strictness", "strictness_of"]
 
@@ -46,7 +46,7 @@ class Strictness:
         """Check the loss function of a request.
 
         Raises:
-            ErrorResponse: 422, the server does not have it.
+            RejectedRequest: 422, the server does not have it.
         """
         if loss_fn in self.missing_losses:
             raise fields.field_error("loss_fn", f"{loss_fn!r} is not supported")
@@ -55,12 +55,12 @@ class Strictness:
         """Check an asample.
 
         Raises:
-            ErrorResponse: 400, it contains a field that the server does not support, or lacks one.
+            RejectedRequest: 400, it contains a field that the server does not support, or lacks one.
         """
         if self.requires_max_tokens and body.optional_inner("sampling_params").raw.get("max_tokens") is None:
-            raise ErrorResponse(400, "sampling_params.max_tokens is required")
+            raise RejectedRequest(400, "sampling_params.max_tokens is required")
         if self.rejects_top_prompt_logprobs and body.raw.get("topk_prompt_logprobs"):
-            raise ErrorResponse(400, "topk_prompt_logprobs is not supported")
+            raise RejectedRequest(400, "topk_prompt_logprobs is not supported")
 
     def training_result(self, result: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return the result of a training operation as the server returns it."""

@@ -19,7 +19,7 @@ _NO_TARGET = -1
 
 @dataclass(frozen=True)
 class ScoreOptions:
-    """The scores that a request asks for, validated.
+    """The scores that a request contains, validated.
 
     ``last_n`` limits prompt log probabilities to the last tokens. ``targets`` are rows, tokens and the layout of the
     request. Row i is about prompt position i + 1.
