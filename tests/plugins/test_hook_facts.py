@@ -22,6 +22,7 @@ from tinkex_sync.testing import HookRecorder
 SPEED = 200.0
 MODEL = Answer(body={"type": "create_model", "model_id": "m"})
 PAUSED = Answer(408, {"queue_state": "paused_capacity"})
+FULL = {"queue_state": "paused_rate_limit", "queue_state_reason": "full"}
 UNAVAILABLE = Answer(503, {"detail": "unavailable"})
 DATUM = types.Datum(model_input=types.ModelInput.from_ints([1, 2]), loss_fn_inputs={"target_tokens": [2, 3]})
 LOSS = Answer(body={"loss_fn_output_type": "x", "loss_fn_outputs": [{}], "metrics": {}, "type": "forward_backward"})
@@ -87,8 +88,10 @@ def sample(run: Run) -> None:
     sampler = run.service.create_sampling_client(base_model="m")
     prompt, params = types.ModelInput.from_ints([1]), types.SamplingParams(max_tokens=1)
     refusals = (
-        Answer(429, {"queue_state": "paused_rate_limit", "queue_state_reason": "full"}),
-        Answer(429, {"queue_state": "paused_rate_limit", "queue_state_reason": "full"}, hold=hold_response(run, 70.0)),
+        Answer(429, FULL),
+        # Each within the time limit of a submission; together longer than the time until a state is repeated.
+        Answer(429, FULL, hold=hold_response(run, 40.0)),
+        Answer(429, FULL, hold=hold_response(run, 40.0)),
         Answer(429, {"queue_state": "new"}),
         UNAVAILABLE,
         Answer(402, {"detail": "top up"}),

@@ -88,8 +88,9 @@ def test_lost_responses_are_recovered_or_raise_outcome_unknown_error(imitated):
     numbers = [number for number, _ in imitated.numbers()]
     if imitated.profile.numbers in ("consecutive", "late"):
         # The server cannot report whether the operation was done, so the caller must decide.
-        assert set(unknown) == TRAINING
-        assert numbers == list(range(1, 14))
+        # The list of checkpoints shows that the saves were.
+        assert set(unknown) == TRAINING - {"save_weights", "save_weights_for_sampler"}
+        assert numbers == list(range(1, 12))
     else:
         assert unknown == []
         twice = 2 if imitated.profile.numbers == "none" else 1

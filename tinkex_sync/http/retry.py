@@ -54,7 +54,7 @@ _LONG_ATTEMPT = 30.0
 _LONGEST_RETRY_AFTER = 60.0
 #: The largest share of a wait that is subtracted at random.
 _JITTER = 0.25
-#: Statuses of gateways, login pages and firewalls, if the body is not JSON.
+#: Statuses of gateways, login pages and firewalls, if the body is a page or empty.
 _INTERMEDIARY_STATUSES = frozenset((*range(300, 400), 400, 401, 403, 407, 421, 499))
 #: Attempts after which a status is final, because known servers return it permanently.
 _PERMANENT = {409: 3, 501: 3}
@@ -66,15 +66,17 @@ def is_transient(status: int, last: int = 599) -> bool:
 
 
 def is_from_intermediary(error: Optional[BaseException]) -> bool:
-    """Return whether a failed response is that of a gateway or proxy: a page, or nothing, where the API returns JSON.
+    """Return whether a failed response is that of a gateway or proxy: a page, nothing, or a redirect.
 
     Statuses from 500 on are retried in any case, and 404 and 413 are final.
     """
-    if not isinstance(getattr(error, "body", None), str):
+    body = getattr(error, "body", None)
+    if not isinstance(body, str):
         return False
-    if isinstance(error, APIResponseValidationError):
-        return not error.body.strip() or error.body.lstrip().startswith("<")
-    return isinstance(error, APIStatusError) and error.status_code in _INTERMEDIARY_STATUSES
+    is_page = not body.strip() or body.lstrip().startswith("<")
+    if isinstance(error, APIStatusError):
+        return error.status_code in _INTERMEDIARY_STATUSES and (is_page or error.status_code < 400)
+    return isinstance(error, APIResponseValidationError) and is_page
 
 
 def may_have_arrived(error: BaseException) -> bool:
