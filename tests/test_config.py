@@ -170,9 +170,9 @@ def test_an_argument_overrides_the_environment(monkeypatch):
 
 
 def test_every_variable_has_a_row():
-    from tinkex_sync.config import _ENVIRONMENT
+    from tinkex_sync.config import ENVIRONMENT
 
-    assert {name: variable for name, (variable, _) in _ENVIRONMENT.items()} == {
+    assert {name: variable for name, (variable, _) in ENVIRONMENT.items()} == {
         row[0]: variable for variable, row in VARIABLES.items()
     }
 

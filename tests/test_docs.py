@@ -17,10 +17,18 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted(
-    [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/*.md"), *ROOT.glob("plugins/*/README.md")]
+    [
+        ROOT / "README.md",
+        ROOT / "CONTRIBUTING.md",
+        *ROOT.glob("docs/*.md"),
+        ROOT / "examples/README.md",
+        *ROOT.glob("plugins/*/README.md"),
+    ]
 )
 #: Shown, not run: output, file contents, and names of settings.
 SHOWN = {"text", "console", "json", "ini", "cfg", "toml", "jsonl"}
+#: Directives of the site, which its build checks.
+DIRECTIVES = {"{toctree}", "{literalinclude}", "{eval-rst}"}
 #: Patterns of shell lines that other tests, continuous integration or a person run.
 RUN_ELSEWHERE = (
     r'python3 -m venv \.venv && \.venv/bin/pip install "\.\[cli,local\]" && \.venv/bin/tinkex-sync demo',
@@ -50,7 +58,7 @@ def test_every_block_names_its_language():
     for page in PAGES:
         for match in _FENCE.finditer(page.read_text()):
             kind, _, file = match.group(1).strip().partition(" ")
-            assert match.group(1).strip() in known or (file and kind in SHOWN), (
+            assert match.group(1).strip() in known or kind in DIRECTIVES or (file and kind in SHOWN), (
                 f"{page.name}: a block is fenced {match.group(1)!r}"
             )
 

@@ -2,7 +2,10 @@
 
 import io
 import logging
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -55,4 +58,32 @@ def test_every_module_takes_its_logger_from_one_place():
         str(path.relative_to(folder)) for path in folder.rglob("*.py") if re.search(r"\bgetLogger\(", path.read_text())
     }
     # The package's own logger gets handlers, and that of urllib3 a filter; nothing is logged to them.
-    assert using == {"logs.py", "__init__.py", "cli/root.py", "http/sockets.py"}
+    assert using == {"logs.py", "cli/root.py", "http/sockets.py"}
+
+
+def run_script(text, **environment):
+    """Return what a script without any configuration of logging writes to standard error."""
+    variables = {**os.environ, "PYTHONPATH": str(Path(tinkex_sync.__file__).parents[1]), **environment}
+    done = subprocess.run([sys.executable, "-c", text], env=variables, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return done.stderr
+
+
+LOGS = "import tinkex_sync.logs as l; log = l.get_logger('tinkex_sync.example'); log.{}('Event: number=%d', 1)"
+
+
+def test_a_warning_is_visible_in_a_script_that_configures_nothing():
+    assert run_script(LOGS.format("warning")) == "Event: number=1\n"
+    assert run_script(LOGS.format("info")) == ""
+
+
+def test_tinker_log_selects_the_level():
+    line = run_script(LOGS.format("info"), TINKER_LOG="INFO")
+    assert re.fullmatch(r"\S+ \S+ INFO tinkex_sync\.example: Event: number=1\n", line)
+    assert run_script(LOGS.format("debug"), TINKER_LOG="info") == ""
+    assert run_script(LOGS.format("info"), TINKER_LOG="no such level") == ""
+
+
+def test_tinker_log_adds_nothing_to_a_program_that_configures_logging():
+    configured = "import logging; logging.basicConfig(format='%(message)s'); " + LOGS.format("info")
+    assert run_script(configured, TINKER_LOG="info") == "Event: number=1\n"

@@ -2,12 +2,12 @@
 
 import importlib
 import importlib.util
-import logging
 from typing import TYPE_CHECKING, Any, List
 
 from . import errors
 from ._version import __version__ as __version__
 from .errors import *  # noqa: F403
+from .logs import log_to_stderr
 
 if TYPE_CHECKING:
     from . import types
@@ -59,4 +59,4 @@ def __dir__() -> List[str]:
     return sorted({*globals(), *__all__})
 
 
-logging.getLogger(__name__).addHandler(logging.NullHandler())
+log_to_stderr()

@@ -196,26 +196,31 @@ class ThrottleLimits:
 
     #: Most samples being dispatched.
     max_dispatches: int = _setting(400, _check_count)
-    #: The same within ``throttle_memory`` of the end of the last requested backoff.
+    #: Most samples being dispatched within ``throttle_memory`` of the end of the last requested backoff.
     max_dispatches_after_backoff: int = _setting(10, _check_count)
     #: Estimated bytes of samples being dispatched. The server's limit replaces the default.
     dispatch_bytes: int = _setting(Preset(5 * 1024 * 1024), _check_count)
     #: Factor for estimated bytes within ``throttle_memory`` of a backoff.
     bytes_factor_after_backoff: int = _setting(20, _check_count)
+    #: How long the lower limits remain in force after the end of a backoff.
     throttle_memory: float = _setting(10.0, _check_not_negative)
     #: Up to this estimate a 429 delays a sample for ``small_backoff``, above it for ``large_backoff``.
     small_payload_bytes: int = _setting(128 * 1024, _check_size)
+    #: Delay after a 429 of a small sample.
     small_backoff: float = _setting(1.0, _check_positive)
+    #: Delay after a 429 of a large sample.
     large_backoff: float = _setting(5.0, _check_positive)
-    #: Rate of re-entry after the stop that begins an episode of 429s, and the time in which it doubles.
+    #: Rate of re-entry after the stop that begins an episode of 429s.
     pace_start: float = _setting(20.0, _check_positive)
+    #: Time in which the rate of re-entry doubles.
     pace_doubling: float = _setting(0.25, _check_positive)
-    #: Factor that a 429 applies to the rate accepted so far, and the least rate.
+    #: Factor that a 429 applies to the rate accepted so far.
     pace_reduction: float = _setting(0.9, _check_share)
+    #: The least rate.
     pace_floor: float = _setting(1.0, _check_positive)
-    #: ``pace_growth`` seconds after a reduction the rate has grown by a factor e, most of it at the end. The first
-    #: measurement of an episode may include a full bucket, so its growth takes ``pace_search`` seconds.
+    #: Time after a reduction in which the rate grows by a factor e, most of it at the end.
     pace_growth: float = _setting(5.0, _check_positive)
+    #: The same after the first reduction of an episode, whose measurement may include a full bucket.
     pace_search: float = _setting(2.0, _check_positive)
     #: The pace ends when it has delayed no sample for this long.
     pace_memory: float = _setting(10.0, _check_positive)
@@ -262,23 +267,27 @@ class Config(ThrottleLimits):
 
     #: Deadline of every blocking call without ``timeout=``; None: no limit. Environment: TINKEX_SYNC_TIMEOUT.
     timeout: Optional[float] = _setting(None, _check_timeout)
+    #: Longest time for opening a connection.
     connect_timeout: float = _setting(5.0, _check_wait)
     #: Longest silence before a response; some servers do the work inside the POST.
     read_timeout: float = _setting(300.0, _check_wait)
-    #: The same for samples and training operations, which servers accept before they carry them out; at most
-    #: ``read_timeout``. The first request without a response is followed by a second one.
+    #: Longest silence before the response to a sample or a training operation, which servers accept before they carry
+    #: them out; at most ``read_timeout``. The first request without a response is followed by a second one.
     submit_timeout: float = _setting(60.0, _check_wait)
-    #: The same for polls. It is longer than any server holds a poll, so that no poll is abandoned.
+    #: Longest silence before the response to a poll. It is longer than any server holds a poll, so that no poll is
+    #: abandoned.
     poll_timeout: float = _setting(660.0, _check_wait)
     #: First contact gives up after this long on refused connections, DNS errors and TLS errors.
     first_contact_timeout: float = _setting(15.0, _check_positive)
     #: How long leaving ``with`` waits until submitted calls are sent.
     drain: float = _setting(30.0, _check_not_negative)
+    #: Time between two heartbeats, which keep the session alive.
     heartbeat_interval: float = _setting(10.0, _check_wait)
+    #: Longest time for the response to a heartbeat.
     heartbeat_timeout: float = _setting(10.0, _check_wait)
     #: Retries of the creation of sessions and models.
     max_retries: int = _setting(10, _check_size)
-    #: Other calls are retried for this long.
+    #: How long other requests are retried.
     retry_for: float = _setting(300.0, _check_positive)
     #: A poll gives up after this long without a valid response.
     poll_retry_for: float = _setting(900.0, _check_positive)
@@ -287,8 +296,9 @@ class Config(ThrottleLimits):
     #: Tenacity strategies by name of the retry policy, of :data:`RETRY_POLICIES`.
     retry_strategies: Mapping[str, RetryStrategies] = field(default_factory=dict, metadata={"check": _check_strategies})
 
-    #: Most datums and estimated bytes of one chunk. The server's limits replace the defaults.
+    #: Most datums of one chunk. The server's limit replaces the default.
     max_chunk_datums: int = _setting(Preset(1024), _check_count)
+    #: Most estimated bytes of one chunk. The server's limit replaces the default.
     max_chunk_bytes: int = _setting(Preset(5_000_000), _check_count)
     #: Threads that send submitted samples.
     dispatchers: int = _setting(4, _check_count)
@@ -311,7 +321,9 @@ class Config(ThrottleLimits):
     headers: Mapping[str, str] = _setting((), _check_headers, secret=True)
     #: Added to the query of every request. Several values of one name are joined by commas.
     default_query: Mapping[str, Any] = _setting((), _check_query, secret=True)
+    #: Id of a service token of Cloudflare Access. Environment: CLOUDFLARE_ACCESS_CLIENT_ID.
     cloudflare_access_client_id: Optional[str] = _setting(None, _check_credential, secret=True)
+    #: Secret of that token. Environment: CLOUDFLARE_ACCESS_CLIENT_SECRET.
     cloudflare_access_client_secret: Optional[str] = _setting(None, _check_credential, secret=True)
     #: Returns the ``requests.Session`` to use. Its auth, hooks and adapters are kept.
     session_factory: Optional[Callable[[], Any]] = _setting(None, _check_factory, secret=True)
@@ -319,6 +331,7 @@ class Config(ThrottleLimits):
     pickle_credentials: bool = _setting(False, _check_flag)
     #: Send usage events to the server. Environment: TINKER_TELEMETRY.
     telemetry: bool = _setting(False, _check_flag)
+    #: Source of time of every wait, such as ``ScaledClock(100)`` for tests.
     clock: Clock = field(default_factory=Clock, repr=False)
 
     def __post_init__(self) -> None:
@@ -353,12 +366,12 @@ class Config(ThrottleLimits):
         if unknown:
             raise ConfigError(f"unknown setting {unknown[0]!r}; the settings are {', '.join(sorted(known))}")
         given = {name: value for name, value in settings.items() if value is not None}
-        environment = _read_environment(name for name in _ENVIRONMENT if name not in given)
+        environment = _read_environment(name for name in ENVIRONMENT if name not in given)
         try:
             return cls(**{**environment, **given})
         except ConfigError as error:
             name = str(error).partition(" ")[0]
-            variable = _ENVIRONMENT[name][0] if name in environment else ""
+            variable = ENVIRONMENT[name][0] if name in environment else ""
             if variable and variable not in str(error):
                 raise ConfigError(f"{error} (environment variable {variable})") from None
             raise
@@ -372,7 +385,7 @@ class Config(ThrottleLimits):
     def with_credentials_from_env(self) -> Config:
         """Return a copy with the secrets that this process's environment has."""
         found = Config.from_env()
-        names = [name for name in _ENVIRONMENT if name in _secrets()]
+        names = [name for name in ENVIRONMENT if name in _secrets()]
         if found.base_url == self.base_url:
             names += ["headers", "default_query"]
         return self.replace(**{name: getattr(found, name) for name in names})
@@ -422,7 +435,7 @@ def _seconds(text: str) -> Optional[float]:
 
 
 #: Setting: its variable, and the function that reads the text; None counts as not set.
-_ENVIRONMENT: Dict[str, Tuple[str, Callable[[str], Any]]] = {
+ENVIRONMENT: Dict[str, Tuple[str, Callable[[str], Any]]] = {
     "api_key": ("TINKER_API_KEY", _text),
     "base_url": ("TINKER_BASE_URL", _text),
     "credential_command": ("TINKER_CREDENTIAL_CMD", _text),
@@ -440,7 +453,7 @@ def _read_environment(names: Iterable[str]) -> Dict[str, Any]:
     """Return the settings among ``names`` that the environment has."""
     found = {}
     for name in names:
-        variable, read = _ENVIRONMENT[name]
+        variable, read = ENVIRONMENT[name]
         text = os.environ.get(variable)
         if text is None:
             continue

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
 
+#: Values of the environment variable TINKER_LOG.
+LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING}
 #: Characters of a message at most.
 _LONGEST = 10_000
 
@@ -27,6 +30,17 @@ class _OneLine(logging.Filter):
 
 
 _ONE_LINE = _OneLine()
+
+
+def log_to_stderr(variable: str = "TINKER_LOG") -> None:
+    """Log to standard error from the level that a variable names, unless the program configures the root logger."""
+    level = LEVELS.get(os.environ.get(variable, "").lower())
+    if level is not None:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        handler.addFilter(lambda _: not logging.getLogger().handlers)
+        logging.getLogger("tinkex_sync").addHandler(handler)
+        logging.getLogger("tinkex_sync").setLevel(level)
 
 
 def get_logger(name: str) -> logging.Logger:

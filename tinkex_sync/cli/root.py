@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Dict, List, NoReturn, Optional, Sequence
 import click
 
 from .._version import __version__
-from ..logs import one_line
+from ..logs import LEVELS, one_line
 from .groups import Command, Group
 from .output import CommandError, Output, pass_output, visible_text
 
@@ -61,8 +61,7 @@ class _ShortFormatter(logging.Formatter):
 
 
 def _log_level() -> int:
-    setting = os.environ.get("TINKER_LOG", "").lower()
-    return {"debug": logging.DEBUG, "info": logging.INFO}.get(setting, logging.WARNING)
+    return LEVELS.get(os.environ.get("TINKER_LOG", "").lower(), logging.WARNING)
 
 
 def _log_to_stderr() -> None:
@@ -70,7 +69,8 @@ def _log_to_stderr() -> None:
     if not any(isinstance(handler, _StderrHandler) for handler in logger.handlers):
         handler = _StderrHandler()
         handler.setFormatter(_ShortFormatter("%(levelname)s: %(message)s"))
-        logger.addHandler(handler)
+        # Instead of the library's, which does not know of progress bars.
+        logger.handlers = [handler]
     logger.setLevel(_log_level())
 
 

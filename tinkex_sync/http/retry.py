@@ -24,19 +24,10 @@ from tenacity.retry import retry_base
 from tenacity.stop import stop_base
 from tenacity.wait import wait_base
 
+from .. import errors
 from ..concurrency.clock import Clock
 from ..concurrency.primitives import Lock
 from ..config import Config, RetryStrategies
-from ..errors import (
-    APIConnectionError,
-    APIError,
-    APIResponseValidationError,
-    APIStatusError,
-    APITimeoutError,
-    ClosedError,
-    DeadlineExceeded,
-    PromiseExpiredError,
-)
 from ..logs import get_logger
 
 _log = get_logger(__name__)
@@ -74,14 +65,14 @@ def is_from_intermediary(error: Optional[BaseException]) -> bool:
     if not isinstance(body, str):
         return False
     is_page = not body.strip() or body.lstrip().startswith("<")
-    if isinstance(error, APIStatusError):
+    if isinstance(error, errors.APIStatusError):
         return error.status_code in _INTERMEDIARY_STATUSES and (is_page or error.status_code < 400)
-    return isinstance(error, APIResponseValidationError) and is_page
+    return isinstance(error, errors.APIResponseValidationError) and is_page
 
 
 def may_have_arrived(error: BaseException) -> bool:
     """Return whether the server may have carried out a request that failed with ``error``."""
-    if isinstance(error, APIStatusError) and not is_from_intermediary(error):
+    if isinstance(error, errors.APIStatusError) and not is_from_intermediary(error):
         return error.status_code >= 500 and error.status_code != 501
     return not getattr(error, "unsent", False) and getattr(error, "sent", "unknown") != "no"
 
@@ -177,7 +168,7 @@ class Attempts:
         state.set_exception((type(error), error, error.__traceback__))
         return state
 
-    def describe(self, error: APIError, subject: str = "") -> None:
+    def describe(self, error: errors.APIError, subject: str = "") -> None:
         """Add the number of attempts and their time to the final error and its message, after a ``subject``."""
         error.attempts, error.elapsed = self.number, self.elapsed
         if self.number > 1 and error.args and isinstance(error.args[0], str):
@@ -220,7 +211,7 @@ class retry_if_status(retry_base):  # noqa: N801 - tenacity's own strategies hav
 
     def __call__(self, retry_state: tenacity.RetryCallState) -> bool:
         error = _failure(retry_state)
-        if not isinstance(error, APIStatusError):
+        if not isinstance(error, errors.APIStatusError):
             return False
         override = error.headers.get("x-should-retry")
         if override in ("true", "false"):
@@ -240,8 +231,8 @@ class retry_if_intermediary(retry_base):  # noqa: N801
 
 def _is_connection_failure(error: BaseException) -> bool:
     # A deadline of the caller is a TimeoutError too, and final.
-    is_failure = isinstance(error, (APIConnectionError, TimeoutError)) and not isinstance(error, DeadlineExceeded)
-    return is_failure and not getattr(error, "is_final", False)
+    is_failure = isinstance(error, (errors.APIConnectionError, TimeoutError))
+    return is_failure and not isinstance(error, errors.DeadlineExceeded) and not getattr(error, "is_final", False)
 
 
 class stop_at_limit(stop_base):  # noqa: N801
@@ -260,7 +251,7 @@ class stop_at_limit(stop_base):  # noqa: N801
         attempts = _attempts(retry_state)
         left = attempts.remaining()
         failure = _failure(retry_state)
-        if attempts.number == 1 and isinstance(failure, APITimeoutError) and not failure.unsent:
+        if attempts.number == 1 and isinstance(failure, errors.APITimeoutError) and not failure.unsent:
             attempts.shortest = max(attempts.shortest, attempts.last_attempt_took())
             return False
         return left <= 0 or left < min(attempts.last_attempt_took(), self._long_attempt)
@@ -395,7 +386,7 @@ def make_policies(config: Config) -> Dict[str, RetryPolicy]:
     return {one.name: one for one in made}
 
 
-_RETRYABLE = (TimeoutError, APIConnectionError, PromiseExpiredError)
+_RETRYABLE = (TimeoutError, errors.APIConnectionError, errors.PromiseExpiredError)
 
 
 @dataclass(frozen=True)
@@ -424,18 +415,17 @@ class RetryConfig:
 
     def is_retryable(self, error: BaseException) -> bool:
         """Return whether a sample that failed with ``error`` may succeed when it is repeated."""
-        if isinstance(error, APIStatusError):
+        if isinstance(error, errors.APIStatusError):
             return is_transient(error.status_code)
-        return isinstance(error, self.retryable_exceptions) and not isinstance(error, DeadlineExceeded)
+        return isinstance(error, self.retryable_exceptions) and not isinstance(error, errors.DeadlineExceeded)
 
     def should_resubmit(self, error: BaseException) -> bool:
         """Return whether a sample that failed with ``error`` is submitted again with a new ``seq_id``.
 
         A sample that may still have a result never is: its connection broke, or its time ran out.
         """
-        if not self.enable_retry_logic or isinstance(error, (TimeoutError, APIConnectionError, ClosedError)):
-            return False
-        return isinstance(error, self.retryable_exceptions)
+        may_have_result = isinstance(error, (TimeoutError, errors.APIConnectionError, errors.ClosedError))
+        return self.enable_retry_logic and not may_have_result and isinstance(error, self.retryable_exceptions)
 
     def resubmit_delay(self, resubmissions: int, draw: Callable[[], float] = random.random) -> float:
         """Return the seconds to wait before resubmission number ``resubmissions`` (from 0)."""
