@@ -140,6 +140,9 @@ def test_bulk_polls_are_sent_again_after_these_failures(answers):
         [Answer(400, {"detail": "x"})] * 4,
         [Answer(body={"completions": [{"state": "odd", "request_id": "req-1"}], "cursor": 5})],
         [Answer(body={"cursor": 5})],
+        [Answer(text='{"completions": [], "cursor": Infinity}')],
+        [Answer(body={"completions": [], "cursor": 2**70})],
+        [Answer(body={"completions": [], "cursor": -1})],
         [Answer(text="[")],
     ],
 )

@@ -220,8 +220,11 @@ def _completions(body: Any) -> Tuple[List[Tuple[str, Optional[int]]], int]:
                 raise ValueError(f"state {state!r} is neither finished nor failed")
             is_known = state == "finished" and isinstance(size, int) and size > 0
             found.append((str(one["request_id"]), size if is_known else None))
-        return found, int(body["cursor"])
-    except (KeyError, TypeError, ValueError) as error:
+        cursor = int(body["cursor"])
+        if not 0 <= cursor < 1 << 63:
+            raise ValueError(f"cursor {cursor} is out of range")  # The next request could not contain it.
+        return found, cursor
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise errors.APIResponseValidationError(
             f"The response to retrieve_futures cannot be decoded: {type(error).__name__}: {error}",
             body=body,
