@@ -56,8 +56,7 @@ def _send_heartbeats(reference: weakref.ref[Connection], closing: CloseSignal, c
 
 def _report_miss(session: Connection, misses: int, error: BaseException) -> None:
     silent_for = session.clock.time() - (session.last_heartbeat or 0.0)
-    hook = session.observers.heartbeat_missed
-    if hook is not None:
+    if hook := session.observers.heartbeat_missed:
         hook(source=session.source, call_id="", misses=misses, silent_for=silent_for, error=error)
     if silent_for > _WARN_AFTER:
         # The text of the 0.7.0 client.

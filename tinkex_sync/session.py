@@ -135,8 +135,7 @@ class Session(Connection):
             if text:
                 _log.log(level, "%s", text)
         self.join(response.session_id)
-        hook = self.observers.session_opened
-        if hook is not None:
+        if hook := self.observers.session_opened:
             hook(source=self.source, call_id="")
 
     def join(self, session_id: str) -> None:
@@ -253,8 +252,7 @@ class Session(Connection):
             if self._closed:
                 raise ClosedError("the client is closed")
             self._open[call.call_id] = call
-        hook = self.observers.call_started
-        if hook is not None:
+        if hook := self.observers.call_started:
             hook(source=source, call_id=call.call_id, operation=operation, items=items)
         return call
 
@@ -367,8 +365,7 @@ class Session(Connection):
             self._stopped.set()
         try:
             _fail_all([call.future() for call in calls if call.future is not None])
-            hook = self.observers.session_closed
-            if hook is not None:
+            if hook := self.observers.session_closed:
                 hook(source=self.source, call_id="")
             self.observers.close()
             _log_unfinished(left)

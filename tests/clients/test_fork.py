@@ -141,11 +141,12 @@ def test_clients_stay_usable_after_a_fork_while_threads_use_them(service):
 
 def test_a_child_has_its_own_throttle(server, service):
     sampler = service.create_sampling_client(base_model="tinkex/tiny")
-    with service.session.throttle.request(10**9, lambda: None) as permit:
-        assert permit.admit()
-        with pytest.raises(DeadlineExceeded):
-            sampler.sample(prompt(1, 2), 1, PARAMS, timeout=0.2)
-        assert in_a_child(lambda: len(sampler.sample(prompt(1, 2), 1, PARAMS, timeout=20).sequences)) == "1"
+    permit = service.session.throttle.request(10**9, lambda: None)
+    assert permit.admit()
+    with pytest.raises(DeadlineExceeded):
+        sampler.sample(prompt(1, 2), 1, PARAMS, timeout=0.2)
+    assert in_a_child(lambda: len(sampler.sample(prompt(1, 2), 1, PARAMS, timeout=20).sequences)) == "1"
+    permit.release()
 
 
 def test_a_sampler_works_in_a_grandchild(service):

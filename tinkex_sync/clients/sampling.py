@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+from dataclasses import dataclass
 from typing import Any, Dict, Iterable, List, Optional, TypeVar
 
 from .. import types
@@ -22,7 +23,7 @@ from ..session import Session
 from ..throttle.semaphores import CountingSemaphore
 from ..tokenizers.loading import choose_tokenizer, load_tokenizer
 from ..validation import check_model_path
-from .base import CallOperation, Client, RebuildingClient, blocking, first_seq_id, request_operation, submitted
+from .base import RebuildingClient, blocking, first_seq_id, request_operation, submitted
 
 T = TypeVar("T")
 
@@ -41,7 +42,6 @@ class SamplingClient(RebuildingClient):
         self,
         session: Session,
         sampling_session_id: str,
-        *,
         retry_config: Optional[RetryConfig] = None,
         record_stability_info: bool = False,
     ) -> None:
@@ -288,69 +288,36 @@ def _load_tokenizer_of(sampler: types.GetSamplerResponse) -> Any:
     return load_tokenizer(choose_tokenizer(sampler.base_model, None).id)
 
 
-def open_sampling_client(
-    session: Session,
-    *,
-    model_path: Optional[str],
-    base_model: Optional[str],
-    retry_config: Optional[RetryConfig] = None,
-    record_stability_info: bool = False,
-    call: Optional[CallState] = None,
-    deadline: Optional[float] = None,
-) -> SamplingClient:
-    """Open a sampling session on saved weights or a base model. POST /api/v1/create_sampling_session.
+@dataclass(frozen=True)
+class NewSampler:
+    """A sampling session to open on saved weights or on a base model. Immutable.
 
     Args:
         model_path: Path of saved weights, or None.
         base_model: Name of the model; needed if there is no path.
         retry_config: How samples are retried; None: the defaults, with the server's limit of samples in progress.
         record_stability_info: Request that the server records information about numerical stability.
-        call: The call that it belongs to.
-        deadline: Time of the session's clock at which it ends with DeadlineExceeded.
 
     Raises:
         ValueError: Neither path nor model is given, or the path does not start with ``tinker://``.
     """
-    _check_target(model_path, base_model)
-    body = types.CreateSamplingSessionRequest(
-        session_id=session.session_id,
-        sampling_session_seq_id=session.next_number("sampling_session_seq_id"),
-        base_model=base_model,
-        model_path=model_path,
-    )
-    opened = session.call(Request("create_sampling_session", body, call=call, deadline=deadline))
-    return SamplingClient(
-        session, opened.sampling_session_id, retry_config=retry_config, record_stability_info=record_stability_info
-    )
 
+    model_path: Optional[str] = None
+    base_model: Optional[str] = None
+    retry_config: Optional[RetryConfig] = None
+    record_stability_info: bool = False
 
-def sampling_client_operation(
-    client: Client,
-    *,
-    model_path: Optional[str],
-    base_model: Optional[str],
-    retry_config: Optional[RetryConfig] = None,
-    record_stability_info: bool = False,
-) -> CallOperation[SamplingClient]:
-    """Return the operation that opens a sampling session and returns its client; see :func:`open_sampling_client`."""
-    _check_target(model_path, base_model)
-    return CallOperation(
-        client,
-        "create_sampling_client",
-        lambda call, deadline: open_sampling_client(
-            client.session,
-            model_path=model_path,
-            base_model=base_model,
-            retry_config=retry_config,
-            record_stability_info=record_stability_info,
-            call=call,
-            deadline=deadline,
-        ),
-    )
+    def __post_init__(self) -> None:
+        if self.model_path is None and self.base_model is None:
+            raise ValueError("Either model_path or base_model must be provided")
+        if self.model_path is not None:
+            check_model_path(self.model_path)
 
-
-def _check_target(model_path: Optional[str], base_model: Optional[str]) -> None:
-    if model_path is None and base_model is None:
-        raise ValueError("Either model_path or base_model must be provided")
-    if model_path is not None:
-        check_model_path(model_path)
+    def open(
+        self, session: Session, call: Optional[CallState] = None, deadline: Optional[float] = None
+    ) -> SamplingClient:
+        """Open the sampling session and return its client. POST /api/v1/create_sampling_session."""
+        number = session.next_number("sampling_session_seq_id")
+        body = types.CreateSamplingSessionRequest(session.session_id, number, self.base_model, self.model_path)
+        opened = session.call(Request("create_sampling_session", body, call=call, deadline=deadline))
+        return SamplingClient(session, opened.sampling_session_id, self.retry_config, self.record_stability_info)

@@ -25,7 +25,7 @@ from ..validation import check_count, check_text
 from .base import CallOperation, Client, blocking, request_operation, submitted
 from .model_creation import ModelFromCheckpoint, NewModel
 from .rest import RestClient
-from .sampling import SamplingClient, sampling_client_operation
+from .sampling import NewSampler, SamplingClient
 from .training import TrainingClient
 
 #: Operations whose results are those of an endpoint with another name.
@@ -263,13 +263,8 @@ class ServiceClient(Client):
         Raises:
             ValueError: Neither is given, or ``model_path`` does not start with ``tinker://``.
         """
-        return sampling_client_operation(
-            self,
-            model_path=model_path,
-            base_model=base_model,
-            retry_config=retry_config,
-            record_stability_info=record_stability_info,
-        )
+        sampler = NewSampler(model_path, base_model, retry_config, record_stability_info)
+        return CallOperation(self, "create_sampling_client", partial(sampler.open, self.session))
 
     submit_create_sampling_client = submitted(create_sampling_client)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from datetime import datetime, timezone
+from functools import partial
 from typing import Any, Callable, Dict, Iterable, Literal, Mapping, Optional, Sequence, Tuple, TypeVar
 
 from .. import types
@@ -20,7 +21,7 @@ from ..training.lane import TrainingLane
 from ..training.operations import OptimizerStep, RequestOperation, TrainStepOutput, describe_optimizer_step
 from ..validation import check_labels, check_model_path, check_optional_text, check_text, check_ttl
 from .base import CallOperation, Client, blocking, request_operation, submitted
-from .sampling import SamplingClient, open_sampling_client, sampling_client_operation
+from .sampling import NewSampler, SamplingClient
 
 T = TypeVar("T")
 
@@ -372,14 +373,13 @@ class TrainingClient(Client):
             sampling_session_seq_id=None if is_named else session.next_number("sampling_session_seq_id"),
             kind=kind,
         )
-        options: Any = {"retry_config": retry_config, "record_stability_info": record_stability_info}
 
         def open_client(saved: types.SaveWeightsForSamplerResponseInternal) -> SamplingClient:
             if not is_named and saved.sampling_session_id:
-                return SamplingClient(session, saved.sampling_session_id, **options)
+                return SamplingClient(session, saved.sampling_session_id, retry_config, record_stability_info)
             # Without a name, some servers save under a name of their own.
-            path = _named_save(saved).path
-            return open_sampling_client(session, model_path=path, base_model=None, **options)
+            sampler = NewSampler(_named_save(saved).path, None, retry_config, record_stability_info)
+            return sampler.open(session)
 
         operation = "save_weights_and_get_sampling_client"
         return RequestOperation(self._lane, operation, request, "save_weights_for_sampler", open_client)
@@ -403,13 +403,8 @@ class TrainingClient(Client):
             record_stability_info: As for :meth:`ServiceClient.create_sampling_client`.
             timeout: Seconds.
         """
-        return sampling_client_operation(
-            self,
-            model_path=check_model_path(model_path),
-            base_model=None,
-            retry_config=retry_config,
-            record_stability_info=record_stability_info,
-        )
+        sampler = NewSampler(check_model_path(model_path), None, retry_config, record_stability_info)
+        return CallOperation(self, "create_sampling_client", partial(sampler.open, self.session))
 
     submit_create_sampling_client = submitted(create_sampling_client)
 

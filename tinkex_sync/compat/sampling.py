@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, Dict, Optional
 
 from .. import clients as native_clients
-from ..clients.sampling import sampling_client_operation
+from ..clients.base import CallOperation
+from ..clients.sampling import NewSampler
 from ..http.retry import RetryConfig
 from .calls import async_result_method, future_method, result_method
 from .futures import APIFuture, completed, map_future
@@ -68,11 +70,7 @@ class SamplingClient(QueueStateObserver):
         """Open a sampling session, or join the one with the given id."""
         if sampling_session_id is not None:
             return completed(SamplingClient(holder, sampling_session_id=sampling_session_id, retry_config=retry_config))
-        opening = sampling_client_operation(
-            native_clients.Client(holder.session, holder.session.source),
-            model_path=model_path,
-            base_model=base_model,
-            retry_config=retry_config,
-            record_stability_info=record_stability_info,
-        ).submit()
+        sampler = NewSampler(model_path, base_model, retry_config, record_stability_info)
+        client = native_clients.Client(holder.session, holder.session.source)
+        opening = CallOperation(client, "create_sampling_client", partial(sampler.open, holder.session)).submit()
         return APIFuture(map_future(opening, lambda native: SamplingClient.from_native(holder, native)))

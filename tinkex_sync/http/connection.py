@@ -139,8 +139,7 @@ class Connection:
     def report_retry(self, request: Request, attempts: Attempts, delay: float, error: BaseException) -> None:
         """Report to observers, and after some time to the log, that a request is sent again in ``delay`` seconds."""
         self._retry_log.report(attempts, delay, error, request.row.name, self._retrying + 1)
-        hook = self.observers.retry_scheduled
-        if hook is not None and request.row.observed:
+        if (hook := self.observers.retry_scheduled) is not None and request.row.observed:
             hook(
                 **self._origin(request), policy=attempts.policy.name, attempt=attempts.number, delay=delay, cause=error
             )

@@ -65,8 +65,7 @@ class PaymentWait:
             raise error
         if is_due:
             _log.warning("The server requires payment, and calls wait: error=%s remaining=%.0fs", error, limit - waited)
-            hook = self._observers.billing_paused
-            if hook is not None:
+            if hook := self._observers.billing_paused:
                 hook(source=source, call_id=call_id, waited=waited, limit=limit, error=error)
         return min(PAUSE, limit - waited)
 

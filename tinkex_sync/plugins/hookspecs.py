@@ -1,8 +1,7 @@
 """The hook specifications: one function for each event that a plugin can observe.
 
-To add a hook, add a function named ``tinkex_...`` here and an attribute to ``registry.Observers``; docs/architecture.md
-lists the other files. Its docstring has a summary, the thread, the arguments and the version, as those below. These
-rules hold for every hook:
+To add a hook, add a function named ``tinkex_...`` here; docs/architecture.md lists the other files. Its docstring
+has a summary, the thread, the arguments and the version, as those below. These rules hold for every hook:
 
 - A hook is called after the event. Its return value is ignored, and it cannot change what the client does.
 - It runs in the thread of the event. It may run in several threads concurrently. No lock of this package is held.

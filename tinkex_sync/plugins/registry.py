@@ -7,7 +7,7 @@ that raises would end the call for all others; see ``dispatch``.
 from __future__ import annotations
 
 import inspect
-from typing import Any, Iterable, List, Optional
+from typing import TYPE_CHECKING, Any, Iterable, List, Optional
 
 import pluggy
 
@@ -83,23 +83,9 @@ class Observers:
         TypeError: An element of ``plugins`` cannot be a plugin.
     """
 
-    session_opened: Optional[Hook]
-    session_closed: Optional[Hook]
-    heartbeat_missed: Optional[Hook]
-    billing_paused: Optional[Hook]
-    call_started: Optional[Hook]
-    request_finished: Optional[Hook]
-    retry_scheduled: Optional[Hook]
-    future_resolved: Optional[Hook]
-    chunks_planned: Optional[Hook]
-    chunk_sent: Optional[Hook]
-    adam_params_serialized: Optional[Hook]
-    queue_state_changed: Optional[Hook]
-    queue_state_repeated: Optional[Hook]
-    dispatch_acquired: Optional[Hook]
-    dispatch_released: Optional[Hook]
-    backoff_started: Optional[Hook]
-    register_commands: Optional[Hook]
+    if TYPE_CHECKING:
+
+        def __getattr__(self, hook: str) -> Optional[Hook]: ...
 
     def __init__(
         self,

@@ -88,8 +88,7 @@ def poll(
         polling.release()
         if states is not None:
             states.finish(call, succeeded=error is None)
-        hook = session.observers.future_resolved
-        if hook is not None:
+        if hook := session.observers.future_resolved:
             hook(
                 source=call.source,
                 call_id=call.call_id,

@@ -178,8 +178,7 @@ class _Sample:
         call.phase = "throttled"
         if not permit.admit():
             return Next(self.acquire_permit, math.inf)
-        hook = self.session.observers.dispatch_acquired
-        if hook is not None:
+        if hook := self.session.observers.dispatch_acquired:
             hook(source=call.source, call_id=call.call_id, **vars(permit.facts))
         return Next(self.wait_for_turn)
 
@@ -267,8 +266,7 @@ class _Sample:
             raise self.context.progress.error() from error
         self._wait_began = session.clock.time()
         backoff = self._held_permit.record_rate_limit(error.retry_after)
-        hook = session.observers.backoff_started
-        if hook is not None:
+        if hook := session.observers.backoff_started:
             hook(source=call.source, call_id=call.call_id, **vars(backoff))
         return Next(self.wait_for_turn)
 
@@ -309,8 +307,7 @@ class _Sample:
             return
         was_admitted = permit.is_admitted
         permit.release()
-        hook = self.session.observers.dispatch_released
-        if hook is not None and was_admitted:
+        if (hook := self.session.observers.dispatch_released) is not None and was_admitted:
             hook(source=self.call.source, call_id=self.call.call_id)
 
     def _assign_seq_id(self) -> None:

@@ -11,8 +11,7 @@ import heapq
 import itertools
 import math
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple, Type, Union
+from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple, Union
 
 from ..concurrency.clock import Clock
 from ..concurrency.primitives import Lock
@@ -55,7 +54,7 @@ class Permit:
     The order of use is: :meth:`admit` until it returns True; :meth:`take_turn` until it returns None; one send;
     :meth:`record_acceptance` or :meth:`record_rate_limit`; after the latter, :meth:`take_turn` again; :meth:`release`.
 
-    Used by one thread at a time, not always the same one. Leaving a ``with`` block releases it.
+    Used by one thread at a time, not always the same one.
     """
 
     def __init__(self, throttle: Throttle, arrival: int, estimated_bytes: int, wake: Callable[[], None]) -> None:
@@ -168,14 +167,6 @@ class Permit:
         while self._admissions:
             semaphore, admission = self._admissions.pop()
             semaphore.leave(admission)
-
-    def __enter__(self) -> Permit:
-        return self
-
-    def __exit__(
-        self, exc_type: Optional[Type[BaseException]], exc: Optional[BaseException], traceback: Optional[TracebackType]
-    ) -> None:
-        self.release()
 
     def _sent(self) -> Ticket:
         ticket, self._ticket = self._ticket, None

@@ -112,8 +112,7 @@ class BatchOperation(LaneOperation[types.ForwardBackwardOutput]):
         limits = {"items": capabilities.max_chunk_datums, "bytes": capabilities.max_chunk_bytes}
         sizes = map(capabilities.wire.estimate_datum_bytes, self._batch.data)
         boundaries: Iterable[Boundary] = plan(sizes, limits["items"], limits["bytes"])
-        hook = self.session.observers.chunks_planned
-        if hook is not None:
+        if hook := self.session.observers.chunks_planned:
             boundaries = tuple(boundaries)
             hook(
                 source=self.lane.source,
@@ -192,8 +191,7 @@ class BatchOperation(LaneOperation[types.ForwardBackwardOutput]):
         self._accepted.append(boundary)
         call = self.future.call
         call.request_id = request.server_future.request_id
-        hook = self.session.observers.chunk_sent
-        if hook is not None:
+        if hook := self.session.observers.chunk_sent:
             hook(
                 source=call.source,
                 call_id=call.call_id,

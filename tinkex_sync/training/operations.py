@@ -109,8 +109,7 @@ class OptimizerStep(RequestOperation[types.OptimStepResponse]):
             raise errors.WithdrawnError(
                 "the optimizer step was withdrawn, because its backward pass was not accepted as a whole"
             ) from self._backward.error
-        hook = self.session.observers.adam_params_serialized
-        if hook is not None and self._adam_params is not None:
+        if (hook := self.session.observers.adam_params_serialized) is not None and self._adam_params is not None:
             hook(
                 source=self.lane.source,
                 call_id=self.future.call.call_id,

@@ -246,7 +246,7 @@ def check_endpoints(context: CheckContext) -> Finding:
 
 def check_queue(context: CheckContext) -> Finding:
     """Sample one token, if a model is given. POST /api/v1/asample."""
-    from ...clients.sampling import open_sampling_client
+    from ...clients.sampling import NewSampler
     from ...errors import DeadlineExceeded, TinkexError
     from ...types import ModelInput, SamplingParams
 
@@ -258,14 +258,7 @@ def check_queue(context: CheckContext) -> Finding:
     path = model if model.startswith("tinker://") else None
     try:
         with session.calling(session.source, "create_sampling_client") as call:
-            sampler = open_sampling_client(
-                session,
-                model_path=path,
-                base_model=None if path else model,
-                retry_config=None,
-                call=call,
-                deadline=deadline,
-            )
+            sampler = NewSampler(path, None if path else model).open(session, call, deadline)
         started = session.clock.time()
         params = SamplingParams(max_tokens=1)
         sampler.sample(ModelInput.from_ints([1]), 1, params, timeout=max(0.1, deadline - started))
