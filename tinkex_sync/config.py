@@ -331,6 +331,10 @@ class Config(ThrottleLimits):
     pickle_credentials: bool = _setting(False, _check_flag)
     #: Send usage events to the server. Environment: TINKER_TELEMETRY.
     telemetry: bool = _setting(False, _check_flag)
+    #: A hook of a plugin that has not returned after this many seconds is left behind, and the plugin is not called
+    #: again. Each hook then runs in a thread of its own, which takes about 0.1 ms. None: no limit; a hook that blocks
+    #: blocks its call, and is logged after 5 s.
+    hook_timeout: Optional[float] = _setting(None, _check_timeout)
     #: Source of time of every wait, such as ``ScaledClock(100)`` for tests.
     clock: Clock = field(default_factory=Clock, repr=False)
 

@@ -178,6 +178,8 @@ class APIStatusError(APIError):
         self.request_id = request_id
         #: Seconds to wait according to the response; None if it does not contain them.
         self.retry_after = retry_after
+        #: "1.1" or "1.0"; None if it is not known.
+        self.http_version: Optional[str] = None
 
     @property
     def response(self) -> Any:

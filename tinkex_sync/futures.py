@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any, Callable, Generator, Generic, Optional, Protocol, TypeVar
 
 from .concurrency.clock import SLICE, remaining
-from .errors import ClosedError, DeadlineExceeded
+from .errors import ClosedError, DeadlineExceeded, PluginError
 from .http.call_state import CallState
 from .logs import get_logger
 from .session import Session
@@ -127,7 +127,7 @@ class Future(concurrent.futures.Future, Generic[T]):  # type: ignore[type-arg]
             Whether the operation was cancelled; False if it was sent or has ended.
         """
         if super().cancel():
-            self._end_call()
+            self._end_call(concurrent.futures.CancelledError("the operation was withdrawn"))
         elif not self._cancel_remotely():
             return False
         with self._condition:
@@ -159,7 +159,10 @@ class Future(concurrent.futures.Future, Generic[T]):  # type: ignore[type-arg]
 
     def set_result(self, result: T) -> None:
         """End the call and resolve the future. The future stays as it is if it has an outcome, such as ClosedError."""
-        self._end_call()
+        try:
+            self._end_call()
+        except PluginError as failure:
+            self.set_exception(failure)
         with contextlib.suppress(concurrent.futures.InvalidStateError):
             super().set_result(result)
 
@@ -168,14 +171,17 @@ class Future(concurrent.futures.Future, Generic[T]):  # type: ignore[type-arg]
         session = self._session()
         if session is not None and session.adapt_error is not None:
             session.adapt_error(exception)
-        self._end_call()
+        try:
+            self._end_call(exception)
+        except PluginError as failure:
+            exception = failure
         with contextlib.suppress(concurrent.futures.InvalidStateError):
             super().set_exception(exception)
 
-    def _end_call(self) -> None:
+    def _end_call(self, error: Optional[BaseException] = None) -> None:
         session = self._session()
         if session is not None:
-            session.end(self.call)
+            session.end(self.call, error)
 
     def resolve_by(self, function: Callable[[], T]) -> None:
         """Call a function and resolve the future with its result or its error. The user's callbacks may block."""

@@ -20,7 +20,7 @@ from .concurrency.primitives import Event, start_thread
 from .concurrency.workers import Lane, Workers
 from .config import Config
 from .errors import ClosedError, PluginError, ThreadStartError, TinkexError
-from .http.call_state import CallState, Unfinished
+from .http.call_state import CallState, Unfinished, outcome_of
 from .http.connection import Connection
 from .http.request import Request
 from .logs import get_logger
@@ -256,13 +256,32 @@ class Session(Connection):
             hook(source=source, call_id=call.call_id, operation=operation, items=items)
         return call
 
-    def end(self, call: CallState) -> None:
-        """Remove a call from those that have not ended. Idempotent."""
+    def end(self, call: CallState, error: Optional[BaseException] = None) -> None:
+        """Remove a call from those that have not ended, and report its end to observers. Idempotent.
+
+        Args:
+            error: The error that it ended with; None: it has a result.
+
+        Raises:
+            PluginError: A plugin failed; in strict mode only.
+        """
         if self.forked:
             return  # A thread of the parent may have held the lock at the fork.
         with self._lock:
             self._open.pop(call.call_id, None)
+            is_first, call.has_ended = not call.has_ended, True
         self.sends_changed.set()
+        if is_first and (hook := self.observers.call_finished):
+            hook(
+                source=call.source,
+                call_id=call.call_id,
+                operation=call.operation,
+                items=call.items,
+                outcome=outcome_of(error),
+                elapsed=self.clock.time() - call.started,
+                facts=call.facts,
+                error=error,
+            )
 
     @contextmanager
     def calling(self, source: Source, operation: str, items: int = 1) -> Iterator[CallState]:
@@ -270,8 +289,10 @@ class Session(Connection):
         call = self.begin(source, operation, items)
         try:
             yield call
-        finally:
-            self.end(call)
+        except BaseException as error:
+            self.end(call, error)
+            raise
+        self.end(call)
 
     def open_calls(self) -> List[CallState]:
         """Return every call that has not ended, oldest first.
@@ -282,6 +303,25 @@ class Session(Connection):
         self.check_not_forked()
         with self._lock:
             return list(self._open.values())
+
+    def report_client(
+        self,
+        source: Source,
+        call: Optional[CallState],
+        base_model: Optional[str] = None,
+        rank: Optional[int] = None,
+        model_path: Optional[str] = None,
+    ) -> None:
+        """Report to observers that ``call`` made a client, whose ``source`` is given."""
+        if hook := self.observers.client_created:
+            hook(
+                source=source,
+                call_id="" if call is None else call.call_id,
+                operation=f"create_{source.kind}_client" if call is None else call.operation,
+                base_model=base_model,
+                rank=rank,
+                model_path=model_path,
+            )
 
     # Closing
 
@@ -365,6 +405,8 @@ class Session(Connection):
             self._stopped.set()
         try:
             _fail_all([call.future() for call in calls if call.future is not None])
+            for call in calls:
+                self.end(call, ClosedError("the client was closed before there was a result"))
             if hook := self.observers.session_closed:
                 hook(source=self.source, call_id="")
             self.observers.close()

@@ -10,6 +10,9 @@ from tinkex_sync.local import Faults
 from tinkex_sync.testing import HookRecorder, check_plugin
 from tinkex_sync.training.chunking import plan
 
+# Unusable plugins are also reported by warnings; tests below read the log and the report.
+pytestmark = pytest.mark.filterwarnings("ignore:plugin .*:RuntimeWarning")
+
 PROMPT = types.ModelInput.from_ints(list(b"to be"))
 PARAMS = types.SamplingParams(max_tokens=6, seed=5)
 

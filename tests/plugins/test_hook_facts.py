@@ -14,7 +14,7 @@ import pytest
 from hook_examples import EVENTS
 from scripted_server import Answer, ScriptedServer
 
-from tinkex_sync import Config, DeadlineExceeded, RequestFailedError, ServiceClient, types
+from tinkex_sync import BadRequestError, Config, DeadlineExceeded, RequestFailedError, ServiceClient, types
 from tinkex_sync.concurrency.clock import ScaledClock
 from tinkex_sync.plugins.hookspecs import SPECS
 from tinkex_sync.testing import HookRecorder
@@ -81,6 +81,14 @@ def train(run: Run) -> None:
     run.poll_responses(Answer(body={"error": "bad input", "category": "user"}))
     with pytest.raises(RequestFailedError):
         training.optim_step(types.AdamParams())
+    run.poll_responses(Answer(body={"path": "tinker://m/weights/a"}))
+    training.save_state("a", ttl_seconds=60)
+    run.poll_responses(Answer(body={"path": "tinker://m/sampler_weights/b"}), Answer(body={"path": "s3://m/c"}))
+    training.save_weights_for_sampler("b")
+    training.save_weights_external("c")
+    run.server.script("forward_backward", Answer(400, {"detail": "bad"}))
+    with pytest.raises(BadRequestError):
+        training.train_step([DATUM], "cross_entropy", types.AdamParams())
 
 
 def sample(run: Run) -> None:
@@ -106,6 +114,10 @@ def sample(run: Run) -> None:
     run.poll_responses(Answer(408, {}, hold=hold_response(run, 80.0)))
     with pytest.raises(DeadlineExceeded):
         sampler.sample(prompt, 1, params, timeout=40.0)
+    run.service.create_rest_client()
+    unfinished = run.service.submit_create_sampling_client(base_model="m").result(30.0)
+    run.server.defaults["retrieve_future"] = PAUSED
+    unfinished.submit_sample(prompt, 1, params)
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +130,10 @@ def recorder() -> Iterator[HookRecorder]:
         server.defaults["create_session"] = Answer(body={"session_id": "sess-1"})
         server.defaults["create_model"] = Answer(body={"request_id": "r-model"})
         server.defaults["create_sampling_session"] = Answer(body={"sampling_session_id": "s-1"})
-        for endpoint in ("forward_backward", "optim_step", "asample"):
+        for endpoint in (
+            *("forward_backward", "optim_step", "asample"),
+            *("save_weights", "save_weights_for_sampler", "save_weights_external"),
+        ):
             server.defaults[endpoint] = Answer(body={"request_id": f"r-{endpoint}"})
         server.defaults["session_heartbeat"] = UNAVAILABLE
         run = Run(server, recorder)
@@ -138,6 +153,8 @@ def test_hook_is_called_in_the_documented_threads(recorder: HookRecorder, hook: 
 @pytest.mark.parametrize(
     ("hook", "argument"),
     [
+        ("call_finished", "outcome"),
+        ("checkpoint_saved", "kind"),
         ("future_resolved", "outcome"),
         ("retry_scheduled", "policy"),
         ("queue_state_changed", "state"),
@@ -164,3 +181,32 @@ def test_commands_are_registered_in_the_main_thread(tmp_path: Path) -> None:
         [sys.executable, "-m", "tinkex_sync", "--help"], capture_output=True, text=True, env=environment, timeout=60
     )
     assert "registered in True" in done.stdout
+
+
+def test_every_call_that_started_has_ended_once(recorder: HookRecorder) -> None:
+    started = [event["call_id"] for event in recorder.of("call_started")]
+    assert sorted(started) == sorted(event["call_id"] for event in recorder.of("call_finished"))
+
+
+def test_facts_of_results_have_no_payload(recorder: HookRecorder) -> None:
+    facts = {event["operation"]: event["facts"] for event in recorder.of("call_finished") if event["outcome"] == "ok"}
+    assert facts["forward_backward"] == {"loss_fn": "cross_entropy", "datums": 2, "tokens": 4, "metrics": {}}
+    assert facts["optim_step"] == {"metrics": {}, "step": 1}
+    assert facts["sample"] == {"prompt_tokens": 1, "completion_tokens": 0, "stop_reasons": ()}
+    assert facts["save_state"] == {}
+
+
+def test_requests_have_routes_without_ids(recorder: HookRecorder) -> None:
+    requests = recorder.of("request_finished")
+    assert {event["route"] for event in requests} >= {"/api/v1/asample", "/api/v1/retrieve_future"}
+    assert all(event["host"].startswith("127.0.0.1:") for event in requests)
+    assert {event["http_version"] for event in requests if event["status"]} <= {"1.1", "1.0"}
+
+
+def test_clients_name_the_call_that_made_them(recorder: HookRecorder) -> None:
+    created = recorder.of("client_created")
+    assert {event["source"].kind for event in created} == {"training", "sampling", "rest"}
+    calls = {event["call_id"]: event["operation"] for event in recorder.of("call_started")}
+    assert all(calls[event["call_id"]] == event["operation"] for event in created if event["call_id"])
+    [training] = [event for event in created if event["source"].kind == "training"]
+    assert (training["base_model"], training["rank"], training["model_path"]) == ("m", 32, None)

@@ -24,15 +24,20 @@ ARGUMENTS = {
     "heartbeat_missed": "misses silent_for error",
     "billing_paused": "waited limit error",
     "call_started": "operation items",
-    "request_finished": "method path attempt status elapsed sent_bytes received_bytes error",
+    "call_finished": "operation items outcome elapsed facts error",
+    "client_created": "operation base_model rank model_path",
+    "checkpoint_saved": "path kind ttl_seconds elapsed",
+    "request_finished": (
+        "method route path host attempt status elapsed sent_bytes received_bytes http_version server_request_id error"
+    ),
     "retry_scheduled": "policy attempt delay cause",
     "queue_state_changed": "state previous reason reason_source waited request_id",
     "queue_state_repeated": "state reason reason_source waited request_id",
     "chunks_planned": "operation boundaries limits",
     "chunk_sent": "boundary body_bytes request_id elapsed",
     "adam_params_serialized": "params payload",
-    "dispatch_acquired": "estimated_bytes charged_bytes throttled waited in_flight bytes_left",
-    "dispatch_released": "",
+    "dispatch_acquired": "estimated_bytes charged_bytes throttled waited in_flight bytes_left waiting",
+    "dispatch_released": "in_flight bytes_left waiting",
     "backoff_started": "duration until everyone",
     "future_resolved": "operation request_id outcome elapsed polls error",
 }

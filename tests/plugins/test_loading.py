@@ -12,6 +12,9 @@ from tinkex_sync.errors import ConfigError, PluginError
 from tinkex_sync.plugins import Observers, PluginStatus
 from tinkex_sync.plugins.hookspecs import hookimpl
 
+# Unusable plugins are also reported by warnings; tests below read the log and the report.
+pytestmark = pytest.mark.filterwarnings("ignore:plugin .*:RuntimeWarning")
+
 SWITCHES = ["DISABLE_PLUGIN_AUTOLOAD", "DISABLED_PLUGINS", "PLUGINS", "PLUGINS_STRICT"]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 import re
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from types import MappingProxyType, ModuleType
@@ -18,6 +19,9 @@ from tinkex_sync.errors import PluginError
 from tinkex_sync.plugins import Observers
 from tinkex_sync.plugins.hookspecs import SPECS, hookimpl
 from tinkex_sync.plugins.queued_observer import observe_all
+
+# Unusable plugins are also reported by warnings; tests below read the log and the report.
+pytestmark = pytest.mark.filterwarnings("ignore:plugin .*:RuntimeWarning")
 
 SWITCHES = ["DISABLE_PLUGIN_AUTOLOAD", "DISABLED_PLUGINS", "PLUGINS", "PLUGINS_STRICT"]
 
@@ -392,7 +396,7 @@ def test_strict_mode_raises_the_error_of_a_hook() -> None:
     assert isinstance(caught.value.__cause__, ValueError)
 
 
-@pytest.mark.parametrize("plugin", [WrongArgument, Newer, 17])
+@pytest.mark.parametrize("plugin", [WrongArgument, Newer])
 def test_strict_mode_raises_for_an_unusable_plugin(plugin: Any) -> None:
     with pytest.raises(PluginError):
         observers(plugin, strict=True)
@@ -554,3 +558,30 @@ def test_strict_argument_overrides_the_environment(
     with pytest.raises(PluginError):
         observers(WrongArgument())
     assert row(observers(WrongArgument(), strict=False)).status == "invalid"
+
+
+# What users see without configuring anything
+
+
+@pytest.mark.parametrize("plugin", [5, 1.5, None, "name", b"name", ["list"], {"a": 1}])
+def test_a_value_that_cannot_be_a_plugin_is_an_error(plugin: Any) -> None:
+    with pytest.raises(TypeError, match="a plugin is a module, an instance or a class"):
+        observers(plugin)
+
+
+@pytest.mark.parametrize("plugin", [WrongArgument, Newer])
+@pytest.mark.filterwarnings("default::RuntimeWarning")
+def test_an_unusable_plugin_is_reported_by_a_warning(plugin: Any) -> None:
+    with pytest.warns(RuntimeWarning, match=rf"plugin .*{plugin.__name__}") as caught:
+        observers(plugin)
+    assert len(caught) == 1
+
+
+def test_a_plugin_found_twice_runs_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    recorder = Recorder()
+    monkeypatch.setattr(sys.modules[__name__], "Found", Recorder, raising=False)
+    registry = observers(recorder, modules=[f"{__name__}:Found"])
+    emit(registry)
+    assert recorder.names == ["call_started"]
+    assert [one.status for one in registry.report()] == ["blocked", "active"]
+    assert "passed as an argument" in row(registry, 0).error

@@ -270,7 +270,8 @@ def _join_session(origin: _Origin) -> Session:
     with _rebuilding:
         session = _rebuilt.pop(key, None)
         if session is None or session.closing.is_set():
-            observers = Observers(builtin=(QueueLog(config.clock),), clock=config.clock)
+            log = QueueLog(config.clock)
+            observers = Observers(builtin=(log,), clock=config.clock, hook_timeout=config.hook_timeout)
             session = Session(config, observers, owned=False)
             session.restore(origin.negotiated)
             session.join(origin.session_id)

@@ -28,6 +28,8 @@ class NewModel:
     lora_config: types.LoraConfig
     user_metadata: Optional[Mapping[str, Any]] = None
     optimizer: Optional[types.OptimizerConfig] = None
+    #: Path of the weights that are loaded afterwards, for observers.
+    model_path: Optional[str] = None
 
     def __post_init__(self) -> None:
         check_text("base_model", self.base_model)
@@ -52,7 +54,10 @@ class NewModel:
             self.lora_config,
             self.optimizer,
         )
-        return _create("create_model", body, session, call, deadline)
+        training = _create("create_model", body, session, call, deadline)
+        rank = self.lora_config.rank
+        session.report_client(training.source, call, self.base_model, rank, self.model_path)
+        return training
 
 
 @dataclass(frozen=True)
@@ -101,7 +106,9 @@ class ModelFromCheckpoint:
             self.optimizer,
             self.weights_access_token,
         )
-        return _create("load_weights", body, session, call, deadline)
+        training = _create("load_weights", body, session, call, deadline)
+        session.report_client(training.source, call, self.base_model, None, self.path)
+        return training
 
     def _create_then_load(
         self, session: Session, call: CallState, deadline: Optional[float], number: int
@@ -114,7 +121,8 @@ class ModelFromCheckpoint:
                 " pass the path of a checkpoint that a LoRA training run has saved"
             )
         config = types.LoraConfig(info.lora_rank)
-        model = NewModel(self.base_model or info.base_model, config, self.user_metadata, self.optimizer)
+        base_model = self.base_model or info.base_model
+        model = NewModel(base_model, config, self.user_metadata, self.optimizer, self.path)
         training = model.create(session, call, deadline, number)
         left = None if deadline is None else max(0.001, deadline - session.clock.time())
         load = training.load_state_with_optimizer if self.with_optimizer else training.load_state

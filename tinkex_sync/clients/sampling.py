@@ -320,4 +320,6 @@ class NewSampler:
         number = session.next_number("sampling_session_seq_id")
         body = types.CreateSamplingSessionRequest(session.session_id, number, self.base_model, self.model_path)
         opened = session.call(Request("create_sampling_session", body, call=call, deadline=deadline))
-        return SamplingClient(session, opened.sampling_session_id, self.retry_config, self.record_stability_info)
+        made = SamplingClient(session, opened.sampling_session_id, self.retry_config, self.record_stability_info)
+        session.report_client(made.source, call, self.base_model, None, self.model_path)
+        return made

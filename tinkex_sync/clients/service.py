@@ -95,6 +95,7 @@ class ServiceClient(Client):
             strict=strict_plugins,
             builtin=[queue_log] if telemetry is None else [queue_log, telemetry],
             clock=self.config.clock,
+            hook_timeout=self.config.hook_timeout,
         )
         session = _open_session(self.config, self.plugins, user_metadata, telemetry)
         super().__init__(session, session.source)
@@ -270,7 +271,9 @@ class ServiceClient(Client):
 
     def create_rest_client(self) -> RestClient:
         """Return a client for training runs, checkpoints, sessions and samplers. Sends no request."""
-        return RestClient(self.session)
+        made = RestClient(self.session)
+        self.session.report_client(made.source, None)
+        return made
 
     # The session
 

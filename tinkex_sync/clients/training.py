@@ -307,7 +307,11 @@ class TrainingClient(Client):
         )
         find_result = self._finder(types.SaveWeightsForSamplerResponse, f"sampler_weights/{name}")
         return RequestOperation(
-            self._lane, "save_weights_for_sampler", request, convert=_named_save, find_result=find_result
+            self._lane,
+            "save_weights_for_sampler",
+            request,
+            convert=lambda saved, call: _named_save(saved),
+            find_result=find_result,
         )
 
     submit_save_weights_for_sampler = submitted(save_weights_for_sampler)
@@ -374,12 +378,14 @@ class TrainingClient(Client):
             kind=kind,
         )
 
-        def open_client(saved: types.SaveWeightsForSamplerResponseInternal) -> SamplingClient:
+        def open_client(saved: types.SaveWeightsForSamplerResponseInternal, call: CallState) -> SamplingClient:
             if not is_named and saved.sampling_session_id:
-                return SamplingClient(session, saved.sampling_session_id, retry_config, record_stability_info)
+                made = SamplingClient(session, saved.sampling_session_id, retry_config, record_stability_info)
+                session.report_client(made.source, call)
+                return made
             # Without a name, some servers save under a name of their own.
             sampler = NewSampler(_named_save(saved).path, None, retry_config, record_stability_info)
-            return sampler.open(session)
+            return sampler.open(session, call)
 
         operation = "save_weights_and_get_sampling_client"
         return RequestOperation(self._lane, operation, request, "save_weights_for_sampler", open_client)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from concurrent.futures import CancelledError
+from dataclasses import dataclass, field
 from typing import Any, Callable, Dict, Optional
 
-from ..errors import DeadlineExceeded
+from ..errors import ClosedError, DeadlineExceeded, WithdrawnError
 from ..plugins.events import Source
 
 _CONSEQUENCES = {
@@ -13,6 +14,12 @@ _CONSEQUENCES = {
     "unknown": "it may have reached the server",
     "yes": "the server has accepted it",
 }
+#: Outcomes of calls by the class of their error; "ok" without an error, and "error" for all others.
+_OUTCOMES = (
+    (ClosedError, "closed"),
+    (DeadlineExceeded, "timeout"),
+    ((CancelledError, WithdrawnError, KeyboardInterrupt, SystemExit), "cancelled"),
+)
 
 
 @dataclass(eq=False)
@@ -43,6 +50,10 @@ class CallState:
     future: Optional[Callable[[], Any]] = None
     #: Requests sent again immediately because the server had closed a kept-alive connection.
     reconnects: int = 0
+    #: The facts of its result, for observers.
+    facts: Dict[str, Any] = field(default_factory=dict)
+    #: Whether its end was reported. Changed only under the session's lock.
+    has_ended: bool = False
 
     def status(self, now: float) -> Dict[str, Any]:
         """Return the row of this call in ``ServiceClient.status()``; ``now`` is the time of the client's clock."""
@@ -80,6 +91,14 @@ class CallState:
             request_id=self.request_id,
             queue_state=self.queue_state,
         )
+
+
+def outcome_of(error: Optional[BaseException]) -> str:
+    """Return the outcome of a call that ended with ``error``, in the words of ``tinkex_call_finished``."""
+    for kinds, outcome in _OUTCOMES:
+        if isinstance(error, kinds):
+            return outcome
+    return "ok" if error is None else "error"
 
 
 @dataclass(frozen=True)

@@ -229,12 +229,16 @@ class Connection:
         hook(
             **self._origin(request),
             method=request.row.method,
+            route=f"/api/v1/{request.row.path}",
             path=request.path.partition("?")[0],
+            host=self.transport.host,
             attempt=outcome.attempt,
             status=status,
             elapsed=self.clock.time() - outcome.started,
             sent_bytes=len(request.content or b""),
             received_bytes=0 if response is None else len(response.content),
+            http_version=getattr(response or failure, "http_version", None),
+            server_request_id=getattr(response or failure, "headers", {}).get("x-request-id"),
             error=None if status in request.row.absent_statuses else failure,
         )
 

@@ -69,6 +69,8 @@ class Response:
     content: bytes
     #: Seconds from the start of sending to the last byte.
     elapsed: float
+    #: "1.1" or "1.0".
+    http_version: str = "1.1"
 
     def json(self) -> Any:
         """Return the decoded body.
@@ -150,6 +152,8 @@ class Transport:
         self._clock = config.clock
         self._config = config
         self.base_url = config.base_url.rstrip("/") + "/"
+        #: Host and port of the server.
+        self.host = urlsplit(self.base_url).netloc
         self.registry = SocketRegistry()
         self._timer = timer
         self._lock = Lock()
@@ -254,15 +258,15 @@ class Transport:
         """Return the response as a Response, or raise the error that its status stands for."""
         lowered = {name.lower(): value for name, value in response.headers.items()}
         self._log_deprecation(lowered)
-        status = response.status_code
+        status, version = response.status_code, "1.0" if response.raw.version == 10 else "1.1"
         if 200 <= status < 300 or (request.row.redirect_ok and 300 <= status < 400):
-            return Response(status, lowered, content, self._clock.time() - started)
+            return Response(status, lowered, content, self._clock.time() - started, version)
         for secret in self._secrets(response):
             # Some servers and gateways return the refused key, or the headers of the request.
             content = content.replace(secret.encode(), b"***")
             lowered = {name: value.replace(secret, "***") for name, value in lowered.items()}
         failed = status_error(status, body=_error_body(content), headers=lowered, retry_after=retry_after(lowered))
-        failed.request = self._sent_request(request.row.method, url)
+        failed.request, failed.http_version = self._sent_request(request.row.method, url), version
         remedy = {
             407: f"{_PROXY_CREDENTIALS}{self._proxy}",
             413: f"a server or gateway does not accept {len(request.content or b'')} bytes: set max_chunk_bytes= lower"

@@ -15,6 +15,7 @@ import pluggy
 from ..concurrency.clock import Clock
 from ..concurrency.primitives import Lock
 from ..errors import PluginError
+from . import watchdog
 from .hookspecs import PREFIX, SPECS, argument_names
 from .loading import UnloadedPlugin, logger
 
@@ -35,7 +36,8 @@ class PluginStatus:
     version: Optional[str]
     #: "entry point", "module", "argument" or "builtin".
     origin: str
-    #: "active"; "blocked" by name; "failed" to load; "invalid" (loaded but unusable); "loading" (in progress).
+    #: "active"; "blocked" by name; "failed" to load; "invalid" (loaded but unusable); "loading" (in progress);
+    #: "stuck" (a hook did not return within ``Config.hook_timeout``, so it is not called again).
     status: str
     #: Names of the hooks that it implements.
     hooks: Tuple[str, ...] = ()
@@ -61,6 +63,8 @@ class Plugin:
         self.status = PluginStatus(name, found.distribution, found.version, found.origin, "loading")
         self._lock = Lock()
         self._slow_hooks: Set[str] = set()  # guarded by _lock
+        #: Whether a hook did not return in time. Set once.
+        self.is_stuck = False
 
     def update(self, **changes: Any) -> None:
         """Replace fields of the status."""
@@ -72,7 +76,8 @@ class Plugin:
         with self._lock:
             errors = {**self.status.errors, hook: self.status.errors.get(hook, 0) + 1}
             first = self.status.error or f"{hook}: {type(error).__name__}: {error}"
-            self.status = replace(self.status, errors=errors, error=first)
+            status = "stuck" if self.is_stuck else self.status.status
+            self.status = replace(self.status, errors=errors, error=first, status=status)
         if errors[hook] == 1:
             text = "plugin %s failed in %s; further failures of this hook are counted and not logged"
             logger.warning(text, self.name, hook, exc_info=True)
@@ -112,6 +117,20 @@ class _CallingThread(threading.local):
 
 _running = _CallingThread()
 
+
+def _run(key: int, function: Callable[..., object], arguments: Iterable[Any], limit: Optional[float]) -> None:
+    """Run a hook of the plugin with this key, in a thread of its own if there is a limit in seconds."""
+    if limit is None:
+        function(*arguments)
+        return
+
+    def run(*given: Any) -> None:
+        _running.keys.add(key)
+        function(*given)
+
+    watchdog.run_within(limit, run, arguments)
+
+
 _Call = Tuple[int, Callable[..., object], Callable[[Dict[str, Any]], Iterable[Any]], Plugin]
 
 
@@ -132,7 +151,13 @@ def _prepare_call(plugin: Plugin, hookimpl: pluggy.HookImpl, known: Tuple[str, .
     return key, hookimpl.function, _selector(names), plugin
 
 
-def make_hook(name: str, implementations: Sequence[Tuple[Plugin, pluggy.HookImpl]], clock: Clock, strict: bool) -> Hook:
+def make_hook(
+    name: str,
+    implementations: Sequence[Tuple[Plugin, pluggy.HookImpl]],
+    clock: Clock,
+    strict: bool,
+    timeout: Optional[float] = None,
+) -> Hook:
     """Return the function that calls all implementations of a hook.
 
     A plugin that has a hook running in the current thread is skipped. In strict mode the function raises
@@ -143,6 +168,7 @@ def make_hook(name: str, implementations: Sequence[Tuple[Plugin, pluggy.HookImpl
         implementations: The implementations in the order of the calls, each with its plugin.
         clock: Source of time for slow calls.
         strict: Whether to raise errors instead of recording them only.
+        timeout: Seconds after which a plugin is left behind as stuck; None: no limit.
     """
     hook = name[len(PREFIX) :]
     expected = argument_names(name)
@@ -150,6 +176,7 @@ def make_hook(name: str, implementations: Sequence[Tuple[Plugin, pluggy.HookImpl
     # Calling the method of the plain clock would be a quarter of the cost of an event.
     now = time.monotonic if type(clock) is Clock else clock.time
     calls = tuple(_prepare_call(plugin, hookimpl, expected) for plugin, hookimpl in implementations)
+    limit = None if timeout is None else clock.real(timeout)
 
     def call(**facts: Any) -> None:
         if strict and facts.keys() != set(expected):
@@ -159,17 +186,20 @@ def make_hook(name: str, implementations: Sequence[Tuple[Plugin, pluggy.HookImpl
         running = _running.keys
         ended = now()
         for key, function, select_arguments, plugin in calls:
-            if key in running:
+            if key in running or plugin.is_stuck:
                 continue
             running.add(key)
             started = ended
+            watched = watchdog.begin(plugin.name, hook)
             try:
-                function(*select_arguments(facts))
+                _run(key, function, select_arguments(facts), limit)
             except Exception as error:
+                plugin.is_stuck = isinstance(error, watchdog.HookTimeoutError)
                 plugin.record_error(hook, error)
                 if strict:
                     raise PluginError(f"plugin {plugin.name} failed in {hook}: {error}") from error
             finally:
+                watchdog.end(watched)
                 running.discard(key)
             ended = now()
             if ended - started > SLOW_CALL:

@@ -20,7 +20,7 @@ The specifications name threads as follows:
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Callable, Dict, Mapping, Optional, Sequence, Tuple
+from typing import TYPE_CHECKING, Any, Callable, Dict, Mapping, Optional, Sequence, Tuple
 
 import pluggy
 
@@ -124,16 +124,95 @@ def tinkex_call_started(source: Source, call_id: str, operation: str, items: int
     """
 
 
+def tinkex_call_finished(
+    source: Source,
+    call_id: str,
+    operation: str,
+    items: int,
+    outcome: str,
+    elapsed: float,
+    facts: Mapping[str, Any],
+    error: Optional[BaseException],
+) -> None:
+    """A call ended: its result is there, it failed, or nobody waits for it. Once for every ``tinkex_call_started``.
+
+    Thread: the caller's or a worker. Before the caller has the result. Of a blocking training call whose timeout or
+    interrupt ended only the wait, it is reported when the operation itself has ended.
+
+    Args:
+        source: The client whose method was called.
+        call_id: As in ``tinkex_call_started``.
+        operation: Name of the method.
+        items: Number of datums of a training call; 1 for other calls.
+        outcome: "ok", "error", "timeout" (a deadline), "cancelled" (withdrawn or interrupted) or "closed" (the client
+            was closed first).
+        elapsed: Seconds since ``tinkex_call_started``.
+        facts: Facts about the result, without payloads. Training passes: loss_fn, datums, tokens, metrics, and loss
+            if the server returns one. Optimizer steps: metrics, and step (number of the steps of this training client,
+            from 1). Samples: prompt_tokens, completion_tokens, stop_reasons (one per completion). Else empty.
+        error: The error; None for "ok".
+
+    .. versionadded:: 0.7.0
+    """
+
+
+def tinkex_client_created(
+    source: Source,
+    call_id: str,
+    operation: str,
+    base_model: Optional[str],
+    rank: Optional[int],
+    model_path: Optional[str],
+) -> None:
+    """A training, sampling or REST client was made.
+
+    Thread: the caller's or a worker.
+
+    Args:
+        source: The new client.
+        call_id: The call that made it; "" for a REST client, which needs no call.
+        operation: Name of the method that made it.
+        base_model: Name of the base model, as far as the client knows it.
+        rank: Rank of a new LoRA adapter; None for others.
+        model_path: Path of the weights that it samples from or starts from; None for new weights.
+
+    .. versionadded:: 0.7.0
+    """
+
+
+def tinkex_checkpoint_saved(
+    source: Source, call_id: str, path: str, kind: str, ttl_seconds: Optional[int], elapsed: float
+) -> None:
+    """The server has saved weights under a path.
+
+    Thread: a worker.
+
+    Args:
+        source: The training client.
+        call_id: The call that saved them.
+        path: Path of the checkpoint, ``tinker://...``.
+        kind: "training" (weights and optimizer), "sampler" or "external".
+        ttl_seconds: Seconds until the server deletes it; None: never.
+        elapsed: Seconds since the start of the call.
+
+    .. versionadded:: 0.7.0
+    """
+
+
 def tinkex_request_finished(
     source: Source,
     call_id: str,
     method: str,
+    route: str,
     path: str,
+    host: str,
     attempt: int,
     status: Optional[int],
     elapsed: float,
     sent_bytes: int,
     received_bytes: int,
+    http_version: Optional[str],
+    server_request_id: Optional[str],
     error: Optional[BaseException],
 ) -> None:
     """One HTTP attempt ended: the response was read, or the attempt failed. Polls are included.
@@ -144,12 +223,16 @@ def tinkex_request_finished(
         source: The client that sent the request.
         call_id: The call that the request belongs to; "" for requests of the session.
         method: "GET", "POST", "PUT" or "DELETE".
+        route: The path with names in braces instead of ids, such as ``/api/v1/samplers/{sampler}``: a bounded set.
         path: Path of the URL, without host and query.
+        host: Host and port of the server.
         attempt: Number of the attempt within one request: 1, 2, 3 and so on over its retries.
         status: HTTP status code; None without a response.
         elapsed: Seconds from the start of sending to the last byte received, or to the failure.
         sent_bytes: Size of the request body in bytes.
         received_bytes: Size of the decompressed response body in bytes.
+        http_version: "1.1" or "1.0"; None without a response.
+        server_request_id: The response's header ``x-request-id``; None without it.
         error: Error of the attempt. None for a 2xx response, and for the status codes with which a server
             reports that it lacks an optional endpoint.
 
@@ -330,6 +413,7 @@ def tinkex_dispatch_acquired(
     waited: float,
     in_flight: int,
     bytes_left: int,
+    waiting: int,
 ) -> None:
     """The throttle admitted a sample; it may be sent.
 
@@ -344,12 +428,13 @@ def tinkex_dispatch_acquired(
         waited: Seconds the sample waited for admission.
         in_flight: Number of samples admitted and not yet released, this one included.
         bytes_left: Remaining byte budget; negative while it is overdrawn.
+        waiting: Number of samples that wait at the throttle.
 
     .. versionadded:: 0.7.0
     """
 
 
-def tinkex_dispatch_released(source: Source, call_id: str) -> None:
+def tinkex_dispatch_released(source: Source, call_id: str, in_flight: int, bytes_left: int, waiting: int) -> None:
     """A sample returned its permit to the throttle: it was accepted, it failed, or it waits for a retry.
 
     Thread: the caller's or a worker: the one that acquired the permit. Once after each ``tinkex_dispatch_acquired``.
@@ -357,6 +442,9 @@ def tinkex_dispatch_released(source: Source, call_id: str) -> None:
     Args:
         source: The sampling client.
         call_id: The sample.
+        in_flight: Number of samples admitted and not yet released.
+        bytes_left: Remaining byte budget; negative while it is overdrawn.
+        waiting: Number of samples that wait at the throttle.
 
     .. versionadded:: 0.7.0
     """

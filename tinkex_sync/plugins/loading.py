@@ -97,11 +97,11 @@ class UnloadedPlugin(NamedTuple):
             origin: "argument" or "builtin".
 
         Raises:
-            TypeError: The object is None or a string.
+            TypeError: The object is None, a string, a number or the like.
         """
-        if plugin is None or isinstance(plugin, (str, bytes)):
-            raise TypeError(f"a plugin is a module, an instance or a class, not {plugin!r}; pass names as modules=")
         kind = plugin if inspect.isclass(plugin) else type(plugin)
+        if kind.__module__ == "builtins" and not inspect.ismodule(plugin):
+            raise TypeError(f"a plugin is a module, an instance or a class, not {plugin!r}; pass names as modules=")
         if inspect.ismodule(plugin):
             default = plugin.__name__
         elif origin == "builtin":

@@ -7,7 +7,8 @@ that raises would end the call for all others; see ``dispatch``.
 from __future__ import annotations
 
 import inspect
-from typing import TYPE_CHECKING, Any, Iterable, List, Optional
+import warnings
+from typing import TYPE_CHECKING, Any, Iterable, List, Optional, Set
 
 import pluggy
 
@@ -76,6 +77,8 @@ class Observers:
             hook. The place of the event raises it for a hook that raises. Default: TINKEX_SYNC_PLUGINS_STRICT.
         builtin: Plugins of this package. Each is named after its module.
         clock: Source of time. Default: the system's monotonic clock.
+        hook_timeout: Seconds after which a hook that has not returned is left behind in a thread of its own, and its
+            plugin is listed as "stuck" and not called again. Default: no limit; hooks run in the thread of the event.
 
     Raises:
         ConfigError: An environment variable is invalid.
@@ -97,17 +100,22 @@ class Observers:
         strict: Optional[bool] = None,
         builtin: Iterable[object] = (),
         clock: Optional[Clock] = None,
+        hook_timeout: Optional[float] = None,
     ) -> None:
         settings = Settings(autoload, disabled, modules, strict)
         self.strict = settings.strict
         self._clock = clock or Clock()
+        self._hook_timeout = hook_timeout
+        self._given: Set[int] = set()  # ids of the classes and modules of plugins passed as arguments
         self._lock = Lock()
         self._manager = _Manager(PROJECT)  # guarded by _lock
         self._manager.add_hookspecs(hookspecs)
         self._plugins: List[Plugin] = []  # guarded by _lock
         self._publish()
-        for found in find_plugins(plugins, builtin, settings):
-            self._add(found, is_blocked=settings.blocks(found))
+        found = list(find_plugins(plugins, builtin, settings))
+        self._given = {_identity(one.value) for one in found if one.origin == "argument"}
+        for one in found:
+            self._add(one, is_blocked=settings.blocks(one))
 
     def register(self, plugin: object, name: Optional[str] = None) -> PluginStatus:
         """Add a plugin to a client that may be running.
@@ -201,6 +209,9 @@ class Observers:
         failure = "failed"
         try:
             row.object = load(found)  # This runs code of the plugin, so the lock is not held.
+            if found.origin in ("entry point", "module") and _identity(row.object) in self._given:
+                row.update(status="blocked", error="the same plugin was passed as an argument, which is used")
+                return row
             failure = "invalid"
             self._register(row)
         except (Exception, SystemExit) as error:
@@ -245,13 +256,20 @@ class Observers:
         for name in SPECS:
             registered = reversed(getattr(self._manager.hook, name).get_hookimpls())
             implementations = [(rows[hookimpl.plugin_name], hookimpl) for hookimpl in registered]
-            called = make_hook(name, implementations, self._clock, self.strict) if implementations else None
-            setattr(self, name[len(PREFIX) :], called)
+            options = (self._clock, self.strict, self._hook_timeout)
+            setattr(self, name[len(PREFIX) :], make_hook(name, implementations, *options) if implementations else None)
 
     def _warn_or_raise(self, text: str, cause: Optional[BaseException] = None) -> None:
         if self.strict:
             raise PluginError(text) from cause
-        logger.warning("%s", text, exc_info=cause)
+        if logger.hasHandlers():  # Without a handler, the warning alone is on stderr.
+            logger.warning("%s", text, exc_info=cause)
+        warnings.warn(text, RuntimeWarning, stacklevel=5)
+
+
+def _identity(plugin: object) -> int:
+    """Return the id of a plugin's class, or of its module."""
+    return id(plugin if inspect.isclass(plugin) or inspect.ismodule(plugin) else type(plugin))
 
 
 def _matches(row: Plugin, plugin: object) -> bool:

@@ -12,7 +12,7 @@ import math
 import weakref
 from concurrent.futures import CancelledError
 from dataclasses import replace
-from typing import Any, Callable, ContextManager, Generic, List, NamedTuple, Optional, TypeVar
+from typing import Any, Callable, ContextManager, Dict, Generic, List, NamedTuple, Optional, TypeVar
 
 from .. import errors, types
 from ..concurrency.primitives import Event, Lock
@@ -179,7 +179,8 @@ class _Sample:
         if not permit.admit():
             return Next(self.acquire_permit, math.inf)
         if hook := self.session.observers.dispatch_acquired:
-            hook(source=call.source, call_id=call.call_id, **vars(permit.facts))
+            usage = self.session.throttle.usage()
+            hook(source=call.source, call_id=call.call_id, **vars(permit.facts), **usage)
         return Next(self.wait_for_turn)
 
     def wait_for_turn(self) -> Optional[Next]:
@@ -220,7 +221,10 @@ class _Sample:
     def poll(self) -> Optional[Next]:
         """Wait for the result; if the server has lost it, submit the sample again under a new ``seq_id``."""
         try:
-            self.result = self.operation.finish(self._with_sequence_ids(self._wait_for_result()))
+            response = self._with_sequence_ids(self._wait_for_result())
+            if self.session.observers.call_finished:
+                self.call.facts = _facts(self.operation.request, response)
+            self.result = self.operation.finish(response)
             return None
         except Exception as error:
             if self.is_done():
@@ -308,7 +312,7 @@ class _Sample:
         was_admitted = permit.is_admitted
         permit.release()
         if (hook := self.session.observers.dispatch_released) is not None and was_admitted:
-            hook(source=self.call.source, call_id=self.call.call_id)
+            hook(source=self.call.source, call_id=self.call.call_id, **self.session.throttle.usage())
 
     def _assign_seq_id(self) -> None:
         request = replace(self.operation.request, seq_id=next(self.context.seq_ids))
@@ -379,6 +383,15 @@ class _Sample:
         if is_late or is_lost_again or not retry.should_resubmit(error):
             raise error
         return retry.resubmit_delay(self._resubmissions)
+
+
+def _facts(request: types.SampleRequest, response: types.SampleResponse) -> Dict[str, Any]:
+    """Return the facts of a sample for observers."""
+    return {
+        "prompt_tokens": request.prompt.length,
+        "completion_tokens": sum(len(sequence.tokens) for sequence in response.sequences),
+        "stop_reasons": [sequence.stop_reason for sequence in response.sequences],
+    }
 
 
 class _BlockingSample(_Sample):

@@ -31,10 +31,6 @@ class PermitFacts:
     throttled: bool
     #: Seconds from the request for the permit to its admission.
     waited: float
-    #: Number of admitted permits, this one included, and the bytes left; below 0 while a payload larger than the
-    #: rest is admitted.
-    in_flight: int
-    bytes_left: int
 
 
 @dataclass(frozen=True)
@@ -117,9 +113,8 @@ class Permit:
             yield
         self._enter(throttle.bytes, charge)
         yield
-        waited = throttle.clock.time() - requested
-        in_flight, left = throttle.count_permit(1), throttle.bytes.balance
-        self._facts = PermitFacts(self.estimated_bytes, charge, is_throttled, waited, in_flight, left)
+        throttle.count_permit(1)
+        self._facts = PermitFacts(self.estimated_bytes, charge, is_throttled, throttle.clock.time() - requested)
         yield
 
     def _enter(self, semaphore: Union[CountingSemaphore, BytesSemaphore], size: int) -> None:
@@ -212,20 +207,24 @@ class Throttle:
         return Permit(self, next(self._arrivals), estimated_bytes, wake)
 
     def status(self) -> Dict[str, Any]:
-        """Return a snapshot: permits, waiters, bytes left, end of the last backoff, pace per second or None."""
-        waiting = self.dispatches.waiting + self.dispatches_after_backoff.waiting + self.bytes.waiting
-        left = self.bytes.balance
-        now = self.clock.time()
+        """Return :meth:`usage`, the end of the last backoff, and the pace per second or None."""
+        usage, now = self.usage(), self.clock.time()
         with self._lock:
             self._pace.expire(now)
             return {
-                "in_flight": self._in_flight,
-                "waiting": waiting + len(self._turns),
-                "bytes_left": left,
+                **usage,
                 "backoff_until": self._pace.backoff_until,
                 "recently": self._pace.is_recent(now),
                 "pace": self._pace.rate,
             }
+
+    def usage(self) -> Dict[str, int]:
+        """Return the number of admitted permits and of those that wait, and the bytes left.
+
+        The bytes left are negative while a payload larger than the rest is admitted.
+        """
+        waiting = self.dispatches.waiting + self.dispatches_after_backoff.waiting + self.bytes.waiting
+        return {"in_flight": self._in_flight, "bytes_left": self.bytes.balance, "waiting": waiting + len(self._turns)}
 
     # For permits
 
@@ -234,11 +233,10 @@ class Throttle:
         with self._lock:
             return self._pace.is_recent(self.clock.time())
 
-    def count_permit(self, change: int) -> int:
-        """Add ``change`` to the number of admitted permits and return it."""
+    def count_permit(self, change: int) -> None:
+        """Add ``change`` to the number of admitted permits."""
         with self._lock:
             self._in_flight += change
-            return self._in_flight
 
     def take_turn(self, permit: Permit, now: float) -> Union[Ticket, float]:
         """Let a permit leave if it is first and the pace allows it; otherwise keep it in the queue.

@@ -13,7 +13,7 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Callable, Dict, Iterable, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterable, List, Optional, Sequence, Tuple
 
 from .. import types
 from ..concurrency.primitives import Event, Lock
@@ -221,9 +221,22 @@ class BatchOperation(LaneOperation[types.ForwardBackwardOutput]):
         """Merge the results of all chunks, in their order, and convert the merged result."""
         outputs = [self._outputs[index] for index in sorted(self._outputs)]
         merged = self.session.capabilities.wire.merge_results(outputs)
+        if self.session.observers.call_finished:
+            self.future.call.facts = self._facts(merged.metrics)
         if self._convert is not None:
             self._convert(merged)
         return merged
+
+    def _facts(self, metrics: Dict[str, float]) -> Dict[str, Any]:
+        """Return the facts of the pass for observers."""
+        loss = metrics.get("loss:sum", metrics.get("loss:mean"))
+        return {
+            "loss_fn": self._batch.loss_fn,
+            "datums": len(self._batch.data),
+            "tokens": sum(datum.model_input.length for datum in self._batch.data),
+            "metrics": metrics,
+            **({} if loss is None else {"loss": loss}),
+        }
 
 
 @dataclass

@@ -38,6 +38,8 @@ class TrainingLane:
         self.model_id = model_id
         self.source = Source("training", model_id, session.session_id)
         self.numbers = SequenceNumbers(session, first_seq_id)
+        #: Optimizer steps dispatched. Used by the lane's thread only.
+        self.optimizer_steps = 0
         self._queue_states = QueueStates(session.observers, session.clock)
         self._worker = session.make_lane(f"lane-{model_id}")
 

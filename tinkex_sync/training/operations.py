@@ -10,6 +10,7 @@ from typing import Any, Callable, Dict, List, Optional, TypeVar
 
 from .. import errors, types
 from ..futures import Future, wait_until
+from ..http.call_state import CallState
 from ..protocol import json_wire
 from ..protocol.wire import Body
 from ..session import Session
@@ -19,6 +20,13 @@ from .sequence_numbers import NumberedRequest
 
 T = TypeVar("T")
 
+#: The kind of checkpoint that an endpoint saves, for observers.
+_KINDS_OF_CHECKPOINTS = {
+    "save_weights": "training",
+    "save_weights_for_sampler": "sampler",
+    "save_weights_external": "external",
+}
+
 
 class RequestOperation(LaneOperation[T]):
     """An operation of one request.
@@ -26,7 +34,7 @@ class RequestOperation(LaneOperation[T]):
     Args:
         request: The body; its field ``seq_id`` is set when the request is dispatched.
         endpoint: Row of the endpoint table; None: the row with the operation's name.
-        convert: Returns the caller's result, given the server's; an error fails the operation.
+        convert: Returns the caller's result, given the server's and the call; an error fails the operation.
         find_result: Returns the caller's result if the server shows that an operation whose response was lost was
             carried out, else None.
     """
@@ -37,7 +45,7 @@ class RequestOperation(LaneOperation[T]):
         name: str,
         request: Any,
         endpoint: Optional[str] = None,
-        convert: Callable[[Any], T] = lambda result: result,
+        convert: Callable[[Any, CallState], T] = lambda result, call: result,
         find_result: Callable[[], Optional[T]] = lambda: None,
     ) -> None:
         super().__init__(lane, name)
@@ -67,7 +75,9 @@ class RequestOperation(LaneOperation[T]):
 
     def _fetch(self, request: NumberedRequest) -> T:
         try:
-            return self._convert(self.lane.fetch_result(request))
+            result = self.lane.fetch_result(request)
+            self._report_saved(result)
+            return self._convert(result, self.future.call)
         except errors.OutcomeUnknownError as error:
             return self._settle(error)
 
@@ -76,7 +86,20 @@ class RequestOperation(LaneOperation[T]):
         found = self._find_result()
         if found is None:
             raise error
+        self._report_saved(found)
         return found
+
+    def _report_saved(self, saved: Any) -> None:
+        kind, call = _KINDS_OF_CHECKPOINTS.get(self._endpoint), self.future.call
+        if kind and saved.path and (hook := self.session.observers.checkpoint_saved):
+            hook(
+                source=call.source,
+                call_id=call.call_id,
+                path=saved.path,
+                kind=kind,
+                ttl_seconds=self._request.ttl_seconds,
+                elapsed=self.session.clock.time() - call.started,
+            )
 
 
 class OptimizerStep(RequestOperation[types.OptimStepResponse]):
@@ -98,8 +121,9 @@ class OptimizerStep(RequestOperation[types.OptimStepResponse]):
         self._adam_params = params if isinstance(params, types.AdamParams) else None
         dimuon_params = params if isinstance(params, types.DimuonParams) else None
         request = types.OptimStepRequest(self._adam_params, lane.model_id, optimizer_params=dimuon_params)
-        super().__init__(lane, "optim_step", request)
+        super().__init__(lane, "optim_step", request, convert=self._note_facts)
         self._backward = backward
+        self._step = 0
 
     def before_dispatch(self) -> None:
         if self._backward is not None and not self._backward.is_accepted:
@@ -109,6 +133,8 @@ class OptimizerStep(RequestOperation[types.OptimStepResponse]):
             raise errors.WithdrawnError(
                 "the optimizer step was withdrawn, because its backward pass was not accepted as a whole"
             ) from self._backward.error
+        self.lane.optimizer_steps += 1
+        self._step = self.lane.optimizer_steps
         if (hook := self.session.observers.adam_params_serialized) is not None and self._adam_params is not None:
             hook(
                 source=self.lane.source,
@@ -116,6 +142,10 @@ class OptimizerStep(RequestOperation[types.OptimStepResponse]):
                 params=self._adam_params,
                 payload=python_types.MappingProxyType(self._adam_params.to_wire()),
             )
+
+    def _note_facts(self, result: types.OptimStepResponse, call: CallState) -> types.OptimStepResponse:
+        call.facts = {"metrics": result.metrics or {}, "step": self._step}
+        return result
 
 
 @dataclass(frozen=True)
