@@ -28,6 +28,7 @@ USED_BY_NAME = {
     "the table of settings is read by name, from endpoints' rows": "poll_timeout heartbeat_timeout submit_timeout",
     "a feature of the protocol that tests read through the status": "compressed_batches",
     "the signatures of hooks and of pydantic's and dataclasses-json's methods have them": "sent_bytes received_bytes "
+    "server_request_id bytes_left "
     "infer_missing by_alias",
     "names of the official SDK": "NoneType DEFAULT_TIMEOUT DEFAULT_MAX_RETRIES as_dict extra_json follow_redirects "
     "log_fatal_exception_sync acapture_exceptions",

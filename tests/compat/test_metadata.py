@@ -1,5 +1,6 @@
 """The metadata of tinker, which scripts ask importlib.metadata for."""
 
+import importlib.metadata
 import subprocess
 import sys
 from pathlib import Path
@@ -18,4 +19,6 @@ def test_the_version_of_tinker_is_found_after_install_only():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=60)
     assert done.returncode == 0, done.stderr
-    assert done.stdout == "[]\n"
+    # Before install(), only an installed tinker has metadata.
+    installed = [found.metadata["Name"] for found in importlib.metadata.distributions(name="tinker")]
+    assert done.stdout == f"{installed}\n"

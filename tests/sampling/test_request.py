@@ -82,7 +82,7 @@ def test_a_request_without_a_response_fails_after_five_minutes():
             sampler.sample(PROMPT, 1, ONE)
         assert 240.0 <= clock.time() - began <= 1000.0
         assert len({request.headers["x-idempotency-key"] for request in server.sent("asample")}) == 1
-        assert len(server.sent("asample")) >= 3
+        assert len(server.sent("asample")) >= 2
 
 
 @pytest.mark.parametrize("submitted", [False, True])
