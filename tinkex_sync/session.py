@@ -8,7 +8,7 @@ import random
 import threading
 import warnings
 import weakref
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Union
@@ -380,6 +380,15 @@ class Session(Connection):
             # The interrupted code continues after this, releases its lock, and must not start anything.
             self.closing.set()
         return self._checked(left)
+
+    def interrupt(self) -> None:
+        """Close the session if other threads than this one wait for calls. Called by the handler of Ctrl-C.
+
+        Otherwise a pool of threads inside the client's ``with`` block would process its whole queue first.
+        """
+        if not self.forked and any(call.thread != threading.get_ident() for call in list(self._open.values())):
+            with suppress(ThreadStartError):
+                start_thread(self._end, "tinkex-close", "interrupted", "KeyboardInterrupt", [])
 
     def _checked(self, left: List[Unfinished]) -> List[Unfinished]:
         """Return ``left``; raise the error of a plugin that failed while the session was closed."""

@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any, Dict, Iterable, List, Mapping, Optional
 
 from .. import types
+from ..concurrency import interrupt_closing
 from ..config import LOCAL_KEY, Config
 from ..errors import ConfigError, MissingExtraError
 from ..futures import Operation
@@ -109,10 +110,12 @@ class ServiceClient(Client):
         return f"<ServiceClient {self.session.session_id!r} at {self.session.transport.base_url}>"
 
     def __enter__(self) -> ServiceClient:
+        interrupt_closing.enter(self.session)
         return self
 
     def __exit__(self, exc_type: Any, exc: Any, traceback: Any) -> None:
         session = self.session
+        interrupt_closing.leave(session)
         if exc_type is None:
             outcome = "interrupted"
             try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import CancelledError
 from dataclasses import dataclass, field
+from threading import get_ident
 from typing import Any, Callable, Dict, Optional
 
 from ..errors import ClosedError, DeadlineExceeded, WithdrawnError
@@ -52,6 +53,8 @@ class CallState:
     reconnects: int = 0
     #: The facts of its result, for observers.
     facts: Dict[str, Any] = field(default_factory=dict)
+    #: Id of the thread that started it.
+    thread: int = field(default_factory=get_ident)
     #: Whether its end was reported. Changed only under the session's lock.
     has_ended: bool = False
 
