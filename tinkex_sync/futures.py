@@ -236,7 +236,7 @@ def wait_until(session: Session, future: Future[T], deadline: Optional[float]) -
             if deadline is not None and session.clock.time() >= deadline:
                 error = future.call.deadline_exceeded(is_started=not future.cancel())
                 future.abandon()
-                raise error from None
+                raise error from error.__cause__
         except BaseException:
             # If the wait was interrupted, no other code has a reference to the future.
             future.abandon()

@@ -270,6 +270,7 @@ class Session(Connection):
         with self._lock:
             self._open.pop(call.call_id, None)
             is_first, call.has_ended = not call.has_ended, True
+        call.last_failure = None  # Its traceback refers to the call.
         self.sends_changed.set()
         if is_first and (hook := self.observers.call_finished):
             hook(

@@ -7,7 +7,7 @@ import time
 import pytest
 from imitations import ADAM, HATCHERY, PARAMS, Imitation, client, datums, prompt, training
 
-from tinkex_sync import DeadlineExceeded, TinkexError
+from tinkex_sync import APIConnectionError, DeadlineExceeded, TinkexError
 from tinkex_sync.concurrency.clock import ScaledClock
 
 pytestmark = pytest.mark.usefixtures("no_threads_left")
@@ -240,3 +240,27 @@ def test_an_invalid_timeout_is_refused_before_anything_is_sent(server, service, 
         "optim_step",
         "retrieve_future",
     ]
+
+
+@pytest.mark.parametrize("form", ["sample", "submit_sample", "train_step", "get_server_capabilities"])
+def test_the_error_names_the_last_failure(server, service, sampler, form):
+    model = training(service)
+    server.stop()
+    calls = {
+        "sample": lambda: sampler.sample(prompt(), 1, PARAMS, timeout=0.4),
+        "submit_sample": lambda: sampler.submit_sample(prompt(), 1, PARAMS, timeout=0.4).result(),
+        "train_step": lambda: model.train_step(datums(1), "cross_entropy", ADAM, timeout=0.4),
+        "get_server_capabilities": lambda: service.get_server_capabilities(timeout=0.4),
+    }
+    error = deadline_error(calls[form], least=0.4)
+    assert error.phase == "retrying"
+    assert isinstance(error.__cause__, APIConnectionError)
+    assert "the last request failed: Connection error." in str(error)
+    assert "refused" in str(error)
+
+
+def test_a_poll_without_a_result_is_no_failure(server, sampler):
+    server.ready.clear()
+    error = deadline_error(lambda: sampler.sample(prompt(), 1, PARAMS, timeout=0.4), least=0.4)
+    assert error.phase == "polling"
+    assert "failed" not in str(error)

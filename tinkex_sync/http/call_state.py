@@ -15,6 +15,8 @@ _CONSEQUENCES = {
     "unknown": "it may have reached the server",
     "yes": "the server has accepted it",
 }
+#: Characters of an error in the text of another one.
+_LONGEST_TEXT = 300
 #: Outcomes of calls by the class of their error; "ok" without an error, and "error" for all others.
 _OUTCOMES = (
     (ClosedError, "closed"),
@@ -53,6 +55,8 @@ class CallState:
     reconnects: int = 0
     #: The facts of its result, for observers.
     facts: Dict[str, Any] = field(default_factory=dict)
+    #: Why its last request failed; None after a request that did not.
+    last_failure: Optional[BaseException] = None
     #: Id of the thread that started it.
     thread: int = field(default_factory=get_ident)
     #: Whether its end was reported. Changed only under the session's lock.
@@ -79,7 +83,7 @@ class CallState:
         return self.sent != "yes" or self.more_to_send
 
     def deadline_exceeded(self, is_started: bool = False) -> DeadlineExceeded:
-        """Return the error for a timeout at this point.
+        """Return the error for a timeout at this point. Its cause is the failure of the last request, if that failed.
 
         Args:
             is_started: Its dispatch has started, so it is sent although its caller no longer waits.
@@ -87,13 +91,17 @@ class CallState:
         sent = "unknown" if is_started and self.sent == "no" else self.sent
         state = f", queue state {self.queue_state}" if self.queue_state else ""
         request = f", request {self.request_id}" if self.request_id else ""
-        return DeadlineExceeded(
-            f"{self.operation}: the timeout ran out while {self.phase} ({_CONSEQUENCES[sent]}{request}{state})",
+        cause = self.last_failure
+        failure = f"; the last request failed: {str(cause)[:_LONGEST_TEXT]}" if cause else ""
+        error = DeadlineExceeded(
+            f"{self.operation}: the timeout ran out while {self.phase} ({_CONSEQUENCES[sent]}{request}{state}){failure}",
             phase=self.phase,
             sent=sent,
             request_id=self.request_id,
             queue_state=self.queue_state,
         )
+        error.__cause__ = cause
+        return error
 
 
 def outcome_of(error: Optional[BaseException]) -> str:

@@ -210,11 +210,14 @@ class Connection:
             if call is not None and call.sent == "no" and may_have_arrived(error):
                 call.sent = "unknown"
             if call is not None and isinstance(error, errors.DeadlineExceeded):
-                raise call.deadline_exceeded() from error
+                raise call.deadline_exceeded() from call.last_failure or error
+            # A poll that returns 408 has no result yet, which is no failure.
+            if call is not None and not (request.polled and getattr(error, "status_code", None) == 408):
+                call.last_failure = error
             raise
         else:
             if call is not None:
-                call.sent = "yes"
+                call.sent, call.last_failure = "yes", None
                 self.sends_changed.set()
         finally:
             if request.row.observed:
