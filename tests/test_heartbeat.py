@@ -134,8 +134,9 @@ def test_the_heartbeat_does_not_keep_a_dropped_client(server, no_threads_left):
     assert gone() is None
 
 
-def test_a_session_that_the_server_has_ended_gets_no_further_heartbeat(server, caplog):
-    server.script["session_heartbeat"] = [(410, {"detail": "session ended"})]
+@pytest.mark.parametrize("response", [(410, {"detail": "session ended"}), (404, {"detail": "Session not found"})])
+def test_a_session_that_the_server_has_ended_gets_no_further_heartbeat(server, caplog, response):
+    server.script["session_heartbeat"] = [response]
     with client(server, heartbeat_interval=0.01):
         server.until(lambda: any(row[0] == "session_heartbeat" for row in server.arrived))
         wait_until_no_thread("tinkex-heartbeat-session")

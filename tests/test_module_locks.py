@@ -13,7 +13,13 @@ import pytest
 import tinkex_sync
 from tinkex_sync.concurrency.primitives import ModuleLock
 
-LOCK_TYPES = (type(threading.Lock()), type(threading.RLock()), threading.Condition, threading.Semaphore, threading.Event)
+LOCK_TYPES = (
+    type(threading.Lock()),
+    type(threading.RLock()),
+    threading.Condition,
+    threading.Semaphore,
+    threading.Event,
+)
 
 
 def module_globals() -> Dict[str, object]:

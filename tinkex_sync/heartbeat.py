@@ -7,8 +7,9 @@ import weakref
 from .concurrency.clock import Clock
 from .concurrency.close_signal import CloseSignal
 from .concurrency.primitives import start_thread
-from .errors import APIStatusError, ClosedError, TinkexError
+from .errors import ClosedError, TinkexError
 from .http.connection import Connection
+from .http.error_advice import what_is_lost
 from .http.request import Request
 from .logs import get_logger
 from .types import SessionHeartbeatRequest
@@ -45,7 +46,7 @@ def _send_heartbeats(reference: weakref.ref[Connection], closing: CloseSignal, c
         except ClosedError:
             return
         except (TinkexError, OSError) as error:
-            if isinstance(error, APIStatusError) and error.status_code == 410:
+            if getattr(error, "status_code", None) == 410 or what_is_lost(error) == "session":
                 session_id = session.source.session_id
                 _log.warning("The server has ended the session: session=%s error=%s", session_id, error)
                 return

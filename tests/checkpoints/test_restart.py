@@ -140,3 +140,17 @@ def test_an_exception_of_the_callback_ends_the_training(server, service):
 def test_a_wrong_number_of_restarts_is_refused(value):
     with pytest.raises(ValueError, match="max_restarts"):
         RestartPolicy(max_restarts=value)
+
+
+def test_a_model_that_the_server_no_longer_has_is_restarted(server, service):
+    def lose_in_the_middle(training, checkpoint):
+        if checkpoint is None:
+            training.train_step([DATUM], "cross_entropy", ADAM)
+            training.save_state("step-1")
+            raise errors.status_error(400, body={"detail": f"Model {training.model_id} not loaded"})
+        return checkpoint, training.train_step([DATUM], "cross_entropy", ADAM).metrics["loss:sum"]
+
+    first = create_training(service)
+    checkpoint, loss = RestartPolicy().run(service, first, lose_in_the_middle)
+    assert checkpoint == f"tinker://{first.model_id}/weights/step-1"
+    assert loss == list(train_steps(create_training(service), 0, {}, save=False).values())[1]

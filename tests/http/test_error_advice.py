@@ -7,7 +7,7 @@ from tinkex_sync import types
 from tinkex_sync.clients.sampling import SamplingClient
 from tinkex_sync.config import Config
 from tinkex_sync.errors import APIError, NotFoundError, status_error
-from tinkex_sync.http.error_advice import is_unknown_endpoint
+from tinkex_sync.http.error_advice import is_unknown_endpoint, what_is_lost
 from tinkex_sync.http.request import Request
 from tinkex_sync.plugins.registry import Observers
 from tinkex_sync.session import Session
@@ -101,3 +101,24 @@ def test_later_errors_of_a_known_endpoint_have_no_advice(clock):
 )
 def test_an_unknown_endpoint_is_told_from_a_missing_resource(status, body, is_unknown):
     assert is_unknown_endpoint(status_error(status, body=body)) is is_unknown
+
+
+@pytest.mark.parametrize(
+    ("status", "detail", "lost", "remedy"),
+    [
+        (404, "Session not found", "session", "make a new ServiceClient"),
+        (400, "Unknown session s-1", "session", "make a new ServiceClient"),
+        (404, "session s-1 does not exist", "session", "make a new ServiceClient"),
+        (400, "Model m-1 not loaded", "model", "create_training_client_from_state_with_optimizer"),
+        (404, "model m-1 not found", None, ""),
+        (500, "session not found", None, ""),
+    ],
+)
+def test_what_the_server_has_lost_is_named_with_the_remedy(clock, status, detail, lost, remedy):
+    assert what_is_lost(status_error(status, body={"detail": detail})) == lost
+    with bare_session(clock, max_retries=0) as (server, session):
+        server.defaults["get_server_capabilities"] = Answer(status, {"detail": detail})
+        with pytest.raises(APIError) as caught:
+            session.call(Request("get_server_capabilities"))
+    assert remedy in str(caught.value)
+    assert ("[" in str(caught.value)) is bool(remedy)

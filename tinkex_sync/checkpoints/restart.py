@@ -1,7 +1,8 @@
 """Restart a corrupted training run from its last checkpoint, as a run of its own.
 
-A run is corrupted if the server reports it (``GET /api/v1/training_runs/RUN``, field ``corrupted``). The client never
-restarts a run by itself: a script calls :meth:`RestartPolicy.run` and sets the number of restarts.
+A run is corrupted if the server reports it (``GET /api/v1/training_runs/RUN``, field ``corrupted``). A run whose model
+the server no longer has in memory ("not loaded") is treated alike. The client never restarts a run by itself: a script
+calls :meth:`RestartPolicy.run` and sets the number of restarts.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Callable, Optional, TypeVar
 from ..clients.service import ServiceClient
 from ..clients.training import TrainingClient
 from ..errors import ClosedError, DeadlineExceeded, TinkexError
+from ..http.error_advice import what_is_lost
 from ..logs import get_logger
 
 __all__ = ["Restart", "RestartPolicy", "RunCorruptedError"]
@@ -142,6 +144,6 @@ def _last_checkpoint(service: ServiceClient, run_id: str, error: TinkexError) ->
     except TinkexError as request_error:
         _log.debug("State of run not available: run_id=%s error=%s", run_id, request_error)
         raise error from None
-    if not run.corrupted:
+    if not run.corrupted and what_is_lost(error) != "model":
         raise error
     return None if run.last_checkpoint is None else run.last_checkpoint.tinker_path

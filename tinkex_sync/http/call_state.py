@@ -93,8 +93,9 @@ class CallState:
         request = f", request {self.request_id}" if self.request_id else ""
         cause = self.last_failure
         failure = f"; the last request failed: {str(cause)[:_LONGEST_TEXT]}" if cause else ""
+        facts = f"({_CONSEQUENCES[sent]}{request}{state}){failure}"
         error = DeadlineExceeded(
-            f"{self.operation}: the timeout ran out while {self.phase} ({_CONSEQUENCES[sent]}{request}{state}){failure}",
+            f"{self.operation}: the timeout ran out while {self.phase} {facts}",
             phase=self.phase,
             sent=sent,
             request_id=self.request_id,

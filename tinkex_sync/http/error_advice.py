@@ -2,10 +2,33 @@
 
 from __future__ import annotations
 
+import re
+from typing import Optional
+
 from ..config import Config
 from ..errors import APIError, APIResponseValidationError, APIStatusError, AuthenticationError, PermissionDeniedError
 from ..logs import one_line
 from .retry import is_from_intermediary
+
+#: What a server may have lost, by the text of its response, and the advice.
+_LOST = {
+    "model": (
+        re.compile(r"\bmodel\b.*\bnot loaded\b", re.IGNORECASE | re.DOTALL),
+        "the server no longer has this model in memory: go on from its last checkpoint with"
+        " create_training_client_from_state_with_optimizer(), or let RestartPolicy do that",
+    ),
+    "session": (
+        re.compile(r"\bsession\b.*\b(not found|does not exist|has expired)|unknown session", re.IGNORECASE | re.DOTALL),
+        "the server no longer has this session, for example because it was restarted: make a new ServiceClient",
+    ),
+}
+
+
+def what_is_lost(error: BaseException) -> Optional[str]:
+    """Return "model" or "session" if the error shows that the server no longer has that; otherwise None."""
+    if not isinstance(error, APIStatusError) or not 400 <= error.status_code <= 410:
+        return None
+    return next((name for name, (pattern, _) in _LOST.items() if pattern.search(str(error.body))), None)
 
 
 def advise(error: APIError, config: Config, first_contact: bool) -> None:
@@ -20,6 +43,8 @@ def advise(error: APIError, config: Config, first_contact: bool) -> None:
     if not advice and isinstance(error, APIStatusError):
         if error.status_code == 415 and config.protocol != "auto":
             advice = f'the server does not accept protocol {config.protocol}: set protocol="auto"'
+        elif lost := what_is_lost(error):
+            advice = _LOST[lost][1]
         elif is_unknown_endpoint(error) and error.request is not None:
             endpoint = f"{error.request.method} {error.request.url}"
             advice = f"this server seems to have no such endpoint: {endpoint}"
