@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import ssl
 import threading
 import time
 from collections import defaultdict, deque
@@ -127,6 +128,11 @@ class ScriptedServer:
         self._thread = threading.Thread(
             target=lambda: self._http.serve_forever(poll_interval=0.02), name="scripted-server", daemon=True
         )
+
+    def use_tls(self, context: ssl.SSLContext) -> None:
+        """Use TLS. Call before the first request."""
+        self._http.socket = context.wrap_socket(self._http.socket, server_side=True)
+        self.base_url = self.base_url.replace("http://127.0.0.1", "https://localhost")
 
     def script(self, operation: str, *answers: Script) -> None:
         """Set the responses to the next requests of an operation."""

@@ -61,12 +61,8 @@ def _report_miss(session: Connection, misses: int, error: BaseException) -> None
         hook(source=session.source, call_id="", misses=misses, silent_for=silent_for, error=error)
     if silent_for > _WARN_AFTER:
         # The text of the 0.7.0 client.
-        _log.warning(
+        text = (
             "Session heartbeat failed for %d seconds for session %s. Last exception: %s: %s.\n"
-            "Your connection may be unreliable or Tinker is down. If this persists, the session will be"
-            " terminated.",
-            silent_for,
-            session.source.session_id,
-            type(error).__name__,
-            error,
+            "Your connection may be unreliable or Tinker is down. If this persists, the session will be terminated."
         )
+        _log.warning(text, silent_for, session.source.session_id, type(error).__name__, error)

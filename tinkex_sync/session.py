@@ -274,8 +274,7 @@ class Session(Connection):
         self.sends_changed.set()
         if is_first and (hook := self.observers.call_finished):
             hook(
-                source=call.source,
-                call_id=call.call_id,
+                **call.origin,
                 operation=call.operation,
                 items=call.items,
                 outcome=outcome_of(error),
@@ -305,24 +304,16 @@ class Session(Connection):
         with self._lock:
             return list(self._open.values())
 
-    def report_client(
-        self,
-        source: Source,
-        call: Optional[CallState],
-        base_model: Optional[str] = None,
-        rank: Optional[int] = None,
-        model_path: Optional[str] = None,
-    ) -> None:
-        """Report to observers that ``call`` made a client, whose ``source`` is given."""
+    def report_client(self, source: Source, call: Optional[CallState], **facts: Any) -> None:
+        """Report to observers that ``call`` made a client, whose ``source`` is given.
+
+        Args:
+            facts: Arguments of ``tinkex_client_created``, as far as they are known.
+        """
         if hook := self.observers.client_created:
-            hook(
-                source=source,
-                call_id="" if call is None else call.call_id,
-                operation=f"create_{source.kind}_client" if call is None else call.operation,
-                base_model=base_model,
-                rank=rank,
-                model_path=model_path,
-            )
+            made_by = ("", f"create_{source.kind}_client") if call is None else (call.call_id, call.operation)
+            facts = {"base_model": None, "rank": None, "model_path": None, **facts}
+            hook(source=source, call_id=made_by[0], operation=made_by[1], **facts)
 
     # Closing
 
@@ -456,12 +447,9 @@ def _log_unfinished(left: List[Unfinished]) -> None:
     if left:
         ids = [one.request_id for one in left if one.request_id]
         more = f" and {len(ids) - _MOST_IDS} more, which close() returns" if len(ids) > _MOST_IDS else ""
-        _log.warning(
-            "Closed with %d calls unfinished (%d of them never sent)%s",
-            len(left),
-            sum(one.sent == "no" for one in left),
-            f"; requests {', '.join(ids[:_MOST_IDS])}{more}" if ids else "",
-        )
+        listed = f"; requests {', '.join(ids[:_MOST_IDS])}{more}" if ids else ""
+        unsent = sum(one.sent == "no" for one in left)
+        _log.warning("Closed with %d calls unfinished (%d of them never sent)%s", len(left), unsent, listed)
 
 
 def _fail_all(futures: List[Any]) -> None:

@@ -13,7 +13,7 @@ from tls_certificate import certificate
 from tinkex_sync import Config, ServiceClient, types
 from tinkex_sync.concurrency.clock import Clock
 from tinkex_sync.concurrency.timer import Timer
-from tinkex_sync.errors import APIConnectionError, APIStatusError, ConfigError, DeadlineExceeded
+from tinkex_sync.errors import APIConnectionError, APIStatusError, ClosedError, ConfigError, DeadlineExceeded
 from tinkex_sync.http.request import Request
 from tinkex_sync.http.transport import Transport
 
@@ -42,9 +42,11 @@ def proxy():
     """Return a function that starts a TCP server with this handler and returns HOST:PORT."""
     running = []
 
-    def start(handle):
+    def start(handle, tls=None):
         handler = type("Handler", (socketserver.BaseRequestHandler,), {"handle": handle})
         server = Tcp(("127.0.0.1", 0), handler)
+        if tls is not None:
+            server.socket = tls.wrap_socket(server.socket, server_side=True)
         running.append(server)
         threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         return f"127.0.0.1:{server.server_address[1]}"
@@ -169,3 +171,38 @@ def test_413_is_final_and_names_the_setting():
             with pytest.raises(APIStatusError, match=r"max_chunk_bytes= lower \(now 5000000\)") as caught:
                 training.forward_backward([datum], "cross_entropy")
         assert caught.value.attempts == 1 and len(server.sent("forward_backward")) == 1
+
+
+def tunnel(self):
+    """Connect to the port that a CONNECT request names."""
+    sock, head = self.request, b""
+    while b"\r\n\r\n" not in head:
+        head += sock.recv(65536)
+    port = int(head.split()[1].rpartition(b":")[2])
+    with socket.create_connection(("127.0.0.1", port)) as target:
+        sock.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
+        threading.Thread(target=copy, args=(target, sock), daemon=True).start()
+        copy(sock, target)
+
+
+@pytest.mark.parametrize(("scheme", "resumed"), [("http", 1), ("https", 0)])
+def test_connections_through_a_proxy_share_certificates_and_are_cut_by_close(connect, proxy, tmp_path, scheme, resumed):
+    tls, bundle = certificate(tmp_path)
+    address = proxy(tunnel, tls if scheme == "https" else None).replace("127.0.0.1", "localhost")
+    with ScriptedServer() as server:
+        server.use_tls(tls)
+        server.script("healthz", *[Answer(body={"status": "ok"}, headers={"Connection": "close"})] * 2)
+        proxies = {"https": f"{scheme}://{address}"}
+        transport = connect(server.base_url, proxies=proxies, verify=str(bundle))
+        for _ in range(2):
+            assert transport.send(Request("healthz"), {}, None).json() == {"status": "ok"}
+        # TLS within TLS does not resume sessions.
+        assert transport.status() == {"in_flight": 0, "connections_opened": 2, "tls_sessions_resumed": resumed}
+        began, ends = threading.Event(), threading.Event()
+        server.script("healthz", Answer(body={}, hold=lambda: (began.set(), ends.wait(20.0))))
+        closer = threading.Thread(target=lambda: (began.wait(20.0), transport.close()))
+        closer.start()
+        with pytest.raises(ClosedError):
+            transport.send(Request("healthz"), {}, None)
+        closer.join()
+        ends.set()

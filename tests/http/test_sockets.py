@@ -103,7 +103,7 @@ def elapsed(function):
 def test_connecting_is_cut_by_close(transport_to, blackhole):
     transport = transport_to(blackhole, connect_timeout=60.0)
     thread, box = call(send, transport, "healthz")
-    until(lambda: transport.registry.opened)
+    until(lambda: list(transport.registry._sockets))
     transport.close()
     assert elapsed(lambda: thread.join(5)) < 1
     assert isinstance(box[0], ClosedError)

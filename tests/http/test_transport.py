@@ -208,5 +208,5 @@ def test_the_status_counts_requests_in_flight_and_connections(server, connect):
     server.script("healthz", Answer(body={}, hold=lambda: inside.append(transport.status())))
     get(transport)
     get(transport)
-    assert inside == [{"in_flight": 1, "connections_opened": 1}]
-    assert transport.status() == {"in_flight": 0, "connections_opened": 1}
+    assert inside == [{"in_flight": 1, "connections_opened": 1, "tls_sessions_resumed": 0}]
+    assert transport.status() == {"in_flight": 0, "connections_opened": 1, "tls_sessions_resumed": 0}

@@ -55,8 +55,8 @@ class NewModel:
             self.optimizer,
         )
         training = _create("create_model", body, session, call, deadline)
-        rank = self.lora_config.rank
-        session.report_client(training.source, call, self.base_model, rank, self.model_path)
+        facts = {"base_model": self.base_model, "rank": self.lora_config.rank, "model_path": self.model_path}
+        session.report_client(training.source, call, **facts)
         return training
 
 
@@ -107,7 +107,7 @@ class ModelFromCheckpoint:
             self.weights_access_token,
         )
         training = _create("load_weights", body, session, call, deadline)
-        session.report_client(training.source, call, self.base_model, None, self.path)
+        session.report_client(training.source, call, base_model=self.base_model, model_path=self.path)
         return training
 
     def _create_then_load(

@@ -321,5 +321,5 @@ class NewSampler:
         body = types.CreateSamplingSessionRequest(session.session_id, number, self.base_model, self.model_path)
         opened = session.call(Request("create_sampling_session", body, call=call, deadline=deadline))
         made = SamplingClient(session, opened.sampling_session_id, self.retry_config, self.record_stability_info)
-        session.report_client(made.source, call, self.base_model, None, self.model_path)
+        session.report_client(made.source, call, base_model=self.base_model, model_path=self.model_path)
         return made

@@ -78,6 +78,11 @@ class CallState:
         }
 
     @property
+    def origin(self) -> Dict[str, Any]:
+        """The first two arguments of every hook."""
+        return {"source": self.source, "call_id": self.call_id}
+
+    @property
     def is_unaccepted(self) -> bool:
         """Whether the server has not accepted the call, or a chunk of it, yet."""
         return self.sent != "yes" or self.more_to_send

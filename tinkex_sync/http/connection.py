@@ -247,9 +247,8 @@ class Connection:
 
     def _origin(self, request: Request) -> Dict[str, Any]:
         """Return the first two arguments of every hook, the client and the call that a request is sent for."""
-        call = request.call
-        source = request.source or (self.source if call is None else call.source)
-        return {"source": source, "call_id": "" if call is None else call.call_id}
+        origin = {"source": self.source, "call_id": ""} if request.call is None else request.call.origin
+        return {**origin, "source": request.source} if request.source else origin
 
     def use_server_credentials(self, run_in_background: Callable[[Callable[[], None]], object]) -> None:
         """Send the API key or tokens, as the server's configuration requires. POST /api/v1/auth/token.

@@ -455,12 +455,5 @@ class RetryLog:
             if now - self._logged.get(kind, -math.inf) < _WARN_EVERY:
                 return
             self._logged[kind] = now
-        _log.warning(
-            "Still retrying: operation=%s calls=%d elapsed=%.0fs attempts=%d error=%s: %s",
-            operation,
-            waiting,
-            attempts.elapsed,
-            attempts.number,
-            kind,
-            str(error)[:_LONGEST_TEXT],
-        )
+        text, shown = "Still retrying: operation=%s calls=%d elapsed=%.0fs attempts=%d error=%s", f"{kind}: {error}"
+        _log.warning(text, operation, waiting, attempts.elapsed, attempts.number, shown[:_LONGEST_TEXT])

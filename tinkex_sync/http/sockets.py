@@ -12,6 +12,7 @@ import contextlib
 import logging
 import os
 import socket
+import ssl
 import threading
 import weakref
 from typing import Any, Dict, List, Optional
@@ -23,6 +24,7 @@ from urllib3.exceptions import ConnectTimeoutError, NewConnectionError
 from urllib3.util.connection import allowed_gai_family
 
 from ..concurrency.primitives import Lock
+from .tls import Certificate, Verify, keep_session, make_context
 
 #: Ends a long poll if the peer has vanished: three probes, after 30 s and then every 10 s. No system has all options.
 _KEEPALIVE = (("TCP_KEEPIDLE", 30), ("TCP_KEEPALIVE", 30), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3))
@@ -125,16 +127,21 @@ class SocketRegistry:
         self._pid = os.getpid()
         #: Whether :meth:`shut_down` was called.
         self.is_shut_down = False
-        #: Number of sockets ever added.
-        self.opened = 0
+        #: Number of connections that were made, and of those that resumed a TLS session.
+        self.opened = self.resumed = 0  # changed under _lock
 
     def add(self, sock: socket.socket) -> None:
         """Add a socket, and shut it down if :meth:`shut_down` was called before."""
         with self._lock:
             self._sockets.add(sock)
-            self.opened += 1
             if self.is_shut_down:
                 _shut(sock)
+
+    def count(self, *, opened: int = 0, resumed: int = 0) -> None:
+        """Add to the numbers of connections."""
+        with self._lock:
+            self.opened += opened
+            self.resumed += resumed
 
     def shut_down(self) -> bool:
         """Shut down every socket.
@@ -205,6 +212,7 @@ class _Tracked:
                 sock.close()
             else:
                 _attach(sock, connected=True)
+                self.registry.count(opened=1)
                 return sock
         if isinstance(failure, socket.timeout):
             text = f"Connection to {host} timed out. (connect timeout={timeout})"
@@ -256,18 +264,48 @@ class _SecureConnection(_Tracked, urllib3_connection.HTTPSConnection):
     def connect(self) -> None:
         try:
             super().connect()
-            self.registry.add(self.sock)
-            _attach(self.sock, connected=True)
+            # In a tunnel through a TLS proxy, the socket is that of the proxy.
+            sock = getattr(self.sock, "socket", self.sock)
+            self.registry.add(sock)
+            self.registry.count(resumed=getattr(self.sock, "session_reused", None) is True)
+            _attach(sock, connected=True)
         finally:
             if self._raw is not None:
                 self._raw.close()
                 self._raw = None
 
+    def request(self, *args: Any, **kwargs: Any) -> None:
+        if self._served == 1:
+            keep_session(self.sock)
+        super().request(*args, **kwargs)
+
+    def close(self) -> None:
+        if self._served == 1:
+            keep_session(self.sock)
+        super().close()
+
 
 class Adapter(requests.adapters.HTTPAdapter):
-    """A requests adapter whose sockets are in a :class:`SocketRegistry` and belong to the running exchange."""
+    """A requests adapter whose sockets are in a :class:`SocketRegistry` and belong to the running exchange.
 
-    def __init__(self, registry: SocketRegistry, pool_size: int) -> None:
+    Args:
+        registry: Gets each socket.
+        pool_size: Number of idle connections to one host.
+        verify: ``verify`` and ``cert`` of the requests that use ``context``. Other requests, which users make on their
+            session, get a context of their own for each connection.
+        certificate: The client's certificate.
+        context: The context of TLS connections; None: a context for each connection.
+    """
+
+    def __init__(
+        self,
+        registry: SocketRegistry,
+        pool_size: int,
+        verify: Verify = True,
+        certificate: Certificate = None,
+        context: Optional[ssl.SSLContext] = None,
+    ) -> None:
+        self._verify, self._certificate, self._context = verify, certificate, context
         plain = type("PlainConnection", (_PlainConnection,), {"registry": registry})
         secure = type("SecureConnection", (_SecureConnection,), {"registry": registry})
         self._pools = {
@@ -280,7 +318,18 @@ class Adapter(requests.adapters.HTTPAdapter):
         super().init_poolmanager(*args, **kwargs, socket_options=_SOCKET_OPTIONS)
         self.poolmanager.pool_classes_by_scheme = self._pools
 
+    def cert_verify(self, conn: Any, url: str, verify: Any, cert: Any) -> None:
+        if self._context is None or (verify, cert) != (self._verify, self._certificate) or url[:5].lower() != "https":
+            super().cert_verify(conn, url, verify, cert)  # type: ignore[no-untyped-call]
+            return
+        # With these, urllib3 would load the certificates into the context at each connection.
+        conn.ca_certs = conn.ca_cert_dir = conn.cert_file = conn.key_file = conn.cert_reqs = None
+        conn.conn_kw["ssl_context"] = self._context
+
     def proxy_manager_for(self, proxy: str, **kwargs: Any) -> Any:
+        if proxy not in self.proxy_manager and proxy.lower().startswith("https:"):
+            # The client's certificate is for the server only.
+            kwargs["proxy_ssl_context"] = make_context(self._verify)
         manager = super().proxy_manager_for(proxy, **kwargs, socket_options=_SOCKET_OPTIONS)
         manager.pool_classes_by_scheme = self._pools
         return manager

@@ -7,40 +7,29 @@ does not retry.
 from __future__ import annotations
 
 import logging
-import os
-import ssl
 from base64 import b64decode
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
-from pathlib import Path
-from typing import Any, Dict, Iterator, List, Mapping, Optional, Set, Tuple, Union
+from typing import Any, Dict, Iterator, List, Mapping, Optional, Set, Tuple
 from urllib.parse import urlencode, urljoin, urlsplit
 
 import requests
 import requests.adapters
 import requests.utils
 
+from .. import errors
 from .._version import __version__
 from ..concurrency.primitives import Lock
 from ..concurrency.timer import Timer
 from ..config import Config
-from ..errors import (
-    APIConnectionError,
-    APIResponseValidationError,
-    APITimeoutError,
-    ClosedError,
-    ConfigError,
-    DeadlineExceeded,
-    SentRequest,
-    status_error,
-)
 from ..logs import get_logger
 from ..protocol import json_wire as codec
 from .endpoints import Endpoint
 from .request import Request
 from .retry import retry_after
 from .sockets import Adapter, Exchange, SocketRegistry
+from .tls import find_certificates, make_context
 
 _log = get_logger(__name__)
 
@@ -81,24 +70,6 @@ class Response:
         return codec.decode(self.content, self.headers.get("content-type", ""), self.status)
 
 
-def _find_certificates(setting: Union[bool, str]) -> Union[bool, str]:
-    """Return what ``requests`` accepts as ``verify`` for ``Config.verify`` and the environment."""
-    if setting == "system":
-        paths = ssl.get_default_verify_paths()
-        found = paths.cafile or paths.capath
-        if found is None:
-            raise ConfigError("verify='system': this system has no certificates: give the path of a file")
-        return found
-    if setting is True:
-        for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE"):
-            path = os.environ.get(name)
-            if path:
-                if not Path(path).exists():
-                    raise ConfigError(f"environment variable {name}={path!r}: no such file")
-                return path
-    return setting
-
-
 def _checked_proxy(proxy: Optional[str]) -> str:
     """Return the address of a proxy without user and password; "" if there is none.
 
@@ -112,33 +83,16 @@ def _checked_proxy(proxy: Optional[str]) -> str:
         shown = f"{url.scheme}://{url.netloc.rpartition('@')[2]}"
         if url.scheme in _PROXY_SCHEMES and url.hostname and url.port != 0:
             if url.scheme.startswith("socks") and find_spec("socks") is None:
-                raise ConfigError(f"proxies: {shown} is a SOCKS proxy, which needs pysocks: pip install pysocks")
+                raise errors.ConfigError(f"proxies: {shown} is a SOCKS proxy, which needs pysocks: pip install pysocks")
             return shown
     except ValueError as error:
-        if isinstance(error, ConfigError):
+        if isinstance(error, errors.ConfigError):
             raise
         shown = "a text that is not a URL"
-    raise ConfigError(
+    raise errors.ConfigError(
         f"proxies (or HTTP_PROXY, HTTPS_PROXY, ALL_PROXY) must be URLs with a host and one of the schemes"
         f" {', '.join(_PROXY_SCHEMES)}, got {shown}"
     )
-
-
-def _check_tls_files(verify: Union[bool, str], certificate: Union[None, str, Tuple[str, str]]) -> None:
-    """Raise ConfigError if the bundle or the client's certificate cannot be used."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    name = f"verify={verify!r}"
-    try:
-        if isinstance(verify, str):
-            is_folder = Path(verify).is_dir()
-            context.load_verify_locations(None if is_folder else verify, verify if is_folder else None)
-        name = "client_certificate"
-        if certificate:
-            file, key = (certificate, None) if isinstance(certificate, str) else certificate
-            # An empty password, because OpenSSL would otherwise prompt for one at the terminal.
-            context.load_cert_chain(file, key, password="")
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{name} must be PEM files, with the key of a certificate and no password: {error}") from None
 
 
 class Transport:
@@ -164,10 +118,6 @@ class Transport:
         self._session: requests.Session = (config.session_factory or requests.Session)()
         # requests would read the body of a redirect without a limit, and fail on a location that is no URL.
         self._session.get_redirect_target = lambda response: None  # type: ignore[method-assign]
-        for prefix in ("https://", "http://"):
-            # A user's own adapters stay. Requests through them can only end by their timeouts.
-            if type(self._session.adapters.get(prefix)) is requests.adapters.HTTPAdapter:
-                self._session.mount(prefix, Adapter(self.registry, config.pool_size))
         proxies = config.proxies
         if proxies is None:
             # A proxy does not lead to this machine, even if NO_PROXY does not name it.
@@ -176,14 +126,18 @@ class Transport:
         self.proxies = dict(proxies)
         self._proxy = _checked_proxy(requests.utils.select_proxy(self.base_url, self.proxies))
         #: ``verify`` of ``requests``.
-        self.verify = _find_certificates(config.verify)
-        if self.base_url.startswith("https:"):
-            _check_tls_files(self.verify, config.client_certificate)
+        self.verify = find_certificates(config.verify)
+        certificate = config.client_certificate
+        context = make_context(self.verify, certificate) if self.base_url.startswith("https:") else None
+        for prefix in ("https://", "http://"):
+            # A user's own adapters stay. Requests through them can only end by their timeouts.
+            if type(self._session.adapters.get(prefix)) is requests.adapters.HTTPAdapter:
+                self._session.mount(prefix, Adapter(self.registry, config.pool_size, self.verify, certificate, context))
         self._options: Dict[str, Any] = {
             "allow_redirects": False,
             "proxies": self.proxies,
             "verify": self.verify,
-            "cert": config.client_certificate,
+            "cert": certificate,
             "stream": True,
         }
         self._headers = _default_headers(config)
@@ -242,7 +196,7 @@ class Transport:
                 size += len(piece)
                 is_bomb = size > _LARGEST_SUSPECT and "content-encoding" in response.headers
                 if size > limit or (is_bomb and size > _HIGHEST_RATE * response.raw.tell()):
-                    raise APIResponseValidationError(
+                    raise errors.APIResponseValidationError(
                         f"the response decompresses to more than {size} bytes; the limit max_response_bytes is {limit},"
                         f" and {_HIGHEST_RATE} times its compressed size",
                         status_code=response.status_code,
@@ -265,7 +219,9 @@ class Transport:
             # Some servers and gateways return the refused key, or the headers of the request.
             content = content.replace(secret.encode(), b"***")
             lowered = {name: value.replace(secret, "***") for name, value in lowered.items()}
-        failed = status_error(status, body=_error_body(content), headers=lowered, retry_after=retry_after(lowered))
+        failed = errors.status_error(
+            status, body=_error_body(content), headers=lowered, retry_after=retry_after(lowered)
+        )
         failed.request, failed.http_version = self._sent_request(request.row.method, url), version
         remedy = {
             407: f"{_PROXY_CREDENTIALS}{self._proxy}",
@@ -291,8 +247,8 @@ class Transport:
         found += map(_query_text, self._config.default_query.values())
         return [one for one in found if len(one) >= 8]
 
-    def _sent_request(self, method: str, url: str) -> SentRequest:
-        return SentRequest(method, url.replace(self._query, "***") if self._query else url)
+    def _sent_request(self, method: str, url: str) -> errors.SentRequest:
+        return errors.SentRequest(method, url.replace(self._query, "***") if self._query else url)
 
     def _url(self, path: str) -> str:
         url = urljoin(self.base_url, path.lstrip("/"))
@@ -354,15 +310,17 @@ class Transport:
         """Raise the error of a request that was cut, because the client was closed or the deadline has passed."""
         sent = "unknown" if exchange.connected else "no"
         if self.registry.is_shut_down:
-            closed = ClosedError("the client was closed while the call was in flight")
+            closed = errors.ClosedError("the client was closed while the call was in flight")
             closed.__dict__["sent"] = sent
             raise closed from cause
         if exchange.is_cut:
-            raise DeadlineExceeded("the timeout ran out while sending", phase="sending", sent=sent) from cause
+            raise errors.DeadlineExceeded("the timeout ran out while sending", phase="sending", sent=sent) from cause
 
-    def _connection_error(self, exchange: Exchange, error: BaseException, method: str, url: str) -> APIConnectionError:
+    def _connection_error(
+        self, exchange: Exchange, error: BaseException, method: str, url: str
+    ) -> errors.APIConnectionError:
         timed_out = isinstance(error, requests.Timeout)
-        cls = APITimeoutError if timed_out else APIConnectionError
+        cls = errors.APITimeoutError if timed_out else errors.APIConnectionError
         host, cause = urlsplit(self.base_url).netloc, _root_cause(error)
         if self._proxy:
             host = f"{host}, through proxy {self._proxy}; set proxies=, HTTP_PROXY, HTTPS_PROXY or NO_PROXY"
@@ -384,8 +342,12 @@ class Transport:
             self._session.close()
 
     def status(self) -> Dict[str, int]:
-        """Return the number of requests in flight and of connections opened so far."""
-        return {"in_flight": len(self._exchanges), "connections_opened": self.registry.opened}
+        """Return the number of requests in flight, and so far: of connections made and of resumed TLS sessions."""
+        return {
+            "in_flight": len(self._exchanges),
+            "connections_opened": self.registry.opened,
+            "tls_sessions_resumed": self.registry.resumed,
+        }
 
 
 def _default_headers(config: Config) -> Dict[str, str]:

@@ -90,8 +90,7 @@ def poll(
             states.finish(call, succeeded=error is None)
         if hook := session.observers.future_resolved:
             hook(
-                source=call.source,
-                call_id=call.call_id,
+                **call.origin,
                 operation=call.operation,
                 request_id=server_future.request_id,
                 outcome=outcome,

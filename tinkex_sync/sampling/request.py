@@ -362,12 +362,8 @@ class _Sample:
             return result
         if len(ids) != len(sequences):
             # The completions are valid, but it is unknown which id belongs to which one.
-            _log.warning(
-                "Sequence ids dropped: ids=%d completions=%d request_id=%s",
-                len(ids),
-                len(sequences),
-                self.call.request_id,
-            )
+            text = "Sequence ids dropped: ids=%d completions=%d request_id=%s"
+            _log.warning(text, len(ids), len(sequences), self.call.request_id)
             return result
         named = [replace(sequence, sequence_id=name) for sequence, name in zip(sequences, ids)]
         return replace(result, sequences=named)

@@ -114,13 +114,7 @@ class BatchOperation(LaneOperation[types.ForwardBackwardOutput]):
         boundaries: Iterable[Boundary] = plan(sizes, limits["items"], limits["bytes"])
         if hook := self.session.observers.chunks_planned:
             boundaries = tuple(boundaries)
-            hook(
-                source=self.lane.source,
-                call_id=self.future.call.call_id,
-                operation=self.name,
-                boundaries=boundaries,
-                limits=limits,
-            )
+            hook(**self.future.call.origin, operation=self.name, boundaries=boundaries, limits=limits)
         return boundaries
 
     def _request(self, boundary: Boundary, endpoint: Optional[str] = None) -> NumberedRequest:
@@ -193,8 +187,7 @@ class BatchOperation(LaneOperation[types.ForwardBackwardOutput]):
         call.request_id = request.server_future.request_id
         if hook := self.session.observers.chunk_sent:
             hook(
-                source=call.source,
-                call_id=call.call_id,
+                **call.origin,
                 boundary=boundary,
                 body_bytes=request.body_bytes,
                 request_id=call.request_id,

@@ -92,14 +92,8 @@ class RequestOperation(LaneOperation[T]):
     def _report_saved(self, saved: Any) -> None:
         kind, call = _KINDS_OF_CHECKPOINTS.get(self._endpoint), self.future.call
         if kind and saved.path and (hook := self.session.observers.checkpoint_saved):
-            hook(
-                source=call.source,
-                call_id=call.call_id,
-                path=saved.path,
-                kind=kind,
-                ttl_seconds=self._request.ttl_seconds,
-                elapsed=self.session.clock.time() - call.started,
-            )
+            elapsed, ttl_seconds = self.session.clock.time() - call.started, self._request.ttl_seconds
+            hook(**call.origin, path=saved.path, kind=kind, ttl_seconds=ttl_seconds, elapsed=elapsed)
 
 
 class OptimizerStep(RequestOperation[types.OptimStepResponse]):
@@ -136,12 +130,8 @@ class OptimizerStep(RequestOperation[types.OptimStepResponse]):
         self.lane.optimizer_steps += 1
         self._step = self.lane.optimizer_steps
         if (hook := self.session.observers.adam_params_serialized) is not None and self._adam_params is not None:
-            hook(
-                source=self.lane.source,
-                call_id=self.future.call.call_id,
-                params=self._adam_params,
-                payload=python_types.MappingProxyType(self._adam_params.to_wire()),
-            )
+            payload = python_types.MappingProxyType(self._adam_params.to_wire())
+            hook(**self.future.call.origin, params=self._adam_params, payload=payload)
 
     def _note_facts(self, result: types.OptimStepResponse, call: CallState) -> types.OptimStepResponse:
         call.facts = {"metrics": result.metrics or {}, "step": self._step}
