@@ -178,6 +178,8 @@ def _loss_input(key: str, value: Any) -> TensorData:
 
 def _flattened(values: Sequence[Any]) -> Tuple[Sequence[Any], List[int]]:
     """Return the elements of nested lists in row-major order, and the extents. Rows may be arrays."""
+    if set(map(type, values)) <= {int, float}:
+        return values, [len(values)]  # the usual case, without a look at each number
     rows = [row.tolist() if is_array(row) or is_tensor(row) else row for row in values]
     if not any(isinstance(row, (list, tuple)) for row in rows):
         return rows, [len(rows)]
