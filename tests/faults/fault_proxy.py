@@ -1,4 +1,4 @@
-"""A seeded proxy that injects the faults of the table. It runs in a process of its own and is told what to do by lines."""
+"""A seeded proxy that injects the faults of the table. It runs in a process of its own and reads orders line by line."""
 
 import http.client
 import json
@@ -202,7 +202,7 @@ def _serve(upstream):
     server = _Server(("127.0.0.1", 0), _Handler)
     server.upstream, server.plan = upstream.split("//")[1].rstrip("/"), _Plan()
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    print(json.dumps({"base_url": "http://127.0.0.1:{}".format(server.server_address[1])}), flush=True)
+    print(json.dumps({"base_url": f"http://127.0.0.1:{server.server_address[1]}"}), flush=True)
     for line in sys.stdin:
         order, counts = json.loads(line), dict(server.plan.counts)
         if "inject" in order:

@@ -11,7 +11,10 @@ from typing import Any, Dict, List, NamedTuple
 from tinkex_sync import ServiceClient, types
 from tinkex_sync.concurrency.clock import ScaledClock
 
-__all__ = ["SPEED", "Row", "expected", "run_sample_many", "run_samples_in_threads", "run_training"]
+__all__ = [
+    "ADAM", "MODEL", "PARAMS", "SPEED", "Row", "descriptors", "expected", "memory", "own_threads", "run_sample_many",
+    "run_samples_in_threads", "run_training",
+]  # fmt: skip
 
 #: Waits of minutes take seconds.
 SPEED = 30.0
@@ -76,7 +79,7 @@ class _Check:
     def __init__(self, server: Any, counters: str) -> None:
         self._server, self._counters = server, counters.split()
         self._before = self._done()
-        self._threads, self._sockets, self._memory = _own_threads(), _descriptors(), _memory()
+        self._threads, self._sockets, self._memory = own_threads(), descriptors(), memory()
         self._started = time.monotonic()
 
     def _done(self) -> int:
@@ -87,24 +90,24 @@ class _Check:
         seconds = time.monotonic() - self._started
         gc.collect()
         ends, tick = time.monotonic() + 10.0, threading.Event()
-        while (_own_threads() > self._threads or _descriptors() > self._sockets) and time.monotonic() < ends:
+        while (own_threads() > self._threads or descriptors() > self._sockets) and time.monotonic() < ends:
             tick.wait(0.05)
         doubled = max(self._done() - self._before - operations, 0)
-        left = max(_own_threads() - self._threads, 0), max(_descriptors() - self._sockets, 0)
+        left = max(own_threads() - self._threads, 0), max(descriptors() - self._sockets, 0)
         requests = counts.pop("requests", 0)
-        memory = _memory() - self._memory
-        return Row(work, operations, lost, doubled, seconds, requests, sum(counts.values()), *left, memory)
+        grown = memory() - self._memory
+        return Row(work, operations, lost, doubled, seconds, requests, sum(counts.values()), *left, grown)
 
 
-def _own_threads() -> int:
+def own_threads() -> int:
     return sum(thread.name.startswith("tinkex-") for thread in threading.enumerate())
 
 
-def _descriptors() -> int:
+def descriptors() -> int:
     return len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0  # noqa: PTH112, PTH208
 
 
-def _memory() -> float:
+def memory() -> float:
     """Return the resident memory of this process in MiB; 0 where the system does not show it."""
     try:
         pages = int(Path("/proc/self/statm").read_text("ascii").split()[1])
