@@ -1,4 +1,4 @@
-"""A seeded proxy that injects the faults of the table. It runs in a process of its own and reads orders line by line."""
+"""A seeded proxy that injects the faults of the table. It runs in a process of its own and reads orders by line."""
 
 import http.client
 import json

@@ -1,4 +1,4 @@
-"""Run the fault bench or the soak, and write docs/reliability.md: ``python tests/faults/report.py bench|soak|page``.
+"""Run the fault bench or the soak; writes docs/reliability.md: ``python tests/faults/fault_report.py bench|soak|page``.
 
 Each part keeps its results in docs/recorded/reliability.json, so that the parts can be run alone.
 """
@@ -12,16 +12,16 @@ from datetime import date
 from pathlib import Path
 
 from fault_proxy import FaultProxy
+from fault_soak import soak
 from fault_table import FAULTS, MIX
-from soak import soak
-from workloads import expected, run_sample_many, run_samples_in_threads, run_training
+from fault_workloads import expected, run_sample_many, run_samples_in_threads, run_training
 
 from tinkex_sync.local import LocalServer
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "docs/recorded/reliability.json"
 PAGE = ROOT / "docs/reliability.md"
-BEGIN, END = "<!-- recorded: written by tests/faults/report.py -->\n", "<!-- end of recorded -->\n"
+BEGIN, END = "<!-- recorded: written by tests/faults/fault_report.py -->\n", "<!-- end of recorded -->\n"
 WORKLOADS = (run_samples_in_threads, run_sample_many, run_training)
 
 
@@ -50,19 +50,24 @@ def keep(part, value):
 # The page
 
 
-def bench_section(kept):
-    """Return the table of the bench, in Markdown."""
+def write_plot(name, text):
+    """Write a plot beside the page."""
+    (RESULTS.parent / f"reliability-{name}.svg").write_text(text, "utf-8")
+
+
+def bench_section(kept, write=write_plot):
+    """Return the table of the bench, in Markdown, and write its plot."""
     rows = kept["found"]
-    totals = {
-        work: sum(row["operations"] for one in rows.values() for row in one if row["work"].startswith(work))
-        for work in ("samples", "training")
-    }
+    every = [row for one in rows.values() for row in one]
+    samples, training = (
+        sum(row["operations"] for row in every if row["work"].startswith(work)) for work in ("samples", "training")
+    )
     lost, doubled, hit = (sum(row[name] for row in every) for name in ("lost", "doubled", "hit"))
     left = sum(row["threads_left"] + row["sockets_left"] for row in every)
     lines = [
         f"Recorded on {kept['date']} ({kept['machine']}): {samples:,} samples and {training:,} training operations,"
-        f" {hit:,} requests hit by a fault. **{lost} lost or wrong, {doubled} carried out twice, {left} threads or sockets"
-        " left.** Results of training are compared bit by bit with a run without faults.\n",
+        f" {hit:,} requests hit by a fault. **{lost} lost or wrong, {doubled} carried out twice, {left} threads or"
+        " sockets left.** Results of training are compared bit by bit with a run without faults.\n",
         "| fault | what happens | requests hit | lost | twice | left | memory (MiB) | time of the three workloads |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
@@ -77,7 +82,7 @@ def bench_section(kept):
             f" | {memory:.1f} | {times} |"
         )
     bars = [(name.replace("_", " "), sum(row["seconds"] for row in one)) for name, one in rows.items()]
-    (ROOT / "docs/recorded/reliability-time.svg").write_text(bar_chart("Seconds of all three workloads", bars), "utf-8")
+    write("time", bar_chart("Seconds of all three workloads", bars))
     lines.append("\n![Seconds under each fault](recorded/reliability-time.svg)\n")
     return "\n".join(lines)
 
@@ -88,8 +93,7 @@ def soak_section(kept):
     rows = found["rows"]
     for name, column, title in (("memory", 1, "Memory in MiB"), ("sockets", 2, "Open descriptors")):
         points = [(row[0], row[column]) for row in rows]
-        text = line_chart(f"{title} over simulated hours", points)
-        (ROOT / f"docs/recorded/reliability-{name}.svg").write_text(text, "utf-8")
+        write_plot(name, line_chart(f"{title} over simulated hours", points))
     done = found["done"]
     return (
         f"Recorded on {kept['date']} ({kept['machine']}): {found['hours']:.0f} simulated hours with {done['samples']:,}"
@@ -113,9 +117,8 @@ def bar_chart(title, bars):
     for number, (label, value) in enumerate(bars):
         y = 24 + number * height
         width = 420 * value / most
-        parts.append(
-            f'<text x="4" y="{y + 12}">{label}</text><rect class="b" x="130" y="{y + 2}" width="{width:.1f}" height="12"/>'
-        )
+        parts.append(f'<text x="4" y="{y + 12}">{label}</text>')
+        parts.append(f'<rect class="b" x="130" y="{y + 2}" width="{width:.1f}" height="12"/>')
         parts.append(f'<text x="{136 + width:.1f}" y="{y + 12}">{value:.0f}</text>')
     return _svg(620, 30 + len(bars) * height, title, parts)
 

@@ -1,4 +1,4 @@
-"""A soak: hours of simulated time with samples, training, heartbeats, pauses and 429s, and the memory over that time."""
+"""A soak: hours of simulated time with samples, training, heartbeats, pauses and 429s, and the memory meanwhile."""
 
 import gc
 import os
@@ -7,7 +7,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Dict, List
 
-from workloads import ADAM, MODEL, PARAMS, descriptors, memory, own_threads
+from fault_workloads import ADAM, MODEL, PARAMS, descriptors, memory, own_threads
 
 from tinkex_sync import ServiceClient, types
 from tinkex_sync.concurrency.clock import ScaledClock
