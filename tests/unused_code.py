@@ -15,8 +15,8 @@ USERS = ("tinkex_sync", "plugins", "docs", "benchmarks", "tests")
 USED_BY_NAME = {
     "Python calls or reads them": "__getattr__ __dir__ __signature__ _missing_ create_module exec_module spec exc_info "
     "instance call_default_factory traceback kwargs locate_file find_distributions",
-    "requests and urllib3 read or call them": "trust_env cert cert_reqs ca_certs ca_cert_dir cert_file key_file __class__ "
-    "pool_classes_by_scheme _cookies get_redirect_target",
+    "requests and urllib3 read or call them": "trust_env cert cert_reqs ca_certs ca_cert_dir "
+    "cert_file key_file __class__ pool_classes_by_scheme _cookies get_redirect_target",
     "io and gzip call or read them": "readinto myfileobj",
     "the tokenizers library reads it": "encode_special_tokens",
     "scripts written for transformers read them": "is_fast unk_token sep_token sep_token_id cls_token cls_token_id "
