@@ -39,11 +39,11 @@ class JsonLines(QueuedObserver):
         # The path is made absolute, because a script may change its directory before the first event.
         self.path = Path(chosen).absolute() if chosen else None
         self._file: Optional[BinaryIO] = None
-        if self.path is not None:
-            observe_all(self, self._receive)
+        observe_all(self, self._receive)
 
     def _receive(self, hook: str, facts: Dict[str, Any]) -> None:
-        self.put((time.time(), time.monotonic(), threading.current_thread().name, hook, facts))
+        if self.path is not None:
+            self.put((time.time(), time.monotonic(), threading.current_thread().name, hook, facts))
 
     def handle(self, events: Sequence[Any]) -> None:
         """Append one line per event."""

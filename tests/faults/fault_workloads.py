@@ -92,6 +92,7 @@ class _Check:
         ends, tick = time.monotonic() + 10.0, threading.Event()
         while (own_threads() > self._threads or descriptors() > self._sockets) and time.monotonic() < ends:
             tick.wait(0.05)
+            gc.collect()  # A thread that was ending may have kept objects alive before.
         doubled = max(self._done() - self._before - operations, 0)
         left = max(own_threads() - self._threads, 0), max(descriptors() - self._sockets, 0)
         requests = counts.pop("requests", 0)
