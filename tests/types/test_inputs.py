@@ -10,6 +10,7 @@ import pytest
 
 from tinkex_sync import types
 from tinkex_sync.protocol import json_wire
+from tinkex_sync.types.inputs import known_length
 
 PROMPT = types.ModelInput.from_ints([1])
 
@@ -86,6 +87,11 @@ def test_the_class_of_a_chunk_follows_from_its_keys() -> None:
     assert read.to_wire() == {"chunks": chunks[:1] + [{"format": "png", "location": "l"}] + chunks[2:]}
     with pytest.raises(ValueError, match="exactly one"):
         types.ModelInput(chunks=[{"tokens": [1], "data": "aGk=", "format": "png"}])
+
+
+def test_known_length_counts_an_image_without_expected_tokens_as_0() -> None:
+    images = [types.ImageChunk(data=b"x", format="png", expected_tokens=count) for count in (5, None)]
+    assert known_length(types.ModelInput(chunks=[*PROMPT.chunks, *images])) == 6
 
 
 def test_length_needs_expected_tokens_and_to_ints_needs_text() -> None:

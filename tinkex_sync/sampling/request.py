@@ -28,6 +28,7 @@ from ..protocol import json_wire
 from ..protocol.byte_estimates import model_input_bytes
 from ..throttle.dispatch import Permit
 from ..throttle.semaphores import Admission
+from ..types.inputs import known_length
 from .context import SamplingContext
 
 T = TypeVar("T")
@@ -384,7 +385,7 @@ class _Sample:
 def _facts(request: types.SampleRequest, response: types.SampleResponse) -> Dict[str, Any]:
     """Return the facts of a sample for observers."""
     return {
-        "prompt_tokens": request.prompt.length,
+        "prompt_tokens": known_length(request.prompt),
         "completion_tokens": sum(len(sequence.tokens) for sequence in response.sequences),
         "stop_reasons": [sequence.stop_reason for sequence in response.sequences],
     }

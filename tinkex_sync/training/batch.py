@@ -22,6 +22,7 @@ from ..logs import get_logger
 from ..plugins.events import Boundary
 from ..protocol.json_wire import check_finite
 from ..protocol.wire import Body
+from ..types.inputs import known_length
 from .chunking import plan
 from .lane import LaneOperation, TrainingLane
 from .sequence_numbers import NumberedRequest
@@ -226,7 +227,7 @@ class BatchOperation(LaneOperation[types.ForwardBackwardOutput]):
         return {
             "loss_fn": self._batch.loss_fn,
             "datums": len(self._batch.data),
-            "tokens": sum(datum.model_input.length for datum in self._batch.data),
+            "tokens": sum(known_length(datum.model_input) for datum in self._batch.data),
             "metrics": metrics,
             **({} if loss is None else {"loss": loss}),
         }

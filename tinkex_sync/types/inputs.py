@@ -233,3 +233,8 @@ class Datum(FastWire):
         # The constructor converts values, which a field's annotation cannot express. Not a union of types: mypy infers
         # Dict[str, object] for a dict of lists of ints and floats.
         def __init__(self, model_input: ModelInput, loss_fn_inputs: Mapping[str, Any]) -> None: ...
+
+
+def known_length(prompt: ModelInput) -> int:
+    """Return the number of tokens of all chunks. An image without ``expected_tokens`` counts as 0."""
+    return sum(0 if getattr(chunk, "expected_tokens", 0) is None else chunk.length for chunk in prompt.chunks)
