@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 import traceback
+import warnings
 from typing import TYPE_CHECKING, Any, Dict, List, NoReturn, Optional, Sequence
 
 import click
@@ -27,6 +28,7 @@ _HELP_WIDTH = 110
 
 #: The built-in commands, and the modules that define them under these names. Each module is imported at first use.
 _MODULES: Dict[str, str] = {
+    "chat": "chat",
     "checkpoint": "checkpoints",
     "completion": "completion",
     "demo": "demo",
@@ -71,6 +73,8 @@ def _log_to_stderr() -> None:
         handler.setFormatter(_ShortFormatter("%(levelname)s: %(message)s"))
         # Instead of the library's, which does not know of progress bars.
         logger.handlers = [handler]
+    # They are logged too.
+    warnings.filterwarnings("ignore", "plugin ", RuntimeWarning)
     logger.setLevel(_log_level())
 
 

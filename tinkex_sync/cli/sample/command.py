@@ -28,18 +28,19 @@ class _Settings:
     concurrency: int
     timeout: Optional[float]
     stop_on_error: bool
+    is_ordered: bool
 
 
 @click.command(cls=Command)
-@click.argument("prompts", metavar="PROMPTS.jsonl", type=click.Path(path_type=Path, allow_dash=True))
+@click.argument("prompts", metavar="PROMPTS.jsonl|PROMPT")
 @click.option(
     "-o",
     "--output",
     "responses",
     metavar="RESPONSES.jsonl",
-    required=True,
     type=click.Path(path_type=Path, allow_dash=True),
-    help="File for the responses. Responses in it are kept. '-' is standard output, which cannot be continued.",
+    help="File for the responses. Responses in it are kept. '-' is standard output, which cannot be continued."
+    " Without it, PROMPT is one prompt, and its completion is printed.",
 )
 @click.option("-m", "--model", required=True, help="A base model, or the tinker:// path of saved weights.")
 @click.option(
@@ -79,6 +80,7 @@ class _Settings:
     show_default=True,
     help="Largest number of prompts in flight.",
 )
+@click.option("--ordered", is_flag=True, help="Write responses in the order of the prompts, not of their arrival.")
 @click.option(
     "--timeout",
     type=click.FloatRange(min=0, min_open=True),
@@ -93,27 +95,38 @@ class _Settings:
     help="Whether to continue or to stop when a prompt fails.",
 )
 @pass_output
-def sample(output: Output, /, prompts: Path, responses: Path, **options: Any) -> None:
-    """Sample a response for every prompt of PROMPTS.jsonl.
+def sample(output: Output, /, prompts: str, responses: Optional[Path], **options: Any) -> None:
+    """Sample a completion of one PROMPT, or a response for every prompt of PROMPTS.jsonl.
 
-    Each line is an object with "prompt" (text, or a list of token ids) or "messages" (a chat), and optionally "id" and
-    sampling parameters of its own. '-' reads standard input. Responses are written in the order in which they arrive;
-    "index" is the position of the prompt, from 0. To continue after an interruption or a crash, run the same command
-    again. No response is lost or repeated, and failed prompts are sampled again.
+    Without -o, the argument is a prompt ('-' reads it from standard input), and the text of its completion is printed.
+
+    With -o, each line of the file is an object with "prompt" (text, or a list of token ids) or "messages" (a chat), and
+    optionally "id" and sampling parameters of its own. '-' reads standard input. Responses are written in the order in
+    which they arrive, or with --ordered in that of the prompts; "index" is the position of the prompt, from 0. To
+    continue after an interruption or a crash, run the same command again. No response is lost or repeated, and failed
+    prompts are sampled again.
     """
     from ..json_lines import split_names
     from .prompts import PromptFile
     from .responses import require_output
+    from .single import sample_once
 
     if options["top_k"] < 1 and options["top_k"] != -1:
         raise click.BadParameter(f"{options['top_k']} is neither -1 nor at least 1.", param_hint="'--top-k'")
     options["stop"] = list(options["stop"]) or None
-    settings = _Settings(options.pop("concurrency"), options.pop("timeout"), options.pop("on_error") == "stop")
+    settings = _Settings(
+        options.pop("concurrency"), options.pop("timeout"), options.pop("on_error") == "stop", options.pop("ordered")
+    )
+    path = Path(prompts)
+    if responses is None:
+        options.pop("ignore_keys")
+        sample_once(output, prompts, options, settings.timeout)
+        return
     if str(responses) != "-":
         require_output(responses)
-        if responses.exists() and prompts.exists() and responses.samefile(prompts):
+        if responses.exists() and path.exists() and responses.samefile(path):
             raise CommandError(f"{responses} is the file of prompts", "Give another output with -o.")
-    with PromptFile(prompts, split_names(options.pop("ignore_keys"))) as prompt_file:
+    with PromptFile(path, split_names(options.pop("ignore_keys"))) as prompt_file:
         _Run(output, prompt_file, responses, options, settings).run()
 
 
@@ -188,7 +201,8 @@ class _Run:
             tokenizer = PromptTokenizer(self._output, load, is_required)
             self._prompts.check_chats(tokenizer.check)
             sampler = PromptSampler(client, tokenizer, options, settings.timeout)
-            loop = SampleLoop(sampler, self._responses, progress, settings.concurrency, settings.stop_on_error)
+            how = (settings.concurrency, settings.stop_on_error, settings.is_ordered)
+            loop = SampleLoop(sampler, self._responses, progress, *how)
             loop.run(self._prompts)
         return loop.failed
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import collections
 import queue
 import sys
 from functools import partial
-from typing import TYPE_CHECKING, Any, Dict, Iterable, Optional, Tuple, Union
+from typing import TYPE_CHECKING, Any, Deque, Dict, Iterable, Optional, Tuple, Union
 
 from ..interrupts import DeferredInterrupt
 from ..output import CommandError
@@ -36,6 +37,8 @@ class SampleLoop:
     Args:
         concurrency: The largest number of prompts in flight.
         stop_on_error: Whether the first prompt that fails ends the run.
+        is_ordered: Whether responses are written in the order of the prompts, else in the order of their arrival. At
+            most ``concurrency`` prompts are in flight or wait for an earlier one.
     """
 
     def __init__(
@@ -45,12 +48,17 @@ class SampleLoop:
         progress: SampleProgress,
         concurrency: int,
         stop_on_error: bool,
+        is_ordered: bool = False,
     ) -> None:
         self._sampler = sampler
         self._responses = responses
         self._progress = progress
         self._concurrency = concurrency
         self._stop_on_error = stop_on_error
+        self._is_ordered = is_ordered
+        #: Prompts whose lines are not written, in their order, and the lines that wait for an earlier one.
+        self._order: Deque[int] = collections.deque()
+        self._lines: Dict[int, Dict[str, Any]] = {}
         # SimpleQueue.put is reentrant, so a signal handler may call it.
         self._arrivals: queue.SimpleQueue[_Arrival] = queue.SimpleQueue()
         self._in_flight: Dict[int, Future[Any]] = {}
@@ -69,7 +77,7 @@ class SampleLoop:
             try:
                 for prompt in prompts:
                     if not self._responses.has(prompt.index):
-                        while len(self._in_flight) >= self._concurrency:
+                        while len(self._in_flight) + len(self._lines) >= self._concurrency:
                             self._handle(self._next_arrival())
                         self._submit(prompt)
                 while self._in_flight:
@@ -78,9 +86,13 @@ class SampleLoop:
                 for future in reversed(list(self._in_flight.values())):
                     future.abandon()
                 self._write_arrived()
+                # Nothing that has arrived is lost; a line may precede one that a later run adds.
+                for index in sorted(self._lines):
+                    self._responses.write(self._lines[index])
                 raise
 
     def _submit(self, prompt: Prompt) -> None:
+        self._order.append(prompt.index)
         try:
             future = self._sampler.submit(prompt)
         except (ValueError, TypeError) as error:
@@ -127,14 +139,24 @@ class SampleLoop:
 
         texts = self._sampler.texts(prompt, response)
         sequences = sequence_fields(response, texts, self._sampler.logprobs)
-        self._responses.write({**_prompt_fields(prompt), "sequences": sequences})
+        self._write(prompt, {"sequences": sequences})
         self._progress.advance(failed=False)
+
+    def _write(self, prompt: Prompt, fields: Dict[str, Any]) -> None:
+        """Write the line of a prompt, when those of earlier prompts are written if the output is ordered."""
+        line = {**_prompt_fields(prompt), **fields}
+        if not self._is_ordered:
+            self._responses.write(line)
+            return
+        self._lines[prompt.index] = line
+        while self._order and self._order[0] in self._lines:
+            self._responses.write(self._lines.pop(self._order.popleft()))
 
     def _write_error(self, prompt: Prompt, error: BaseException) -> None:
         from .responses import error_fields
 
         self.failed += 1
-        self._responses.write({**_prompt_fields(prompt), "error": error_fields(error)})
+        self._write(prompt, {"error": error_fields(error)})
         self._progress.advance(failed=True)
         if self._stop_on_error:
             raise CommandError(
