@@ -23,7 +23,7 @@ FLOORS = [
     "futures polling",
     "training sampling",
     "clients",
-    "checkpoints compat testing",
+    "checkpoints compat testing testing_fixtures",
     "cli",
     "__init__ __main__",
 ]
