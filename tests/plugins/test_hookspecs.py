@@ -64,7 +64,7 @@ def test_specification_documents_thread_arguments_and_version(name: str) -> None
     documented = re.findall(r"^    (\w+): ", arguments, re.MULTILINE)
     assert arguments.startswith("Args:\n")
     assert documented == list(argument_names(name))
-    assert version == ".. versionadded:: 0.7.0"
+    assert version == ".. versionadded:: 2026.11.0"
 
 
 @pytest.mark.parametrize("name", SPECS)

@@ -54,7 +54,7 @@ def tinkex_session_opened(source: Source, call_id: str) -> None:
         source: The service client; ``session_id`` is the new session.
         call_id: "".
 
-    .. versionadded:: 0.7.0
+    .. versionadded:: 2026.11.0
     """
 
 
@@ -68,7 +68,7 @@ def tinkex_session_closed(source: Source, call_id: str) -> None:
         source: The service client.
         call_id: "".
 
-    .. versionadded:: 0.7.0
+    .. versionadded:: 2026.11.0
     """
 
 
@@ -86,7 +86,7 @@ def tinkex_heartbeat_missed(
         silent_for: Seconds since the last successful heartbeat.
         error: Error of this heartbeat.
 
-    .. versionadded:: 0.7.0
+    .. versionadded:: 2026.11.0
     """
 
 
@@ -102,7 +102,7 @@ def tinkex_billing_paused(source: Source, call_id: str, waited: float, limit: fl
         limit: Seconds after which waiting calls fail.
         error: The error made from the response.
 
-    .. versionadded:: 0.7.0
+    .. versionadded:: 2026.11.0
     """
 
 
@@ -120,7 +120,7 @@ def tinkex_call_started(source: Source, call_id: str, operation: str, items: int
         operation: Name of the method, such as "forward_backward", "optim_step" or "sample".
         items: Number of datums of a training call; 1 for other calls.
 
-    .. versionadded:: 0.7.0
+    .. versionadded:: 2026.11.0
     """
 
 
@@ -152,7 +152,7 @@ def tinkex_call_finished(
             from 1). Samples: prompt_tokens, completion_tokens, stop_reasons (one per completion). Else empty.
         error: The error; None for "ok".
 
-    .. versionadded:: 0.7.0
+    .. versionadded:: 2026.11.0
     """
 
 
@@ -176,7 +176,7 @@ def tinkex_client_created(
         rank: Rank of a new LoRA adapter; None for others.
         model_path: Path of the weights that it samples from or starts from; None for new weights.
 
-    .. versionadded:: 0.7.0
+    .. versionadded:: 2026.11.0
     """
 
 
@@ -195,7 +195,7 @@ def tinkex_checkpoint_saved(
         ttl_seconds: Seconds until the server deletes it; None: never.
         elapsed: Seconds since the start of the call.
 
-    .. versionadded:: 0.7.0
+    .. versionadded:: 2026.11.0
     """
 
 
@@ -236,7 +236,7 @@ def tinkex_request_finished(
         error: Error of the attempt. None for a 2xx response, and for the status codes with which a server
             reports that it lacks an optional endpoint.
 
-    .. versionadded:: 0.7.0
+    .. versionadded:: 2026.11.0
     """
 
 
@@ -255,7 +255,7 @@ def tinkex_retry_scheduled(
         delay: Seconds until the next attempt.
         cause: Error of the failed attempt.
 
-    .. versionadded:: 0.7.0
+    .. versionadded:: 2026.11.0
     """
 
 
@@ -284,7 +284,7 @@ def tinkex_future_resolved(
         polls: Number of polls sent.
         error: Error that the call raises; None for "ok".
 
-    .. versionadded:: 0.7.0
+    .. versionadded:: 2026.11.0
     """
 
 
@@ -305,7 +305,7 @@ def tinkex_chunks_planned(
         boundaries: The chunks in order.
         limits: Limits of one chunk: "items" (datums) and "bytes" (estimated).
 
-    .. versionadded:: 0.7.0
+    .. versionadded:: 2026.11.0
     """
 
 
@@ -324,7 +324,7 @@ def tinkex_chunk_sent(
         request_id: Id of the chunk's server future.
         elapsed: Seconds from the first attempt to acceptance, retries included.
 
-    .. versionadded:: 0.7.0
+    .. versionadded:: 2026.11.0
     """
 
 
@@ -341,7 +341,7 @@ def tinkex_adam_params_serialized(
         params: The parameters as passed by the caller.
         payload: The parameters as sent: learning_rate, beta1, beta2, eps, weight_decay, grad_clip_norm.
 
-    .. versionadded:: 0.7.0
+    .. versionadded:: 2026.11.0
     """
 
 
@@ -373,7 +373,7 @@ def tinkex_queue_state_changed(
         waited: Seconds since the client began to wait. For "active": how long it waited in total.
         request_id: Id of the server future whose poll returned the state; None for a refused sample.
 
-    .. versionadded:: 0.7.0
+    .. versionadded:: 2026.11.0
     """
 
 
@@ -400,7 +400,7 @@ def tinkex_queue_state_repeated(
         waited: Seconds since the client began to wait.
         request_id: Id of the server future whose poll returned the state; None for a refused sample.
 
-    .. versionadded:: 0.7.0
+    .. versionadded:: 2026.11.0
     """
 
 
@@ -430,7 +430,7 @@ def tinkex_dispatch_acquired(
         bytes_left: Remaining byte budget; negative while it is overdrawn.
         waiting: Number of samples that wait at the throttle.
 
-    .. versionadded:: 0.7.0
+    .. versionadded:: 2026.11.0
     """
 
 
@@ -446,7 +446,7 @@ def tinkex_dispatch_released(source: Source, call_id: str, in_flight: int, bytes
         bytes_left: Remaining byte budget; negative while it is overdrawn.
         waiting: Number of samples that wait at the throttle.
 
-    .. versionadded:: 0.7.0
+    .. versionadded:: 2026.11.0
     """
 
 
@@ -462,7 +462,7 @@ def tinkex_backoff_started(source: Source, call_id: str, duration: float, until:
         until: Time of the next attempt on the client's monotonic clock.
         everyone: True if all samples of the service client wait, False if only this one waits.
 
-    .. versionadded:: 0.7.0
+    .. versionadded:: 2026.11.0
     """
 
 
@@ -477,7 +477,7 @@ def tinkex_register_commands(cli: click.Group) -> None:
     Args:
         cli: The group of all commands.
 
-    .. versionadded:: 0.7.0
+    .. versionadded:: 2026.11.0
     """
 
 
