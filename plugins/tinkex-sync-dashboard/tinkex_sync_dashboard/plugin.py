@@ -37,7 +37,7 @@ class Dashboard(QueuedObserver):
     """
 
     def __init__(self, port: Optional[int] = None) -> None:
-        super().__init__(capacity=100_000, batch=2_000, interval=0.5)
+        super().__init__(capacity=100_000, batch=2_000, interval=2.0)
         self._port = _read_port() if port is None else port
         if self._port is not None:
             if not 0 <= self._port <= 65535:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hmac
 import ipaddress
 import json
 import secrets
+import socket
 import sys
 import threading
 from http import HTTPStatus
@@ -20,7 +22,7 @@ from .runs import COLUMNS, Runs
 __all__ = ["DashboardServer"]
 
 #: Seconds between two updates of a page.
-_PERIOD = 1.0
+_PERIOD = 2.0
 #: Seconds after which a comment keeps an idle connection open.
 _IDLE = 15.0
 #: Most streams at the same time; each one is a thread.
@@ -67,7 +69,8 @@ class DashboardServer(ThreadingHTTPServer):
         self.stopping = threading.Event()
         self.streams = threading.BoundedSemaphore(_STREAMS)
         super().__init__(("127.0.0.1", port), _Handler)
-        threading.Thread(target=self.serve_forever, name="tinkex-dashboard", daemon=True).start()
+        self._thread = threading.Thread(target=self._serve, name="tinkex-dashboard", daemon=True)
+        self._thread.start()
 
     @property
     def url(self) -> str:
@@ -77,8 +80,15 @@ class DashboardServer(ThreadingHTTPServer):
     def close(self) -> None:
         """End all streams and close the port."""
         self.stopping.set()
-        self.shutdown()
-        self.server_close()
+        with contextlib.suppress(OSError):  # A connection ends the wait for one.
+            socket.create_connection(("127.0.0.1", self.server_address[1]), timeout=5.0).close()
+        self._thread.join(5.0)
+
+    def _serve(self) -> None:
+        # Not serve_forever(), which wakes up twice a second for as long as the run lasts.
+        with contextlib.closing(self.socket):
+            while not self.stopping.is_set():
+                self.handle_request()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Report errors except those of connections that the browser closed."""

@@ -26,6 +26,7 @@ export function formatBytes(value) {
 
 export function formatTime(seconds) {
   if (seconds === null || seconds === undefined) return "–";
+  if (seconds > 0 && seconds < 0.1) return `${formatNumber(Number((seconds * 1000).toPrecision(3)))} ms`;
   if (seconds < 60) return `${decimals.format(Math.round(seconds * 100) / 100)} s`;
   const whole = Math.floor(seconds);
   const two = (value) => String(value).padStart(2, "0");
@@ -79,7 +80,7 @@ function kind(format) {
 // One chart.
 //   title, unit: texts. series: [{label, color, format}]. x: {label, format}.
 //   fromZero: whether the y axis begins at 0. bands: () => [[from, to, color]], shaded.
-//   sync: charts with the same key show one cursor. bars: whether series 0 is drawn as bars.
+//   sync: charts with the same key show one cursor. bars: whether series 0 is drawn as bars and series 1 as points.
 //   lanes: {names, bars: () => [[lane, from, to, color]]} draws bars in rows instead of series.
 export class Chart {
   constructor(spec) {
@@ -213,6 +214,7 @@ export class Chart {
     const line = color(one.color);
     const options = { label: one.label, stroke: line, width: 2, dash: DASHES[index % DASHES.length], spanGaps: Boolean(one.spanGaps), value: (_, value) => one.format(value) };
     if (this.spec.bars && index === 0) Object.assign(options, { paths: uPlot.paths.bars({ size: [0.7, 40] }), fill: line, points: { show: false } });
+    if (this.spec.bars && index === 1) Object.assign(options, { paths: () => null, points: { show: true, size: 9, fill: line } });
     return options;
   }
 
