@@ -263,7 +263,7 @@ class RunView {
     const metrics = this.data.rows("metrics");
     const names = [...new Set(metrics.flatMap((row) => Object.keys(row[4])))].filter((name) => name !== "loss");
     // Forms of the loss come last: it has a chart of its own.
-    names.sort((one, other) => one.startsWith("loss") - other.startsWith("loss"));
+    names.sort((one, other) => one.startsWith("loss") - other.startsWith("loss") || one.localeCompare(other));
     if (JSON.stringify(names) !== this.metricNames) {
       this.metricNames = JSON.stringify(names);
       const chosen = this.select.value;
