@@ -154,7 +154,7 @@ def imports(client: str, **_: Any) -> Figures:
 
 
 def size(client: str, **_: Any) -> Figures:
-    """Add the sizes of the files of a distribution and of all it requires, without extras and bytecode."""
+    """Add the disk space of the files of a distribution and of all it requires, with bytecode and without extras."""
     found: Dict[str, float] = {}
     missing = ["tinkex-sync" if client == "ours" else "tinker"]
     while missing:
@@ -166,8 +166,8 @@ def size(client: str, **_: Any) -> Figures:
         except importlib.metadata.PackageNotFoundError:  # for another platform
             continue
         # A second row of the same path has no second file.
-        files = {Path(str(file.locate())) for file in distribution.files or () if "__pycache__" not in str(file)}
-        found[name] = sum(path.stat().st_size for path in files if path.is_file()) / 2**20
+        files = {Path(str(file.locate())) for file in distribution.files or ()}
+        found[name] = sum(512 * path.stat().st_blocks for path in files if path.is_file()) / 2**20
         required = [line for line in distribution.requires or () if "extra ==" not in line]
         missing += [re.match(r"[\w.-]+", line)[0] for line in required]  # type: ignore[index]
     largest = sorted(found, key=lambda name: -found[name])[:5]

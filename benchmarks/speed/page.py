@@ -41,7 +41,7 @@ _PLAIN: Dict[str, Tuple[str, str, Dict[str, str]]] = {
     ),
     "size": (
         "Installed size",
-        "The files of the distribution and of all distributions that it requires, without bytecode.",
+        "The disk space of the files of the distribution and of all distributions that it requires, with bytecode.",
         {"size": "MiB", "distributions": "distributions", "largest": "the largest, MiB"},
     ),
     "tls": (
