@@ -61,7 +61,8 @@ class Session(Connection):
         self.adapt_error: Optional[Callable[[Optional[BaseException]], None]] = None
         self._apply_limits()
         # Weak, because the session outlives the clients of its models and their lanes.
-        self._threads: weakref.WeakSet[Union[Lane, Workers]] = weakref.WeakSet()  # guarded by _lock
+        # A dict, whose order is that of the insertions.
+        self._threads: weakref.WeakKeyDictionary[Union[Lane, Workers], None] = weakref.WeakKeyDictionary()
         self.dispatchers = self._make_workers("dispatch", config.dispatchers, config.max_dispatches)
         self.pollers = self._make_workers("poll", config.max_polls, config.max_polls)
         # Separate from the polls of samples, so that a thousand of those do not delay training.
@@ -79,7 +80,7 @@ class Session(Connection):
     def _make_workers(self, name: str, active: int, limit: int) -> Workers:
         """Make workers that end with the session. Call with ``_lock`` held, except in the constructor."""
         workers = Workers(name, self.clock, self.timer, active=active, limit=limit)
-        self._threads.add(workers)
+        self._threads[workers] = None
         return workers
 
     def run_in_helper(self, job: Callable[[], None]) -> None:
@@ -95,7 +96,7 @@ class Session(Connection):
         """Return a new lane that ends with the session."""
         lane = Lane(name)
         with self._lock:
-            self._threads.add(lane)
+            self._threads[lane] = None
         return lane
 
     def _apply_limits(self) -> None:

@@ -67,14 +67,14 @@ def bench_section(kept, write=write_plot):
     lines = [
         f"Recorded on {kept['date']} ({kept['machine']}): {samples:,} samples and {training:,} training operations,"
         f" {hit:,} requests hit by a fault. **{lost} lost or wrong, {doubled} carried out twice, {left} threads or"
-        " sockets left.** Results of training are compared bit by bit with a run without faults.\n",
+        " sockets left.** The machine had other work to do meanwhile, so the times are upper bounds.\n",
         "| fault | what happens | requests hit | lost | twice | left | memory (MiB) | time of the three workloads |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for name, one in rows.items():
         meaning = FAULTS[name].meaning if name in FAULTS else {"mix": "all of these", "none": "nothing"}[name]
         requests, hits = sum(row["requests"] for row in one), sum(row["hit"] for row in one)
-        memory = max(row["memory"] for row in one)
+        memory = max(0.0, *(row["memory"] for row in one))
         times = " / ".join(f"{row['seconds']:.0f} s" for row in one)
         lines.append(
             f"| {name.replace('_', ' ')} | {meaning} | {hits:,} of {requests:,} | {sum(row['lost'] for row in one)}"
