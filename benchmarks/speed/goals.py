@@ -57,6 +57,11 @@ GOALS: List[Goal] = [
     Goal("planning: CPU seconds per million datums", "scale", "plan 1000000", "seconds_per_million", OURS, 1.0),
     Goal("heartbeats during 50 MB of protobuf: p99 later by ms", "scale", "heartbeats protobuf", "later_ms", OURS, 20),
     Goal("heartbeats during 50 MB of JSON: p99 later by ms", "scale", "heartbeats JSON", "later_ms", OURS, 20),
+    *(
+        Goal("rate/s, depth, response: x ideal", "backpressure", f"{rate} {depth} 0", "over", OURS, most)
+        for rate in (10, 50, 500)
+        for depth, most in ((5, 1.5), (50, 1.15))
+    ),
 ]  # fmt: skip
 
 

@@ -219,8 +219,7 @@ def _backpressure_section(recorded: Dict[str, Any], folder: Path) -> str:
             cells.append(number(over.median) if over else errors[0])
             if over:
                 series[_NAMES[client]].append((index + 1.0, over.median))
-        rejections = [_cell(runs, row, client, "rejections") for client in (OURS, OLD, NEW)]
-        rows.append([str(index + 1), *row.split(" "), *cells, *rejections])
+        rows.append([str(index + 1), *row.split(" "), *cells])
     picture = plot("Back-pressure: multiple of the ideal time", ("task", "x ideal"), series, log="y", dots=True)
     _save(folder, "backpressure", picture)
     names = [_NAMES[client] for client in (OURS, OLD, NEW)]
@@ -229,10 +228,10 @@ def _backpressure_section(recorded: Dict[str, Any], folder: Path) -> str:
         "## Back-pressure",
         "The server accepts samples by token bucket and returns 429 for all others, both after the response time."
         " The ideal client sends every sample when the bucket accepts it. All samples are submitted at once."
-        " The last columns are 429 responses per sample. Clients wait most of the time, so six measurements run"
-        " concurrently. [Throttle](throttle.md) explains the rule.",
+        " Clients wait most of the time, so six measurements run concurrently."
+        " [Throttle](throttle.md) explains the rule.",
         _when(recorded),
-        _table([*heads, *(f"{name}, 429s" for name in names)], rows),
+        _table(heads, rows),
         "![Multiple of the ideal time by task](performance_backpressure.svg)",
     ])  # fmt: skip
 
