@@ -139,3 +139,24 @@ def test_standard_input_needs_a_format_and_is_named_stdin(monkeypatch):
     monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(b"[]")))
     with pytest.raises(CommandError, match=r"stdin:1: must be an object, not \[\]"):
         read_data(STANDARD_INPUT, "jsonl", "cross_entropy")
+
+
+@pytest.mark.parametrize("name, reader", [("d.csv", "read_csv"), ("d.TSV", "read_table"), ("d.csv.gz", "read_csv")])
+def test_a_table_is_refused_with_the_line_that_converts_it(tmp_path, name, reader):
+    (tmp_path / name).write_text("prompt,completion\na,b\n")
+    with pytest.raises(CommandError) as refused:
+        read_data(tmp_path / name, "auto", "cross_entropy")
+    assert reader in str(refused.value.__dict__) + str(refused.value)
+
+
+@pytest.mark.parametrize("kind", ["auto", "text", "jsonl"])
+@pytest.mark.parametrize("name", ["d.parquet", "d.jsonl", "d"])
+def test_parquet_is_refused_by_its_content(tmp_path, name, kind):
+    (tmp_path / name).write_bytes(b"PAR1\x15\x04")
+    with pytest.raises(CommandError, match="is a table"):
+        read_data(tmp_path / name, kind, "cross_entropy")
+
+
+def test_csv_is_text_if_the_user_says_so(tmp_path):
+    (tmp_path / "d.csv").write_text("prompt,completion\na,b\n")
+    assert read_data(tmp_path / "d.csv", "text", "cross_entropy").text == "prompt,completion\na,b\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import math
 from dataclasses import dataclass
@@ -28,6 +29,9 @@ SAMPLED_LOSSES = ("importance_sampling", "ppo", "cispo")
 
 #: File names with these endings are JSON lines. All other files are text.
 _JSONL_SUFFIXES = (".jsonl", ".ndjson", ".json")
+
+#: Files with these endings are tables, and the function of pandas that reads each.
+_TABLE_READERS = {".csv": "read_csv", ".tsv": "read_table", ".parquet": "read_parquet"}
 
 
 @dataclass(frozen=True)
@@ -86,6 +90,7 @@ def read_data(path: Path, kind: str, loss: str, ignored: Collection[str] = ()) -
     Raises:
         CommandError: The file cannot be read, or lines of it are wrong, each as ``FILE:LINE: reason``.
     """
+    _refuse_tables(path, kind)
     if (kind if kind != "auto" else _kind_of(path)) == "text":
         if loss in SAMPLED_LOSSES:
             raise CommandError(
@@ -116,8 +121,31 @@ def _kind_of(path: Path) -> str:
     """Return the format of a file by the end of its name."""
     if path == STANDARD_INPUT:
         raise CommandError("standard input has no name", "Give its format with --data-format.")
-    suffixes = path.suffixes[:-1] if path.suffix.lower() == ".gz" else path.suffixes
-    return "jsonl" if suffixes and suffixes[-1].lower() in _JSONL_SUFFIXES else "text"
+    return "jsonl" if _format_suffix(path) in _JSONL_SUFFIXES else "text"
+
+
+def _format_suffix(path: Path) -> str:
+    """Return the end of a file's name in lower case, without that of gzip."""
+    return Path(path.stem if path.suffix.lower() == ".gz" else path.name).suffix.lower()
+
+
+def _refuse_tables(path: Path, kind: str) -> None:
+    """Refuse Parquet by its first bytes, and CSV by its name unless the user states a format.
+
+    As text, a model would learn the names and separators of the columns.
+    """
+    suffix = _format_suffix(path) if kind == "auto" else ""
+    # A pipe is not opened here: its first bytes would be lost. What cannot be read is reported by the next reader.
+    if path.is_file():
+        with contextlib.suppress(OSError), path.open("rb") as file:
+            suffix = ".parquet" if file.read(4) == b"PAR1" else suffix
+    if suffix in _TABLE_READERS:
+        remedy = f'pandas.{_TABLE_READERS[suffix]}({str(path)!r}).to_json("data.jsonl", orient="records", lines=True)'
+        as_text = "" if suffix == ".parquet" else " To train on the file as it is, give --data-format text."
+        raise CommandError(
+            f"{shown_name(path)} is a table ({suffix[1:]}), which train does not read",
+            f"Convert it to JSON lines: {remedy}.{as_text}",
+        )
 
 
 def _parse_record(number: int, value: Dict[str, Any], loss: str, ignored: Collection[str]) -> Record:
