@@ -42,7 +42,9 @@ class Environments:
             "SSL_CERT_FILE": str(bundle),
             "REQUESTS_CA_BUNDLE": str(bundle),
         }
-        self._variables.pop("PYTHONPATH", None)
+        # Without bytecode, importing would be measured with compilation.
+        for name in ("PYTHONPATH", "PYTHONDONTWRITEBYTECODE"):
+            self._variables.pop(name, None)
 
     def run(self, job: Job, tree: Optional[Path] = None) -> Dict[str, Any]:
         """Run a job in a process of its own; return its figures, or ``{"error": text}``."""
