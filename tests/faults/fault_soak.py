@@ -16,7 +16,9 @@ from tinkex_sync.testing import Faults, LocalServer
 __all__ = ["soak"]
 
 #: Simulated seconds per second. Heartbeats, idle threads, pauses and pacing follow this clock.
-SPEED = 200.0
+SPEED = 100.0
+#: Timeouts are real time too: with those of the defaults, a busy machine would look like a dead server.
+SETTINGS = {"submit_timeout": 600.0, "read_timeout": 3_000.0, "retry_for": 3_600.0}
 WORKERS = 8
 #: What the server does in the first, second, third and fourth hour, and so on again.
 WEATHER = (
@@ -76,7 +78,8 @@ def soak(hours: float) -> Dict[str, Any]:
     clock = ScaledClock(SPEED)
     rows: List[List[float]] = []
     with LocalServer() as server:
-        with ServiceClient(base_url=server.base_url, api_key="local", load_plugins=False, clock=clock) as service:
+        settings = {"api_key": "local", "load_plugins": False, "clock": clock, **SETTINGS}
+        with ServiceClient(base_url=server.base_url, **settings) as service:
             began = clock.time()
             work = _Work(service, clock, began + hours * 3600.0)
             with ThreadPoolExecutor(WORKERS) as pool:
