@@ -374,6 +374,7 @@ class Stream:
         return lines[0].partition(": ")[2], json.loads(lines[1].partition(": ")[2])
 
     def close(self) -> None:
+        self.response.close()  # A stream without a length keeps the socket beside the connection.
         self.connection.close()
 
 

@@ -198,7 +198,8 @@ def test_the_server_answers_on_the_loopback_interface_only(registry: CollectorRe
     port = free_port()
     Prometheus(registry, port=port)
     Prometheus(registry, port=port)
-    assert urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10).status == 200
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as response:
+        assert response.status == 200
     with socket.socket() as other:
         other.settimeout(2.0)
         assert other.connect_ex(("127.0.0.2", port)) != 0
