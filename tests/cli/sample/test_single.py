@@ -59,3 +59,10 @@ def test_ordered_output_has_the_order_of_the_prompts(command, tmp_path, concurre
     done = command("sample", prompts, "-o", out, *MODEL[:2], "--ordered", "--concurrency", concurrency)
     assert done.returncode == 0, done.stderr
     assert [json.loads(line)["index"] for line in out.read_text().splitlines()] == list(range(40))
+
+
+def test_an_output_that_would_not_be_compressed_is_refused_before_sampling(command, tmp_path):
+    prompts, out = tmp_path / "prompts.jsonl", tmp_path / "out.jsonl.gz"
+    prompts.write_text('{"prompt": "a"}\n')
+    done = command("sample", prompts, "-o", out, *MODEL)
+    assert done.returncode == 1 and "would not be compressed" in done.stderr and not out.exists()

@@ -311,3 +311,17 @@ def test_a_response_that_is_not_learned_changes_the_loss(mark, command, tmp_path
         done = command("train", path, *FAST, "--steps", "1", "-f", "json", cwd=tmp_path)
         losses += json.loads(done.stdout)["losses"]
     assert losses[0] != losses[1]
+
+
+def test_settings_of_the_loss_reach_the_server_and_wrong_ones_are_refused(command, tmp_path):
+    row = {"prompt_tokens": [1, 2], "completion_tokens": [3], "logprobs": [-1.0], "advantages": [1.0]}
+    data = tmp_path / "sampled.jsonl"
+    data.write_text(json.dumps(row) + "\n")
+    options = ["--model", "tinkex/tiny", "--rank", "2", "--loss", "ppo", "--run-file", tmp_path / "run.json"]
+    refused = command("train", data, *options, "--loss-config", "beta")
+    assert refused.returncode == 2 and "'beta' is not NAME=NUMBER" in refused.stderr
+    unknown = command("train", data, *options, "--loss-config", "no_such_setting=1")
+    assert unknown.returncode == 1 and "no_such_setting" in unknown.stderr
+    (tmp_path / "run.json").unlink(missing_ok=True)
+    done = command("train", data, *options, "--loss-config", "clip_low_threshold=0.9")
+    assert done.returncode == 0, done.stderr

@@ -44,7 +44,7 @@ class Training:
         self.futures.append(future)
         return future
 
-    def submit_train_step(self, batch, loss, params):
+    def submit_train_step(self, batch, loss, params, loss_fn_config=None):
         number = len(self.rates)
         self.rates.append(params.learning_rate)
         self.most_in_flight = max(self.most_in_flight, self.in_flight // 2 + 1)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tinkex_sync.cli.output import CommandError
-from tinkex_sync.cli.train.run_file import TrainOptions, TrainRun, option_differences
+from tinkex_sync.cli.train.run_file import TrainOptions, TrainRun, option_differences, parse_loss_config
 
 OPTIONS = TrainOptions(model="m", learning_rate=0.1, lr_decay="linear", batch=3)
 
@@ -96,3 +96,11 @@ def test_differences_are_named_by_option():
     assert option_differences(OPTIONS, {"batch": 3, "lr_decay": "none"}) == [
         "--lr-decay: none is given, the run has linear"
     ]
+
+
+def test_settings_of_the_loss_are_names_and_numbers():
+    assert parse_loss_config(None) is None
+    assert parse_loss_config("beta=0.1, clip_low_threshold=0.8") == {"beta": 0.1, "clip_low_threshold": 0.8}
+    for wrong in ("beta", "beta=", "=1", "beta=x", "a b=1", "beta=nan", "beta=1,,"):
+        with pytest.raises(ValueError, match="is not NAME=NUMBER"):
+            parse_loss_config(wrong)

@@ -252,6 +252,11 @@ def require_output(path: Path) -> None:
         CommandError: ``path`` is not a plain file, or cannot be written.
     """
     require_writable_file(path, "Give a file with -o, or -o - for standard output.")
+    if path.suffix == ".gz":
+        # A compressed file cannot be continued line by line.
+        raise CommandError(
+            f"{path} would not be compressed", f"Write to {path.with_suffix('')}, and compress it at the end."
+        )
 
 
 def error_fields(error: BaseException) -> Dict[str, str]:

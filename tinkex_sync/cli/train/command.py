@@ -17,7 +17,7 @@ from ..groups import Command
 from ..output import CommandError, Output, pass_output
 from .data import SAMPLED_LOSSES, Data, read_data
 from .job import TrainJob
-from .run_file import TrainOptions, TrainRun, option_differences
+from .run_file import TrainOptions, TrainRun, option_differences, parse_loss_config
 
 __all__ = ["train"]
 
@@ -45,6 +45,14 @@ def _option(name: str, help: str, **settings: Any) -> Callable[[F], F]:
     return click.option(f"--{name}", default=default, show_default=default is not None, help=help, **settings)
 
 
+def _check_loss_config(_context: click.Context, _option: click.Parameter, value: Optional[str]) -> Optional[str]:
+    try:
+        parse_loss_config(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+    return value
+
+
 @click.command(cls=Command)
 @click.argument("data", required=False, type=click.Path(path_type=Path, allow_dash=True))
 @click.option("--model", help="Base model to fine-tune.")
@@ -68,6 +76,12 @@ def _option(name: str, help: str, **settings: Any) -> Callable[[F], F]:
     "--epochs", type=click.IntRange(min=1), help="Number of passes over the data, instead of --steps. [default: 1]"
 )
 @_option("loss", "Loss function.", type=click.Choice(["cross_entropy", *SAMPLED_LOSSES]))
+@_option(
+    "loss-config",
+    "Settings of the loss function, such as clip_low_threshold=0.8,clip_high_threshold=1.2.",
+    metavar="NAME=NUMBER,...",
+    callback=_check_loss_config,
+)
 @_option("context", "Tokens of a window of text, and largest length of an example.", type=click.IntRange(min=1))
 @_option("seed", "Seed of the adapter's first values and of the order of the data.", type=click.IntRange(min=0))
 @_option(

@@ -108,7 +108,8 @@ class TrainLoop:
         )
         # click has checked that the loss is one of those that the client accepts.
         loss: Any = options.loss
-        futures = self._training.submit_train_step([example.datum() for example in batch], loss, params)
+        datums = [example.datum() for example in batch]
+        futures = self._training.submit_train_step(datums, loss, params, options.loss_fn_config)
 
         def finish(output: ForwardBackwardOutput, _: Any) -> None:
             self.losses.append(_loss_per_token(output, batch))

@@ -16,13 +16,33 @@ from ..files import read_bytes
 from ..json_lines import split_names
 from ..output import CommandError
 
-__all__ = ["TrainOptions", "TrainRun", "option_differences"]
+__all__ = ["TrainOptions", "TrainRun", "option_differences", "parse_loss_config"]
 
 _FORMAT = 1
 #: The key of the server's run metadata that contains the options, because a checkpoint alone does not contain them.
 _METADATA_KEY = "tinkex_sync_train"
 #: Some servers have paths of two parts, without the kind.
 _CHECKPOINT = re.compile(r"^tinker://([^/]+)/(?:weights/)?step-(\d+)$")
+
+
+def parse_loss_config(text: Optional[str]) -> Optional[Dict[str, float]]:
+    """Return the settings of a loss function by name.
+
+    Raises:
+        ValueError: An entry is not a name and a number.
+    """
+    if not text:
+        return None
+    found: Dict[str, float] = {}
+    for entry in text.split(","):
+        name, _, number = entry.partition("=")
+        try:
+            found[name.strip()] = float(number)
+        except ValueError:
+            raise ValueError(f"{entry.strip()!r} is not NAME=NUMBER, such as clip_low_threshold=0.8") from None
+        if not name.strip().isidentifier() or not math.isfinite(found[name.strip()]):
+            raise ValueError(f"{entry.strip()!r} is not NAME=NUMBER, such as clip_low_threshold=0.8")
+    return found
 
 
 @dataclass(frozen=True)
@@ -37,6 +57,8 @@ class TrainOptions:
     clip_norm: float = 0.0
     batch: int = 8
     loss: str = "cross_entropy"
+    #: Settings of the loss function, as "name=number,name=number".
+    loss_config: Optional[str] = None
     context: int = 1024
     seed: int = 0
     data_format: str = "auto"
@@ -48,6 +70,11 @@ class TrainOptions:
     def ignored_keys(self) -> FrozenSet[str]:
         """The keys of records and messages that are not read."""
         return split_names(self.ignore_keys)
+
+    @property
+    def loss_fn_config(self) -> Optional[Dict[str, float]]:
+        """The settings of the loss function by name; None without any."""
+        return parse_loss_config(self.loss_config)
 
     def learning_rate_of(self, step: int, steps: int) -> float:
         """Return the learning rate of one step.
