@@ -83,8 +83,9 @@ def soak(hours: float) -> Dict[str, Any]:
             began = clock.time()
             work = _Work(service, clock, began + hours * 3600.0)
             with ThreadPoolExecutor(WORKERS) as pool:
-                jobs = [pool.submit(work.sample) for _ in range(WORKERS - 2)] + [pool.submit(work.train)] * 1
-                jobs.append(pool.submit(work.train))
+                jobs = [pool.submit(work.sample) for _ in range(WORKERS - 2)] + [
+                    pool.submit(work.train) for _ in range(2)
+                ]
                 while not all(job.done() for job in jobs):
                     time.sleep(clock.real(360.0))
                     gc.collect()

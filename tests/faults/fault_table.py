@@ -46,7 +46,9 @@ FAULTS: Dict[str, Fault] = {
     "unavailable": Fault("503 with Retry-After", "respond", False, 0.1, 503, (HTML, ("Retry-After", "1")), PAGE),
     "gateway_timeout": Fault("504, after the server has worked", "respond", True, 0.1, 504, (HTML,), PAGE),
     # A 500 with "detail" that three polls in a row return is the failure of the operation itself.
-    "server_error": Fault("500 with JSON", "respond", False, 0.1, 500, (JSON,), '{{"message": "internal error"}}'),
+    "server_error": Fault(
+        "500 with JSON, without a detail", "respond", False, 0.1, 500, (JSON,), '{{"message": "internal error"}}'
+    ),
     "request_timeout": Fault("408 without a queue state", "respond", False, 0.1, 408, (JSON,), "{{}}"),
     "rate_limit": Fault("429 with Retry-After", "respond", False, 0.02, 429, (JSON, ("Retry-After", "1")), "{{}}"),
     "login_page": Fault("200 with the page of a login", "respond", True, 0.1, 200, (HTML,), PAGE),
