@@ -53,7 +53,7 @@ GOALS: List[Goal] = [
          "2000 samples at once"),
     Goal("TLS: CPU, multiple of plain HTTP", "tls", "1000 samples of 256 threads, TLS", "cpu", OURS, 1.3, OURS,
          "1000 samples of 256 threads"),
-    Goal("2000 long polls: growth of memory, MiB", "scale", "polls", "growth", OURS, 100),
+    Goal("2000 samples, 1000 long polls at once: growth of memory, MiB", "scale", "polls", "growth", OURS, 100),
     Goal("planning: CPU seconds per million datums", "scale", "plan 1000000", "seconds_per_million", OURS, 1.0),
     Goal("heartbeats during 50 MB of protobuf: p99 later by ms", "scale", "heartbeats protobuf", "later_ms", OURS, 20),
     Goal("heartbeats during 50 MB of JSON: p99 later by ms", "scale", "heartbeats JSON", "later_ms", OURS, 20),
