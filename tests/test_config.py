@@ -64,6 +64,7 @@ SETTINGS = {
     "cloudflare_access_client_secret": (None, ["a\nb", 7]),
     "session_factory": (None, ["requests.Session"]),
     "pickle_credentials": (False, ["no", 1]),
+    "hook_timeout": (None, [0, -1, "x"]),
     "telemetry": (False, ["no", 1]),
     "clock": (None, []),
 }

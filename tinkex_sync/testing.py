@@ -9,7 +9,7 @@ import threading
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
 
 from .concurrency.clock import Clock, ScaledClock
-from .concurrency.primitives import Event, Lock
+from .concurrency.primitives import Event, Lock, start_thread
 from .local import Faults, LocalServer
 from .plugins.events import Boundary, Source
 from .plugins.hookspecs import PREFIX, SPECS, argument_names
@@ -195,6 +195,10 @@ def check_plugin(plugin: object) -> None:
     Observers([plugin], autoload=False, modules=(), disabled=(), strict=True)
 
 
+#: Seconds after which a hook counts as one that does not return.
+_LONGEST = 60.0
+
+
 def assert_thread_safe(plugin: object, threads: int = 8, rounds: int = 50) -> None:
     """Call every hook of a plugin from many threads at the same time.
 
@@ -213,10 +217,10 @@ def assert_thread_safe(plugin: object, threads: int = 8, rounds: int = 50) -> No
     observers = Observers([plugin], autoload=False, modules=(), disabled=(), strict=True)
     hooks = [name[len(PREFIX) :] for name in observers.report()[0].hooks if argument_names(name)[0] == "source"]
     failures: List[str] = []
-    begin = threading.Barrier(threads)
+    begin = Event()
 
     def storm(number: int) -> None:
-        begin.wait(60.0)
+        begin.wait(_LONGEST)
         for one in range(rounds):
             for hook in hooks:
                 try:
@@ -225,11 +229,10 @@ def assert_thread_safe(plugin: object, threads: int = 8, rounds: int = 50) -> No
                     failures.append(f"{hook} in thread {number}, round {one}: {error}")
                     return
 
-    workers = [threading.Thread(target=storm, args=(number,), daemon=True) for number in range(threads)]
+    workers = [start_thread(storm, f"tinkex-storm-{number}", number) for number in range(threads)]
+    begin.set()
     for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join(60.0)
+        worker.join(_LONGEST)
     if any(worker.is_alive() for worker in workers):
         failures.append("a hook has not returned within 60 s")
     if not observers.close():

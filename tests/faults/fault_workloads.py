@@ -44,9 +44,10 @@ class Row(NamedTuple):
 
 
 def _client(base_url: str, **settings: Any) -> ServiceClient:
-    return ServiceClient(
-        base_url=base_url, api_key="local", load_plugins=False, clock=ScaledClock(SPEED), timeout=36_000.0, **settings
-    )
+    settings.update(api_key="local", load_plugins=False, clock=ScaledClock(SPEED), timeout=36_000.0)
+    # Timeouts are real time too: with those of the defaults, a busy machine would look like a dead server.
+    settings.update(submit_timeout=600.0, read_timeout=3_000.0, retry_for=3_600.0, poll_retry_for=9_000.0)
+    return ServiceClient(base_url=base_url, **settings)
 
 
 def _prompts(count: int) -> List[types.ModelInput]:
