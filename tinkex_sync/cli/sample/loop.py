@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import collections
 import queue
-import sys
 from functools import partial
 from typing import TYPE_CHECKING, Any, Deque, Dict, Iterable, Optional, Tuple, Union
 
@@ -24,8 +23,8 @@ __all__ = ["SampleLoop"]
 _INTERRUPT = None
 #: An element of the queue: a prompt with its finished future, or Ctrl-C.
 _Arrival = Optional[Tuple["Prompt", "Future[Any]"]]
-#: Windows runs the handler of Ctrl-C only when a wait ends, so a wait there has a timeout in seconds.
-_LONGEST_WAIT = 0.5 if sys.platform == "win32" else None
+#: Seconds of one wait. A signal that arrives just before the thread blocks, and any on Windows, is handled at its end.
+_LONGEST_WAIT = 0.25
 
 
 class SampleLoop:
