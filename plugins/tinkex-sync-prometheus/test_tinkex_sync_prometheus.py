@@ -203,3 +203,20 @@ def test_the_server_answers_on_the_loopback_interface_only(registry: CollectorRe
     with socket.socket() as other:
         other.settimeout(2.0)
         assert other.connect_ex(("127.0.0.2", port)) != 0
+
+
+def test_a_port_that_is_taken_costs_no_metrics(registry: CollectorRegistry) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        with pytest.warns(RuntimeWarning, match="metrics are not served by this process"):
+            plugin = Prometheus(registry, port=taken.getsockname()[1])
+    plugin.tinkex_heartbeat_missed(3.0)
+    assert values(generate_latest(registry).decode())["tinkex_heartbeats_missed_total"] == 1
+
+
+@pytest.mark.parametrize("port", ["abc", "0", "70000"])
+def test_a_wrong_port_is_refused_with_the_name_of_the_variable(monkeypatch: pytest.MonkeyPatch, port: str) -> None:
+    monkeypatch.setenv("TINKEX_SYNC_PROMETHEUS_PORT", port)
+    with pytest.raises(ValueError, match="TINKEX_SYNC_PROMETHEUS_PORT must be a port from 1 to 65535"):
+        Prometheus(CollectorRegistry())

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
+import warnings
 import weakref
 from pathlib import Path
 from typing import Any, Dict, Mapping, Optional, Sequence, Set, Tuple
@@ -45,15 +46,21 @@ def _metrics_of(registry: CollectorRegistry) -> Metrics:
 
 def _serve(port: int) -> None:
     """Serve the metrics at http://127.0.0.1:PORT/metrics, once per process."""
-    with _lock:
-        if port in _ports:
-            return
-        _ports.add(port)
     registry = REGISTRY
     if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
         registry = CollectorRegistry()
         multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
-    prometheus_client.start_http_server(port, addr="127.0.0.1", registry=registry)
+    with _lock:
+        if port in _ports:
+            return
+        try:
+            prometheus_client.start_http_server(port, addr="127.0.0.1", registry=registry)
+        except OSError as error:
+            # Another process has it, such as another worker of the job. The metrics are kept, and this one serves none.
+            warnings.warn(
+                f"{PORT}={port}: metrics are not served by this process: {error}", RuntimeWarning, stacklevel=3
+            )
+        _ports.add(port)
 
 
 class _Waiting:
@@ -82,6 +89,8 @@ class Prometheus:
         self._waiting: Dict[str, _Waiting] = {}  # guarded by _lock; by id of the client
         chosen = os.environ.get(PORT) if port is None else port
         if chosen:
+            if not str(chosen).isdigit() or not 0 < int(chosen) < 65_536:
+                raise ValueError(f"{PORT} must be a port from 1 to 65535, not {chosen!r}")
             _serve(int(chosen))
 
     # Calls and requests
