@@ -5,6 +5,7 @@ thread runs until its next operation on a lock; then the seed decides which thre
 every thread waits, the clock jumps to the first timeout. The same seed gives the same schedule.
 """
 
+import itertools
 import random
 import threading
 import traceback
@@ -61,11 +62,13 @@ class _Lock:
 
     def __init__(self, scheduler):
         self.scheduler = scheduler
+        #: Its name in the schedule. An address would not do: the address of a lock that is gone is given to the next.
+        self.number = next(scheduler.lock_numbers)
         self.is_locked = False
 
     def acquire(self, blocking=True, timeout=-1):
         scheduler = self.scheduler
-        scheduler.step(f"acquire {id(self) % 10007}")
+        scheduler.step(f"acquire {self.number}")
         if self.is_locked:
             if not blocking or timeout == 0:
                 return False
@@ -80,7 +83,7 @@ class _Lock:
             raise RuntimeError("release unlocked lock")
         self.is_locked = False
         self.scheduler.note_released(self)
-        self.scheduler.step(f"release {id(self) % 10007}")
+        self.scheduler.step(f"release {self.number}")
 
     def locked(self):
         return self.is_locked
@@ -120,7 +123,8 @@ class Scheduler:
         self.interrupts = {}
         self._threads = []
         self._current = None
-        self._edges = {}  # locks acquired while another one was held, for cycles
+        self.lock_numbers = itertools.count()
+        self._acquired_after = {}  # for each lock, the locks acquired while it was held
         self._finished = threading.Event()
         self.clock = VirtualClock(self)
 
@@ -210,10 +214,25 @@ class Scheduler:
     def note_acquired(self, lock):
         held = self._current.order
         for earlier in held:
-            self._edges.setdefault(id(earlier), set()).add(id(lock))
-            if id(earlier) in self._edges.get(id(lock), ()):
-                self.fail("two locks are acquired in both orders")
+            later = self._acquired_after.setdefault(earlier.number, set())
+            if lock.number in later:
+                continue
+            later.add(lock.number)
+            if self._comes_before(lock.number, earlier.number):
+                self.fail(f"locks {earlier.number} and {lock.number} are acquired in both orders")
         held.append(lock)
+
+    def _comes_before(self, first, last):
+        """Whether a lock was acquired, directly or through others, while another one was held."""
+        seen, waiting = {first}, [first]
+        while waiting:
+            for number in self._acquired_after.get(waiting.pop(), ()):
+                if number == last:
+                    return True
+                if number not in seen:
+                    seen.add(number)
+                    waiting.append(number)
+        return False
 
     def note_released(self, lock):
         for thread in (self._current, *self._threads):
