@@ -99,11 +99,10 @@ def _check_datum(index: int, datum: Datum) -> None:
 def _all_finite(tensor: TensorData) -> bool:
     data: Any = tensor.data
     if isinstance(data, (list, tuple)):
-        try:
-            # A sum of finite numbers may be infinite, so an infinite sum needs a look at every number.
-            return math.isfinite(sum(data)) or all(map(math.isfinite, data))
-        except OverflowError:  # an int is too large for a float
-            return all(type(value) is int or math.isfinite(value) for value in data)
+        if not data or type(data[0]) is int:  # then all elements are ints
+            return True
+        # A sum of finite numbers may be infinite, so an infinite sum needs a look at every number.
+        return math.isfinite(sum(data)) or all(map(math.isfinite, data))
     return data.dtype.kind != "f" or bool(sys.modules["numpy"].isfinite(data).all())
 
 
@@ -162,9 +161,19 @@ def loads(content: bytes) -> Any:
     return value
 
 
+def _has_many(content: bytes, bracket: bytes) -> bool:
+    """Return whether a bracket occurs often enough for half of the levels. Finding it is faster than counting it."""
+    at = content.find(bracket)
+    for _ in range(_MOST_LEVELS // 2):
+        if at < 0:
+            return False
+        at = content.find(bracket, at + 1)
+    return True
+
+
 def _is_nested_too_deeply(content: bytes, value: Any) -> bool:
     """Return whether a decoded body has more than ``_MOST_LEVELS`` levels, too many for ``repr``."""
-    if content.count(b"[") + content.count(b"{") <= _MOST_LEVELS:
+    if not any(_has_many(content, bracket) for bracket in (b"[", b"{")):
         return False
     # Without looking at each number: each pass removes the innermost level.
     brackets = content.translate(None, _NOT_BRACKETS)

@@ -13,6 +13,7 @@ from typing import Any, Dict, List, Optional, Tuple, Type, TypeVar, Union
 from ..errors import APIResponseValidationError
 from ..types import ForwardBackwardOutput, SampledSequence, SampleResponse, TensorData
 from ..types.sampling import PromptAltTokens
+from ..types.tensors import TensorDtype
 from .protobuf_schema import ENUMS, message
 
 _Result = TypeVar("_Result", ForwardBackwardOutput, SampleResponse)
@@ -23,7 +24,7 @@ CONTENT_TYPE = "application/x-protobuf"
 RESULTS = (ForwardBackwardOutput, SampleResponse)
 
 #: Type on the wire -> (struct format of an element, its bytes, dtype of the TensorData).
-_DTYPES = {
+_DTYPES: Dict[str, Tuple[str, int, TensorDtype]] = {
     "DTYPE_FLOAT32": ("f", 4, "float32"),
     "DTYPE_INT64": ("q", 8, "int64"),
     "DTYPE_INT32": ("i", 4, "int64"),
@@ -113,19 +114,19 @@ def _column(path: str, batched: Any) -> List[TensorData]:
     if min(trailing, default=0) < 0:
         raise _Damaged(f"{path}.trailing_shape", f"negative extent in {trailing}")
     dtype = _dtype(path, batched.dtype)
-    width = _DTYPES[dtype][1]
+    code, width, kind = _DTYPES[dtype]
     inner = math.prod(trailing)
     rows = []
+    data = batched.data  # once, because each access copies it
     for row, (start, stop) in enumerate(zip(offsets, offsets[1:])):
-        if not 0 <= start <= stop <= len(batched.data):
-            raise _Damaged(
-                f"{path}.offsets[{row}]", f"bytes {start} to {stop} are outside of {len(batched.data)} bytes"
-            )
-        values = _numbers(f"{path}.data", batched.data[start:stop], dtype)
-        if len(values) % inner if inner else values:
-            raise _Damaged(f"{path}.offsets[{row}]", f"{(stop - start) // width} elements in rows of {trailing}")
-        shape = [len(values) // inner if inner else 0, *trailing]
-        rows.append(_tensor_data(values, dtype, shape))
+        if not 0 <= start <= stop <= len(data):
+            raise _Damaged(f"{path}.offsets[{row}]", f"bytes {start} to {stop} are outside of {len(data)} bytes")
+        packed = _widened(f"{path}.data", data[start:stop], dtype)
+        count = (stop - start) // width
+        if count % inner if inner else count:
+            raise _Damaged(f"{path}.offsets[{row}]", f"{count} elements in rows of {trailing}")
+        shape = [count // inner if inner else 0, *trailing]
+        rows.append(TensorData.from_packed(packed, code, kind, shape))
     return rows
 
 
@@ -136,21 +137,25 @@ def _dtype(path: str, number: int) -> str:
     return names[number]
 
 
+def _widened(path: str, data: bytes, dtype: str) -> bytes:
+    """Return packed elements in the format of their dtype. A bfloat16 becomes the float32 whose upper half it is."""
+    width = _DTYPES[dtype][1]
+    if len(data) % width:
+        raise _Damaged(path, f"{len(data)} bytes are not a multiple of {width} bytes per element")
+    if width > 2:
+        return data
+    widened = bytearray(2 * len(data))
+    widened[2::4], widened[3::4] = data[::2], data[1::2]
+    return bytes(widened)
+
+
 def _numbers(path: str, data: bytes, dtype: str = "DTYPE_FLOAT32") -> List[Any]:
     code, width, _ = _DTYPES[dtype]
-    count, rest = divmod(len(data), width)
-    if rest:
-        raise _Damaged(path, f"{len(data)} bytes are not a multiple of {width} bytes per element")
-    if width == 2:  # a bfloat16 is the upper half of a float32
-        widened = bytearray(4 * count)
-        widened[2::4], widened[3::4] = data[::2], data[1::2]
-        data = bytes(widened)
-    return list(struct.unpack(f"<{count}{code}", data))
+    return list(struct.unpack(f"<{len(data) // width}{code}", _widened(path, data, dtype)))
 
 
 def _tensor_data(values: List[Any], dtype: str, shape: Optional[List[int]], **sparse: Any) -> TensorData:
-    kind: Any = _DTYPES[dtype][2]
-    return TensorData(data=values, dtype=kind, shape=shape, **sparse)
+    return TensorData(data=values, dtype=_DTYPES[dtype][2], shape=shape, **sparse)
 
 
 def _tensor(path: str, tensor: Any) -> TensorData:

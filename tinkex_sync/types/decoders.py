@@ -17,9 +17,13 @@ from datetime import datetime, timedelta, timezone
 from enum import Enum
 from typing import Any, Callable, Dict, List, Literal, Mapping, Optional, Tuple, Union, get_args, get_origin
 
+import orjson
+
 #: Converts a value from JSON, or to it.
 Convert = Callable[[Any], Any]
 
+#: Parts of the JSON of values that are no ints: fractions, exponents, true and false, null, strings, objects.
+_NO_INT_MARKS = (b".", b"e", b"l", b'"', b"{")
 _INTEGER = re.compile(r"[+-]?\d+(_\d+)*(\.0+)?", re.ASCII)
 _BOOLEANS = {
     **dict.fromkeys((1, "1", "true", "t", "yes", "y", "on"), True),
@@ -151,32 +155,49 @@ def _own(values: Any) -> Sequence[Any]:
     A list is the fastest form for both encoders. Copying 1,000,000 ints takes 3 ms as a list and 15 ms as an array.
     JSON is written from a list 3 times as fast as from an array, and protobuf takes 25 ms from a list.
     """
-    if isinstance(values, tuple):
-        return values
+    if isinstance(values, (list, tuple)):
+        return values if isinstance(values, tuple) else list(values)
     if isinstance(values, Sequence) and not isinstance(values, (str, bytes, bytearray, memoryview)):
         return list(values)
     remedy = "; pass values.tolist()" if hasattr(values, "tolist") else ""
     raise FieldError(f"must be a list of numbers, not {shorten(values)}{remedy}")
 
 
-def _copy(values: Any, kinds: set[type], decode: Convert) -> Any:
-    values = _own(values)
-    return values if set(map(type, values)) <= kinds else _convert(decode, values)
+def _are_ints(values: Sequence[Any]) -> bool:
+    """Return whether all elements are ints.
+
+    orjson reads them in a third of the time that Python takes for their types, and writes any other value (1.5, 1e30,
+    true, null, "1", a list, an object) with one of the marks. It rejects numpy's numbers and ints above 64 bits.
+    """
+    try:
+        written = orjson.dumps(values)
+    except TypeError:
+        return False
+    return not any(mark in written for mark in _NO_INT_MARKS) and written.rfind(b"[") == 0
+
+
+def _are_of(values: Sequence[Any], *kinds: type) -> bool:
+    found = list(map(type, values))  # counting takes half as long as a set
+    return sum(map(found.count, kinds)) == len(found)
 
 
 def ints(values: Any) -> Any:
     """Return a copy of a sequence of ints, each element converted if it is not an int."""
-    return _copy(values, {int}, integer)
+    values = _own(values)
+    return values if _are_ints(values) else _convert(integer, values)
 
 
 def floats(values: Any) -> Any:
     """Return a copy of a sequence of floats, each element converted if it is not a float."""
-    return _copy(values, {float}, number)
+    values = _own(values)
+    return values if _are_of(values, float) else _convert(number, values)
 
 
 def optional_floats(values: Any) -> Any:
     """Return a copy as :func:`floats` does, with None allowed as an element."""
-    return _copy(values, {float, type(None)}, functools.partial(_unless_none, number))
+    values = _own(values)
+    is_good = _are_of(values, float, type(None))
+    return values if is_good else _convert(functools.partial(_unless_none, number), values)
 
 
 def pairs(values: Any) -> List[Tuple[int, float]]:
@@ -195,9 +216,11 @@ def numbers(values: Any) -> Any:
     Strings and bools are read as ints if every element can be read as an int, and as floats otherwise.
     """
     values = _own(values)
-    kinds = set(map(type, values))
-    if kinds <= {int} or kinds == {float}:
+    if _are_of(values, float) if values and type(values[0]) is float else _are_ints(values):
         return values
+    kinds = set(map(type, values))
+    if kinds <= {int}:
+        return values  # above 64 bits
     if kinds <= {int, float}:
         return _convert(number, values)
     if any(issubclass(kind, (bool, str, bytes)) for kind in kinds):

@@ -2,11 +2,10 @@
 
 import base64
 import binascii
-import functools
 from dataclasses import field
 from typing import TYPE_CHECKING, Any, Dict, List, Literal, Mapping, Optional, Sequence, Tuple, Union
 
-from .decoders import FieldError, decode_at, each, ints, shorten
+from .decoders import FieldError, each, ints, shorten
 from .dumping import NOT_GIVEN
 from .tensors import TensorData, is_array, is_tensor
 from .wire import NOT_SENT, FastWire, coding
@@ -158,12 +157,12 @@ DTYPE_BY_KEY: Dict[str, Literal["int64", "float32"]] = {
 def _loss_input(key: str, value: Any) -> TensorData:
     if isinstance(value, TensorData):
         return value
+    if isinstance(value, dict):
+        return TensorData.model_validate(value)
     if is_array(value):
         return TensorData.from_numpy(value)
     if is_tensor(value):
         return TensorData.from_torch(value)
-    if isinstance(value, dict):
-        return TensorData.model_validate(value)
     if isinstance(value, (list, tuple)):
         dtype = DTYPE_BY_KEY.get(key)
         if dtype is None:
@@ -178,8 +177,8 @@ def _loss_input(key: str, value: Any) -> TensorData:
 
 def _flattened(values: Sequence[Any]) -> Tuple[Sequence[Any], List[int]]:
     """Return the elements of nested lists in row-major order, and the extents. Rows may be arrays."""
-    if set(map(type, values)) <= {int, float}:
-        return values, [len(values)]  # the usual case, without a look at each number
+    if values and type(values[0]) in (int, float):
+        return values, [len(values)]  # TensorData checks each number
     rows = [row.tolist() if is_array(row) or is_tensor(row) else row for row in values]
     if not any(isinstance(row, (list, tuple)) for row in rows):
         return rows, [len(rows)]
@@ -197,7 +196,13 @@ def _flattened(values: Sequence[Any]) -> Tuple[Sequence[Any], List[int]]:
 def _loss_inputs(values: Any) -> Dict[str, TensorData]:
     if not isinstance(values, Mapping):
         raise FieldError(f"must be a dict from names to tensors, not {shorten(values)}")
-    return {key: decode_at(str(key), functools.partial(_loss_input, key), value) for key, value in values.items()}
+    made = {}
+    for key, value in values.items():
+        try:
+            made[key] = _loss_input(key, value)
+        except FieldError as error:
+            raise error.inside(str(key)) from None
+    return made
 
 
 def _model_input(value: Any) -> ModelInput:

@@ -2,9 +2,10 @@
 
 import array
 import math
+import struct
 import sys
 from dataclasses import field
-from typing import TYPE_CHECKING, Any, List, Literal, Optional, Sequence
+from typing import TYPE_CHECKING, Any, Dict, List, Literal, Optional, Sequence
 
 from ..errors import MissingExtraError
 from .decoders import FieldError, numbers
@@ -79,6 +80,35 @@ class TensorData(FastWire):
     sparse_col_indices: Optional[List[int]] = None
 
     @classmethod
+    def from_packed(cls, packed: bytes, code: str, dtype: TensorDtype, shape: List[int]) -> "TensorData":
+        """Return a tensor of a response. Its numbers are unpacked when ``data`` is read for the first time.
+
+        Args:
+            packed: The elements, little-endian.
+            code: The format of one element in the struct module.
+            dtype, shape: As the attributes; they are not checked.
+        """
+        made = cls.__new__(cls)
+        made.__dict__.update(
+            _packed=(packed, code), dtype=dtype, shape=shape, sparse_crow_indices=None, sparse_col_indices=None
+        )
+        return made
+
+    def __getattr__(self, name: str) -> Any:
+        values = self.__dict__
+        if name == "data" and (packed := values.get("_packed")):
+            content, code = packed
+            values.setdefault("data", list(struct.unpack(f"<{len(content) // struct.calcsize(code)}{code}", content)))
+            values.pop("_packed", None)
+        if name in values:  # by this thread, or by another one that was faster
+            return values[name]
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    def to_wire(self) -> Dict[str, Any]:
+        self.data  # noqa: B018  (unpacks it)
+        return super().to_wire()
+
+    @classmethod
     def from_numpy(cls, array: "numpy.ndarray[Any, Any]") -> "TensorData":
         """Copy an array of any shape. Floats are sent as float32, integers and bools as int64.
 
@@ -130,7 +160,8 @@ class TensorData(FastWire):
             import numpy
         except ImportError:
             raise MissingExtraError("to_numpy() needs numpy: pip install numpy") from None
-        data: Any = self.data
+        packed = self.__dict__.get("_packed")
+        data: Any = numpy.frombuffer(packed[0], f"<{packed[1]}") if packed else self.data
         if not is_array(data) or data.dtype.kind == "u" or self.sparse_crow_indices is not None:
             data = self._dense(pad_value)
         values = numpy.array(data, dtype=self.dtype)

@@ -61,8 +61,9 @@ class Wire(DataClassJsonMixin):
     model_fields: ClassVar[Dict[str, FieldInfo]] = {}
     #: Fields that come first in the body, where that differs from their declared order.
     wire_order: ClassVar[Tuple[str, ...]] = ()
-    #: Decoders of all fields by name.
+    #: Decoders of all fields by name, and the defaults, which need no decoding.
     _decoders: ClassVar[Dict[str, Convert]] = {}
+    _defaults: ClassVar[Dict[str, Any]] = {}
     #: Name, encoder, and whether None is sent as null, of the fields in the body.
     _encoders: ClassVar[List[Tuple[str, Optional[Convert], bool]]] = []
     #: Fields whose default is NOT_GIVEN, and those of them for which None was passed.
@@ -80,6 +81,7 @@ class Wire(DataClassJsonMixin):
         fields = dataclasses.fields(dataclasses.dataclass(frozen=True, repr=False)(cls))  # type: ignore[arg-type]
         cls.model_fields = {one.name: FieldInfo(one.type, default_of(one)) for one in fields}
         cls._decoders = {one.name: one.metadata["decode"] for one in fields}
+        cls._defaults = {one.name: None if one.default is NOT_GIVEN else one.default for one in fields}
         sent = [one for one in fields if "not_sent" not in one.metadata]
         sent.sort(key=lambda one: one.name not in cls.wire_order)
         cls._encoders = [(one.name, one.metadata["encode"], "sent_as_null" in one.metadata) for one in sent]
@@ -87,12 +89,18 @@ class Wire(DataClassJsonMixin):
 
     def __post_init__(self) -> None:
         values = self.__dict__
-        if self._null_if_given:
-            values["_nulls"] = tuple(name for name in self._null_if_given if values[name] is None)
-            values.update((name, None) for name in self._null_if_given if values[name] is NOT_GIVEN)
+        for name in self._null_if_given:
+            if values[name] is NOT_GIVEN:
+                values[name] = None
+            elif values[name] is None:
+                values["_nulls"] = (*self._nulls, name)
+        defaults = self._defaults
         for name, decode in self._decoders.items():
+            value = values[name]
+            if value is defaults[name]:
+                continue
             try:
-                values[name] = decode(values[name])
+                values[name] = decode(value)
             except FieldError as error:
                 error.inside(name).owner = type(self).__name__
                 raise
