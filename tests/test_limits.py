@@ -14,6 +14,7 @@ _BESIDE = (
     "cli/",
     "compat/",
     "local/",
+    "plugins/queued_observer.py",
     "prompts.py",
     "protocol/protobuf_",
     "regularizers/",

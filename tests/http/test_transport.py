@@ -210,3 +210,40 @@ def test_the_status_counts_requests_in_flight_and_connections(server, connect):
     get(transport)
     assert inside == [{"in_flight": 1, "connections_opened": 1, "tls_sessions_resumed": 0}]
     assert transport.status() == {"in_flight": 0, "connections_opened": 1, "tls_sessions_resumed": 0}
+
+
+def test_cookies_of_the_server_are_sent_back(server, connect):
+    transport = connect()
+    server.script("healthz", Answer(body={}, headers={"Set-Cookie": "node=b7; Path=/"}))
+    for _ in range(3):
+        get(transport)
+    assert [one.headers.get("cookie") for one in server.requests] == [None, "node=b7", "node=b7"]
+
+
+def test_credentials_of_a_netrc_file_are_not_sent(server, connect, monkeypatch, tmp_path):
+    (tmp_path / "netrc").write_text("machine 127.0.0.1 login me password hidden")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    transport = connect()
+    server.script("healthz", Answer(body={}, headers={"Set-Cookie": "node=b7; Path=/"}))
+    get(transport)
+    get(transport)  # through the session, because of the cookie
+    assert [one.headers.get("authorization") for one in server.requests] == [None, None]
+
+
+@pytest.mark.parametrize("owner, name", [(requests.Session, "send"), (requests.adapters.HTTPAdapter, "send")])
+def test_a_function_of_requests_that_a_tracing_library_replaces_is_called(server, connect, monkeypatch, owner, name):
+    transport, urls = connect(), []
+    get(transport)
+    original = getattr(owner, name)
+
+    def traced(self, request, **options):
+        urls.append(request.url)
+        return original(self, request, **options)
+
+    monkeypatch.setattr(owner, name, traced)
+    get(transport)
+    monkeypatch.undo()
+    get(transport)
+    assert urls == [f"{server.base_url}/api/v1/healthz"]
+    # All of them share the connections.
+    assert transport.status()["connections_opened"] == 1

@@ -10,13 +10,17 @@ import logging
 from base64 import b64decode
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
-from typing import Any, Dict, Iterator, List, Mapping, Optional, Set, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Set, Tuple
 from urllib.parse import urlencode, urljoin, urlsplit
 
 import requests
 import requests.adapters
 import requests.utils
+import urllib3
+from urllib3.exceptions import HTTPError, NewConnectionError
+from urllib3.exceptions import TimeoutError as ConnectionTimeout
 
 from .. import errors
 from .._version import __version__
@@ -48,6 +52,25 @@ _LARGEST_SUSPECT, _HIGHEST_RATE = 64 << 20, 200
 _MOST_NOTES = 1000
 
 
+#: The transport follows redirects, and policies retry.
+_POOL_OPTIONS: Dict[str, Any] = {
+    "retries": False,
+    "redirect": False,
+    "assert_same_host": False,
+    "preload_content": False,
+    "decode_content": False,
+}
+
+
+def _hooked_functions() -> Tuple[Any, ...]:
+    """Return the functions that tracing and mocking libraries replace."""
+    return requests.Session.send, requests.Session.get_adapter, requests.adapters.HTTPAdapter.send
+
+
+_ORIGINALS = _hooked_functions()
+_ARE_ORIGINAL = not any(hasattr(one, "__wrapped__") for one in _ORIGINALS)
+
+
 @dataclass(frozen=True)
 class Response:
     """A 2xx response, or a 3xx response of an endpoint that accepts redirects."""
@@ -57,7 +80,7 @@ class Response:
     headers: Mapping[str, str]
     content: bytes
     #: Seconds from the start of sending to the last byte.
-    elapsed: float
+    elapsed: float = 0.0
     #: "1.1" or "1.0".
     http_version: str = "1.1"
 
@@ -116,6 +139,8 @@ class Transport:
         #: Whether the ``requests.Session`` is ours, so that its authentication and hooks need not run.
         self._is_own = config.session_factory is None
         self._session: requests.Session = (config.session_factory or requests.Session)()
+        if self._is_own:
+            self._session.trust_env = False  # no credentials from .netrc
         # requests would read the body of a redirect without a limit, and fail on a location that is no URL.
         self._session.get_redirect_target = lambda response: None  # type: ignore[method-assign]
         proxies = config.proxies
@@ -127,12 +152,14 @@ class Transport:
         self._proxy = _checked_proxy(requests.utils.select_proxy(self.base_url, self.proxies))
         #: ``verify`` of ``requests``.
         self.verify = find_certificates(config.verify)
-        certificate = config.client_certificate
+        self._certificate = certificate = config.client_certificate
         context = make_context(self.verify, certificate) if self.base_url.startswith("https:") else None
+        self._adapter = Adapter(self.registry, config.pool_size, self.verify, certificate, context)
+        self._pool: Any = None  # a connection pool of urllib3
         for prefix in ("https://", "http://"):
             # A user's own adapters stay. Requests through them can only end by their timeouts.
             if type(self._session.adapters.get(prefix)) is requests.adapters.HTTPAdapter:
-                self._session.mount(prefix, Adapter(self.registry, config.pool_size, self.verify, certificate, context))
+                self._session.mount(prefix, self._adapter)
         self._options: Dict[str, Any] = {
             "allow_redirects": False,
             "proxies": self.proxies,
@@ -164,11 +191,11 @@ class Transport:
         with Exchange() as exchange, self._in_flight(exchange, deadline):
             self._raise_if_cut(exchange)
             for _ in range(_MOST_REDIRECTS):
-                prepared = self._prepare(request, url, all_headers)
                 try:
-                    response = self._session.send(prepared, timeout=self._timeouts(row), **self._options)
-                    content = self._read(response)
-                except (requests.RequestException, OSError, ValueError) as error:
+                    answer = self._sender(request, url, all_headers)()
+                    response = self._read(answer)
+                    self._keep_cookies(answer, url)
+                except (requests.RequestException, HTTPError, OSError, ValueError) as error:
                     self._raise_if_cut(exchange, error)
                     # The text of the cause contains the query.
                     cause = None if self._query else error
@@ -176,53 +203,101 @@ class Transport:
                 # A body without a length ends where its socket is shut down.
                 self._raise_if_cut(exchange)
                 target = response.headers.get("location")
-                if response.status_code not in _FOLLOWED or not target or row.redirect_ok:
+                if response.status not in _FOLLOWED or not target or row.redirect_ok:
                     break
                 if not _has_same_origin(url, target):
                     break  # The API key must not be sent to another host.
                 url = urljoin(url, target)
-        return self._checked(response, content, request, url, started)
+        response.__dict__["elapsed"] = self._clock.time() - started
+        self._log_deprecation(response.headers)
+        if 200 <= response.status < 300 or (row.redirect_ok and 300 <= response.status < 400):
+            return response
+        sent = answer.request.headers if isinstance(answer, requests.Response) else all_headers
+        raise self._status_error(response, sent, request, url)
 
-    def _read(self, response: requests.Response) -> bytes:
+    def _find_pool(self, url: str) -> Any:
+        """Return the pool of connections to the server; None if requests must go through the session.
+
+        The session and its adapter look up proxies, cookies, certificates and the pool for each request, and convert
+        the response twice. That costs a quarter of a request. Sessions of users, proxies, cookies, and libraries that
+        replace functions of ``requests`` need them.
+        """
+        if not self._is_own or self._proxy or not _ARE_ORIGINAL or _hooked_functions() != _ORIGINALS:
+            return None
+        if self._session.cookies:
+            return None
+        if self._pool is None:
+            prepared = requests.Request("POST", url).prepare()
+            self._pool = self._adapter.get_connection_with_tls_context(prepared, self.verify, {}, self._certificate)
+            self._adapter.cert_verify(self._pool, url, self.verify, self._certificate)
+        return self._pool
+
+    def _sender(self, request: Request, url: str, headers: Mapping[str, str]) -> Callable[[], Any]:
+        """Return a function that sends a request and returns the response of urllib3 or of requests."""
+        pool, method = self._find_pool(url), request.row.method
+        connect, read = timeouts = self._timeouts(request.row)
+        if pool is None:
+            made = requests.Request(method, url, dict(headers), data=request.content)
+            prepared = self._session.prepare_request(made)
+            return partial(self._session.send, prepared, timeout=timeouts, **self._options)
+        return partial(
+            pool.urlopen,
+            method,
+            url[url.index("/", 8) :],
+            body=request.content,
+            headers=headers,
+            timeout=urllib3.Timeout(connect=connect, read=read),
+            **_POOL_OPTIONS,
+        )
+
+    def _keep_cookies(self, answer: Any, url: str) -> None:
+        """Put the cookies of a response of urllib3 into the session, which sends all further requests."""
+        if not isinstance(answer, requests.Response) and "set-cookie" in answer.headers:
+            sent = requests.Request("GET", url).prepare()
+            requests.cookies.extract_cookies_to_jar(self._session.cookies, sent, answer)  # type: ignore[no-untyped-call]
+
+    def _read(self, answer: Any) -> Response:
         """Read and decompress the body. Nothing is allocated for a declared length, which may be wrong.
 
         Raises:
             APIResponseValidationError: It is too large, or its compression rate is that of an attack.
         """
         limit, pieces, size = self._config.max_response_bytes, [], 0
+        if isinstance(answer, requests.Response):
+            status, raw, blocks = answer.status_code, answer.raw, answer.iter_content(_BLOCK)
+        else:
+            status, raw, blocks = answer.status, answer, answer.stream(_BLOCK, decode_content=True)
+        headers = {name.lower(): value for name, value in answer.headers.items()}
         try:
-            for piece in response.iter_content(_BLOCK):
+            for piece in blocks:
                 pieces.append(piece)
                 size += len(piece)
-                is_bomb = size > _LARGEST_SUSPECT and "content-encoding" in response.headers
-                if size > limit or (is_bomb and size > _HIGHEST_RATE * response.raw.tell()):
+                is_bomb = size > _LARGEST_SUSPECT and "content-encoding" in headers
+                if size > limit or (is_bomb and size > _HIGHEST_RATE * raw.tell()):
                     raise errors.APIResponseValidationError(
                         f"the response decompresses to more than {size} bytes; the limit max_response_bytes is {limit},"
                         f" and {_HIGHEST_RATE} times its compressed size",
-                        status_code=response.status_code,
+                        status_code=status,
                     )
         except BaseException:
-            response.close()  # Otherwise the rest of the body would be the next response.
+            raw.close()  # Otherwise the rest of the body would be the next response.
             raise
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        content = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        return Response(status, headers, content, http_version="1.0" if raw.version == 10 else "1.1")
 
-    def _checked(
-        self, response: requests.Response, content: bytes, request: Request, url: str, started: float
-    ) -> Response:
-        """Return the response as a Response, or raise the error that its status stands for."""
-        lowered = {name.lower(): value for name, value in response.headers.items()}
-        self._log_deprecation(lowered)
-        status, version = response.status_code, "1.0" if response.raw.version == 10 else "1.1"
-        if 200 <= status < 300 or (request.row.redirect_ok and 300 <= status < 400):
-            return Response(status, lowered, content, self._clock.time() - started, version)
-        for secret in self._secrets(response):
+    def _status_error(
+        self, response: Response, sent: Mapping[str, str], request: Request, url: str
+    ) -> errors.APIStatusError:
+        """Return the error that the status of a response stands for."""
+        status, content, lowered = response.status, response.content, response.headers
+        for secret in self._secrets(sent):
             # Some servers and gateways return the refused key, or the headers of the request.
             content = content.replace(secret.encode(), b"***")
             lowered = {name: value.replace(secret, "***") for name, value in lowered.items()}
         failed = errors.status_error(
             status, body=_error_body(content), headers=lowered, retry_after=retry_after(lowered)
         )
-        failed.request, failed.http_version = self._sent_request(request.row.method, url), version
+        failed.request, failed.http_version = self._sent_request(request.row.method, url), response.http_version
         remedy = {
             407: f"{_PROXY_CREDENTIALS}{self._proxy}",
             413: f"a server or gateway does not accept {len(request.content or b'')} bytes: set max_chunk_bytes= lower"
@@ -232,12 +307,12 @@ class Transport:
         is_page = not isinstance(failed.body, dict)
         if remedy and is_page and (request.content or status == 407):
             failed.args = (f"{failed.message} [{remedy}]",)
-        raise failed
+        return failed
 
-    def _secrets(self, response: requests.Response) -> List[str]:
-        """Return the secrets of the request, without short texts, which may occur by chance."""
+    def _secrets(self, sent: Mapping[str, str]) -> List[str]:
+        """Return the secrets among the headers that were sent, without short texts, which may occur by chance."""
         given = {name.lower() for name in self._config.headers} | _SECRET_HEADERS
-        found = [value for name, value in response.request.headers.items() if name.lower() in given]
+        found = [value for name, value in sent.items() if name.lower() in given]
         for value in list(found):
             kind, _, credentials = value.rpartition(" ")  # "Basic" or "Bearer", and the secret.
             found.append(credentials)
@@ -251,7 +326,7 @@ class Transport:
         return errors.SentRequest(method, url.replace(self._query, "***") if self._query else url)
 
     def _url(self, path: str) -> str:
-        url = urljoin(self.base_url, path.lstrip("/"))
+        url = self.base_url + path.lstrip("/")
         return f"{url}{'&' if '?' in url else '?'}{self._query}" if self._query else url
 
     def _timeouts(self, row: Endpoint) -> Tuple[float, float]:
@@ -289,23 +364,6 @@ class Transport:
                 timer.cancel()
             self._exchanges.discard(exchange)
 
-    def _prepare(self, request: Request, url: str, headers: Mapping[str, str]) -> requests.PreparedRequest:
-        method, body = request.row.method, request.content
-        if not self._is_own:
-            return self._session.prepare_request(requests.Request(method, url, dict(headers), data=body))
-        prepared = requests.PreparedRequest()
-        prepared.method = method
-        prepared.url = url
-        prepared.headers = requests.structures.CaseInsensitiveDict(headers)
-        prepared.body = body
-        prepared.hooks = requests.hooks.default_hooks()
-        prepared._cookies = requests.cookies.RequestsCookieJar()  # type: ignore[attr-defined]
-        if len(self._session.cookies):
-            prepared.prepare_cookies(self._session.cookies)
-        if body is not None or method != "GET":
-            prepared.headers["Content-Length"] = str(len(body or b""))
-        return prepared
-
     def _raise_if_cut(self, exchange: Exchange, cause: Optional[Exception] = None) -> None:
         """Raise the error of a request that was cut, because the client was closed or the deadline has passed."""
         sent = "unknown" if exchange.connected else "no"
@@ -319,7 +377,9 @@ class Transport:
     def _connection_error(
         self, exchange: Exchange, error: BaseException, method: str, url: str
     ) -> errors.APIConnectionError:
-        timed_out = isinstance(error, requests.Timeout)
+        timed_out = isinstance(error, (requests.Timeout, ConnectionTimeout)) and not isinstance(
+            error, NewConnectionError
+        )
         cls = errors.APITimeoutError if timed_out else errors.APIConnectionError
         host, cause = urlsplit(self.base_url).netloc, _root_cause(error)
         if self._proxy:
@@ -340,6 +400,8 @@ class Transport:
         if self.registry.shut_down():
             # Closes the descriptors of idle connections. Those in use are closed by their threads.
             self._session.close()
+            if self._pool is not None:
+                self._pool.close()
 
     def status(self) -> Dict[str, int]:
         """Return the number of requests in flight, and so far: of connections made and of resumed TLS sessions."""

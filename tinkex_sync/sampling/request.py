@@ -329,32 +329,27 @@ class _Sample:
 
     def _wait_for_result(self) -> types.SampleResponse:
         assert self.server_future is not None
+        bulk, request_id = self.context.bulk, self.server_future.request_id
         try:
-            bulk = self.context.bulk
-            if bulk is None:
-                return self._poll(self.server_future, None)
-            request_id = self.server_future.request_id
-            size = bulk.wait(request_id, self.call, self._gives_up_at)
+            size = None if bulk is None else bulk.wait(request_id, self.call, self._gives_up_at)
             try:
-                return self._poll(self.server_future, size)
+                result: types.SampleResponse = poll(
+                    self.session,
+                    self.server_future,
+                    self.call,
+                    states=self.context.states,
+                    deadline=self._gives_up_at(),
+                    extend=self._gives_up_at,
+                    result_size=size,
+                )
+                return result
             finally:
-                bulk.acknowledge(request_id)
+                if bulk is not None:
+                    bulk.acknowledge(request_id)
         except errors.DeadlineExceeded:
             if self.deadline is not None and self.session.clock.time() >= self.deadline:
                 raise
             raise self.context.progress.error() from None
-
-    def _poll(self, server_future: ServerFuture, size: Optional[int]) -> types.SampleResponse:
-        result: types.SampleResponse = poll(
-            self.session,
-            server_future,
-            self.call,
-            states=self.context.states,
-            deadline=self._gives_up_at(),
-            extend=self._gives_up_at,
-            result_size=size,
-        )
-        return result
 
     def _with_sequence_ids(self, result: types.SampleResponse) -> types.SampleResponse:
         """Return ``result`` with the ids of its completions, which the server returns when it accepts the sample."""
