@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Callable, Iterator, Optional
 
@@ -29,6 +30,8 @@ class Progress:
         self._lock = Lock()
         self._running = 0  # guarded by _lock
         self._last = now()  # guarded by _lock
+        #: Seconds for which a sample waited for the latest result, a hint for the next one.
+        self.latest_wait = math.inf
 
     def begin(self) -> None:
         """Record that a sample starts. If no other one runs, the limit counts from now."""

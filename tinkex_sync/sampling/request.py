@@ -11,7 +11,6 @@ import enum
 import math
 import weakref
 from concurrent.futures import CancelledError
-from dataclasses import replace
 from typing import Any, Callable, ContextManager, Dict, Generic, List, NamedTuple, Optional, TypeVar
 
 from .. import errors, types
@@ -37,6 +36,8 @@ _log = get_logger(__name__)
 
 #: A sample whose result the server has lost is submitted again at most this often.
 _MOST_RESUBMISSIONS = 2
+#: Seconds of a wait for a result that a dispatcher does itself, because handing it over would take as long.
+_SHORT_WAIT = 0.01
 
 
 class SampleOperation(Generic[T]):
@@ -145,7 +146,7 @@ class _Sample:
         return False
 
     def network(self) -> ContextManager[None]:
-        """Return a context manager for the time in which the thread waits for the network."""
+        """Return a context manager for the time in which the thread waits or runs callbacks of users."""
         return contextlib.nullcontext()
 
     # Steps, in their order
@@ -222,7 +223,9 @@ class _Sample:
     def poll(self) -> Optional[Next]:
         """Wait for the result; if the server has lost it, submit the sample again under a new ``seq_id``."""
         try:
-            response = self._with_sequence_ids(self._wait_for_result())
+            with self.network():
+                response = self._wait_for_result()
+            response = self._with_sequence_ids(response)
             if self.session.observers.call_finished:
                 self.call.facts = _facts(self.operation.request, response)
             self.result = self.operation.finish(response)
@@ -316,7 +319,7 @@ class _Sample:
             hook(source=self.call.source, call_id=self.call.call_id, **self.session.throttle.usage())
 
     def _assign_seq_id(self) -> None:
-        request = replace(self.operation.request, seq_id=next(self.context.seq_ids))
+        request = self.operation.request.with_checked(seq_id=next(self.context.seq_ids))
         self._content = json_wire.encode(request)
         self._idempotency_key = new_idempotency_key()
 
@@ -330,6 +333,7 @@ class _Sample:
     def _wait_for_result(self) -> types.SampleResponse:
         assert self.server_future is not None
         bulk, request_id = self.context.bulk, self.server_future.request_id
+        began = self.session.clock.time()
         try:
             size = None if bulk is None else bulk.wait(request_id, self.call, self._gives_up_at)
             try:
@@ -344,6 +348,7 @@ class _Sample:
                 )
                 return result
             finally:
+                self.context.progress.latest_wait = self.session.clock.time() - began
                 if bulk is not None:
                     bulk.acknowledge(request_id)
         except errors.DeadlineExceeded:
@@ -361,8 +366,8 @@ class _Sample:
             text = "Sequence ids dropped: ids=%d completions=%d request_id=%s"
             _log.warning(text, len(ids), len(sequences), self.call.request_id)
             return result
-        named = [replace(sequence, sequence_id=name) for sequence, name in zip(sequences, ids)]
-        return replace(result, sequences=named)
+        named = [sequence.with_checked(sequence_id=name) for sequence, name in zip(sequences, ids)]
+        return result.with_checked(sequences=named)
 
     def _resubmit_delay(self, error: Exception) -> float:
         """Return the seconds to wait before the sample is submitted again; raise ``error`` if it is not.
@@ -433,7 +438,8 @@ class _State(enum.Enum):
 class _SubmittedSample(_Sample):
     """A sample whose steps run in workers. It holds no thread while it waits.
 
-    Dispatchers run the steps up to the acceptance, pollers wait for the result. A sample that waits is known only to
+    Dispatchers run the steps up to the acceptance. Pollers wait for the result, or the dispatcher does if the latest
+    result came quickly. A sample that waits is known only to
     the timer, a semaphore or the throttle.
 
     Invariants: one thread runs steps, in the state RUNNING. A wake during a step is kept in ``_is_woken``, and then the
@@ -461,7 +467,8 @@ class _SubmittedSample(_Sample):
         return self._future.done()
 
     def network(self) -> ContextManager[None]:
-        return self.session.dispatchers.waiting()
+        is_poller = self._next.is_poll
+        return contextlib.nullcontext() if is_poller else self.session.dispatchers.waiting()
 
     def start(self) -> None:
         """Enter the queue of the client's samples."""
@@ -524,7 +531,7 @@ class _SubmittedSample(_Sample):
 
     def _hand_over(self, following: Next) -> bool:
         """Leave the next step to another worker or to a later time; False if this thread runs it now."""
-        if following.is_poll:
+        if following.is_poll and self.context.progress.latest_wait > _SHORT_WAIT:
             with self._lock:
                 self._state, self._next = _State.QUEUED, following
             self._enqueue()
@@ -566,12 +573,13 @@ class _SubmittedSample(_Sample):
             if timer is not None:
                 timer.cancel()
         self.release(success=error is None)
-        future = self._future
+        future, waiting = self._future, self.network()
         # They refer to this object directly or through the error's traceback. Without these cycles, a future that is
         # dropped is freed and logs its error immediately.
         del self._future, self._next
         if error is not None:
             future.fail_in_worker(error)
         else:
-            # A poller may run the callbacks of the future, even if they block.
-            future.set_result(self.result)
+            # The callbacks of the future may block: a dispatcher counts as waiting, so that others replace it.
+            with waiting:
+                future.set_result(self.result)

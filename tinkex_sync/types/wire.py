@@ -216,6 +216,12 @@ class Wire(DataClassJsonMixin):
         kept = {name: value for name, value in values if value is not None or name in self._nulls}
         return type(self)(**{**kept, **update})
 
+    def with_checked(self, **values: Any) -> Self:
+        """Return a copy with fields replaced by values that need no check."""
+        made = copy.copy(self)
+        made.__dict__.update(values)
+        return made
+
     def __repr__(self) -> str:
         shown = (one.name for one in dataclasses.fields(self) if one.repr and "not_sent" not in one.metadata)  # type: ignore[arg-type]
         return f"{type(self).__name__}({', '.join(f'{name}={_brief(getattr(self, name))}' for name in shown)})"
