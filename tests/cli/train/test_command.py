@@ -325,3 +325,79 @@ def test_settings_of_the_loss_reach_the_server_and_wrong_ones_are_refused(comman
     (tmp_path / "run.json").unlink(missing_ok=True)
     done = command("train", data, *options, "--loss-config", "clip_low_threshold=0.9")
     assert done.returncode == 0, done.stderr
+
+
+def rows_of(*numbers):
+    return "".join(json.dumps({"prompt": f"{n}+{n}=", "completion": f"{2 * n}."}) + "\n" for n in numbers)
+
+
+@pytest.fixture
+def split_data(tmp_path):
+    """Write ``data.jsonl`` and ``held.jsonl`` and return the arguments that train on one and evaluate the other."""
+    (tmp_path / "data.jsonl").write_text(rows_of(*range(30)))
+    (tmp_path / "held.jsonl").write_text(rows_of(*range(30, 37)))
+    return ["train", "data.jsonl", *FAST, "--validation", "held.jsonl", "--eval-every", 4, "-f", "json"]
+
+
+def test_a_validation_file_is_evaluated_without_a_change_of_the_weights(command, split_data, tmp_path):
+    done = command(*split_data, "--steps", 10, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert [entry["step"] for entry in result["evaluations"]] == [4, 8, 10]
+    assert result["evaluations"][-1]["loss"] < result["evaluations"][0]["loss"]
+    assert f"validation after step 10: loss per token {result['evaluations'][-1]['loss']:.4f}" in done.stderr
+    assert "30 examples, 10 steps of 3, 7 examples for validation" in done.stderr
+    assert json.loads((tmp_path / "data.jsonl.run.json").read_text())["evaluations"] == result["evaluations"]
+    plain = command("train", "data.jsonl", *FAST, "--steps", 10, "-f", "json", "--run-file", "plain.json", cwd=tmp_path)
+    assert json.loads(plain.stdout)["losses"] == result["losses"]
+    assert json.loads(plain.stdout)["evaluations"] == []
+    # The loss per token is that of a training step on the same examples, which is computed before it changes anything.
+    step = ["train", "held.jsonl", *FAST, "--batch", 7, "--steps", 1, "--validation", "held.jsonl"]
+    once = json.loads(command(*step, "--learning-rate", 1e-30, "-f", "json", cwd=tmp_path).stdout)
+    assert once["evaluations"][0]["loss"] == pytest.approx(once["losses"][0], rel=1e-6)
+
+
+def test_a_killed_run_continues_with_the_same_losses_and_evaluations(command, split_data, tmp_path):
+    whole = json.loads(command(*split_data, "--steps", 14, "--run-file", "whole.json", cwd=tmp_path).stdout)
+    with command.start(*split_data, "--steps", 14, "--save-every", 6, "--log-every", 1, cwd=tmp_path) as process:
+        read_until(process, "validation after step 8")
+        process.kill()
+    done = command("train", "--resume", "data.jsonl.run.json", "-f", "json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    remainder = json.loads(done.stdout)
+    assert remainder["first_step"] in (6, 12)
+    assert remainder["losses"] == whole["losses"][remainder["first_step"] :]
+    assert remainder["evaluations"] == whole["evaluations"]
+    assert [entry["step"] for entry in whole["evaluations"]] == [4, 8, 12, 14]
+    by_path = ["train", "data.jsonl", "--resume", remainder["checkpoints"][0]["path"], "--run-file", "path.json"]
+    assert "Missing option '--validation'" in command(*by_path, cwd=tmp_path).stderr
+    done = command(*by_path, "--validation", "held.jsonl", "-f", "json", cwd=tmp_path)
+    assert json.loads(done.stdout)["evaluations"] == [entry for entry in whole["evaluations"] if entry["step"] > 6]
+
+
+def test_a_wrong_validation_file_is_refused_before_anything_is_sent(command, server, split_data, tmp_path, monkeypatch):
+    before = count_requests(server)
+    (tmp_path / "held.jsonl").write_text(rows_of(1) + '{"prompt": 1, "completion": "a"}\n{}\n')
+    done = command(*split_data, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert 'Error: held.jsonl:2: "prompt" must be text, not 1\nheld.jsonl:3: needs the keys' in done.stderr
+    (tmp_path / "held.jsonl").write_text(json.dumps({"prompt": "a" * 99, "completion": "b"}))
+    done = command(*split_data, "--tokenizer", "tinkex/tiny", cwd=tmp_path)
+    assert "Error: held.jsonl:1: 100 tokens are more than --context 64" in done.stderr
+    assert count_requests(server) == before
+    monkeypatch.chdir(tmp_path)
+    assert "must be a file" in refusal("data.jsonl", *FAST, "--validation", "-")
+    assert "cannot read none.jsonl" in refusal("data.jsonl", *FAST, "--validation", "none.jsonl")
+    assert "give --validation too" in refusal("data.jsonl", *FAST, "--eval-every", 2)
+
+
+def test_a_changed_evaluation_is_not_the_same_run(command, split_data, tmp_path, monkeypatch):
+    assert command(*split_data, "--steps", 1, cwd=tmp_path).returncode == 0
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "held.jsonl").write_text(rows_of(1))
+    text = refusal("--resume", "data.jsonl.run.json", "--eval-every", 5)
+    assert "--eval-every: 5 is given, the run has 4" in text
+    assert "--validation: " in text and "has changed (SHA-256" in text
+    plain = ["train", "data.jsonl", *FAST, "--steps", 1, "--run-file", "plain.json"]
+    assert command(*plain, cwd=tmp_path).returncode == 0
+    assert "--validation is given, the run has none" in refusal("--resume", "plain.json", "--validation", "held.jsonl")

@@ -1,4 +1,4 @@
-"""The training loop: two steps in flight, saves in between, Ctrl-C, and errors."""
+"""The training loop: two steps in flight, evaluations and saves in between, Ctrl-C, and errors."""
 
 from array import array
 from types import SimpleNamespace
@@ -51,16 +51,22 @@ class Training:
         value = ValueError("step failed") if number == self._fails_at else self._output
         return self._future(f"step {number}", value), self._future(f"optimizer {number}", None)
 
+    def submit_forward(self, batch, loss, loss_fn_config=None):
+        return self._future(f"forward {len(batch)}", self._output)
+
     def submit_save_state(self, name):
         return self._future(name, SimpleNamespace(path=f"tinker://r/weights/{name}"))
 
 
 class Progress:
     def __init__(self):
-        self.steps = []
+        self.steps, self.evaluations = [], []
 
     def finish_step(self, step, loss, tokens):
         self.steps.append((step, loss, tokens))
+
+    def finish_evaluation(self, step, loss):
+        self.evaluations.append((step, loss))
 
 
 class Interrupt:
@@ -76,14 +82,14 @@ class Interrupt:
 EXAMPLE = Example(array("i", [1, 2, 3]), {"weights": array("d", [0.0, 1.0, 1.0])}, 2)
 
 
-def run_loop(training, run, save_every=None, interrupt=None):
+def run_loop(training, run, save_every=None, interrupt=None, validation=()):
     progress, saves = Progress(), []
 
     def record(step, path):
         run.add_checkpoint(step, path)
         saves.append((step, path))
 
-    loop = TrainLoop(training, [EXAMPLE] * 3, run, save_every, progress, record)
+    loop = TrainLoop(training, [EXAMPLE] * 3, validation, run, save_every, progress, record)
     loop.run(interrupt or Interrupt())
     return loop, progress, saves
 
@@ -128,6 +134,61 @@ def test_ctrl_c_finishes_the_steps_in_flight_and_saves():
     loop, _, saves = run_loop(training, run, interrupt=Interrupt(after=3))
     assert len(loop.losses) == len(training.rates) == 3
     assert [step for step, _ in saves] == [3]
+
+
+def evaluated_run(total, **options):
+    run = new_run(total, **options)
+    run.validation_sha256 = "held out"
+    return run
+
+
+def test_the_validation_file_is_evaluated_every_n_steps_and_at_the_end_before_the_save():
+    training, run = Training(), evaluated_run(5, eval_every=2)
+    _, progress, _ = run_loop(training, run, save_every=4, validation=[EXAMPLE] * 3)
+    mean = 6.0 / 6
+    assert progress.evaluations == [(2, mean), (4, mean), (5, mean)]
+    assert run.evaluations == [{"step": step, "loss": mean} for step in (2, 4, 5)]
+    submitted = [name for name in training.events if not name.startswith(("result", "optimizer"))]
+    save, forward = "step-000004", "forward 3"
+    assert submitted == [
+        "step 0",
+        "step 1",
+        forward,
+        "step 2",
+        "step 3",
+        forward,
+        save,
+        "step 4",
+        forward,
+        "step-000005",
+    ]
+
+
+def test_a_large_validation_file_is_evaluated_in_parts_with_two_in_flight():
+    training, run = Training(), evaluated_run(1)
+    run_loop(training, run, validation=[EXAMPLE] * 150)
+    assert [name for name in training.events if name.startswith("forward")] == [
+        "forward 64",
+        "forward 64",
+        "forward 22",
+    ]
+    assert run.evaluations == [{"step": 1, "loss": 3 * 6.0 / 300}]
+
+
+def test_ctrl_c_ends_an_evaluation_which_a_later_command_makes_up():
+    run = evaluated_run(4, eval_every=2)
+    training = Training()
+    run_loop(training, run, interrupt=Interrupt(after=3), validation=[EXAMPLE] * 150)
+    assert (run.step, run.evaluations) == (2, [])
+    run_loop(Training(), run, validation=[EXAMPLE] * 150)
+    assert [entry["step"] for entry in run.evaluations] == [2, 4]
+
+
+def test_an_evaluation_whose_loss_is_not_known_or_not_finite_is_recorded_without_it():
+    for metrics in ({}, {"loss:sum": float("nan")}):
+        run = evaluated_run(1)
+        run_loop(Training(SimpleNamespace(metrics=metrics, loss_fn_outputs=[])), run, validation=[EXAMPLE])
+        assert run.evaluations == [{"step": 1, "loss": None}]
 
 
 def test_an_error_abandons_the_futures_in_flight():

@@ -86,11 +86,18 @@ def _check_loss_config(_context: click.Context, _option: click.Parameter, value:
 @_option("seed", "Seed of the adapter's first values and of the order of the data.", type=click.IntRange(min=0))
 @_option(
     "data-format",
-    "Format of DATA. auto decides by the end of the file name.",
+    "Format of DATA and of --validation. auto decides by the end of each file name.",
     type=click.Choice(["auto", "text", "jsonl"]),
 )
 @_option("ignore-keys", "Keys of records and messages that are not read, separated by commas.", metavar="NAMES")
 @_option("tokenizer", "Id or path of the tokenizer. Default: the tokenizer that the server names.")
+@click.option(
+    "--validation",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Held-out data, in a format of DATA. Its mean loss per token is computed at the end, without training on it.",
+)
+@_option("eval-every", "Compute the loss of --validation after every N steps too.", metavar="N", type=click.IntRange(1))
 @click.option("--save-every", type=click.IntRange(min=1), metavar="N", help="Save the state after every N steps too.")
 @click.option(
     "--run-file",
@@ -107,7 +114,9 @@ def _check_loss_config(_context: click.Context, _option: click.Parameter, value:
     help="Print a line after every N steps if standard error is not a terminal.",
 )
 @pass_output
-def train(output: Output, /, data: Optional[Path], run_file: Optional[Path], **options: Any) -> None:
+def train(
+    output: Output, /, data: Optional[Path], run_file: Optional[Path], validation: Optional[Path], **options: Any
+) -> None:
     """Fine-tune a model on DATA and save it.
 
     DATA is a file, or - for standard input. It contains a text, or JSON lines: {"prompt": ..., "completion": ...} or
@@ -123,12 +132,15 @@ def train(output: Output, /, data: Optional[Path], run_file: Optional[Path], **o
         run, data, run_file = _start_run(options, data, run_file)
     else:
         run, data, run_file = _resumed_run(output, options["resume"], data, run_file)
-    content = read_data(data, run.options.data_format, run.options.loss, run.options.ignored_keys)
+    validation = _checked_validation(run, validation, is_resumed=options["resume"] is not None)
+    content, held_out = _read_all(run, data, validation)
     if options["resume"] is not None:
-        _require_same_run(run, content, options)
+        _require_same_run(run, content, held_out, options)
     run.data = "" if data == STANDARD_INPUT else str(data.resolve())
     run.sha256 = content.sha256
-    if TrainJob(output, run, run_file, content).run(options["save_every"], options["log_every"]):
+    if validation is not None and held_out is not None:
+        run.validation, run.validation_sha256 = str(validation.resolve()), held_out.sha256
+    if TrainJob(output, run, run_file, content, held_out).run(options["save_every"], options["log_every"]):
         click.get_current_context().exit(130)
 
 
@@ -183,7 +195,28 @@ def _default_run_file(data: Path) -> Path:
     return Path(f"{'stdin' if data == STANDARD_INPUT else data.name}.run.json")
 
 
-def _require_same_run(run: TrainRun, data: Data, options: Dict[str, Any]) -> None:
+def _checked_validation(run: TrainRun, validation: Optional[Path], is_resumed: bool) -> Optional[Path]:
+    """Return the path of the run's validation file, if it has one."""
+    if validation == STANDARD_INPUT:
+        raise click.BadParameter("must be a file, because it is read again by --resume", param_hint="'--validation'")
+    if is_resumed:
+        if validation is not None and not run.validation_sha256:
+            raise CommandError("this would not be the same run", "--validation is given, the run has none")
+        if validation is None and run.validation_sha256 and not run.validation:
+            raise click.UsageError("Missing option '--validation'. The run does not contain the path of its file.")
+        validation = validation or (Path(run.validation) if run.validation else None)
+    if run.options.eval_every is not None and validation is None:
+        raise click.UsageError("--eval-every needs the file to evaluate: give --validation too")
+    return validation
+
+
+def _read_all(run: TrainRun, data: Path, validation: Optional[Path]) -> Tuple[Data, Optional[Data]]:
+    """Read and check the data and the validation file."""
+    how = (run.options.data_format, run.options.loss, run.options.ignored_keys)
+    return read_data(data, *how), None if validation is None else read_data(validation, *how)
+
+
+def _require_same_run(run: TrainRun, data: Data, validation: Optional[Data], options: Dict[str, Any]) -> None:
     """Check that the run can continue with the given options and data, and set its new length.
 
     Raises:
@@ -196,10 +229,13 @@ def _require_same_run(run: TrainRun, data: Data, options: Dict[str, Any]) -> Non
             length = f"--steps {run.steps}" if run.steps else f"--epochs {run.epochs or 1}"
             found.append(f"the run has {length}, over which its learning rate falls ({run.options.lr_decay})")
         run.steps, run.epochs, run.complete = steps, epochs, False
-    if data.sha256 != run.sha256:
-        found.append(
-            f"DATA: {shown_name(data.path)} has changed (SHA-256 {data.sha256[:12]}, the run has {run.sha256[:12]})"
-        )
+    contents = [("DATA", data, run.sha256)]
+    if validation is not None:
+        contents.append(("--validation", validation, run.validation_sha256))
+    for name, content, earlier in contents:
+        if content.sha256 != earlier:
+            hashes = f"SHA-256 {content.sha256[:12]}, the run has {earlier[:12]}"
+            found.append(f"{name}: {shown_name(content.path)} has changed ({hashes})")
     if found:
         raise CommandError(
             "this would not be the same run", *found, "Leave them as they were, or start a new run without --resume."

@@ -6,7 +6,7 @@ import math
 import os
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Dict, List, Optional
+from typing import TYPE_CHECKING, Any, Dict, List, Optional, Tuple
 
 from ..connections import connected_service, without_secrets
 from ..output import Output
@@ -27,13 +27,17 @@ class TrainJob:
     Args:
         run: The record of the run. It is updated.
         run_file: The path of the run file.
+        validation: The content of the validation file, if there is one.
     """
 
-    def __init__(self, output: Output, run: TrainRun, run_file: Path, data: Data) -> None:
+    def __init__(
+        self, output: Output, run: TrainRun, run_file: Path, data: Data, validation: Optional[Data] = None
+    ) -> None:
         self._output = output
         self._run = run
         self._run_file = run_file
         self._data = data
+        self._validation = validation
         self._first_step = run.step
         self._losses: List[Optional[float]] = []
 
@@ -59,6 +63,7 @@ class TrainJob:
                 "The embedded server ends with this command, and its checkpoints are deleted. To keep them, start"
                 " a server that stays: tinkex-sync serve --data DIRECTORY"
             )
+        run.drop_later_evaluations()
         examples = None if run.options.tokenizer is None else self._encode(None)
         progress = TrainProgress(self._output, log_every)
         with connected_service(self._output, plugins=[progress]) as service:
@@ -67,13 +72,17 @@ class TrainJob:
                 examples = self._encode(training)
             run.run_ids.append(training.model_id)
             run.write(self._run_file)
-            self._print_start(len(examples))
+            self._print_start(*map(len, examples))
             self._train(training, examples, save_every, progress)
         self._print_result(not run.complete)
         return not run.complete
 
-    def _encode(self, training: Optional[TrainingClient]) -> List[Example]:
-        """Encode the data with the tokenizer of the client, or without a client with that of the options."""
+    def _encode(self, training: Optional[TrainingClient]) -> Tuple[List[Example], List[Example]]:
+        """Encode the data and the validation file.
+
+        Args:
+            training: The client whose tokenizer is used. None: the tokenizer of the options is used.
+        """
         from ...tokenizers.loading import load_tokenizer
         from .batches import Batches
         from .examples import encode
@@ -81,8 +90,9 @@ class TrainJob:
         options = self._run.options
         tokenizer = training.get_tokenizer() if training else load_tokenizer(options.tokenizer or "")
         examples = encode(self._data, tokenizer, options.loss, options.context)
+        held_out = encode(self._validation, tokenizer, options.loss, options.context) if self._validation else []
         self._run.set_total(Batches(len(examples), options.batch, options.seed).per_epoch)
-        return examples
+        return examples, held_out
 
     def _create_client(self, service: ServiceClient) -> TrainingClient:
         run, metadata = self._run, self._run.to_metadata()
@@ -93,9 +103,11 @@ class TrainJob:
             options.model, rank=options.rank, seed=options.seed, user_metadata=metadata
         )
 
-    def _print_start(self, num_examples: int) -> None:
+    def _print_start(self, num_examples: int, num_held_out: int) -> None:
         run = self._run
         text = f"Run {run.run_id}: {num_examples} examples, {run.total} steps of {run.options.batch}"
+        if num_held_out:
+            text += f", {num_held_out} examples for validation"
         if run.checkpoint is not None:
             text += f", continued after step {run.step} ({run.checkpoint})"
         elif len(run.run_ids) > 1:
@@ -103,19 +115,24 @@ class TrainJob:
         self._output.note(text)
 
     def _train(
-        self, training: TrainingClient, examples: List[Example], save_every: Optional[int], progress: TrainProgress
+        self,
+        training: TrainingClient,
+        examples: Tuple[List[Example], List[Example]],
+        save_every: Optional[int],
+        progress: TrainProgress,
     ) -> None:
         from ..interrupts import DeferredInterrupt
         from .loop import TrainLoop
 
         run = self._run
-        loop = TrainLoop(training, examples, run, save_every, progress, self._record_save)
+        loop = TrainLoop(training, *examples, run, save_every, progress, self._record_save)
         self._losses = loop.losses
         try:
             with DeferredInterrupt(progress.show_interrupt) as interrupt:
                 with progress.shown(run.step, run.total):
                     loop.run(interrupt)
-                if run.step == run.total:
+                # Ctrl-C may have ended the last evaluation.
+                if run.step == run.total and not run.needs_evaluation(run.step):
                     name = f"step-{run.step:06d}-sampler"
                     run.sampler_checkpoint = training.save_weights_for_sampler(name).path
                     run.complete = True
@@ -154,6 +171,8 @@ class TrainJob:
             "checkpoints": run.checkpoints,
             "first_step": self._first_step,
             "losses": losses,
+            "validation": run.validation or None,
+            "evaluations": run.evaluations,
         }
         known = [loss for loss in losses if loss is not None]
         rows = [
@@ -162,9 +181,17 @@ class TrainJob:
             ("Steps", f"{run.step} of {run.total}"),
             ("First loss per token", f"{known[0]:.4f}" if known else "N/A"),
             ("Last loss per token", f"{known[-1]:.4f}" if known else "N/A"),
+            *self._validation_rows(),
             ("Training Checkpoint", run.checkpoint or "N/A"),
             ("Sampler Checkpoint", run.sampler_checkpoint or "N/A"),
             ("Run File", str(self._run_file)),
         ]
         title = "Interrupted" if interrupted else "Trained"
         self._output.result(data, f"{title}: {run.run_id}", ("Property", "Value"), rows)
+
+    def _validation_rows(self) -> List[Tuple[str, str]]:
+        if not self._run.evaluations:
+            return []
+        last = self._run.evaluations[-1]
+        loss = "N/A" if last["loss"] is None else f"{last['loss']:.4f}"
+        return [("Validation loss per token", f"{loss} (after step {last['step']})")]

@@ -104,6 +104,10 @@ class TrainProgress:
         elif len(self._times) == 2 or step % self._log_every == 0 or step == self._total:
             self._output.note(f"step {step:{len(str(self._total))}d} of {self._total}  {self._line()}")
 
+    def finish_evaluation(self, step: int, loss: Optional[float]) -> None:
+        """Show the loss per token of the validation file after ``step`` steps. None: not known."""
+        self._output.note(f"validation after step {step}: loss per token {'-' if loss is None else f'{loss:.4f}'}")
+
     def show_interrupt(self) -> None:
         """Show that Ctrl-C was pressed. The signal handler calls it, so it uses no lock and no buffered stream."""
         self._is_stopping = True

@@ -65,6 +65,8 @@ class TrainOptions:
     tokenizer: Optional[str] = None
     #: Names that are separated by commas.
     ignore_keys: Optional[str] = None
+    #: Number of steps between two evaluations. None: only at the end.
+    eval_every: Optional[int] = None
 
     @property
     def ignored_keys(self) -> FrozenSet[str]:
@@ -99,6 +101,9 @@ class TrainRun:
     data: str = ""
     #: SHA-256 of the content of the data, in hexadecimal.
     sha256: str = ""
+    #: The path of the validation file when it was last read, and the SHA-256 of its content. Both may be empty.
+    validation: str = ""
+    validation_sha256: str = ""
     #: The length as the user gave it. If both are None, it is one epoch.
     steps: Optional[int] = None
     epochs: Optional[int] = None
@@ -112,6 +117,8 @@ class TrainRun:
     run_ids: List[str] = field(default_factory=list)
     #: All saves, each with "step" and "path".
     checkpoints: List[Dict[str, Any]] = field(default_factory=list)
+    #: All evaluations, each with "step" and "loss", the mean loss per token. None: not known or not finite.
+    evaluations: List[Dict[str, Any]] = field(default_factory=list)
     #: Whether all steps are taken and the weights for sampling are saved.
     complete: bool = False
 
@@ -137,6 +144,22 @@ class TrainRun:
         """Record a checkpoint that was saved after ``step`` steps."""
         self.step, self.checkpoint = step, path
         self.checkpoints.append({"step": step, "path": path})
+
+    def add_evaluation(self, step: int, loss: Optional[float]) -> None:
+        """Record the mean loss per token of the validation file after ``step`` steps."""
+        # JSON has no number for a loss that is not finite.
+        self.evaluations.append({"step": step, "loss": loss if loss is None or math.isfinite(loss) else None})
+
+    def drop_later_evaluations(self) -> None:
+        """Remove evaluations of steps after the last save. These steps are taken again."""
+        self.evaluations = [entry for entry in self.evaluations if entry["step"] <= self.step]
+
+    def needs_evaluation(self, step: int) -> bool:
+        """Return whether the validation file must be evaluated after ``step`` steps, and was not."""
+        every = self.options.eval_every
+        is_due = step == self.total or (every is not None and step > 0 and step % every == 0)
+        is_done = any(entry["step"] == step for entry in self.evaluations)
+        return bool(self.validation_sha256) and is_due and not is_done
 
     def write(self, path: Path) -> None:
         """Write the record to a file. The file is replaced in one step, so it is complete at every moment.
@@ -189,7 +212,7 @@ class TrainRun:
 
     def to_metadata(self) -> Dict[str, str]:
         """Return metadata for the server's run, from which :meth:`from_metadata` restores this record."""
-        content = {name: getattr(self, name) for name in ("sha256", "steps", "epochs")}
+        content = {name: getattr(self, name) for name in ("sha256", "validation_sha256", "steps", "epochs")}
         content["options"] = asdict(self.options)
         return {_METADATA_KEY: json.dumps(content, separators=(",", ":"))}
 
@@ -215,6 +238,7 @@ class TrainRun:
             options = TrainOptions(**content["options"])
             run = cls(options, run_ids=[match.group(1)])
             run.sha256, run.steps, run.epochs = content["sha256"], content["steps"], content["epochs"]
+            run.validation_sha256 = content["validation_sha256"]
         except (ValueError, TypeError, KeyError) as error:
             raise CommandError(f"the server's metadata of the run of {path} cannot be read: {error}") from None
         run.add_checkpoint(int(match.group(2)), path)
