@@ -87,9 +87,11 @@ def pages_with(*languages):
     return [pytest.param(page, id=str(page.relative_to(ROOT))) for page in PAGES if any(blocks(page, languages))]
 
 
-def _environment(server):
+def _environment(server, page):
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("TINKER_", "TINKEX_"))}
-    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    # A plugin is imported from its folder, because it need not be installed.
+    folders = [str(ROOT), *([str(page.parent)] if page.parent.parent.name == "plugins" else [])]
+    path = os.pathsep.join([*folders, os.environ.get("PYTHONPATH", "")])
     return {**clean, "TINKER_BASE_URL": server.base_url, "TINKER_API_KEY": "local", "PYTHONPATH": path}
 
 
@@ -105,7 +107,7 @@ def test_python_blocks_run(page, server, tmp_path):
     done = subprocess.run(
         [sys.executable, "-W", "error", str(file)],
         cwd=tmp_path,
-        env=_environment(server),
+        env=_environment(server, page),
         capture_output=True,
         text=True,
         timeout=240,
@@ -129,7 +131,7 @@ def test_shell_lines_run(page, server, tmp_path):
             done = subprocess.run(
                 [sys.executable, "-m", "tinkex_sync", *words[1:]],
                 cwd=tmp_path,
-                env=_environment(server),
+                env=_environment(server, page),
                 capture_output=True,
                 text=True,
                 timeout=240,
