@@ -70,6 +70,7 @@ _EXAMPLES: Dict[str, Any] = {
     "throttled": False,
     "in_flight": 1,
     "bytes_left": 1000,
+    "pace": 2.5,
     "duration": 1.0,
     "until": 12.5,
     "everyone": True,

@@ -17,9 +17,11 @@ PANELS = (
     ("Seconds in queue states per minute", "sum by (state, reason) (rate(tinkex_queue_state_seconds_total[$__rate_interval])) * 60"),
     ("Clients paused", "tinkex_clients_paused"),
     ("Samples in flight and waiting", "tinkex_dispatch_in_flight or tinkex_dispatch_waiting"),
-    ("Byte budget left", "tinkex_dispatch_bytes_left"),
+    ("Byte budget", "tinkex_dispatch_bytes_in_use or tinkex_dispatch_bytes_left"),
+    ("Pace, samples per second", "tinkex_pace < Inf"),
     ("Backoffs per minute", "sum by (scope) (rate(tinkex_backoffs_total[$__rate_interval])) * 60"),
     ("Size of chunks, mean", "sum by (size) (rate(tinkex_chunk_bytes_sum[$__rate_interval])) / sum by (size) (rate(tinkex_chunk_bytes_count[$__rate_interval]))"),
+    ("Age of the last heartbeat, seconds", "time() - tinkex_last_heartbeat_timestamp_seconds"),
     ("Heartbeats missed", "increase(tinkex_heartbeats_missed_total[$__rate_interval])"),
 )  # fmt: skip
 

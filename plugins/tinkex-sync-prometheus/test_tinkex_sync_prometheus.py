@@ -8,6 +8,7 @@ import re
 import socket
 import subprocess
 import sys
+import time
 import urllib.request
 from importlib import metadata
 from pathlib import Path
@@ -107,7 +108,8 @@ def test_a_run_is_counted(server: LocalServer, registry: CollectorRegistry) -> N
     assert found['tinkex_retries_total{cause="InternalServerError",policy="sampling"}'] == 1
     assert found['tinkex_requests_total{method="POST",route="/api/v1/asample",status="503"}'] == 1
     assert found['tinkex_requests_total{method="GET",route="/api/v1/samplers/{sampler}",status="200"}'] == 1
-    assert found["tinkex_dispatch_in_flight"] == 0
+    assert found["tinkex_dispatch_in_flight"] == found["tinkex_dispatch_bytes_in_use"] == 0
+    assert found["tinkex_pace"] == float("inf")
     assert found["tinkex_dispatch_wait_seconds_count"] >= 6
     assert found['tinkex_chunk_bytes_count{size="actual"}'] == 1
     assert not any(training.model_id in name or sampler.sampling_session_id in name for name in found)
@@ -139,6 +141,22 @@ def test_reasons_of_a_server_make_a_bounded_number_of_series(registry: Collector
     rows = [name for name in values(generate_latest(registry).decode()) if "queue_state_seconds" in name]
     assert len(rows) == tinkex_sync_prometheus.MOST_VALUES + 1
     assert any('reason="other"' in name for name in rows)
+
+
+def test_bytes_in_use_pace_and_the_last_heartbeat(registry: CollectorRegistry) -> None:
+    plugin = Prometheus(registry)
+    began = time.time()
+    usage = {"in_flight": 1, "bytes_left": 5, "waiting": 0}
+    plugin.tinkex_dispatch_acquired("a", 100, 0.0, **usage, pace=None)
+    plugin.tinkex_dispatch_acquired("b", 30, 0.0, **usage, pace=2.5)
+    plugin.tinkex_dispatch_released("a", **usage, pace=2.5)
+    heartbeat = {"method": "POST", "route": "/api/v1/session_heartbeat", "elapsed": 0.1}
+    plugin.tinkex_request_finished(**heartbeat, status=503, error=OSError("no"))
+    found = values(generate_latest(registry).decode())
+    assert (found["tinkex_dispatch_bytes_in_use"], found["tinkex_pace"]) == (30, 2.5)
+    assert found["tinkex_last_heartbeat_timestamp_seconds"] == 0
+    plugin.tinkex_request_finished(**heartbeat, status=200, error=None)
+    assert values(generate_latest(registry).decode())["tinkex_last_heartbeat_timestamp_seconds"] >= began
 
 
 def test_models_are_labels_only_on_request(registry: CollectorRegistry) -> None:

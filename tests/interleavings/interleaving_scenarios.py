@@ -123,7 +123,8 @@ def the_throttle_gives_back_all_it_admits(scheduler):
         throttle.closing.set()
     for thread in threads:
         thread.join()
-    assert inside.usage() == {"in_flight": 0, "bytes_left": 100, "waiting": 0}, f"{inside.usage()} is held"
+    usage = inside.usage()
+    assert (usage["in_flight"], usage["bytes_left"], usage["waiting"]) == (0, 100, 0), f"{usage} is held"
 
 
 def workers_run_each_job_once(scheduler, kind=Workers):

@@ -36,8 +36,8 @@ ARGUMENTS = {
     "chunks_planned": "operation boundaries limits",
     "chunk_sent": "boundary body_bytes request_id elapsed",
     "adam_params_serialized": "params payload",
-    "dispatch_acquired": "estimated_bytes charged_bytes throttled waited in_flight bytes_left waiting",
-    "dispatch_released": "in_flight bytes_left waiting",
+    "dispatch_acquired": "estimated_bytes charged_bytes throttled waited in_flight bytes_left waiting pace",
+    "dispatch_released": "in_flight bytes_left waiting pace",
     "backoff_started": "duration until everyone",
     "future_resolved": "operation request_id outcome elapsed polls error",
 }

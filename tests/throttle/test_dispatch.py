@@ -30,7 +30,8 @@ def test_facts_describe_the_admission_of_a_permit() -> None:
     throttle = make()
     with throttle.permit(1000) as permit:
         facts = permit.facts
-        assert throttle.throttle.usage() == {"in_flight": 1, "bytes_left": MIB5 - 1000, "waiting": 0}
+        usage = {"in_flight": 1, "bytes_left": MIB5 - 1000, "waiting": 0, "pace": None}
+        assert throttle.throttle.usage() == usage
     assert (facts.estimated_bytes, facts.charged_bytes, facts.throttled) == (1000, 1000, False)
     assert 0 <= facts.waited < 1
     assert throttle.status() == {

@@ -414,6 +414,7 @@ def tinkex_dispatch_acquired(
     in_flight: int,
     bytes_left: int,
     waiting: int,
+    pace: Optional[float],
 ) -> None:
     """The throttle admitted a sample; it may be sent.
 
@@ -429,12 +430,15 @@ def tinkex_dispatch_acquired(
         in_flight: Number of samples admitted and not yet released, this one included.
         bytes_left: Remaining byte budget; negative while it is overdrawn.
         waiting: Number of samples that wait at the throttle.
+        pace: Samples per second that are sent at most after a 429; None without such a limit.
 
     .. versionadded:: 2026.11.0
     """
 
 
-def tinkex_dispatch_released(source: Source, call_id: str, in_flight: int, bytes_left: int, waiting: int) -> None:
+def tinkex_dispatch_released(
+    source: Source, call_id: str, in_flight: int, bytes_left: int, waiting: int, pace: Optional[float]
+) -> None:
     """A sample returned its permit to the throttle: it was accepted, it failed, or it waits for a retry.
 
     Thread: the caller's or a worker: the one that acquired the permit. Once after each ``tinkex_dispatch_acquired``.
@@ -445,6 +449,7 @@ def tinkex_dispatch_released(source: Source, call_id: str, in_flight: int, bytes
         in_flight: Number of samples admitted and not yet released.
         bytes_left: Remaining byte budget; negative while it is overdrawn.
         waiting: Number of samples that wait at the throttle.
+        pace: Samples per second that are sent at most after a 429; None without such a limit.
 
     .. versionadded:: 2026.11.0
     """

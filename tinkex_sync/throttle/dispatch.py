@@ -207,24 +207,25 @@ class Throttle:
         return Permit(self, next(self._arrivals), estimated_bytes, wake)
 
     def status(self) -> Dict[str, Any]:
-        """Return :meth:`usage`, the end of the last backoff, and the pace per second or None."""
-        usage, now = self.usage(), self.clock.time()
+        """Return :meth:`usage`, the end of the last backoff, and whether it is recent."""
+        now = self.clock.time()
         with self._lock:
             self._pace.expire(now)
-            return {
-                **usage,
-                "backoff_until": self._pace.backoff_until,
-                "recently": self._pace.is_recent(now),
-                "pace": self._pace.rate,
-            }
+            recent = {"backoff_until": self._pace.backoff_until, "recently": self._pace.is_recent(now)}
+        return {**self.usage(), **recent}
 
-    def usage(self) -> Dict[str, int]:
-        """Return the number of admitted permits and of those that wait, and the bytes left.
+    def usage(self) -> Dict[str, Any]:
+        """Return the number of admitted permits and of those that wait, the bytes left, and the pace.
 
         The bytes left are negative while a payload larger than the rest is admitted.
         """
         waiting = self.dispatches.waiting + self.dispatches_after_backoff.waiting + self.bytes.waiting
-        return {"in_flight": self._in_flight, "bytes_left": self.bytes.balance, "waiting": waiting + len(self._turns)}
+        return {
+            "in_flight": self._in_flight,
+            "bytes_left": self.bytes.balance,
+            "waiting": waiting + len(self._turns),
+            "pace": self._pace.rate,
+        }
 
     # For permits
 

@@ -6,6 +6,7 @@ the default registry of prometheus_client, which the program exposes in its own 
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 import warnings
@@ -23,6 +24,7 @@ from .metrics import Metrics
 __all__ = ["Prometheus", "dashboard"]
 
 PORT, WITH_IDS = "TINKEX_SYNC_PROMETHEUS_PORT", "TINKEX_SYNC_PROMETHEUS_IDS"
+_HEARTBEAT = "/api/v1/session_heartbeat"
 #: Different values of a label with free text, above which further ones are counted as "other".
 MOST_VALUES = 20
 
@@ -87,6 +89,7 @@ class Prometheus:
         self._lock = threading.Lock()
         self._reasons: Set[str] = set()  # guarded by _lock
         self._waiting: Dict[str, _Waiting] = {}  # guarded by _lock; by id of the client
+        self._charged: Dict[str, int] = {}  # guarded by _lock; bytes of the samples that are being sent
         chosen = os.environ.get(PORT) if port is None else port
         if chosen:
             if not str(chosen).isdigit() or not 0 < int(chosen) < 65_536:
@@ -126,6 +129,8 @@ class Prometheus:
         shown = str(status) if status is not None else type(error).__name__
         self.metrics.requests.labels(method, route, shown).inc()
         self.metrics.request_seconds.labels(route).observe(elapsed)
+        if route == _HEARTBEAT and error is None:
+            self.metrics.last_heartbeat.set_to_current_time()
 
     @hookimpl
     def tinkex_retry_scheduled(self, policy: str, cause: BaseException) -> None:
@@ -166,15 +171,33 @@ class Prometheus:
     # Sampling throttle
 
     @hookimpl
-    def tinkex_dispatch_acquired(self, waited: float, in_flight: int, bytes_left: int, waiting: int) -> None:
+    def tinkex_dispatch_acquired(
+        self,
+        call_id: str,
+        charged_bytes: int,
+        waited: float,
+        in_flight: int,
+        bytes_left: int,
+        waiting: int,
+        pace: Optional[float],
+    ) -> None:
         self.metrics.dispatch_wait_seconds.observe(waited)
-        self._set_usage(in_flight, bytes_left, waiting)
+        with self._lock:
+            self._charged[call_id] = charged_bytes
+        self.metrics.dispatch_bytes_in_use.inc(charged_bytes)
+        self._set_usage(in_flight, bytes_left, waiting, pace)
 
     @hookimpl
-    def tinkex_dispatch_released(self, in_flight: int, bytes_left: int, waiting: int) -> None:
-        self._set_usage(in_flight, bytes_left, waiting)
+    def tinkex_dispatch_released(
+        self, call_id: str, in_flight: int, bytes_left: int, waiting: int, pace: Optional[float]
+    ) -> None:
+        with self._lock:
+            charged = self._charged.pop(call_id, 0)
+        self.metrics.dispatch_bytes_in_use.dec(charged)
+        self._set_usage(in_flight, bytes_left, waiting, pace)
 
-    def _set_usage(self, in_flight: int, bytes_left: int, waiting: int) -> None:
+    def _set_usage(self, in_flight: int, bytes_left: int, waiting: int, pace: Optional[float]) -> None:
+        self.metrics.pace.set(math.inf if pace is None else pace)
         self.metrics.dispatch_in_flight.set(in_flight)
         self.metrics.dispatch_bytes_left.set(bytes_left)
         self.metrics.dispatch_waiting.set(waiting)

@@ -37,6 +37,9 @@ class Metrics:
         self.heartbeat_silence = gauge(
             "heartbeat_silence_seconds", "Seconds without a heartbeat at the last one that failed", mode="livemax"
         )
+        self.last_heartbeat = gauge(
+            "last_heartbeat_timestamp_seconds", "Unix time of the last heartbeat that succeeded", mode="livemin"
+        )
         self.tokens = counter("tokens", "Tokens", "kind")
         self.completions = counter("completions", "Completions", "stop_reason")
         self.datums = counter("datums", "Datums of training passes")
@@ -51,6 +54,8 @@ class Metrics:
         self.dispatch_wait_seconds = histogram("dispatch_wait_seconds", "Wait of samples for admission", SECONDS)
         self.dispatch_in_flight = gauge("dispatch_in_flight", "Samples admitted and not yet accepted")
         self.dispatch_bytes_left = gauge("dispatch_bytes_left", "Byte budget that is left", mode="livemin")
+        self.dispatch_bytes_in_use = gauge("dispatch_bytes_in_use", "Bytes charged for samples that are being sent")
+        self.pace = gauge("pace", "Samples per second sent at most after a 429; +Inf without a limit", mode="livemin")
         self.dispatch_waiting = gauge("dispatch_waiting", "Samples that wait for admission")
         self.backoffs = counter("backoffs", "Backoffs after a 429", "scope")
         self.backoff_seconds = counter("backoff_seconds", "Seconds of backoffs")
