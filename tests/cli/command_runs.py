@@ -58,6 +58,21 @@ def in_process(environment: Dict[str, str], *arguments: Any) -> "subprocess.Comp
     return subprocess.CompletedProcess([*arguments], ended.value.code, out.getvalue(), err.getvalue())
 
 
+def peak_memory(environment: Dict[str, str], cwd: Path, *arguments: Any) -> float:
+    """Run a command as a process and return its largest resident memory in megabytes. Linux only."""
+    script = (
+        "import atexit, sys; from pathlib import Path; from tinkex_sync.cli.root import root\n"
+        # Not ru_maxrss: it includes the memory of the process that started this one.
+        "atexit.register(lambda: Path('peak').write_text(Path('/proc/self/status').read_text()))\n"
+        "root.main(sys.argv[1:])"
+    )
+    command = [sys.executable, "-c", script, *map(str, arguments)]
+    done = subprocess.run(command, env=environment, cwd=cwd, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    [line] = [line for line in (cwd / "peak").read_text().splitlines() if line.startswith("VmHWM:")]
+    return int(line.split()[1]) / 1024
+
+
 class Saved(NamedTuple):
     """A training run with checkpoints."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import errno
 import gzip
 import os
@@ -17,14 +18,17 @@ from typing import Any, BinaryIO, Iterator, cast
 from .output import CommandError
 
 __all__ = [
-    "STANDARD_INPUT", "open_input", "read_bytes", "read_text", "reading_errors", "require_readable_file",
-    "require_writable_file", "shown_name",
+    "STANDARD_INPUT", "iterate_text", "open_input", "open_seekable_input", "read_bytes", "read_text", "reading_errors",
+    "require_readable_file", "require_writable_file", "shown_name", "temporary_file_errors",
 ]  # fmt: skip
 
 
 #: The path that stands for standard input.
 STANDARD_INPUT = Path("-")
 _GZIP = b"\x1f\x8b"
+#: Largest number of bytes of a text that are read together, up to the end of their last line. A smaller text is one
+#: piece, so its tokens do not depend on where it is divided.
+_PIECE = 4 << 20
 
 
 def shown_name(path: Path) -> str:
@@ -71,10 +75,42 @@ def open_input(path: Path) -> BinaryIO:
         return cast(BinaryIO, decompressed)
 
 
+def open_seekable_input(path: Path) -> BinaryIO:
+    """Open an input like :func:`open_input`, for reads at any position.
+
+    Compressed content is copied to a temporary file, because each step back in it would decompress it from its start.
+    """
+    file: Any = open_input(path)
+    if not isinstance(file, gzip.GzipFile):
+        return cast(BinaryIO, file)
+    with reading_errors(path), file:
+        return _copied(cast(BinaryIO, file))
+
+
+@contextmanager
+def temporary_file_errors() -> Iterator[None]:
+    """Raise the error of a full disk with the setting that selects another folder for temporary files."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        raise CommandError(
+            f"cannot write a temporary file: {error.strerror}", "Set TMPDIR to a folder on a disk with more space."
+        ) from None
+
+
 def _copied(source: BinaryIO) -> BinaryIO:
     file = cast(BinaryIO, tempfile.TemporaryFile())  # noqa: SIM115 (the caller closes it)
-    shutil.copyfileobj(source, file)
-    file.seek(0)
+    try:
+        with temporary_file_errors():
+            shutil.copyfileobj(source, file)
+            file.seek(0)
+    except BaseException:
+        # Closing tries to write the rest again.
+        with suppress(OSError):
+            file.close()
+        raise
     return file
 
 
@@ -94,17 +130,47 @@ def read_text(path: Path) -> str:
     Raises:
         CommandError: The file cannot be read, is empty or is not text.
     """
-    content = read_bytes(path)
-    if not content.strip():
+    with reading_errors(path), open_input(path) as file:
+        return "".join(iterate_text(path, file))
+
+
+def iterate_text(path: Path, file: BinaryIO) -> Iterator[str]:
+    """Yield the content of a UTF-8 text file in pieces, without its byte-order mark.
+
+    Each piece but the last has at least 4 MiB and ends with a line, unless the line is longer than that.
+
+    Args:
+        path: The path in messages.
+        file: The open file. It is read from its start.
+
+    Raises:
+        CommandError: The file is empty or is not text.
+    """
+    decoder, position, is_blank = codecs.getincrementaldecoder("utf-8")(), 0, True
+    file.seek(0)
+    while True:
+        content = file.read(_PIECE)
+        content += file.readline(_PIECE) if len(content) == _PIECE else b""
+        start = position - len(decoder.getstate()[0])
+        try:
+            if b"\0" in content:
+                raise ValueError(f"zero byte at position {position + content.index(0)}")
+            text = decoder.decode(content, final=not content)
+        except ValueError as error:
+            if isinstance(error, UnicodeDecodeError):
+                error = ValueError(f"{error.reason} at position {start + error.start}")
+            raise CommandError(
+                f"{shown_name(path)} is not a text file: {error}", "Give a file of plain text, encoded as UTF-8."
+            ) from None
+        is_blank = is_blank and not content.strip()
+        if position == 0:
+            text = text[1:] if text.startswith("\ufeff") else text
+        if not content:
+            break
+        position += len(content)
+        yield text
+    if is_blank:
         raise CommandError(f"{shown_name(path)} is empty", "Give a file that contains text.")
-    try:
-        if b"\0" in content:
-            raise ValueError(f"zero byte at position {content.index(0)}")
-        return content.decode("utf-8-sig")
-    except ValueError as error:
-        raise CommandError(
-            f"{shown_name(path)} is not a text file: {error}", "Give a file of plain text, encoded as UTF-8."
-        ) from None
 
 
 def require_readable_file(path: Path) -> None:

@@ -1,14 +1,17 @@
 """``tinkex-sync train`` as a process: every format of data, Ctrl-C, kill -9, and continuation."""
 
+import gzip
 import json
 import os
 import pty
 import shutil
 import signal
+import sys
 import threading
 
 import pytest
 from click.testing import CliRunner
+from command_runs import peak_memory
 
 from tinkex_sync.cli.root import root
 from tinkex_sync.local import Faults
@@ -401,3 +404,72 @@ def test_a_changed_evaluation_is_not_the_same_run(command, split_data, tmp_path,
     plain = ["train", "data.jsonl", *FAST, "--steps", 1, "--run-file", "plain.json"]
     assert command(*plain, cwd=tmp_path).returncode == 0
     assert "--validation is given, the run has none" in refusal("--resume", "plain.json", "--validation", "held.jsonl")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the peak of memory is read from /proc")
+@pytest.mark.parametrize(
+    ("name", "counts", "limit"),
+    [
+        ("data.jsonl", (2_000, 8_000), 5),
+        # The pieces of a text do not always reuse the memory of earlier ones.
+        ("data.txt", (8_000, 16_000), 25),
+    ],
+)
+def test_the_memory_does_not_grow_with_the_data(name, counts, limit, command, tmp_path):
+    options = ["--model", "tinkex/tiny", "--rank", 2, "--steps", 1, "--batch", 1, "--context", 2048]
+    peaks, sizes = [], []
+    for lines in counts:
+        with (tmp_path / name).open("w") as file:
+            for number in range(lines):
+                text = f"{number} " + "the lamp was lit at dusk " * 80
+                row = json.dumps({"prompt": text, "completion": "."}) if name == "data.jsonl" else text
+                file.write(row + "\n")
+        run_file = ["--run-file", f"{lines}.json"]
+        peaks.append(peak_memory(command.environment, tmp_path, "train", name, *options, *run_file))
+        sizes.append((tmp_path / name).stat().st_size / 2**20)
+    # As lists and arrays, the tokens and weights need at least 8 bytes per byte of the file.
+    assert sizes[1] - sizes[0] > 11
+    assert peaks[1] - peaks[0] < limit, f"{peaks} MB for {sizes} MB of data"
+
+
+def test_a_compressed_file_gives_the_same_losses(command, story, tmp_path):
+    (tmp_path / "story.txt.gz").write_bytes(gzip.compress(story.read_bytes()))
+    (tmp_path / "rows.jsonl").write_text(rows_of(*range(9)))
+    (tmp_path / "rows.jsonl.gz").write_bytes(gzip.compress((tmp_path / "rows.jsonl").read_bytes()))
+    for name in ("story.txt", "rows.jsonl"):
+        losses = [
+            json.loads(command("train", file, *FAST, "--epochs", 2, "-f", "json", cwd=tmp_path).stdout)["losses"]
+            for file in (name, f"{name}.gz")
+        ]
+        assert losses[0] == losses[1]
+
+
+#: Losses of the version that held all examples in memory.
+EARLIER = {
+    "story.txt": [
+        5.5685181,
+        5.3094954,
+        4.3599962,
+        2.9660428,
+        3.00743,
+        2.7942561,
+        2.4804469,
+        2.1290994,
+        2.0378994,
+        1.6196234,
+        1.4232068,
+        1.2478739,
+        1.0282015,
+        0.8508388,
+    ],
+    "prompts.jsonl": [5.5713347, 5.3694166, 4.5103886, 2.8903728],
+    "chats.jsonl": [5.5957505, 5.1064279, 3.7890968, 1.8965317],
+}
+
+
+@pytest.mark.parametrize("name", EARLIER)
+def test_the_losses_are_those_of_earlier_versions(name, command, story, tmp_path):
+    if name in ROWS:
+        (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in ROWS[name]))
+    done = command("train", name, *FAST, "--epochs", 2, "--format", "json", cwd=tmp_path)
+    assert json.loads(done.stdout)["losses"] == pytest.approx(EARLIER[name], rel=1e-6)

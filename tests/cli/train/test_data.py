@@ -3,6 +3,7 @@
 import gzip
 import io
 import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -10,14 +11,14 @@ from data_rows import SAMPLED, write_rows
 
 from tinkex_sync.cli.files import STANDARD_INPUT
 from tinkex_sync.cli.output import CommandError
-from tinkex_sync.cli.train.data import read_data
+from tinkex_sync.cli.train.data import Completion, read_data
 
 
-def test_blank_lines_crlf_and_a_byte_order_mark_are_accepted(tmp_path):
+def test_blank_lines_crlf_and_a_byte_order_mark_are_accepted(tmp_path, read):
     row = json.dumps({"prompt": "\u2028\x85é", "completion": "b"}, ensure_ascii=False).encode()
     (tmp_path / "p.jsonl").write_bytes(b"\xef\xbb\xbf" + row + b"\r\n\r\n  \n" + row)
-    data = read_data(tmp_path / "p.jsonl", "auto", "cross_entropy")
-    assert [(record.line, record.prompt) for record in data.records] == [(1, "\u2028\x85é"), (4, "\u2028\x85é")]
+    data = read(tmp_path / "p.jsonl", "auto", "cross_entropy")
+    assert [(line.number, record.prompt) for line, record in data.records()] == [(1, "\u2028\x85é"), (4, "\u2028\x85é")]
 
 
 USER = {"role": "user", "content": "Hi"}
@@ -117,20 +118,22 @@ def test_an_unusable_file_is_refused(tmp_path, content, reason):
         read_data(tmp_path / "none.jsonl", "auto", "cross_entropy")
 
 
-def test_keys_named_by_the_user_are_not_read(tmp_path):
+def test_keys_named_by_the_user_are_not_read(tmp_path, read):
     response = {"role": "assistant", "content": "a", "name": "bot"}
     path = write_rows(tmp_path / "c.jsonl", {"messages": [response], "source": "web", "id": 3})
     with pytest.raises(CommandError, match='"source" is not known here .* name it with --ignore-keys'):
         read_data(path, "auto", "cross_entropy")
-    [record] = read_data(path, "auto", "cross_entropy", {"source", "name"}).records
+    [(_, record)] = read(path, "auto", "cross_entropy", {"source", "name"}).records()
     assert record.chat.messages == [{"role": "assistant", "content": "a"}]
 
 
-def test_a_compressed_file_has_the_content_and_the_format_of_the_file_in_it(tmp_path):
+def test_a_compressed_file_has_the_content_and_the_format_of_the_file_in_it(tmp_path, read):
     plain = write_rows(tmp_path / "p.jsonl", {"prompt": "a", "completion": "b"})
     (tmp_path / "p.jsonl.gz").write_bytes(gzip.compress(plain.read_bytes()))
-    first, second = (read_data(path, "auto", "cross_entropy") for path in (plain, tmp_path / "p.jsonl.gz"))
-    assert (first.records, first.sha256) == (second.records, second.sha256)
+    first, second = (read(path, "auto", "cross_entropy") for path in (plain, tmp_path / "p.jsonl.gz"))
+    assert (list(first.records()), first.sha256) == (list(second.records()), second.sha256)
+    [(line, record)] = second.records()
+    assert second.record_at(line) == record
 
 
 def test_standard_input_needs_a_format_and_is_named_stdin(monkeypatch):
@@ -157,6 +160,34 @@ def test_parquet_is_refused_by_its_content(tmp_path, name, kind):
         read_data(tmp_path / name, kind, "cross_entropy")
 
 
-def test_csv_is_text_if_the_user_says_so(tmp_path):
+def test_csv_is_text_if_the_user_says_so(tmp_path, read):
     (tmp_path / "d.csv").write_text("prompt,completion\na,b\n")
-    assert read_data(tmp_path / "d.csv", "text", "cross_entropy").text == "prompt,completion\na,b\n"
+    assert list(read(tmp_path / "d.csv", "text", "cross_entropy").texts()) == ["prompt,completion\na,b\n"]
+
+
+def test_lines_are_read_again_in_any_order_and_a_changed_line_is_refused(tmp_path, read):
+    # The file is longer than the buffer of its reader.
+    rows = [{"prompt": f"{n}+{n}=" + " " * 9000, "completion": str(2 * n)} for n in range(9)]
+    path = write_rows(tmp_path / "p.jsonl", *rows)
+    path.write_bytes(b"\xef\xbb\xbf\n" + path.read_bytes().rstrip())
+    data = read(path, "auto", "cross_entropy")
+    lines = [line for line, _ in data.records()]
+    assert [line.number for line in lines] == list(range(2, 11))
+    for line in reversed(lines):
+        assert data.record_at(line).prompt == rows[line.number - 2]["prompt"]
+    with path.open("r+b") as file:
+        file.seek(lines[4].offset)
+        file.write(b'{"prompt": "5+5=')
+    assert data.record_at(lines[3]) == Completion(rows[3]["prompt"], rows[3]["completion"])
+    with pytest.raises(CommandError, match="p.jsonl was changed while it was read"):
+        data.record_at(lines[4])
+
+
+def test_a_full_disk_names_the_setting_for_temporary_files(tmp_path, monkeypatch):
+    if not Path("/dev/full").exists():
+        pytest.skip("needs a device that is always full")
+    (tmp_path / "p.jsonl.gz").write_bytes(gzip.compress(b'{"prompt": "a", "completion": "b"}' * 10))
+    monkeypatch.setattr("tempfile.TemporaryFile", lambda: Path("/dev/full").open("r+b", buffering=0))  # noqa: SIM115
+    with pytest.raises(CommandError, match="cannot write a temporary file: No space left") as refused:
+        read_data(tmp_path / "p.jsonl.gz", "auto", "cross_entropy")
+    assert "TMPDIR" in refused.value.details[0]

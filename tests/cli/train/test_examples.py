@@ -20,7 +20,9 @@ def learned_text(example):
 
 
 def encoded(path, loss="cross_entropy", context=1024, tokenizer=None):
-    return encode(read_data(path, "auto", loss), tokenizer or ByteTokenizer(), loss, context)
+    with read_data(path, "auto", loss) as data:
+        examples = encode(data, tokenizer or ByteTokenizer(), loss, context)
+        return [examples[index] for index in range(len(examples))]
 
 
 def test_each_token_of_a_text_but_the_first_is_learned_once(tmp_path):
@@ -121,3 +123,33 @@ def test_sampled_tokens_have_log_probabilities_and_advantages(tmp_path, loss):
     assert list(inputs["advantages"].data) == [0.0, 0.5, 0.5, 0.5]
     [plain] = encoded(tmp_path / "s.jsonl")
     assert list(plain.datum().loss_fn_inputs["weights"].data) == [0, 1, 1, 1]
+
+
+def test_examples_are_read_in_any_order_and_from_long_texts_in_pieces(tmp_path, read, monkeypatch):
+    text = "".join(f"Line {n} é\n" for n in range(999))
+    (tmp_path / "story.txt").write_bytes(b"\xef\xbb\xbf" + text.encode())
+    whole = encoded(tmp_path / "story.txt", context=50)
+    monkeypatch.setattr("tinkex_sync.cli.files._PIECE", 100)
+    data = read(tmp_path / "story.txt", "auto", "cross_entropy")
+    pieces = list(data.texts())
+    assert len(pieces) > 50 and all(piece.endswith("\n") for piece in pieces) and "".join(pieces) == text
+    examples = encode(data, ByteTokenizer(), "cross_entropy", 50)
+    assert len(examples) == len(whole)
+    for index in reversed(range(len(whole))):
+        assert examples[index] == whole[index]
+    (tmp_path / "long.txt").write_text("é" * 999)
+    assert encoded(tmp_path / "long.txt", context=3000)[0].tokens.tobytes().count(0xC3.to_bytes(4, "little")) == 999
+    (tmp_path / "cut.txt").write_bytes("é".encode() * 300 + b"\xc3")
+    with pytest.raises(CommandError, match="cut.txt is not a text file: unexpected end of data at position 600"):
+        encoded(tmp_path / "cut.txt")
+
+
+def test_a_resumed_order_reads_each_example_of_a_conversation(tmp_path, read):
+    messages = [("user", "Hi"), ("assistant", "Oh"), ("user", "Bye"), ("assistant", "Yes")]
+    row = {"messages": [{"role": role, "content": content} for role, content in messages]}
+    path = write_rows(tmp_path / "c.jsonl", row, row)
+    examples = encode(read(path, "auto", "cross_entropy"), Templated(True), "cross_entropy", 1024)
+    assert len(examples) == 4
+    texts = [bytes(list(examples[index].tokens)).decode() for index in (3, 0, 1, 2)]
+    assert texts == [texts[2], texts[3], texts[0], texts[1]]
+    assert texts[0].endswith("(hm)Yes</>") and texts[1].endswith("(hm)Oh</>")

@@ -6,14 +6,13 @@ import pytest
 
 from tinkex_sync import errors
 from tinkex_sync.cli.output import CommandError, Output
-from tinkex_sync.cli.train.data import read_data
 from tinkex_sync.cli.train.job import TrainJob
 from tinkex_sync.cli.train.run_file import TrainOptions, TrainRun
 from tinkex_sync.local import Faults
 
 
 @pytest.fixture
-def job(server, tmp_path, monkeypatch):
+def job(server, tmp_path, monkeypatch, read):
     """Build a job of two steps, and return it with its run and its output."""
     monkeypatch.setenv("TINKER_API_KEY", "cli-key")
     (tmp_path / "story.txt").write_text("the lamp was lit at dusk " * 4)
@@ -23,7 +22,7 @@ def job(server, tmp_path, monkeypatch):
         output.format, output.base_url = "json", server.base_url
         options = TrainOptions(model="tinkex/tiny", rank=4, context=32, batch=2, **changes)
         run = TrainRun(options, steps=2)
-        data = read_data(tmp_path / "story.txt", "auto", options.loss)
+        data = read(tmp_path / "story.txt", "auto", options.loss)
         return TrainJob(output, run, tmp_path / "run.json", data), run, output
 
     return build

@@ -91,7 +91,8 @@ class SampleLoop:
                 raise
 
     def _submit(self, prompt: Prompt) -> None:
-        self._order.append(prompt.index)
+        if self._is_ordered:
+            self._order.append(prompt.index)
         try:
             future = self._sampler.submit(prompt)
         except (ValueError, TypeError) as error:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from typing import List
+from array import array
+from typing import Any, List, MutableSequence, cast
 
 __all__ = ["Batches"]
 
@@ -24,7 +25,8 @@ class Batches:
         self._size = size
         self._seed = seed
         self._epoch = -1
-        self._order: List[int] = []
+        # A list of numbers would need four times the memory.
+        self._order = array("q")
         #: Number of steps of an epoch.
         self.per_epoch = -(-num_examples // size)
 
@@ -32,6 +34,6 @@ class Batches:
         """Return the indices of the examples of a step, which is counted from 0."""
         epoch, position = divmod(step, self.per_epoch)
         if epoch != self._epoch:
-            self._epoch, self._order = epoch, list(range(self._num_examples))
-            random.Random(f"{self._seed} {epoch}").shuffle(self._order)
-        return self._order[position * self._size : (position + 1) * self._size]
+            self._epoch, self._order = epoch, array("q", range(self._num_examples))
+            random.Random(f"{self._seed} {epoch}").shuffle(cast(MutableSequence[Any], self._order))
+        return list(self._order[position * self._size : (position + 1) * self._size])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import shlex
@@ -133,14 +134,20 @@ def train(
     else:
         run, data, run_file = _resumed_run(output, options["resume"], data, run_file)
     validation = _checked_validation(run, validation, is_resumed=options["resume"] is not None)
-    content, held_out = _read_all(run, data, validation)
-    if options["resume"] is not None:
-        _require_same_run(run, content, held_out, options)
-    run.data = "" if data == STANDARD_INPUT else str(data.resolve())
-    run.sha256 = content.sha256
-    if validation is not None and held_out is not None:
-        run.validation, run.validation_sha256 = str(validation.resolve()), held_out.sha256
-    if TrainJob(output, run, run_file, content, held_out).run(options["save_every"], options["log_every"]):
+    how = (run.options.data_format, run.options.loss, run.options.ignored_keys)
+    with contextlib.ExitStack() as opened:
+        content = opened.enter_context(read_data(data, *how))
+        held_out = None if validation is None else opened.enter_context(read_data(validation, *how))
+        if options["resume"] is not None:
+            _require_same_run(run, content, held_out, options)
+        run.data = "" if data == STANDARD_INPUT else str(data.resolve())
+        run.sha256 = content.sha256
+        if validation is not None and held_out is not None:
+            run.validation, run.validation_sha256 = str(validation.resolve()), held_out.sha256
+        is_interrupted = TrainJob(output, run, run_file, content, held_out).run(
+            options["save_every"], options["log_every"]
+        )
+    if is_interrupted:
         click.get_current_context().exit(130)
 
 
@@ -208,12 +215,6 @@ def _checked_validation(run: TrainRun, validation: Optional[Path], is_resumed: b
     if run.options.eval_every is not None and validation is None:
         raise click.UsageError("--eval-every needs the file to evaluate: give --validation too")
     return validation
-
-
-def _read_all(run: TrainRun, data: Path, validation: Optional[Path]) -> Tuple[Data, Optional[Data]]:
-    """Read and check the data and the validation file."""
-    how = (run.options.data_format, run.options.loss, run.options.ignored_keys)
-    return read_data(data, *how), None if validation is None else read_data(validation, *how)
 
 
 def _require_same_run(run: TrainRun, data: Data, validation: Optional[Data], options: Dict[str, Any]) -> None:

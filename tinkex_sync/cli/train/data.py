@@ -1,16 +1,21 @@
-"""Read training data from a file. The whole file is checked before anything is sent."""
+"""Read training data from a file. The whole file is checked before anything is sent.
+
+The content stays in the file: it is read line by line to check it, and again where a step needs it.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
 import math
+import tempfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable, Collection, Dict, List, Optional, Tuple, Union
+from typing import Any, BinaryIO, Callable, Collection, Dict, Iterator, List, NamedTuple, Optional, Tuple, Union, cast
 
 from ..chats import Chat, parse_chat
-from ..files import STANDARD_INPUT, read_bytes, read_text, shown_name
+from ..files import STANDARD_INPUT, iterate_text, open_seekable_input, reading_errors, shown_name
 from ..json_lines import (
     LineProblems,
     WrongLineError,
@@ -22,7 +27,7 @@ from ..json_lines import (
 )
 from ..output import CommandError
 
-__all__ = ["SAMPLED_LOSSES", "Completion", "Conversation", "Data", "Record", "Sampled", "read_data"]
+__all__ = ["SAMPLED_LOSSES", "Completion", "Conversation", "Data", "Line", "Record", "Sampled", "read_data"]
 
 #: Losses of sampled tokens. Their lines contain tokens, log probabilities and advantages.
 SAMPLED_LOSSES = ("importance_sampling", "ppo", "cispo")
@@ -38,7 +43,6 @@ _TABLE_READERS = {".csv": "read_csv", ".tsv": "read_table", ".parquet": "read_pa
 class Completion:
     """A line with "prompt" and "completion"."""
 
-    line: int
     prompt: str
     completion: str
 
@@ -47,7 +51,6 @@ class Completion:
 class Conversation:
     """A line with "messages"."""
 
-    line: int
     chat: Chat
 
 
@@ -55,7 +58,6 @@ class Conversation:
 class Sampled:
     """A line with "prompt_tokens" and "completion_tokens". The other lists have one number per completion token."""
 
-    line: int
     prompt: List[int]
     completion: List[int]
     logprobs: Optional[List[float]]
@@ -65,22 +67,135 @@ class Sampled:
 Record = Union[Completion, Conversation, Sampled]
 
 
-@dataclass(frozen=True)
-class Data:
-    """The content of a file: either ``text`` or ``records``."""
+class Line(NamedTuple):
+    """A line of JSON lines."""
 
-    path: Path
-    #: SHA-256 of the content, in hexadecimal.
-    sha256: str
-    text: Optional[str]
-    records: List[Record]
+    #: Its number, from 1.
+    number: int
+    #: Its first byte, from 0.
+    offset: int
+    #: CRC-32 of its bytes. It finds a file that is changed while it is trained on.
+    checksum: int
+
+
+class Data:
+    """A file whose content is checked: a text or JSON lines. It is a context manager. Used by one thread.
+
+    Args:
+        path: The path in messages.
+        file: The open file, which :meth:`close` closes.
+        is_text: Whether it is a text.
+        loss: The loss function that the data is for.
+        ignored: Keys of records and messages that are not read.
+    """
+
+    def __init__(self, path: Path, file: BinaryIO, is_text: bool, loss: str, ignored: Collection[str]) -> None:
+        self.path = path
+        self.is_text = is_text
+        self._file = file
+        self._loss = loss
+        self._ignored = ignored
+        self._resources = contextlib.ExitStack()
+        self._resources.enter_context(file)
+        #: SHA-256 of the content, in hexadecimal. Of a text, it does not contain the byte-order mark.
+        self.sha256 = ""
+
+    def __enter__(self) -> Data:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file, and delete the temporary files."""
+        self._resources.close()
+
+    def check(self) -> None:
+        """Check the whole content.
+
+        Raises:
+            CommandError: The content is not text, or lines are wrong, each as ``FILE:LINE: reason``.
+        """
+        digest = hashlib.sha256()
+        if self.is_text:
+            for text in self.texts():
+                digest.update(text.encode("utf-8"))
+        else:
+            self._check_lines(digest)
+        self.sha256 = digest.hexdigest()
+
+    def texts(self) -> Iterator[str]:
+        """Yield the text, in pieces of several megabytes if it is long."""
+        with reading_errors(self.path):
+            yield from iterate_text(self.path, self._file)
+
+    def records(self) -> Iterator[Tuple[Line, Record]]:
+        """Yield the lines that are not blank, in the order of the file, with their records."""
+        for line, content in self._lines(hashlib.sha256()):
+            yield line, self._parse(content, line)
+
+    def record_at(self, line: Line) -> Record:
+        """Read one line again.
+
+        Raises:
+            CommandError: It was changed since.
+        """
+        with reading_errors(self.path):
+            self._file.seek(line.offset)
+            content = self._file.readline()
+        if zlib.crc32(content) != line.checksum:
+            raise self._changed_error()
+        return self._parse(content, line)
+
+    def temporary_file(self) -> BinaryIO:
+        """Return a new temporary file that :meth:`close` deletes."""
+        return self._resources.enter_context(cast(BinaryIO, tempfile.TemporaryFile()))
+
+    def _check_lines(self, digest: Any) -> None:
+        name, count = shown_name(self.path), 0
+        problems = LineProblems(name, "Nothing was sent.")
+        for line, content in self._lines(digest):
+            count += 1
+            if line.number == 1 and content.startswith((b"\xff\xfe", b"\xfe\xff")):
+                raise CommandError(f"{name}:1: this is UTF-16", "Save the file as UTF-8.")
+            try:
+                _parse_record(parse_object(content, line.number), self._loss, self._ignored)
+            except WrongLineError as wrong:
+                problems.add(line.number, wrong)
+        problems.raise_if_any()
+        if not count:
+            raise CommandError(f"{name} is empty", "Give a file with one JSON object on each line.")
+
+    def _lines(self, digest: Any) -> Iterator[Tuple[Line, bytes]]:
+        """Yield the lines that are not blank, and add all lines to ``digest``."""
+        offset = 0
+        with reading_errors(self.path):
+            self._file.seek(0)
+            # Iterating would forbid the reads of record_at in between.
+            for number, content in enumerate(iter(self._file.readline, b""), start=1):
+                digest.update(content)
+                if not is_blank(content, number):
+                    yield Line(number, offset, zlib.crc32(content)), content
+                offset += len(content)
+
+    def _parse(self, content: bytes, line: Line) -> Record:
+        try:
+            return _parse_record(parse_object(content, line.number), self._loss, self._ignored)
+        except WrongLineError:
+            raise self._changed_error() from None
+
+    def _changed_error(self) -> CommandError:
+        return CommandError(
+            f"{shown_name(self.path)} was changed while it was read",
+            "A run needs its data unchanged to its end. Restore the file, or start a new run.",
+        )
 
 
 def read_data(path: Path, kind: str, loss: str, ignored: Collection[str] = ()) -> Data:
-    """Read and check a file, or standard input if ``path`` is ``-``. It may be compressed with gzip.
+    """Open and check a file, or standard input if ``path`` is ``-``. It may be compressed with gzip.
 
-    In JSON lines, blank lines are skipped but counted. Lines may end with CRLF, and the file may begin with a
-    byte-order mark.
+    Standard input and the content of a compressed file are copied to a temporary file. In JSON lines, blank lines are
+    skipped but counted. Lines may end with CRLF, and the file may begin with a byte-order mark.
 
     Args:
         kind: "text", "jsonl", or "auto", which decides by the end of the file name.
@@ -91,30 +206,19 @@ def read_data(path: Path, kind: str, loss: str, ignored: Collection[str] = ()) -
         CommandError: The file cannot be read, or lines of it are wrong, each as ``FILE:LINE: reason``.
     """
     _refuse_tables(path, kind)
-    if (kind if kind != "auto" else _kind_of(path)) == "text":
-        if loss in SAMPLED_LOSSES:
-            raise CommandError(
-                f"--loss {loss} cannot be computed on text",
-                "It needs JSON lines with prompt_tokens, completion_tokens, logprobs and advantages.",
-            )
-        text = read_text(path)
-        return Data(path, hashlib.sha256(text.encode("utf-8")).hexdigest(), text, [])
-    content, name = read_bytes(path), shown_name(path)
-    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise CommandError(f"{name}:1: this is UTF-16", "Save the file as UTF-8.")
-    records: List[Record] = []
-    problems = LineProblems(name, "Nothing was sent.")
-    # str.splitlines would also split at U+2028 and other characters.
-    for number, line in enumerate(content.split(b"\n"), start=1):
-        if not is_blank(line, number):
-            try:
-                records.append(_parse_record(number, parse_object(line, number), loss, ignored))
-            except WrongLineError as wrong:
-                problems.add(number, wrong)
-    problems.raise_if_any()
-    if not records:
-        raise CommandError(f"{name} is empty", "Give a file with one JSON object on each line.")
-    return Data(path, hashlib.sha256(content).hexdigest(), None, records)
+    is_text = (kind if kind != "auto" else _kind_of(path)) == "text"
+    if is_text and loss in SAMPLED_LOSSES:
+        raise CommandError(
+            f"--loss {loss} cannot be computed on text",
+            "It needs JSON lines with prompt_tokens, completion_tokens, logprobs and advantages.",
+        )
+    data = Data(path, open_seekable_input(path), is_text, loss, ignored)
+    try:
+        data.check()
+    except BaseException:
+        data.close()
+        raise
+    return data
 
 
 def _kind_of(path: Path) -> str:
@@ -148,7 +252,7 @@ def _refuse_tables(path: Path, kind: str) -> None:
         )
 
 
-def _parse_record(number: int, value: Dict[str, Any], loss: str, ignored: Collection[str]) -> Record:
+def _parse_record(value: Dict[str, Any], loss: str, ignored: Collection[str]) -> Record:
     value = {key: inner for key, inner in value.items() if key not in ignored}
     kinds = [keys for keys in _PARSERS if any(key in value for key in keys)]
     if not kinds:
@@ -168,7 +272,7 @@ def _parse_record(number: int, value: Dict[str, Any], loss: str, ignored: Collec
             raise WrongLineError(f'the key "{key}" is missing{why}')
     parse, optional_keys = _PARSERS[kinds[0]]
     require_known_keys(value, {*kinds[0], *optional_keys, "id"})
-    return parse(number, value, ignored)
+    return parse(value, ignored)
 
 
 def _require_text(value: Any, name: str) -> str:
@@ -177,23 +281,23 @@ def _require_text(value: Any, name: str) -> str:
     return value
 
 
-def _parse_completion(number: int, value: Dict[str, Any], _: Collection[str]) -> Completion:
+def _parse_completion(value: Dict[str, Any], _: Collection[str]) -> Completion:
     prompt, completion = (
         _require_text(value["prompt"], '"prompt"'),
         _require_text(value["completion"], '"completion"'),
     )
     if not completion:
         raise WrongLineError('"completion" is empty, so the line has nothing to learn')
-    return Completion(number, prompt, completion)
+    return Completion(prompt, completion)
 
 
-def _parse_conversation(number: int, value: Dict[str, Any], ignored: Collection[str]) -> Conversation:
+def _parse_conversation(value: Dict[str, Any], ignored: Collection[str]) -> Conversation:
     chat = parse_chat(value, ignored)
     if not any(chat.weights):
         is_assistant = any(message["role"] == "assistant" for message in chat.messages)
         reason = "all assistant messages have the weight 0" if is_assistant else 'no message has the role "assistant"'
         raise WrongLineError(f"{reason}, so the line has nothing to learn")
-    return Conversation(number, chat)
+    return Conversation(chat)
 
 
 def _require_numbers(value: Any, name: str, count: int) -> List[float]:
@@ -213,7 +317,7 @@ def _is_finite(number: float) -> bool:
         return False
 
 
-def _parse_sampled(number: int, value: Dict[str, Any], _: Collection[str]) -> Sampled:
+def _parse_sampled(value: Dict[str, Any], _: Collection[str]) -> Sampled:
     prompt = require_tokens(value["prompt_tokens"], '"prompt_tokens"')
     completion = require_tokens(value["completion_tokens"], '"completion_tokens"')
     logprobs, advantages = value.get("logprobs"), value.get("advantages")
@@ -223,10 +327,10 @@ def _parse_sampled(number: int, value: Dict[str, Any], _: Collection[str]) -> Sa
         if isinstance(advantages, (int, float)):
             advantages = [advantages] * len(completion)
         advantages = _require_numbers(advantages, '"advantages"', len(completion))
-    return Sampled(number, prompt, completion, logprobs, advantages)
+    return Sampled(prompt, completion, logprobs, advantages)
 
 
-_Parser = Callable[[int, Dict[str, Any], Collection[str]], Record]
+_Parser = Callable[[Dict[str, Any], Collection[str]], Record]
 
 #: The parser of each kind of line, and the keys that the line may have, by the keys that it must have.
 _PARSERS: Dict[Tuple[str, ...], Tuple[_Parser, Tuple[str, ...]]] = {

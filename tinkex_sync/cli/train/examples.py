@@ -4,22 +4,22 @@ from __future__ import annotations
 
 from array import array
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Dict, Iterable, List
+from typing import TYPE_CHECKING, Any, Dict, Iterable, List, Protocol
 
 from ..chats import Part, encode_chat, encode_plain, end_tokens, start_tokens
-from ..files import shown_name
+from ..files import shown_name, temporary_file_errors
 from ..json_lines import LineProblems
-from .data import SAMPLED_LOSSES, Completion, Conversation, Data, Record, Sampled
+from .data import SAMPLED_LOSSES, Completion, Conversation, Data, Line, Record, Sampled
 
 if TYPE_CHECKING:
     from ...types import Datum
 
-__all__ = ["Example", "encode"]
+__all__ = ["Example", "Examples", "encode"]
 
 
 @dataclass(frozen=True)
 class Example:
-    """One sequence to train on. It is kept in arrays, because there may be many."""
+    """One sequence to train on."""
 
     tokens: array[int]
     #: The inputs of the loss by name, with one number for each token. The first token cannot be predicted, so its
@@ -43,46 +43,98 @@ class Example:
         return Datum(model_input=ModelInput.from_ints(list(self.tokens[:-1])), loss_fn_inputs=inputs)
 
 
-def encode(data: Data, tokenizer: Any, loss: str, context: int) -> List[Example]:
-    """Encode data as examples of at most ``context`` tokens, in the order of the file.
+class Examples(Protocol):
+    """Examples in the order of their file. Each is read when it is needed."""
+
+    def __len__(self) -> int:
+        """Return the number of examples."""
+
+    def __getitem__(self, index: int) -> Example:
+        """Return one example."""
+
+
+def encode(data: Data, tokenizer: Any, loss: str, context: int) -> Examples:
+    """Check that data can be encoded as examples of at most ``context`` tokens, and return these.
 
     A text is cut into windows of ``context`` tokens, and each token but the first is learned once per epoch. Of a
     prompt with its completion the completion is learned, of a conversation the messages of the assistant. Both end
     with the tokenizer's end-of-sequence token, if it has one, so that the model learns to stop.
 
+    Args:
+        data: It must stay open as long as the examples are used.
+
     Raises:
         CommandError: Lines are too long or cannot be encoded, each as ``FILE:LINE: reason``, or a text is too short.
     """
-    if data.text is not None:
-        return _encode_text(data, tokenizer, context)
-    examples: List[Example] = []
-    problems = LineProblems(shown_name(data.path), "Nothing was trained.")
-    for record in data.records:
-        try:
-            encoded = _encode_record(record, tokenizer, loss)
-        except (ValueError, TypeError) as error:
-            problems.add(record.line, error)
-            continue
-        longest = max(example.length for example in encoded)
-        if longest > context:
-            reason = f"{longest} tokens are more than --context {context}: raise it or shorten the line"
-            problems.add(record.line, reason)
-        elif not all(example.learned for example in encoded):
-            problems.add(record.line, "it has no token to learn")
-        examples += encoded
-    problems.raise_if_any()
-    return examples
+    return _Windows(data, tokenizer, context) if data.is_text else _Records(data, tokenizer, loss, context)
 
 
-def _encode_text(data: Data, tokenizer: Any, context: int) -> List[Example]:
-    tokens = tokenizer.encode(data.text, add_special_tokens=False)
-    starts = range(0, len(tokens) - 1, context)
-    examples = [_build_example([(tokens[start : start + context + 1], 1)]) for start in starts]
-    if not examples:
+class _Windows:
+    """The examples of a text. Its tokens are in a temporary file, four bytes each."""
+
+    def __init__(self, data: Data, tokenizer: Any, context: int) -> None:
+        self._context = context
+        self._count = 0
+        self._file = data.temporary_file()
+        with temporary_file_errors():
+            for text in data.texts():
+                tokens = array("i", tokenizer.encode(text, add_special_tokens=False))
+                self._count += len(tokens)
+                self._file.write(tokens)
+            self._file.flush()
+        if self._count < 2:
+            problems = LineProblems(shown_name(data.path), "Nothing was trained.")
+            problems.add(1, "the text is a single token, which no earlier token predicts")
+            problems.raise_if_any()
+
+    def __len__(self) -> int:
+        return -(-(self._count - 1) // self._context)
+
+    def __getitem__(self, index: int) -> Example:
+        tokens = array("i")
+        self._file.seek(index * self._context * tokens.itemsize)
+        tokens.frombytes(self._file.read((self._context + 1) * tokens.itemsize))
+        return _build_example([(tokens, 1)])
+
+
+class _Records:
+    """The examples of JSON lines. For each, the position of its line is kept, in 24 bytes."""
+
+    def __init__(self, data: Data, tokenizer: Any, loss: str, context: int) -> None:
+        self._data = data
+        self._tokenizer = tokenizer
+        self._loss = loss
+        self._numbers, self._offsets, self._checksums = array("q"), array("q"), array("I")
+        #: The number of an example among those of its line, from 0. A conversation may have several.
+        self._parts = array("I")
         problems = LineProblems(shown_name(data.path), "Nothing was trained.")
-        problems.add(1, "the text is a single token, which no earlier token predicts")
+        for line, record in data.records():
+            try:
+                encoded = _encode_record(record, tokenizer, loss)
+            except (ValueError, TypeError) as error:
+                problems.add(line.number, error)
+                continue
+            longest = max(example.length for example in encoded)
+            if longest > context:
+                reason = f"{longest} tokens are more than --context {context}: raise it or shorten the line"
+                problems.add(line.number, reason)
+            elif not all(example.learned for example in encoded):
+                problems.add(line.number, "it has no token to learn")
+            for part in range(len(encoded)):
+                self._add(line, part)
         problems.raise_if_any()
-    return examples
+
+    def _add(self, line: Line, part: int) -> None:
+        columns = (self._numbers, self._offsets, self._checksums, self._parts)
+        for column, value in zip(columns, (*line, part)):
+            column.append(value)
+
+    def __len__(self) -> int:
+        return len(self._offsets)
+
+    def __getitem__(self, index: int) -> Example:
+        line = Line(self._numbers[index], self._offsets[index], self._checksums[index])
+        return _encode_record(self._data.record_at(line), self._tokenizer, self._loss)[self._parts[index]]
 
 
 def _encode_record(record: Record, tokenizer: Any, loss: str) -> List[Example]:

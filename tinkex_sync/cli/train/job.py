@@ -15,7 +15,7 @@ from .run_file import TrainRun
 
 if TYPE_CHECKING:
     from ...clients import ServiceClient, TrainingClient
-    from .examples import Example
+    from .examples import Examples
     from .progress import TrainProgress
 
 __all__ = ["TrainJob"]
@@ -77,7 +77,7 @@ class TrainJob:
         self._print_result(not run.complete)
         return not run.complete
 
-    def _encode(self, training: Optional[TrainingClient]) -> Tuple[List[Example], List[Example]]:
+    def _encode(self, training: Optional[TrainingClient]) -> Tuple[Examples, Examples]:
         """Encode the data and the validation file.
 
         Args:
@@ -90,7 +90,7 @@ class TrainJob:
         options = self._run.options
         tokenizer = training.get_tokenizer() if training else load_tokenizer(options.tokenizer or "")
         examples = encode(self._data, tokenizer, options.loss, options.context)
-        held_out = encode(self._validation, tokenizer, options.loss, options.context) if self._validation else []
+        held_out = encode(self._validation, tokenizer, options.loss, options.context) if self._validation else ()
         self._run.set_total(Batches(len(examples), options.batch, options.seed).per_epoch)
         return examples, held_out
 
@@ -117,7 +117,7 @@ class TrainJob:
     def _train(
         self,
         training: TrainingClient,
-        examples: Tuple[List[Example], List[Example]],
+        examples: Tuple[Examples, Examples],
         save_every: Optional[int],
         progress: TrainProgress,
     ) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Callable, Deque, Iterator, List, Optional
 
 from ..interrupts import DeferredInterrupt
 from .batches import Batches
-from .examples import Example
+from .examples import Example, Examples
 from .run_file import TrainRun
 
 if TYPE_CHECKING:
@@ -46,8 +46,8 @@ class TrainLoop:
     def __init__(
         self,
         training: TrainingClient,
-        examples: Sequence[Example],
-        validation: Sequence[Example],
+        examples: Examples,
+        validation: Examples,
         run: TrainRun,
         save_every: Optional[int],
         progress: TrainProgress,
