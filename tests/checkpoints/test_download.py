@@ -9,14 +9,17 @@ import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from checkpoint_archives import FILES, archive
 from scripted_server import Answer, ScriptedServer
+from tls_certificate import certificate
 
 from tinkex_sync import RestClient, ServiceClient, errors
 from tinkex_sync.checkpoints.download import download_checkpoint
 from tinkex_sync.concurrency.clock import ScaledClock
+from tinkex_sync.errors import APIConnectionError
 
 PATH = "tinker://run-1/weights/step-1"
 
@@ -161,6 +164,32 @@ def test_the_download_fails_after_six_interruptions_without_a_byte(rest, tmp_pat
     with Store(archive(), [0] * 100) as store, pytest.raises(errors.APIConnectionError, match="was interrupted"):
         fetch(rest, store, tmp_path / "here")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_proxy_of_the_environment_is_not_used_for_this_machine(rest, tmp_path, monkeypatch):
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    with Store(archive()) as store:
+        assert contents(fetch(rest, store, tmp_path / "here").path) == FILES
+
+
+def test_a_proxy_that_fails_is_named_without_its_password(rest, tmp_path, monkeypatch):
+    monkeypatch.setenv("HTTP_PROXY", "http://joe:hidden@127.0.0.1:9")
+    store = SimpleNamespace(url="http://store.example/file")
+    with pytest.raises(
+        APIConnectionError, match=r"server store\.example, through proxy http://127\.0\.0\.1:9"
+    ) as caught:
+        fetch(rest, store, tmp_path / "here")
+    assert "hidden" not in str(caught.value)
+
+
+def test_a_certificate_that_is_not_trusted_ends_the_download_with_the_remedy(rest, tmp_path):
+    tls, _ = certificate(tmp_path)
+    with ScriptedServer() as server:
+        server.use_tls(tls)
+        store = SimpleNamespace(url=f"{server.base_url}/file")
+        with pytest.raises(APIConnectionError, match="set verify= or REQUESTS_CA_BUNDLE"):
+            fetch(rest, store, tmp_path / "here")
+    assert len(rest[1].sent("training_runs/run-1/checkpoints/weights/step-1/archive")) == 1
 
 
 def test_a_wait_for_the_archive_is_reported(rest, tmp_path):

@@ -1,11 +1,14 @@
 """The suite runs on request only: it needs programs of the operating system, and waits for real timeouts."""
 
+import contextlib
 import logging
 import os
+import ssl
 
 import pytest
 from gateway_table import Row, write_page
 from main_job import BLOCKING, MANY, STEPS, run_main_job
+from tls_front import tls_front
 
 from tinkex_sync import ServiceClient
 from tinkex_sync.local import Faults, LocalServer
@@ -100,3 +103,32 @@ def check_main_job(server, direct, counted, logged, record, tmp_path):
 
     yield check
     server.set_faults(Faults())
+
+
+@pytest.fixture
+def tls(server, tmp_path):
+    """Return a function that puts TLS in front of the embedded server, and returns port and bundle."""
+    trustme = pytest.importorskip("trustme", reason="pip install trustme")
+    trusted = trustme.CA()
+    bundle = tmp_path / "bundle.pem"
+    trusted.cert_pem.write_to_path(str(bundle))
+    with contextlib.ExitStack() as stack:
+
+        def start(*names, **certificate):
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            trusted.issue_cert(*names, **certificate).configure_cert(context)
+            return stack.enter_context(tls_front(server.base_url, context)), str(bundle)
+
+        yield start
+
+
+@pytest.fixture
+def environment(monkeypatch):
+    """Return a function that sets the proxies of the environment."""
+
+    def put(url, no_proxy=""):
+        monkeypatch.setenv("HTTP_PROXY", url)
+        monkeypatch.setenv("HTTPS_PROXY", url)
+        monkeypatch.setenv("NO_PROXY", no_proxy)
+
+    return put

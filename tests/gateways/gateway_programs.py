@@ -7,11 +7,12 @@ import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable, Iterator, Pattern, Sequence
+from typing import Callable, Iterator, Optional, Pattern, Sequence
 
 import pytest
 
@@ -31,8 +32,9 @@ def find_program(name: str, install: str, variable: str = "") -> str:
         variable: Environment variable that may contain the path.
     """
     # Debian keeps servers in a folder that is not on the PATH of users.
-    path = os.environ.get(variable, "") or shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
-    if not path:
+    folders = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
+    path = shutil.which(os.environ.get(variable) or name, path=folders)
+    if path is None:
         pytest.skip(f"{name} is not on PATH: {install}")
     return path
 
@@ -93,6 +95,12 @@ def _listens(process: "subprocess.Popen[bytes]", port: int, output: Path) -> boo
     return False
 
 
+def _version(command: Sequence[str]) -> str:
+    told = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_START)
+    found = re.search(r"\d+\.\d+(\.\d+)?", told.stdout + told.stderr)
+    return found.group() if found else ""
+
+
 @contextlib.contextmanager
 def running(
     name: str, port: int, command: Sequence[str], log: Path, cut_line: str = r"(?!)", version_option: str = "-v"
@@ -103,11 +111,9 @@ def running(
         command: Its command line. The program must stay in the foreground.
         log: The log of its requests. Its directory gets the program's output, as ``output.txt``.
         cut_line: Pattern of the lines in ``log`` for requests that the program ended.
-        version_option: The option that prints the version.
+        version_option: The option that prints the version; empty if there is none.
     """
-    told = subprocess.run([command[0], version_option], capture_output=True, text=True, check=False)
-    found = re.search(r"\d+\.\d+(\.\d+)?", told.stdout + told.stderr)
-    version = found.group() if found and version_option else ""
+    version = _version([command[0], version_option]) if version_option else ""
     output = log.parent / "output.txt"
     with output.open("ab") as file:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT)
@@ -200,3 +206,104 @@ def haproxy(folder: Path, target: str, port: int = 0) -> Iterator[Gateway]:
     config.write_text(_HAPROXY.format(port=port, target=target, address=address, read_timeout=READ_TIMEOUT))
     with running("haproxy", port, [program, "-db", "-f", str(config)], folder / "output.txt", r"^\S.* 504 ") as gateway:
         yield gateway
+
+
+_SQUID = """
+http_port 127.0.0.1:{port}
+visible_hostname gateway.example
+hosts_file {folder}/hosts
+pid_filename {folder}/squid.pid
+cache_log {folder}/cache.log
+access_log stdio:{folder}/access.log
+coredump_dir {folder}
+netdb_filename none
+pinger_enable off
+cache deny all
+shutdown_lifetime 0 seconds
+read_timeout {read_timeout} seconds
+{user}
+{rules}
+http_access allow all
+"""
+_PASSWORD = """
+auth_param basic program {helper}
+auth_param basic children 1
+acl known proxy_auth REQUIRED
+http_access deny !known
+"""
+#: A program that squid asks whether user and password are right.
+_PASSWORD_HELPER = """#!/bin/sh
+while read -r line; do
+    if [ "$line" = "joe s3cr3t" ]; then echo OK; else echo ERR; fi
+done
+"""
+
+
+@contextlib.contextmanager
+def _folder_of_nobody() -> Iterator[Path]:
+    """Yield a folder for a program that does not run as root, outside of the folder that only root may read."""
+    with tempfile.TemporaryDirectory(prefix="tinkex-gateway-") as name:
+        if os.geteuid() == 0:
+            shutil.chown(name, "nobody")
+        yield Path(name)
+
+
+@contextlib.contextmanager
+def squid(*, password: bool = False, names: Sequence[str] = ()) -> Iterator[Gateway]:
+    """Run squid as a forward proxy.
+
+    Args:
+        password: Whether it requires the user joe with the password s3cr3t.
+        names: Names of hosts that stand for this machine.
+    """
+    program = find_program("squid", "apt-get install squid")
+    user = "cache_effective_user nobody" if os.geteuid() == 0 else ""
+    with _folder_of_nobody() as folder:
+        port, config, helper = free_port(), folder / "squid.conf", folder / "password"
+        (folder / "hosts").write_text("".join(f"127.0.0.1 {name}\n" for name in names))
+        helper.write_text(_PASSWORD_HELPER)
+        helper.chmod(0o755)
+        rules = _PASSWORD.format(helper=helper) if password else ""
+        config.write_text(_SQUID.format(folder=folder, port=port, rules=rules, user=user, read_timeout=READ_TIMEOUT))
+        # 504: squid responded itself. A tunnel that it closed has the status 200, and lasted as long as the timeout.
+        cut = rf"TCP_\w+/504 |^\S+ +{READ_TIMEOUT}\d\d\d \S+ TCP_TUNNEL/200 "
+        # The name keeps its shared memory apart from that of other squids.
+        command = [program, "-N", "-n", f"tinkex{port}", "-f", str(config)]
+        with running("squid", port, command, folder / "access.log", cut) as gateway:
+            yield gateway
+
+
+@contextlib.contextmanager
+def microsocks(folder: Path, *, password: bool = False) -> Iterator[Gateway]:
+    """Run a SOCKS5 proxy; with ``password``, for the user joe with the password s3cr3t."""
+    program = find_program("microsocks", "apt-get install microsocks")
+    port = free_port()
+    credentials = ["-u", "joe", "-P", "s3cr3t"] if password else []
+    command = [program, "-i", "127.0.0.1", "-p", str(port), *credentials]
+    with running("microsocks", port, command, folder / "output.txt", version_option="") as gateway:
+        yield gateway
+
+
+@contextlib.contextmanager
+def mitmproxy(folder: Path, *, password: bool = False, trusted: Optional[Path] = None) -> Iterator[Gateway]:
+    """Run mitmproxy, which decrypts TLS and encrypts it again with certificates of its own authority.
+
+    ``authority(folder)`` is the certificate of that authority.
+
+    Args:
+        password: Whether it requires the user joe with the password s3cr3t.
+        trusted: Certificates of authorities that it trusts.
+    """
+    program = find_program("mitmdump", "pip install mitmproxy, in an environment of its own", "TINKEX_MITMDUMP")
+    port = free_port()
+    options = {"confdir": folder / "mitmproxy", "ssl_verify_upstream_trusted_ca": trusted or ""}
+    options["proxyauth"] = "joe:s3cr3t" if password else ""
+    command = [program, "--listen-host", "127.0.0.1", "--listen-port", str(port), "--flow-detail", "1"]
+    for name, value in options.items():
+        command += ["--set", f"{name}={value}"] if value else []
+    with running("mitmproxy", port, command, folder / "output.txt", version_option="--version") as gateway:
+        yield gateway
+
+
+def authority(folder: Path) -> Path:
+    return folder / "mitmproxy" / "mitmproxy-ca-cert.pem"

@@ -51,10 +51,14 @@ def message_of_first_contact(answer, **settings):
             Answer(401, text="<html>Sign in", headers={"Via": "1.1 corp"}),
             "login page (1.1 corp) responded: check base_url=",
         ),
+        (
+            Answer(502, text="<html>Bad Gateway", headers={"Server": "corp"}),
+            "a gateway or login page (corp) responded: check base_url=, proxies=; base_url is URL",
+        ),
         (Answer(text="<html>welcome</html>"), "that is not the response of a Tinker server: check base_url="),
         (Answer(400, {"detail": "unsupported SDK version"}), "set sdk_version= (now '0.7.0')"),
     ],
-    ids=["401", "403", "404", "405", "301", "login", "html", "version"],
+    ids=["401", "403", "404", "405", "301", "login", "502", "html", "version"],
 )
 def test_an_error_of_the_first_contact_names_the_setting_to_check(answer, advice):
     message = message_of_first_contact(answer)

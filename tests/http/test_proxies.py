@@ -15,7 +15,7 @@ from tinkex_sync.concurrency.clock import Clock
 from tinkex_sync.concurrency.timer import Timer
 from tinkex_sync.errors import APIConnectionError, APIStatusError, ClosedError, ConfigError, DeadlineExceeded
 from tinkex_sync.http.request import Request
-from tinkex_sync.http.transport import Transport
+from tinkex_sync.http.transport import Transport, connection_remedy, find_proxies
 
 
 @pytest.fixture
@@ -149,6 +149,67 @@ def test_a_proxy_that_requires_a_password_ends_the_call_with_the_remedy(proxy, s
             load_plugins=False,
         )
     assert address in str(caught.value) and "hidden" not in str(caught.value)
+    assert caught.value.attempts == 1
+
+
+@pytest.mark.parametrize(
+    ("host", "no_proxy", "is_exempt"),
+    [
+        ("10.1.2.3:8000", "10.1.2.3:8000", True),
+        ("10.1.2.3:8000", "10.1.2.3", True),
+        ("10.1.2.3:8000", "10.1.2.3:8001", False),
+        ("10.1.2.3:8000", "other, 10.1.0.0/16", True),
+        ("10.1.2.3", "10.1.2.3:80", True),
+        ("[fd00::1]:8000", "[fd00::1]:8000", True),
+        ("[fd00::1]:8000", "[fd00::1]", True),
+        ("[fd00::1]:8000", "fd00::1", True),
+        ("[fd00::1]:8000", "[fd00::2]", False),
+        ("tinker.example:8000", "TINKER.example:8000", True),
+        ("tinker.example:8000", "tinker.example:8001", False),
+        ("tinker.example", ".example", True),
+        ("127.0.0.1:8000", "", True),
+        ("[::1]:8000", "", True),
+    ],
+)
+def test_no_proxy_names_hosts_numeric_addresses_and_ports(monkeypatch, host, no_proxy, is_exempt):
+    monkeypatch.setenv("HTTP_PROXY", "http://proxy:3128")
+    monkeypatch.setenv("NO_PROXY", no_proxy)
+    url = f"http://{host}/archive"
+    assert find_proxies(Config(base_url="http://tinker.example"), url).get("http") == (
+        None if is_exempt else "http://proxy:3128"
+    )
+    given = {"http": "http://given:3128"}
+    assert find_proxies(Config(base_url="http://tinker.example", proxies=given), url) == given
+
+
+@pytest.mark.parametrize(
+    ("cause", "remedy"),
+    [
+        ("OSError: Tunnel connection failed: 407 Proxy Authentication Required", "set user and password of the proxy"),
+        ("GeneralProxyError: Socket error: SOCKS5 authentication failed", "set user and password of the proxy"),
+        ("All offered SOCKS5 authentication methods were rejected", "set user and password of the proxy"),
+        ("CERTIFICATE_VERIFY_FAILED] certificate verify failed: certificate has expired", "must be renewed"),
+        ("CERTIFICATE_VERIFY_FAILED] IP address mismatch, certificate is not valid for '::1'", "set base_url="),
+        ("CERTIFICATE_VERIFY_FAILED] self-signed certificate", "set verify= or REQUESTS_CA_BUNDLE"),
+    ],
+)
+def test_connection_failures_that_no_retry_changes_have_a_remedy(cause, remedy):
+    assert connection_remedy(cause).startswith(remedy) or remedy in connection_remedy(cause)
+    assert connection_remedy("ConnectionRefusedError: port 4070") == ""
+
+
+@pytest.mark.parametrize(
+    ("host", "trusted", "remedy"),
+    [("127.0.0.1", True, "set base_url= to a name"), ("localhost", False, "set verify= or REQUESTS_CA_BUNDLE")],
+)
+def test_a_certificate_that_is_not_valid_ends_the_call_with_the_remedy(tmp_path, host, trusted, remedy):
+    tls, bundle = certificate(tmp_path)
+    with ScriptedServer() as server:
+        server.use_tls(tls)
+        url = server.base_url.replace("localhost", host)
+        with pytest.raises(APIConnectionError, match=remedy) as caught:
+            ServiceClient(base_url=url, api_key="k", verify=str(bundle) if trusted else True, load_plugins=False)
+    assert host in str(caught.value) and "check that it runs" not in str(caught.value)
     assert caught.value.attempts == 1
 
 

@@ -24,6 +24,7 @@ from ..errors import (
 )
 from ..http.endpoints import ENDPOINTS
 from ..http.retry import retry_after
+from ..http.transport import checked_proxy, connection_remedy, find_proxies, root_cause
 from ..validation import split_checkpoint_path
 from .archive import replace_folder, unpack
 
@@ -175,6 +176,8 @@ class _Download:
                     raise
                 failure: Exception = error
             except APIConnectionError as error:
+                if error.is_final:
+                    raise
                 failure = error
             fruitless = 0 if self._done > before else fruitless + 1
             if fruitless >= _MOST_FRUITLESS:
@@ -219,16 +222,25 @@ class _Download:
             with requests.Session() as http:
                 # Otherwise requests sends credentials from a netrc file.
                 http.trust_env = False
-                proxies = config.proxies
-                http.proxies = dict(requests.utils.get_environ_proxies(url) if proxies is None else proxies)
+                http.proxies = find_proxies(config, url)
                 http.verify = self._session.transport.verify
                 http.cert = config.client_certificate
                 self._follow(http, url)
         except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
-            total = self._total or "an unknown number of"
-            raise APIConnectionError(
-                f"the download was interrupted after {self._done} of {total} bytes: {error}"
-            ) from error
+            raise self._interrupted(error, url) from error
+
+    def _interrupted(self, error: Exception, url: str) -> APIConnectionError:
+        """Return the error of an interrupted download. It names the server, the proxy and the remedy."""
+        total, cause = self._total or "an unknown number of", root_cause(error)
+        proxy = checked_proxy(requests.utils.select_proxy(url, find_proxies(self._session.config, url)))
+        server = f"server {urlsplit(url).netloc.rpartition('@')[2]}{proxy and f', through proxy {proxy}'}"
+        remedy = connection_remedy(cause)
+        made = APIConnectionError(
+            f"the download was interrupted after {self._done} of {total} bytes: {cause} ({server})"
+            f"{remedy and f' [{remedy}]'}"
+        )
+        made.is_final = bool(remedy)
+        return made
 
     def _headers(self, url: str) -> Dict[str, str]:
         # identity: Content-Length and Content-Range must count the bytes of the archive.

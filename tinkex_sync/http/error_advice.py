@@ -54,13 +54,16 @@ def advise(error: APIError, config: Config, first_contact: bool) -> None:
 
 def _first_contact_advice(error: APIError, config: Config) -> str:
     where = f"base_url is {config.base_url}"
-    if isinstance(error, APIStatusError) and is_from_intermediary(error):
+    is_page = (
+        isinstance(error, APIStatusError) and error.status_code >= 500 and str(error.body).lstrip().startswith("<")
+    )
+    if isinstance(error, APIStatusError) and (is_page or is_from_intermediary(error)):
         name = one_line(error.headers.get("via") or error.headers.get("server") or "unknown")
         return f"not a Tinker server but a gateway or login page ({name}) responded: check base_url=, proxies=; {where}"
     if isinstance(error, (AuthenticationError, PermissionDeniedError)):
         problem = "the API key was refused" if config.api_key else "the server requires an API key"
         return f"{problem}: give api_key= or set TINKER_API_KEY; {where}"
-    if getattr(error, "unsent", False):
+    if getattr(error, "unsent", False) and not getattr(error, "is_final", False):
         return f"the server cannot be reached: check that it runs, the network and proxies; {where}"
     if isinstance(error, APIResponseValidationError):
         return f"that is not the response of a Tinker server: check base_url= or TINKER_BASE_URL; {where}"

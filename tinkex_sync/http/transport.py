@@ -7,6 +7,7 @@ does not retry.
 from __future__ import annotations
 
 import logging
+import os
 from base64 import b64decode
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -43,7 +44,14 @@ _FOLLOWED = frozenset({307, 308})
 _LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 _SECRET_HEADERS = frozenset({"x-api-key", "cf-access-client-id", "cf-access-client-secret", "cookie"})
 _PROXY_SCHEMES = ("http", "https", "socks4", "socks4a", "socks5", "socks5h")
-_PROXY_CREDENTIALS = "set user and password of the proxy in proxies= or HTTP_PROXY, as in http://user:password@host: "
+_PROXY_CREDENTIALS = "set user and password of the proxy in proxies= or HTTP_PROXY, as in http://user:password@host"
+#: Remedies of the connection failures that no retry can change, by a part of their text. The first that matches counts.
+_REMEDIES = {
+    **dict.fromkeys(("failed: 407", "SOCKS5 authentication"), _PROXY_CREDENTIALS),
+    "certificate has expired": "the certificate of the server must be renewed, or the clock of this machine is wrong",
+    "certificate is not valid for": "set base_url= to a name that the certificate contains, or correct the certificate",
+    "CERTIFICATE_VERIFY_FAILED": "set verify= or REQUESTS_CA_BUNDLE to a file with the certificate of the authority",
+}
 #: Bytes of a body that are read at a time.
 _BLOCK = 1 << 18
 #: A compressed body may always have this size, and above it this many times the bytes that were received.
@@ -93,7 +101,29 @@ class Response:
         return codec.decode(self.content, self.headers.get("content-type", ""), self.status)
 
 
-def _checked_proxy(proxy: Optional[str]) -> str:
+def connection_remedy(cause: str) -> str:
+    """Return what to do about a connection failure that no retry can change; "" for all others."""
+    return next((remedy for part, remedy in _REMEDIES.items() if part in cause), "")
+
+
+def find_proxies(config: Config, url: str) -> Dict[str, str]:
+    """Return the proxies for a URL by scheme: those of the settings, otherwise those of the environment.
+
+    NO_PROXY may also name addresses with a port and addresses of IPv6, with or without brackets. ``requests`` compares
+    these with the URL in another form.
+    """
+    if config.proxies is not None:
+        return dict(config.proxies)
+    parts = urlsplit(url)
+    names = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
+    # A proxy does not lead to this machine, even if NO_PROXY does not name it.
+    exempt = {name.strip(" []").replace("]:", ":").lower() for name in names.split(",")} | _LOOPBACK
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    is_exempt = not exempt.isdisjoint((parts.hostname, f"{parts.hostname}:{port}"))
+    return {} if is_exempt else requests.utils.get_environ_proxies(url, no_proxy=None)
+
+
+def checked_proxy(proxy: Optional[str]) -> str:
     """Return the address of a proxy without user and password; "" if there is none.
 
     Raises:
@@ -143,13 +173,8 @@ class Transport:
             self._session.trust_env = False  # no credentials from .netrc
         # requests would read the body of a redirect without a limit, and fail on a location that is no URL.
         self._session.get_redirect_target = lambda response: None  # type: ignore[method-assign]
-        proxies = config.proxies
-        if proxies is None:
-            # A proxy does not lead to this machine, even if NO_PROXY does not name it.
-            is_loopback = urlsplit(self.base_url).hostname in _LOOPBACK
-            proxies = {} if is_loopback else requests.utils.get_environ_proxies(self.base_url, no_proxy=None)
-        self.proxies = dict(proxies)
-        self._proxy = _checked_proxy(requests.utils.select_proxy(self.base_url, self.proxies))
+        self.proxies = find_proxies(config, self.base_url)
+        self._proxy = checked_proxy(requests.utils.select_proxy(self.base_url, self.proxies))
         #: ``verify`` of ``requests``.
         self.verify = find_certificates(config.verify)
         self._certificate = certificate = config.client_certificate
@@ -299,7 +324,7 @@ class Transport:
         )
         failed.request, failed.http_version = self._sent_request(request.row.method, url), response.http_version
         remedy = {
-            407: f"{_PROXY_CREDENTIALS}{self._proxy}",
+            407: f"{_PROXY_CREDENTIALS}: {self._proxy}",
             413: f"a server or gateway does not accept {len(request.content or b'')} bytes: set max_chunk_bytes= lower"
             f" (now {int(self._config.max_chunk_bytes)})",
         }.get(status)
@@ -381,17 +406,14 @@ class Transport:
             error, NewConnectionError
         )
         cls = errors.APITimeoutError if timed_out else errors.APIConnectionError
-        host, cause = urlsplit(self.base_url).netloc, _root_cause(error)
+        host, cause = urlsplit(self.base_url).netloc, root_cause(error)
         if self._proxy:
             host = f"{host}, through proxy {self._proxy}; set proxies=, HTTP_PROXY, HTTPS_PROXY or NO_PROXY"
         summary = "Request timed out." if timed_out else "Connection error."
-        is_refused = "407" in cause and isinstance(error, requests.exceptions.ProxyError)
-        remedy = f" [{_PROXY_CREDENTIALS}{self._proxy}]" if is_refused else ""
-        made = cls(f"{summary} {cause} (server {host}){remedy}")
-        made.is_final = is_refused or "CERTIFICATE_VERIFY_FAILED" in cause
+        remedy = connection_remedy(cause)
+        made = cls(f"{summary} {cause} (server {host}){remedy and f' [{remedy}]'}")
         # Through a proxy a connection may exist although the server was not reached.
-        made.unsent = not exchange.connected
-        made.reused = exchange.reused
+        made.is_final, made.unsent, made.reused = bool(remedy), not exchange.connected, exchange.reused
         made.request = self._sent_request(method, url)
         return made
 
@@ -449,7 +471,7 @@ def _error_body(content: bytes) -> Any:
         return content[: codec.LONGEST_ERROR_BODY].decode("utf-8", "replace").strip()
 
 
-def _root_cause(error: BaseException) -> str:
+def root_cause(error: BaseException) -> str:
     """Return the innermost cause in one line, because requests wraps it in three errors with names and addresses."""
     seen: List[BaseException] = []
     while error not in seen:
