@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import select
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Dict, List, Tuple
+from typing import Any, Callable, Dict, List, Optional, Tuple
 
 import pytest
 from rich.console import Console
@@ -20,7 +21,7 @@ from tinkex_sync_progress import Progress
 from tinkex_sync_progress.state import State
 from tinkex_sync_progress.view import frame, sparkline
 
-from tinkex_sync.local import LocalServer
+from tinkex_sync.local import Faults, LocalServer
 from tinkex_sync.plugins import Observers, Source
 from tinkex_sync.testing import assert_thread_safe, check_plugin
 
@@ -31,16 +32,19 @@ prompt, params = types.ModelInput.from_ints([1, 2, 3]), types.SamplingParams(max
 datum = types.Datum(model_input=types.ModelInput.from_ints([1, 2]), loss_fn_inputs={"target_tokens": [2, 3]})
 with ServiceClient(base_url=sys.argv[1], api_key="local") as service:
     training = service.create_lora_training_client("tinkex/tiny", rank=2)
-    for _ in range(4):
+    for _ in range(12):
         training.train_step([datum], "cross_entropy", types.AdamParams(learning_rate=0.01))
     print("a line of the script")
     sampler = service.create_sampling_client(base_model="tinkex/tiny")
-    for _ in sampler.sample_many([prompt] * 20, 1, params):
+    for _ in sampler.sample_many([prompt] * 40, 1, params):
         pass
 print("done")
 """
 
 
+OTHERS = "dashboard,jsonl,otel,prometheus,trackers"
+LABELS = ["tinkex_sync", "running", "rate", "throttle", "queue", "loss"]
+REASON = "Your organization sends too many tokens"
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
@@ -143,7 +147,7 @@ def test_a_narrow_terminal_shows_whole_texts() -> None:
 
 def environment(**variables: str) -> Dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if name not in ("CI", "TINKEX_SYNC_PROGRESS")}
-    return {**kept, "TERM": "xterm-256color", "TINKEX_SYNC_DISABLED_PLUGINS": "jsonl,dashboard", **variables}
+    return {**kept, "TERM": "xterm-256color", "TINKEX_SYNC_DISABLED_PLUGINS": OTHERS, **variables}
 
 
 def test_nothing_is_written_to_pipes(server: LocalServer) -> None:
@@ -152,8 +156,20 @@ def test_nothing_is_written_to_pipes(server: LocalServer) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "a line of the script\ndone\n", "")
 
 
-def run_in_terminal(server: LocalServer, **variables: str) -> Tuple[List[str], bytes]:
-    """Run the script in a pseudo terminal; return the lines of its screen at the end, and all that was written."""
+def lines_of(screen: Any) -> List[str]:
+    return [line.rstrip() for line in screen.display if line.strip()]
+
+
+def run_in_terminal(
+    server: LocalServer, watch: Optional[Callable[[List[str]], None]] = None, **variables: str
+) -> Tuple[List[str], bytes]:
+    """Run the script in a pseudo terminal; return the lines of its screen at the end, and all that was written.
+
+    Args:
+        server: The server that the script uses.
+        watch: Called with the lines of every screen.
+        variables: Environment variables.
+    """
     pty = pytest.importorskip("pty")
     pyte = pytest.importorskip("pyte")
     ours, theirs = pty.openpty()
@@ -179,9 +195,11 @@ def run_in_terminal(server: LocalServer, **variables: str) -> Tuple[List[str], b
             break
         written += piece
         stream.feed(piece)
+        if watch is not None:
+            watch(lines_of(screen))
     os.close(ours)
     assert process.wait(20) == 0, written.decode()
-    return [line.rstrip() for line in screen.display if line.strip()], written
+    return lines_of(screen), written
 
 
 def test_a_terminal_shows_the_run(server: LocalServer) -> None:
@@ -191,8 +209,43 @@ def test_a_terminal_shows_the_run(server: LocalServer) -> None:
     shown = {line.partition(" ")[0]: line for line in lines[1:-1]}
     assert "ok" in shown["tinkex_sync"] and "error" not in shown["tinkex_sync"]
     assert shown["running"].split() == ["running", "none"]
-    assert "step 4" in shown["loss"] and "learning rate 0.01" in shown["loss"]
+    assert "step 12" in shown["loss"] and "learning rate 0.01" in shown["loss"]
     assert b"\x1b[?25l" in written and b"\x1b[?25h" in written  # the cursor is hidden, and shown at the end
+
+
+def test_a_terminal_shows_a_pause_and_backoffs_while_they_last() -> None:
+    refusing = Faults(admit_per_second=10, admit_burst=12)
+    pausing = replace(refusing, pause=600.0, pause_kind="sampling", pause_state="paused_rate_limit", pause_hold=0.3)
+    full: List[List[str]] = []
+
+    def watch(screen: List[str]) -> None:
+        if set(LABELS) - {"rate"} <= set(labels(screen)):
+            full.append(screen)
+            if re.search(r"for 0:0[2-9]|for 0:[1-5]", "".join(screen)):
+                server.set_faults(refusing)  # the pause ends
+
+    with LocalServer(faults=replace(pausing, pause_reason=REASON)) as server:
+        lines, _ = run_in_terminal(server, watch)
+    assert full, lines
+    assert not [line for line in lines if line.startswith("queue")]
+    assert [line for line in lines if re.match(r"rate +[\d.,]+ samples/s, ", line)]
+    shown = {line.partition(" ")[0]: line for line in full[-1]}
+    queue = rf"queue +sampling paused_rate_limit for 0:\d\d: {REASON}"
+    assert re.fullmatch(queue, shown["queue"])
+    assert re.fullmatch(r"running +\d+ sample", shown["running"])
+    assert re.search(r"[1-9]\d* backoffs of [\d.]+ s$", shown["throttle"])
+    if "TINKEX_SYNC_SCREEN" in os.environ:
+        Path(os.environ["TINKEX_SYNC_SCREEN"]).write_text("\n\n".join(map("\n".join, full)), "utf-8")
+    # The sample of the README is a screen of this test.
+    readme = Path(__file__).with_name("README.md").read_text("utf-8")
+    sample = readme.partition("```text\n")[2].partition("\n```")[0].splitlines()
+    assert labels(sample) == LABELS
+    assert re.fullmatch(queue, sample[LABELS.index("queue")])
+
+
+def labels(screen: List[str]) -> List[str]:
+    """Return the first words of the lines of the view."""
+    return [line.partition(" ")[0] for line in screen if line.partition(" ")[0] in LABELS]
 
 
 @pytest.mark.parametrize("variables", [{"CI": "true"}, {"TINKEX_SYNC_PROGRESS": "off"}, {"TERM": "dumb"}])
@@ -239,24 +292,4 @@ def test_a_notebook_shows_the_run(server: LocalServer, tmp_path: Path) -> None:
         return
     [widget] = [one.data[WIDGET]["model_id"] for one in book.cells[0].outputs if WIDGET in one.get("data", {})]
     state = book.metadata.widgets["application/vnd.jupyter.widget-state+json"]["state"][widget]["state"]
-    assert "step 4" in str(state["outputs"])
-
-
-def test_the_readme_shows_a_real_frame() -> None:
-    text = Path(__file__).with_name("README.md").read_text("utf-8")
-    clock = Clock()
-    state = State(clock)
-    for _ in range(212):
-        state.start_call("sample")
-    facts = SimpleNamespace(sample={"completion_tokens": 64}, training={"tokens": 4096})
-    clock.now += 65
-    for _ in range(180):
-        state.end_call("sample", "ok", facts.sample)
-    for index, loss in enumerate((2.31, 2.12, 1.9, 1.74, 1.7, 1.52, 1.38), 1):
-        state.start_call("train_step")
-        state.end_call("train_step", "ok", {**facts.training, "loss": loss, "step": index})
-    state.set_learning_rate(0.0001)
-    state.use(10, 22)
-    state.back_off(2.0)
-    state.pause(Source("sampling", "s1", "s"), "paused_rate_limit", "Your organization sends too many tokens", 12.0)
-    assert text_of(state) in text
+    assert "step 12" in str(state["outputs"])

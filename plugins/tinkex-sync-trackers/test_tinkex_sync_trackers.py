@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import struct
+import subprocess
 import sys
+import threading
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Mapping, Tuple
@@ -16,10 +19,11 @@ from tinkex_sync_trackers import MLflow, Run, TensorBoard, Tracker, Trackers, Wa
 from tinkex_sync import ServiceClient, types
 from tinkex_sync.local import LocalServer
 from tinkex_sync.plugins import Observers, Source
-from tinkex_sync.testing import assert_thread_safe, check_plugin
+from tinkex_sync.testing import ScaledClock, assert_thread_safe, check_plugin
 
 DATUM = types.Datum(model_input=types.ModelInput.from_ints([1, 2, 3]), loss_fn_inputs={"target_tokens": [2, 3, 4]})
 PARAMS = types.SamplingParams(max_tokens=5)
+ABSENT = "the tracker is not installed; `tox -e trackers` installs all three"
 ADAM = types.AdamParams(learning_rate=0.01, weight_decay=0.1, grad_clip_norm=1.5)
 SOURCE = Source("training", "t1", "s1")
 
@@ -54,20 +58,20 @@ def server():
 
 
 def train(server: LocalServer, *trackers: Tracker, steps: int = 3) -> str:
-    """Run a few steps and samples; return the id of the model."""
+    """Run a few steps and samples; return the id of the model when everything is written."""
+    plugin = Trackers(*trackers)
     with ServiceClient(
-        base_url=server.base_url,
-        api_key="local",
-        plugins=[Trackers(*trackers)],
-        load_plugins=False,
-        strict_plugins=True,
+        base_url=server.base_url, api_key="local", plugins=[plugin], load_plugins=False, strict_plugins=True
     ) as service:
         training = service.create_lora_training_client("tinkex/tiny", rank=2)
         sampler = service.create_sampling_client(base_model="tinkex/tiny")
         for _ in range(steps):
             training.train_step([DATUM, DATUM], "cross_entropy", ADAM)
             sampler.sample(types.ModelInput.from_ints([1, 2]), 1, PARAMS)
-        return str(training.model_id)
+    # The client waits for 5 s, which may be too short on a slow machine.
+    assert plugin.close()
+    assert (plugin.dropped, plugin.failed) == (0, 0)
+    return str(training.model_id)
 
 
 def check(logged: List[Tuple[int, Dict[str, float]]], steps: int = 3) -> None:
@@ -197,6 +201,134 @@ def test_a_tracker_that_fails_prevents_no_other(server: LocalServer, caplog: pyt
     assert "no space left" in caplog.text and caplog.text.count("Traceback") == 1
 
 
+def test_errors_in_a_row_are_logged_once_and_do_not_end_the_run(caplog: pytest.LogCaptureFixture) -> None:
+    class Flaky(Notes):
+        def open(self, name: str, group: str, settings: Mapping[str, Any]) -> Run:
+            run, logged = super().open(name, group, settings), self.logged
+
+            class Failing(Run):
+                def log(self, step: int, values: Mapping[str, float]) -> None:
+                    if step in (2, 3, 5):
+                        raise OSError(f"step {step}")
+                    run.log(step, values)
+
+                def end(self) -> None:
+                    assert len(logged[name]) == 3
+                    raise OSError("no end")
+
+            return Failing()
+
+    flaky, notes = Flaky(), Notes()
+    plugin = Trackers(flaky, notes)
+    for step in range(1, 7):
+        plugin.tinkex_call_started(SOURCE, f"s{step}", "optim_step")
+        plugin.tinkex_call_finished(SOURCE, f"s{step}", "optim_step", "ok", {"step": step})
+    plugin.tinkex_session_closed(SOURCE)
+    assert plugin.close() and plugin.failed == 0
+    assert [step for step, _ in flaky.logged["model-t1"]] == [1, 4, 6]
+    assert notes.ended == ["model-t1"]  # the failure of one tracker's end does not affect another one's
+    assert [text for text in ("step 2", "step 3", "step 5", "no end") if f"OSError: {text}" in caplog.text] == [
+        "step 2",
+        "step 5",
+        "no end",
+    ]
+
+
+class Blocked(Notes):
+    """A tracker that opens a run only after it is released."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.began, self.released = threading.Event(), threading.Event()
+
+    def open(self, name: str, group: str, settings: Mapping[str, Any]) -> Run:
+        self.began.set()
+        assert self.released.wait(60)
+        return super().open(name, group, settings)
+
+
+def test_a_tracker_that_hangs_does_not_delay_the_run(server: LocalServer) -> None:
+    blocked = Blocked()
+    plugin = Trackers(blocked)
+    with ServiceClient(
+        base_url=server.base_url, api_key="local", plugins=[plugin], load_plugins=False, clock=ScaledClock(50)
+    ) as service:
+        training = service.create_lora_training_client("tinkex/tiny", rank=2)
+        for _ in range(3):
+            training.train_step([DATUM], "cross_entropy", ADAM)
+        assert blocked.began.wait(30) and not blocked.logged
+    assert not blocked.logged  # the client is closed
+    blocked.released.set()
+    assert plugin.close()
+    assert [step for step, _ in blocked.logged[f"tiny-{training.model_id}"]] == [1, 2, 3]
+
+
+def test_samples_do_not_fill_the_queue_while_a_tracker_hangs() -> None:
+    blocked, other = Blocked(), Source("sampling", "a", "s1")
+    plugin = Trackers(blocked)
+
+    def step(number: int) -> None:
+        plugin.tinkex_call_started(SOURCE, f"s{number}", "optim_step")
+        plugin.tinkex_call_finished(SOURCE, f"s{number}", "optim_step", "ok", {"step": number})
+
+    step(1)
+    assert blocked.began.wait(30)
+    for number in range(2 * plugin.capacity):
+        plugin.tinkex_call_started(other, f"a{number}", "sample")
+        facts = {"prompt_tokens": 2, "completion_tokens": 3}
+        plugin.tinkex_call_finished(other, f"a{number}", "sample", "ok", facts)
+    step(2)
+    blocked.released.set()
+    assert plugin.close() and plugin.dropped == 0
+    assert blocked.logged["model-t1"][1][1]["sample/completion_tokens"] == 6 * plugin.capacity
+
+
+EXIT = """
+import atexit, sys, threading
+from tinkex_sync import ServiceClient, types
+from tinkex_sync.testing import ScaledClock
+from tinkex_sync_trackers import Run, Tracker, Trackers
+
+released = threading.Event()
+
+class Printed(Tracker, Run):
+    def open(self, name, group, settings):
+        return self
+    def log(self, step, values):
+        released.wait()
+        print("step", step, flush=True)
+    def end(self):
+        print("end", flush=True)
+
+datum = types.Datum(model_input=types.ModelInput.from_ints([1, 2]), loss_fn_inputs={"target_tokens": [2, 3]})
+with ServiceClient(
+    base_url=sys.argv[1], api_key="local", plugins=[Trackers(Printed())], load_plugins=False, clock=ScaledClock(50)
+) as service:
+    training = service.create_lora_training_client("tinkex/tiny", rank=2)
+    for _ in range(30):
+        training.train_step([datum], "cross_entropy", types.AdamParams())
+    atexit.register(released.set)
+print("closed", flush=True)
+"""
+
+
+def test_steps_that_are_left_are_logged_at_the_end_of_the_process(server: LocalServer) -> None:
+    command = [sys.executable, "-c", EXIT, server.base_url]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.stdout.split("\n") == ["closed", *(f"step {step}" for step in range(1, 31)), "end", ""], done.stderr
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork()")
+def test_a_forked_child_gets_free_locks() -> None:
+    plugin = Trackers(Notes())
+    with plugin._steps_lock:
+        child = os.fork()
+        if not child:
+            os._exit(0 if plugin._steps_lock.acquire(timeout=5) else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
 def test_without_a_variable_it_does_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in tinkex_sync_trackers._VARIABLES:
         monkeypatch.delenv(name, raising=False)
@@ -223,7 +355,7 @@ def test_a_tracker_that_is_not_installed_is_named(
 
 
 def test_tensorboard_reads_the_values(server: LocalServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("tensorboard")
+    pytest.importorskip("tensorboard", reason=ABSENT)
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     monkeypatch.setenv("TINKEX_SYNC_TENSORBOARD", str(tmp_path))
@@ -238,12 +370,15 @@ def test_tensorboard_reads_the_values(server: LocalServer, tmp_path: Path, monke
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of MLflow's own dependencies
-def test_mlflow_reads_the_values(server: LocalServer, tmp_path: Path) -> None:
-    pytest.importorskip("mlflow")
+def test_mlflow_reads_the_values(server: LocalServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("mlflow", reason=ABSENT)
     from mlflow.tracking import MlflowClient
 
     uri = f"sqlite:///{tmp_path}/mlflow.db"
-    model = train(server, MLflow("tiny runs", tracking_uri=uri))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    monkeypatch.setenv("TINKEX_SYNC_MLFLOW", "tiny runs")
+    model = train(server)
+    train(server, MLflow("other runs", tracking_uri=uri), steps=1)
     client = MlflowClient(tracking_uri=uri)
     experiment = client.get_experiment_by_name("tiny runs")
     [run] = client.search_runs([experiment.experiment_id])
@@ -254,6 +389,8 @@ def test_mlflow_reads_the_values(server: LocalServer, tmp_path: Path) -> None:
         for one in client.get_metric_history(run.info.run_id, name):
             steps.setdefault(one.step, {})[name] = one.value
     check(sorted(steps.items()))
+    [run] = client.search_runs([client.get_experiment_by_name("other runs").experiment_id])
+    assert run.data.metrics["train/tokens"] == 6
 
 
 def read_wandb(content: bytes) -> Iterator[bytes]:
@@ -272,21 +409,33 @@ def read_wandb(content: bytes) -> Iterator[bytes]:
             record = b""
 
 
-def test_wandb_reads_the_values(server: LocalServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("wandb")
+@pytest.mark.parametrize("by_variable", [True, False])
+def test_wandb_reads_the_values(
+    server: LocalServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by_variable: bool
+) -> None:
+    wandb = pytest.importorskip("wandb", reason=ABSENT)
     from wandb.proto import wandb_internal_pb2
 
     monkeypatch.setenv("WANDB_SILENT", "true")
-    model = train(server, WandB("tiny", mode="offline", dir=str(tmp_path)))
+    if by_variable:
+        for name, value in (("WANDB_MODE", "offline"), ("WANDB_DIR", str(tmp_path)), ("TINKEX_SYNC_WANDB", "tiny")):
+            monkeypatch.setenv(name, value)
+        model = train(server)
+    else:
+        model = train(server, WandB("tiny", mode="offline", dir=str(tmp_path)))
+    wandb.teardown()  # finish() may return before its process has written the end of the file
     [path] = tmp_path.glob("wandb/offline-run-*/run-*.wandb")
-    steps, names = [], []
+    steps, runs, exits = [], [], 0
     for data in read_wandb(path.read_bytes()):
         record = wandb_internal_pb2.Record()
         record.ParseFromString(data)
-        if record.WhichOneof("record_type") == "run":
-            names.append((record.run.display_name, record.run.project))
-        if record.WhichOneof("record_type") == "history":
+        kind = record.WhichOneof("record_type")
+        if kind == "run":
+            runs.append((record.run.display_name, record.run.project, record.run.run_group))
+        if kind == "history":
             keys = {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in record.history.item}
             steps.append((int(keys["_step"]), {name: value for name, value in keys.items() if name[0] != "_"}))
-    assert names[0] == (f"tiny-{model}", "tiny")
+        exits += kind == "exit"
+    assert runs[0][:2] == (f"tiny-{model}", "tiny") and runs[0][2]
     check(steps)
+    assert exits == 1  # the run is finished

@@ -118,14 +118,14 @@ class State:
             while self._recent and self._recent[0][0] < now - WINDOW:
                 self._recent.popleft()
             elapsed = 0.0 if self._began is None else now - self._began
-            seconds = max(min(elapsed, WINDOW), 1e-3)
-            return Snapshot(
+            recent = list(self._recent)
+            snapshot = Snapshot(
                 elapsed=elapsed,
                 running={name: count for name, count in self._running.items() if count > 0},
                 finished=dict(self._finished),
                 pauses=list(self._pauses.values()),
-                samples_per_second=sum(one[1] for one in self._recent) / seconds,
-                tokens_per_second=sum(one[2] for one in self._recent) / seconds,
+                samples_per_second=0.0,
+                tokens_per_second=0.0,
                 in_flight=self._usage[0],
                 waiting=self._usage[1],
                 backoffs=self._backoffs,
@@ -135,3 +135,8 @@ class State:
                 learning_rate=self._learning_rate,
                 now=now,
             )
+        # Without the lock, because there may be tens of thousands of calls.
+        seconds = max(min(elapsed, WINDOW), 1e-3)
+        snapshot.samples_per_second = sum(one[1] for one in recent) / seconds
+        snapshot.tokens_per_second = sum(one[2] for one in recent) / seconds
+        return snapshot

@@ -122,15 +122,16 @@ class Steps:
             self._last_step[source] = group.step
             yield Values(source, group.step, values)
 
-    def forget(self, session_id: str) -> List[Source]:
-        """Forget the clients of a session, and return them."""
+    def forget(self, session_id: str) -> None:
+        """Forget the clients of a session."""
         gone = [source for source in self._groups if source.session_id == session_id]
+        lost = {id(group) for source in gone for group in self._groups[source]}
         for source in gone:
             del self._groups[source]
             self._tokens.pop(source, None)
             self._last_step.pop(source, None)
+        self._group_of = {call: group for call, group in self._group_of.items() if id(group) not in lost}
         self._sampled.pop(session_id, None)
-        return gone
 
 
 def _metrics(prefix: str, facts: Mapping[str, Any]) -> Dict[str, float]:
