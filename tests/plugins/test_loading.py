@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
-from typing import Dict
+from types import SimpleNamespace
+from typing import Dict, List
 
 import pytest
 from hook_examples import emit, observers, row, warnings
@@ -98,6 +100,33 @@ def test_entry_point_may_be_a_module_an_instance_or_a_class(site: Path) -> None:
     status = rows["class"]
     assert (status.distribution, status.version, status.origin) == ("test-kinds", "1.2", "entry point")
     assert (status.status, status.hooks) == ("active", ("tinkex_session_opened",))
+
+
+class ForeignEntryPoint:
+    """An entry point of another class than that of importlib.metadata, as importlib_metadata has it."""
+
+    name, group = "foreign", "tinkex_sync"
+
+    def load(self) -> object:
+        return Silent
+
+
+class ForeignFinder:
+    """A finder of distributions with such entry points. importlib_metadata installs one when it is imported."""
+
+    def find_spec(self, *_: object) -> None:
+        """Find no module."""
+
+    def find_distributions(self, _: object) -> List[object]:
+        return [SimpleNamespace(entry_points=[ForeignEntryPoint()], metadata={"Name": "test-foreign"}, version="1.2")]
+
+
+def test_entry_point_of_another_metadata_library_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.meta_path", [*sys.meta_path, ForeignFinder()])
+    rows = only_ours(Observers())
+    assert [(one.name, one.status, one.hooks) for one in rows.values()] == [
+        ("foreign", "active", ("tinkex_call_started",))
+    ]
 
 
 def test_entry_point_that_cannot_be_imported_does_not_affect_others(

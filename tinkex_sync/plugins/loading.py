@@ -164,6 +164,6 @@ def load(plugin: UnloadedPlugin) -> object:
         BaseException: Any error of the plugin's own code.
     """
     value = plugin.value
-    if isinstance(value, metadata.EntryPoint):
+    if plugin.origin in ("entry point", "module"):  # not by its class: importlib_metadata has another one
         value = value.load()
     return value() if inspect.isclass(value) else value

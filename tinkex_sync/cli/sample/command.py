@@ -12,6 +12,7 @@ import click
 from ..connections import connected_service
 from ..groups import Command
 from ..output import CommandError, Output, pass_output
+from .cluster import ENGINES, ClusterRun
 
 if TYPE_CHECKING:
     from ...concurrency.clock import Clock
@@ -94,6 +95,19 @@ class _Settings:
     show_default=True,
     help="Whether to continue or to stop when a prompt fails.",
 )
+@click.option(
+    "--engine",
+    type=click.Choice(ENGINES),
+    help="Sample on a cluster. PROMPTS is a .parquet or .jsonl file or a folder of them, and -o is a folder."
+    " Needs tinkex-sync-scale.",
+)
+@click.option(
+    "--workers",
+    type=click.IntRange(min=1),
+    default=2,
+    show_default=True,
+    help="Worker processes of --engine on this machine.",
+)
 @pass_output
 def sample(output: Output, /, prompts: str, responses: Optional[Path], **options: Any) -> None:
     """Sample a completion of one PROMPT, or a response for every prompt of PROMPTS.jsonl.
@@ -117,6 +131,13 @@ def sample(output: Output, /, prompts: str, responses: Optional[Path], **options
     settings = _Settings(
         options.pop("concurrency"), options.pop("timeout"), options.pop("on_error") == "stop", options.pop("ordered")
     )
+    engine, workers = options.pop("engine"), options.pop("workers")
+    if engine is not None:
+        options.pop("ignore_keys")
+        where = (engine, workers, prompts, responses)
+        how = (settings.concurrency, settings.timeout, settings.stop_on_error)
+        ClusterRun(*where, *how).sample(output, options)
+        return
     path = Path(prompts)
     if responses is None:
         options.pop("ignore_keys")
