@@ -3,6 +3,7 @@
 import contextlib
 import io
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -56,6 +57,14 @@ def in_process(environment: Dict[str, str], *arguments: Any) -> "subprocess.Comp
         ended = stack.enter_context(pytest.raises(SystemExit))
         root.main([*map(str, arguments)])
     return subprocess.CompletedProcess([*arguments], ended.value.code, out.getvalue(), err.getvalue())
+
+
+def next_command(printed: str) -> List[str]:
+    """Return the words after ``tinkex-sync`` of the next command that a command printed."""
+    [line] = [line for line in printed.splitlines() if line.startswith("Next, try: ")]
+    words = shlex.split(line[len("Next, try: ") :])
+    assert words[0] == "tinkex-sync"
+    return words[1:]
 
 
 def peak_memory(environment: Dict[str, str], cwd: Path, *arguments: Any) -> float:

@@ -4,7 +4,7 @@ import pytest
 
 import tinkex_sync
 from tinkex_sync import errors
-from tinkex_sync.cli.connections import connected_rest, connected_service, without_secrets
+from tinkex_sync.cli.connections import connected_rest, connected_service
 from tinkex_sync.cli.output import Output
 
 
@@ -37,15 +37,3 @@ def test_a_lookup_gives_up_after_fifteen_seconds(output, monkeypatch):
     with connected_rest(output) as rest:
         assert rest.list_sessions is not None
     assert settings["retry_for"] == 15.0
-
-
-@pytest.mark.parametrize(
-    ("url", "shown"),
-    [
-        ("https://me:secret@host:8443/a/b?key=secret#secret", "https://host:8443/a/b"),
-        ("http://127.0.0.1:80", "http://127.0.0.1:80"),
-        ("local", "local"),
-    ],
-)
-def test_addresses_are_shown_without_secrets(url, shown):
-    assert without_secrets(url) == shown

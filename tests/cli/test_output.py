@@ -6,7 +6,7 @@ import pty
 
 import pytest
 
-from tinkex_sync.cli.output import CommandError, Output, visible_text
+from tinkex_sync.cli.output import CommandError, Output, visible_text, without_secrets
 
 LONG = "x" * 300
 
@@ -79,3 +79,24 @@ def test_control_characters_are_made_visible(text, visible, capsys):
     printed = capsys.readouterr()
     assert printed.err == f"{visible}\nError: title\n{visible}\n"
     assert "\x1b" not in printed.out
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("https://me:secret@host:8443/a/b?key=secret#secret", "https://host:8443/a/b"),
+        ("http://127.0.0.1:80", "http://127.0.0.1:80"),
+        ("local", "local"),
+    ],
+)
+def test_addresses_are_shown_without_secrets(url, shown):
+    assert without_secrets(url) == shown
+
+
+def test_the_next_command_names_the_server_without_its_secrets_and_is_quoted_for_a_shell(capsys):
+    output = Output()
+    output.base_url = "https://user:secret@example.org/?key=1"
+    output.next_command("sample", "it's dusk", "--model", "m")
+    printed = capsys.readouterr()
+    command = "tinkex-sync --base-url https://example.org/ sample 'it'\"'\"'s dusk' --model m"
+    assert (printed.out, printed.err) == ("", f"Next, try: {command}\n")

@@ -45,3 +45,12 @@ def test_a_failed_plugin_is_listed_with_its_error_and_gives_exit_status_1(plugin
     assert row["status"] == "failed"
     assert "broken plugin" in row["error"]
     assert done.returncode == 1
+
+
+def test_the_table_on_a_pipe_is_readable_and_complete(plugins):
+    reason = "a long reason " * 30
+    done = plugins(f"raise RuntimeError({reason!r})")
+    table = [line for line in done.stdout.splitlines() if line.startswith(("│", "┃", "├", "└", "┏"))]
+    assert max(map(len, table)) <= 120
+    assert reason.strip() in done.stdout
+    assert "tinkex_queue_state_changed" in done.stdout

@@ -1,5 +1,6 @@
 """``tinkex-sync serve``: the address it prints, its options, and Ctrl-C. Other options are tested in tests/local."""
 
+import json
 import re
 import signal
 
@@ -47,3 +48,15 @@ def test_a_host_that_is_not_of_this_machine_is_named(command):
     done = command("serve", "--host", "192.0.2.1")
     assert done.returncode == 1
     assert "cannot serve on 192.0.2.1 port 0" in done.stderr
+
+
+def test_with_json_the_address_is_one_document(command):
+    with command.start("serve", "--format", "json") as process:
+        lines = iter(process.stdout.readline, "")
+        document = json.loads("".join([line for _, line in zip(range(4), lines)]))
+        with ServiceClient(base_url=document["base_url"], api_key="any") as service:
+            assert service.get_server_capabilities().supported_models
+        assert document["needs_api_key"] is False
+        process.send_signal(signal.SIGINT)
+        rest, _ = process.communicate(timeout=30)
+        assert rest == ""

@@ -6,7 +6,7 @@ import sys
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Iterator, List, Optional, Tuple, Union
+from typing import TYPE_CHECKING, Any, Iterator, List, Optional, Sequence, Tuple, Union
 
 import click
 
@@ -136,6 +136,7 @@ def publish(output: Output, checkpoint_path: str) -> None:
     _parse_path(checkpoint_path)
     with connected_rest(output) as rest:
         rest.publish_checkpoint_from_tinker_path(checkpoint_path)
+    _print_visibility(output, checkpoint_path, is_public=True)
 
 
 @checkpoint.command()
@@ -146,6 +147,14 @@ def unpublish(output: Output, checkpoint_path: str) -> None:
     _parse_path(checkpoint_path)
     with connected_rest(output) as rest:
         rest.unpublish_checkpoint_from_tinker_path(checkpoint_path)
+    _print_visibility(output, checkpoint_path, is_public=False)
+
+
+def _print_visibility(output: Output, path: str, is_public: bool) -> None:
+    if output.json:
+        output.document({"path": path, "public": is_public})
+    else:
+        output.note(f"{path} is {'readable by everyone' if is_public else 'private'}.")
 
 
 def _confirmed(question: str) -> bool:
@@ -181,6 +190,7 @@ def delete(output: Output, checkpoint_paths: Tuple[str, ...], yes: bool) -> None
         output.note("\nWARNING: This action is permanent and cannot be undone.")
         if not _confirmed(f"Are you sure you want to delete {len(checkpoint_paths)} checkpoint(s)?"):
             output.note("Deletion cancelled.")
+            _print_deleted(output, ())
             return
     deleted = 0
     with connected_rest(output) as rest:
@@ -191,6 +201,12 @@ def delete(output: Output, checkpoint_paths: Tuple[str, ...], yes: bool) -> None
         finally:
             if len(checkpoint_paths) > 1:
                 output.note(f"Deleted {deleted} of {len(checkpoint_paths)} checkpoints.")
+            _print_deleted(output, checkpoint_paths[:deleted])
+
+
+def _print_deleted(output: Output, paths: Sequence[str]) -> None:
+    if output.json:
+        output.document({"deleted": list(paths)})
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from .groups import Command
+from .output import Output, pass_output
 
 __all__ = ["completion"]
 
@@ -16,8 +17,9 @@ _SHELLS = ("bash", "zsh", "fish")
 
 @click.command(cls=Command)
 @click.argument("shell", type=click.Choice(_SHELLS))
+@pass_output
 @click.pass_context
-def completion(context: click.Context, shell: str) -> None:
+def completion(context: click.Context, output: Output, shell: str) -> None:
     """Print a script that completes commands and options.
 
     \b
@@ -30,4 +32,8 @@ def completion(context: click.Context, shell: str) -> None:
     root_context = context.find_root()
     completion_class = get_completion_class(shell)
     assert completion_class is not None, "click supports all shells of _SHELLS"
-    click.echo(completion_class(root_context.command, {}, root_context.info_name or "", _VARIABLE).source())
+    script = completion_class(root_context.command, {}, root_context.info_name or "", _VARIABLE).source()
+    if output.json:
+        output.document({"shell": shell, "script": script})
+    else:
+        click.echo(script)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Iterator
-from urllib.parse import urlsplit, urlunsplit
 
 from .output import Output
 
@@ -12,7 +11,7 @@ if TYPE_CHECKING:
     from ..clients import ServiceClient
     from ..clients.rest import RestClient
 
-__all__ = ["connected_rest", "connected_service", "without_secrets"]
+__all__ = ["connected_rest", "connected_service"]
 
 #: Settings for a single lookup: the user waits for it, so an error after 15 s is better than five minutes of retries.
 _SHORT_RETRY = {"retry_for": 15.0, "max_retries": 3}
@@ -36,9 +35,3 @@ def connected_rest(output: Output) -> Iterator[RestClient]:
     """Open a REST client that retries for at most 15 s, and close it at the end."""
     with connected_service(output, **_SHORT_RETRY) as client:
         yield client.create_rest_client()
-
-
-def without_secrets(url: str) -> str:
-    """Return a URL without user, password, query and fragment, which may contain secrets."""
-    scheme, netloc, path, _, _ = urlsplit(url)
-    return urlunsplit((scheme, netloc.rpartition("@")[2], path, "", ""))

@@ -8,7 +8,10 @@ import click
 
 from .output import Output
 
-__all__ = ["Command", "Group"]
+__all__ = ["FORMAT_HELP", "Command", "Group"]
+
+#: The meaning of ``--format``, which is the same in all commands.
+FORMAT_HELP = "Format of the result (default: table). With json, standard output is one JSON document and nothing else."
 
 
 def _set_format(context: click.Context, _: click.Parameter, value: Optional[str]) -> None:
@@ -22,7 +25,7 @@ def _format_option() -> click.Option:
         type=click.Choice(["table", "json"]),
         expose_value=False,
         callback=_set_format,
-        help="Format of the result (default: table). With json, standard output contains only JSON.",
+        help=FORMAT_HELP,
     )
 
 

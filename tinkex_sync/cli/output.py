@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import sys
 from typing import TYPE_CHECKING, Any, Iterable, Optional, Sequence
+from urllib.parse import urlsplit, urlunsplit
 
 import click
 
@@ -14,7 +16,7 @@ if TYPE_CHECKING:
 
     from ..types.wire import Wire
 
-__all__ = ["CommandError", "Output", "pass_output", "visible_text", "wire_fields"]
+__all__ = ["CommandError", "Output", "pass_output", "visible_text", "wire_fields", "without_secrets"]
 
 #: A width that no table reaches, in characters. Files and pipes have no width: COLUMNS is the terminal's.
 _UNLIMITED = 1_000_000
@@ -46,7 +48,7 @@ class Output:
 
     @property
     def json(self) -> bool:
-        """Whether only JSON may be written to standard output."""
+        """Whether standard output is one JSON document."""
         return self.format == "json"
 
     def stdout(self) -> Console:
@@ -61,6 +63,24 @@ class Output:
         """Print a message that is not part of the result, on standard error."""
         click.echo(visible_text(text), err=True)
 
+    def document(self, data: Any) -> None:
+        """Print the only JSON document of a command on standard output."""
+        click.echo(json.dumps(data, indent=2, default=str))
+        sys.stdout.flush()
+
+    def next_command(self, *words: str) -> None:
+        """Print the next command to try on standard error.
+
+        Args:
+            words: Its words after ``tinkex-sync`` and the server of this command.
+        """
+        self.note(f"Next, try: {self.command_line(*words)}")
+
+    def command_line(self, *words: str) -> str:
+        """Return a command as text for a shell, with the server of this command."""
+        server = ["--base-url", without_secrets(self.base_url)] if self.base_url else []
+        return " ".join(shlex.quote(word) for word in ("tinkex-sync", *server, *words))
+
     def result(self, data: Any, title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
         """Print the result of a command on standard output.
 
@@ -71,7 +91,7 @@ class Output:
             rows: The cells of each row. On a terminal they are folded to its width; elsewhere they are complete.
         """
         if self.json:
-            click.echo(json.dumps(data, indent=2, default=str))
+            self.document(data)
             return
         from rich.cells import cell_len
         from rich.table import Table
@@ -94,6 +114,12 @@ class Output:
             console.print(title, soft_wrap=True)
         console.print(table)
         sys.stdout.flush()
+
+
+def without_secrets(url: str) -> str:
+    """Return a URL without user, password, query and fragment, which may contain secrets."""
+    scheme, netloc, path, _, _ = urlsplit(url)
+    return urlunsplit((scheme, netloc.rpartition("@")[2], path, "", ""))
 
 
 def _console(stderr: bool = False) -> Console:

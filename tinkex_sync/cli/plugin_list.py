@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any, Dict
+from typing import TYPE_CHECKING, Any, Dict, List
 
 import click
 
 from .groups import Command
-from .output import Output, pass_output
+from .output import Output, pass_output, visible_text
 
 if TYPE_CHECKING:
     from ..plugins import Observers, PluginStatus
@@ -30,9 +30,9 @@ def _json_row(status: PluginStatus) -> Dict[str, Any]:
     return {**row, "errors": dict(status.errors)}
 
 
-def _problems(status: PluginStatus) -> str:
+def _problems(status: PluginStatus) -> List[str]:
     unknown = [f"unknown hook {hook}" for hook in status.unknown_hooks]
-    return "; ".join([*([status.error] if status.error else []), *unknown])
+    return [*([status.error] if status.error else []), *unknown]
 
 
 @click.command(cls=Command)
@@ -53,7 +53,7 @@ def plugins(output: Output, as_json: bool) -> None:
     output.result(
         {"plugins": [_json_row(status) for status in found]},
         f"{len(found)} plugin{'' if len(found) == 1 else 's'}",
-        ("Name", "Distribution", "Version", "Origin", "Status", "Hooks", "Problems"),
+        ("Name", "Distribution", "Version", "Origin", "Status", "Hooks"),
         [
             (
                 status.name,
@@ -61,11 +61,16 @@ def plugins(output: Output, as_json: bool) -> None:
                 status.version or "-",
                 status.origin,
                 status.status,
-                ", ".join(status.hooks) or "-",
-                _problems(status) or "-",
+                # One below the other: a plugin may have twenty hooks.
+                "\n".join(status.hooks) or "-",
             )
             for status in found
         ],
     )
+    if not output.json:
+        # Not in the table, whose columns would be as wide as the longest reason.
+        for status in found:
+            for problem in _problems(status):
+                click.echo(visible_text(f"{status.name}: {problem}"))
     if any(status.status in ("failed", "invalid") for status in found):
         click.get_current_context().exit(1)

@@ -182,8 +182,6 @@ def root(context: click.Context, base_url: Optional[str]) -> None:
 def version(output: Output) -> None:
     """Print the version."""
     if output.json:
-        import json
-
-        click.echo(json.dumps({"version": __version__}, indent=2))
+        output.document({"version": __version__})
     else:
         click.echo(f"{_PROGRAM} {__version__}")

@@ -13,7 +13,7 @@ from ..local import server_config
 from ..local.faults import Faults
 from ..local.options import ServerOptions
 from .groups import Command
-from .output import CommandError
+from .output import CommandError, Output, pass_output
 
 __all__ = ["serve"]
 
@@ -76,8 +76,11 @@ def _faults_from_options(options: Mapping[str, Optional[str]]) -> Faults:
     help="A changed value of the client/config response, such as pjwt_auth_enabled=true. Repeatable.",
 )
 @_fault_options
-def serve(host: str, port: int, data: Optional[str], api_key: Optional[str], **options: Any) -> None:
+@pass_output
+def serve(output: Output, /, host: str, port: int, data: Optional[str], api_key: Optional[str], **options: Any) -> None:
     """Run the embedded server until Ctrl-C.
+
+    It prints its address when it is ready, with --format json as "base_url".
 
     A --fault option makes the server fail in a chosen way. Its VALUE is JSON, such as
     --fault-fail-first '{"asample": [500, 503]}'. tinkex_sync.local.Faults describes each of them.
@@ -95,7 +98,7 @@ def serve(host: str, port: int, data: Optional[str], api_key: Optional[str], **o
         _create_folder(Path(data))
     try:
         server_options = ServerOptions(host, port, data, api_key, models, hold, faults, config)
-        serve_until_interrupted(server_options, lambda base_url: _print_usage(base_url, api_key is not None))
+        serve_until_interrupted(server_options, lambda base_url: _print_usage(output, base_url, api_key is not None))
     except OSError as error:
         raise CommandError(f"cannot serve on {host} port {port}: {error}") from None
 
@@ -109,8 +112,11 @@ def _create_folder(folder: Path) -> None:
         ) from None
 
 
-def _print_usage(base_url: str, has_key: bool) -> None:
+def _print_usage(output: Output, base_url: str, has_key: bool) -> None:
     """Print the address of the running server, and how a client connects to it."""
+    if output.json:
+        output.document({"base_url": base_url, "needs_api_key": has_key})
+        return
     click.echo(f"The embedded server listens on {base_url} (Ctrl-C ends it). To use it:")
     click.echo(f"  export TINKER_BASE_URL={base_url} TINKER_API_KEY={'KEY' if has_key else 'local'}")
     key = "..." if has_key else '"local"'

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from command_runs import next_command
 
 LINE = "the lamp, the stairs, the sea; "
 
@@ -14,7 +15,7 @@ def text(tmp_path_factory):
     return path
 
 
-def test_a_text_is_learned_and_continued(command, server, text):
+def test_a_text_is_learned_and_continued_and_the_next_command_succeeds(command, server, text, tmp_path):
     before = server.stats()["requests"].get("/api/v1/create_session")
     done = command("demo", text, "--format", "json")
     assert done.returncode == 0, done.stderr
@@ -36,6 +37,10 @@ def test_a_text_is_learned_and_continued(command, server, text):
     ):
         assert line in done.stderr
     assert server.stats()["requests"].get("/api/v1/create_session") == before, "the demo has its own server"
+    tried = command(*next_command(done.stderr), cwd=tmp_path)
+    assert tried.returncode == 0, tried.stderr
+    assert "Trained: " in tried.stdout
+    assert f"{text.name}.run.json" in tried.stdout
 
 
 @pytest.mark.parametrize(

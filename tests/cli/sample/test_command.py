@@ -5,12 +5,13 @@ import gzip
 import json
 import os
 import signal
+import sys
 import threading
 from functools import partial
 from pathlib import Path
 
 import pytest
-from command_runs import KEY, Commands, in_process, variables
+from command_runs import KEY, Commands, in_process, peak_memory, variables
 from scripted_server import Answer, ScriptedServer
 
 #: Options of every test.
@@ -384,3 +385,17 @@ def test_a_closed_pipe_ends_the_run(scripted, prompts):
     assert process.returncode == 1
     assert "cannot write standard output: Broken pipe" in errors
     assert "Traceback" not in errors
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the peak of memory is read from /proc")
+def test_the_memory_does_not_grow_with_the_file_of_prompts(server, tmp_path):
+    peaks = []
+    for size in (2**14, 2**17):
+        with (tmp_path / "prompts.jsonl").open("w") as file:
+            for number in range(200):
+                file.write(json.dumps({"prompt": [65, number % 256], "source": "x" * size}) + "\n")
+        options = ["--model", "tinkex/tiny", "--max-tokens", 1, "--ignore-keys", "source", "--concurrency", 8]
+        output = ["-o", f"{size}.jsonl"]
+        peaks.append(peak_memory(variables(server.base_url), tmp_path, "sample", "prompts.jsonl", *options, *output))
+        assert len(read_lines(tmp_path / f"{size}.jsonl")) == 200
+    assert peaks[1] - peaks[0] < 8, f"{peaks} MB for 3 and 25 MB of prompts"

@@ -11,7 +11,7 @@ import threading
 
 import pytest
 from click.testing import CliRunner
-from command_runs import peak_memory
+from command_runs import next_command, peak_memory
 
 from tinkex_sync.cli.root import root
 from tinkex_sync.local import Faults
@@ -473,3 +473,36 @@ def test_the_losses_are_those_of_earlier_versions(name, command, story, tmp_path
         (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in ROWS[name]))
     done = command("train", name, *FAST, "--epochs", 2, "--format", "json", cwd=tmp_path)
     assert json.loads(done.stdout)["losses"] == pytest.approx(EARLIER[name], rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("story.txt", ["sample", "The 0th lamp was lit at dusk, and the keeper"]),
+        ("prompts.jsonl", ["sample", "0+0="]),
+        ("sampled.jsonl", ["sample", "Once upon a time"]),
+        ("chats.jsonl", ["chat"]),
+    ],
+)
+def test_a_run_ends_with_the_next_command_which_succeeds(name, words, command, story, tmp_path):
+    if name in ROWS:
+        (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in ROWS[name]))
+    tokenizer = ["--tokenizer", "tinkex/tiny"] if name == "chats.jsonl" else []
+    done = command("train", name, *FAST, *tokenizer, "--steps", 1, "-f", "json", cwd=tmp_path)
+    following = next_command(done.stderr)
+    assert following[: len(words)] == words
+    assert json.loads(done.stdout)["sampler_checkpoint"] in following
+    assert tokenizer == following[-2:] or not tokenizer
+    tried = command(*following, given="Hello\n", cwd=tmp_path)
+    assert tried.returncode == 0, tried.stderr
+    assert tried.stdout.strip()
+
+
+def test_a_run_on_the_embedded_server_ends_with_the_command_of_a_server_that_stays(command, story, tmp_path):
+    done = command("--base-url", "local", "train", "story.txt", *FAST, "--steps", 1, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    with command.start(*next_command(done.stderr), cwd=tmp_path) as process:
+        assert "listens on" in process.stdout.readline()
+        assert (tmp_path / "tinkex-data").is_dir()
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=30)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Dict, List, Optional
 
@@ -50,8 +49,14 @@ def demo(output: Output, file: Optional[Path]) -> None:
         raise CommandError(f"{file} has only {size} bytes of text", f"Give at least {_SHORTEST}.")
     console = output.stderr() if output.json else output.stdout()
     result = _Demo(console, text, file).run()
+    path = Path(__file__).with_name("story.txt") if file is None else file
+    settings = ("--steps", "20", "--learning-rate", "0.005", "--context", "64")
     if output.json:
-        click.echo(json.dumps(result, indent=2))
+        output.document(result)
+    # The demo's server has ended, so this command has one of its own.
+    local = Output()
+    local.base_url = "local"
+    local.next_command("train", str(path), "--model", _MODEL, *settings)
 
 
 class _Demo:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Callable, List, Optional, Tuple
 from urllib.parse import urlsplit
 
-from ..connections import without_secrets
+from ..output import without_secrets
 from .findings import Finding, diagnose_connection, diagnose_session
 
 if TYPE_CHECKING:

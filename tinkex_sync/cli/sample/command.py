@@ -40,7 +40,8 @@ class _Settings:
     "responses",
     metavar="RESPONSES.jsonl",
     type=click.Path(path_type=Path, allow_dash=True),
-    help="File for the responses. Responses in it are kept. '-' is standard output, which cannot be continued."
+    help="File for the responses. Responses in it are kept. '-' is standard output, which cannot be continued;"
+    " its format is JSON lines, whatever --format is."
     " Without it, PROMPT is one prompt, and its completion is printed.",
 )
 @click.option("-m", "--model", required=True, help="A base model, or the tinker:// path of saved weights.")

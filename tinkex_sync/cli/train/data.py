@@ -39,6 +39,10 @@ _JSONL_SUFFIXES = (".jsonl", ".ndjson", ".json")
 _TABLE_READERS = {".csv": "read_csv", ".tsv": "read_table", ".parquet": "read_parquet"}
 
 
+#: Longest prompt in the command that follows a run, in characters.
+_PROMPT_LENGTH = 48
+
+
 @dataclass(frozen=True)
 class Completion:
     """A line with "prompt" and "completion"."""
@@ -146,6 +150,20 @@ class Data:
         if zlib.crc32(content) != line.checksum:
             raise self._changed_error()
         return self._parse(content, line)
+
+    def first_prompt(self) -> Optional[str]:
+        """Return a short text that the trained model can continue; None: the data begins with a conversation."""
+        text = ""
+        if self.is_text:
+            words = next(iter(self.texts()))[:_PROMPT_LENGTH].split()
+            text = " ".join(words[:-1] or words)
+        else:
+            _, record = next(iter(self.records()))
+            if isinstance(record, Conversation):
+                return None
+            text = record.prompt if isinstance(record, Completion) else ""
+        is_usable = 0 < len(text) <= _PROMPT_LENGTH and text.isprintable() and not text.startswith("-")
+        return text if is_usable else "Once upon a time"
 
     def temporary_file(self) -> BinaryIO:
         """Return a new temporary file that :meth:`close` deletes."""

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 import os
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Dict, List, Optional, Tuple
 
-from ..connections import connected_service, without_secrets
+from ..connections import connected_service
 from ..output import Output
 from .data import Data
 from .run_file import TrainRun
@@ -58,7 +57,7 @@ class TrainJob:
             self._output.note("This run is complete. To continue it, give more --steps or --epochs.")
             self._print_result(False)
             return False
-        if (self._output.base_url or os.environ.get("TINKER_BASE_URL")) == "local":
+        if self._is_embedded:
             self._output.note(
                 "The embedded server ends with this command, and its checkpoints are deleted. To keep them, start"
                 " a server that stays: tinkex-sync serve --data DIRECTORY"
@@ -148,11 +147,9 @@ class TrainJob:
         self._run.write(self._run_file)
 
     def _resume_command(self) -> str:
-        server = ["--base-url", without_secrets(self._output.base_url)] if self._output.base_url else []
         # Standard input has no path in the run file, so it must be given again.
         data = [] if self._run.data else ["-"]
-        words = ["tinkex-sync", *server, "train", *data, "--resume", str(self._run_file)]
-        return " ".join(map(shlex.quote, words))
+        return self._output.command_line("train", *data, "--resume", str(self._run_file))
 
     def _print_result(self, interrupted: bool) -> None:
         run = self._run
@@ -188,6 +185,25 @@ class TrainJob:
         ]
         title = "Interrupted" if interrupted else "Trained"
         self._output.result(data, f"{title}: {run.run_id}", ("Property", "Value"), rows)
+        if not interrupted:
+            self._print_next_command()
+
+    @property
+    def _is_embedded(self) -> bool:
+        """Whether the server ends with this command."""
+        return (self._output.base_url or os.environ.get("TINKER_BASE_URL")) == "local"
+
+    def _print_next_command(self) -> None:
+        """Print the command that samples from the trained weights, or that starts a server that keeps them."""
+        options = self._run.options
+        if self._is_embedded:
+            Output().next_command("serve", "--data", "tinkex-data")
+            return
+        model = ["--model", self._run.sampler_checkpoint or options.model]
+        tokenizer = ["--tokenizer", options.tokenizer] if options.tokenizer else []
+        start = self._data.first_prompt()
+        command = ["chat"] if start is None else ["sample", start, "--max-tokens", "64"]
+        self._output.next_command(*command, *model, *tokenizer)
 
     def _validation_rows(self) -> List[Tuple[str, str]]:
         if not self._run.evaluations:
