@@ -5,6 +5,7 @@ import logging
 import threading
 import time
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from imitations import NEITHER, PARAMS, STRICT, Imitation, client, prompt, training
@@ -150,3 +151,16 @@ def wait_until_no_thread(name):
     while any(thread.name == name for thread in threading.enumerate()):
         assert time.monotonic() < ends
         tick.wait(0.005)
+
+
+def test_connections_that_are_not_used_for_a_minute_are_closed(server):
+    with client(server, heartbeat_interval=30.0, clock=ScaledClock(500.0)) as service:
+        sampler = service.create_sampling_client(base_model="tiny")
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(lambda number: sampler.sample(prompt(number), 1, PARAMS), range(40)))
+        registry = service.session.transport.registry
+        opened = list(registry._sockets)
+        assert opened
+        # The heartbeats themselves keep one connection in use.
+        server.until(lambda: sum(sock.fileno() != -1 for sock in opened) <= 1)
+        assert sampler.sample(prompt(1), 1, PARAMS).sequences

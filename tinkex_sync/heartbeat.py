@@ -1,4 +1,7 @@
-"""The heartbeat of a session, which keeps it open on the server. POST /api/v1/session_heartbeat."""
+"""The heartbeat of a session, which keeps it open on the server. POST /api/v1/session_heartbeat.
+
+Its thread also closes idle connections.
+"""
 
 from __future__ import annotations
 
@@ -38,6 +41,7 @@ def _send_heartbeats(reference: weakref.ref[Connection], closing: CloseSignal, c
         session = reference()
         if session is None or session.forked:
             return
+        session.transport.close_idle()
         try:
             body = SessionHeartbeatRequest(session.source.session_id)
             session.call(Request("session_heartbeat", body))

@@ -5,6 +5,7 @@ import threading
 
 import pytest
 from imitations import TUFT, Imitation
+from scripted_server import Answer, ScriptedServer
 from tls_certificate import certificate
 
 from tinkex_sync import ServiceClient
@@ -13,7 +14,7 @@ from tinkex_sync.concurrency.timer import Timer
 from tinkex_sync.config import Config
 from tinkex_sync.errors import APIConnectionError, APITimeoutError, ClosedError, DeadlineExceeded
 from tinkex_sync.http.request import Request
-from tinkex_sync.http.sockets import Exchange, SocketRegistry
+from tinkex_sync.http.sockets import Exchange, SocketRegistry, close_idle
 from tinkex_sync.http.transport import Transport
 
 clock = Clock()
@@ -299,3 +300,24 @@ def test_a_certificate_that_is_not_valid_is_not_retried(tmp_path):
         with pytest.raises(APIConnectionError, match="(?i)certificate") as caught:
             ServiceClient(base_url=server.base_url, api_key="k", load_plugins=False)
         assert caught.value.attempts == 1
+
+
+def test_only_connections_that_were_idle_for_long_are_closed(transport_to):
+    barrier = threading.Barrier(3)
+    with ScriptedServer() as server:
+        server.defaults["healthz"] = Answer(body={}, hold=lambda: barrier.wait(20))
+        transport = transport_to(server.base_url)
+        for thread, _ in [call(send, transport, "healthz") for _ in range(3)]:
+            thread.join(20)
+        sockets = list(transport.registry._sockets)
+        pool = transport._pool
+        assert len(sockets) == 3
+        close_idle(pool, 3600.0)
+        assert [sock.fileno() for sock in sockets if sock.fileno() == -1] == []
+        server.defaults["healthz"] = Answer(body={})
+        send(transport, "healthz")
+        assert transport.status()["connections_opened"] == 3
+        close_idle(pool, 0.0)
+        assert {sock.fileno() for sock in sockets} == {-1}
+        send(transport, "healthz")
+        assert transport.status()["connections_opened"] == 4

@@ -11,9 +11,11 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import queue
 import socket
 import ssl
 import threading
+import time
 import weakref
 from typing import Any, Dict, List, Optional
 
@@ -175,8 +177,8 @@ class _Tracked:
 
     registry: SocketRegistry
     sock: Any
-    #: Number of requests that the connection has served.
-    _served = 0
+    #: Number of requests that the connection has served, and the real time at which it sent the last one.
+    _served, used_at = 0, 0.0
     #: Pieces of the running request that are not sent yet; None between requests, and after a large piece.
     _held: Optional[List[bytes]] = None
 
@@ -231,6 +233,7 @@ class _Tracked:
         self._flush()
         # After the request, because connecting resets the count.
         self._served += 1
+        self.used_at = time.monotonic()
 
     def send(self, data: Any) -> None:
         if self._held is not None and isinstance(data, bytes) and len(data) <= _SMALL:
@@ -243,6 +246,26 @@ class _Tracked:
         held, self._held = self._held, None
         if held:
             super().send(b"".join(held))  # type: ignore[misc]
+
+
+def close_idle(pool: Any, seconds: float) -> None:
+    """Close the connections of a pool of urllib3 that have sent nothing for some real seconds. Does not block.
+
+    A request that starts meanwhile may open a connection although an idle one exists.
+    """
+    idle, kept = pool.pool, []
+    with contextlib.suppress(queue.Empty):
+        while idle is not None:
+            connection = idle.get_nowait()
+            if connection is not None and connection.used_at < time.monotonic() - seconds:
+                connection.close()
+            elif connection is not None:
+                kept.append(connection)
+    for connection in reversed(kept):
+        with contextlib.suppress(queue.Full):
+            idle.put_nowait(connection)
+            continue
+        connection.close()
 
 
 class _PlainConnection(_Tracked, urllib3_connection.HTTPConnection):

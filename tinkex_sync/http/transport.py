@@ -13,15 +13,21 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
-from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Set, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Set, Tuple, Type
 from urllib.parse import urlencode, urljoin, urlsplit
 
 import requests
 import requests.adapters
 import requests.utils
 import urllib3
-from urllib3.exceptions import HTTPError, NewConnectionError
-from urllib3.exceptions import TimeoutError as ConnectionTimeout
+from urllib3.exceptions import (
+    ConnectTimeoutError,
+    DecodeError,
+    HTTPError,
+    NewConnectionError,
+    ReadTimeoutError,
+    SSLError,
+)
 
 from .. import errors
 from .._version import __version__
@@ -33,7 +39,7 @@ from ..protocol import json_wire as codec
 from .endpoints import Endpoint
 from .request import Request
 from .retry import retry_after
-from .sockets import Adapter, Exchange, SocketRegistry
+from .sockets import Adapter, Exchange, SocketRegistry, close_idle
 from .tls import find_certificates, make_context
 
 _log = get_logger(__name__)
@@ -56,10 +62,20 @@ _REMEDIES = {
 _BLOCK = 1 << 18
 #: A compressed body may always have this size, and above it this many times the bytes that were received.
 _LARGEST_SUSPECT, _HIGHEST_RATE = 64 << 20, 200
+#: Seconds after which an idle connection is closed. Gateways close them after a minute or later.
+_LONGEST_IDLE = 60.0
 #: Most notes that are remembered. A server that varies them must not fill the memory.
 _MOST_NOTES = 1000
 
 
+#: The exceptions of urllib3 for which requests has more than ConnectionError. The first match counts.
+_REQUESTS_ERRORS: Sequence[Tuple[Type[HTTPError], Type[requests.RequestException]]] = (
+    (NewConnectionError, requests.ConnectionError),
+    (ConnectTimeoutError, requests.ConnectTimeout),
+    (ReadTimeoutError, requests.ReadTimeout),
+    (SSLError, requests.exceptions.SSLError),
+    (DecodeError, requests.exceptions.ContentDecodingError),
+)
 #: The transport follows redirects, and policies retry.
 _POOL_OPTIONS: Dict[str, Any] = {
     "retries": False,
@@ -220,7 +236,8 @@ class Transport:
                     answer = self._sender(request, url, all_headers)()
                     response = self._read(answer)
                     self._keep_cookies(answer, url)
-                except (requests.RequestException, HTTPError, OSError, ValueError) as error:
+                except (requests.RequestException, HTTPError, OSError, ValueError) as raised:
+                    error = _as_requests_error(raised)
                     self._raise_if_cut(exchange, error)
                     # The text of the cause contains the query.
                     cause = None if self._query else error
@@ -402,9 +419,7 @@ class Transport:
     def _connection_error(
         self, exchange: Exchange, error: BaseException, method: str, url: str
     ) -> errors.APIConnectionError:
-        timed_out = isinstance(error, (requests.Timeout, ConnectionTimeout)) and not isinstance(
-            error, NewConnectionError
-        )
+        timed_out = isinstance(error, requests.Timeout)
         cls = errors.APITimeoutError if timed_out else errors.APIConnectionError
         host, cause = urlsplit(self.base_url).netloc, root_cause(error)
         if self._proxy:
@@ -416,6 +431,11 @@ class Transport:
         made.is_final, made.unsent, made.reused = bool(remedy), not exchange.connected, exchange.reused
         made.request = self._sent_request(method, url)
         return made
+
+    def close_idle(self) -> None:
+        """Close the connections that were not used for a minute. Those of a user's own session stay open."""
+        if self._pool is not None:
+            close_idle(self._pool, self._clock.real(_LONGEST_IDLE))
 
     def close(self) -> None:
         """Cut the requests in flight and refuse further ones. Idempotent; never blocks; no effect after a fork."""
@@ -462,6 +482,16 @@ def _query_text(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return ",".join(map(_query_text, value))
     return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _as_requests_error(error: Exception) -> Exception:
+    """Return the exception with which requests reports one of urllib3, and any other exception unchanged."""
+    if not isinstance(error, HTTPError):
+        return error
+    for raised, kind in _REQUESTS_ERRORS:
+        if isinstance(error, raised):
+            return kind(error)
+    return requests.ConnectionError(error)
 
 
 def _error_body(content: bytes) -> Any:

@@ -6,7 +6,6 @@ the body. Here a datum's numbers are converted once and appended to the body.
 
 from __future__ import annotations
 
-import io
 import math
 import struct
 import sys
@@ -58,20 +57,19 @@ def encode_forward_backward(
         TypeError: A value of ``loss_fn_config`` is neither a number nor a string.
     """
     message("ForwardBackwardOutput")
-    body = io.BytesIO()
-    body.write(_text_field("model_id", model_id))
+    body: List[_Piece] = [_text_field("model_id", model_id)]
     if seq_id:
-        body.write(_field("seq_id") + _varint(seq_id))
+        body.append(_field("seq_id") + _varint(seq_id))
     for index, datum in enumerate(data, first_index):
         pieces = _datum(f"datum {index}", datum)
-        body.write(_DATUM + _varint(sum(map(len, pieces))))
-        body.writelines(pieces)
-    body.write(_text_field("loss_fn", loss_fn))
+        body.append(_DATUM + _varint(sum(map(len, pieces))))
+        body += pieces
+    body.append(_text_field("loss_fn", loss_fn))
     for name, value in (loss_fn_config or {}).items():
-        body.write(_config_entries(name, value))
+        body.append(_config_entries(name, value))
     if forward_only:
-        body.write(_field("forward_only") + b"\x01")
-    return body.getvalue()
+        body.append(_field("forward_only") + b"\x01")
+    return b"".join(body)
 
 
 def compress(content: bytes) -> bytes:
