@@ -77,13 +77,9 @@ _REQUESTS_ERRORS: Sequence[Tuple[Type[HTTPError], Type[requests.RequestException
     (DecodeError, requests.exceptions.ContentDecodingError),
 )
 #: The transport follows redirects, and policies retry.
-_POOL_OPTIONS: Dict[str, Any] = {
-    "retries": False,
-    "redirect": False,
-    "assert_same_host": False,
-    "preload_content": False,
-    "decode_content": False,
-}
+_POOL_OPTIONS: Dict[str, Any] = dict.fromkeys(
+    ("retries", "redirect", "assert_same_host", "preload_content", "decode_content"), False
+)
 
 
 def _hooked_functions() -> Tuple[Any, ...]:
