@@ -1,5 +1,6 @@
 """Keys, passwords, queries and headers are sent, and appear in no text that the client produces."""
 
+import contextlib
 import io
 import logging
 import pickle
@@ -108,6 +109,16 @@ def test_no_secret_is_in_a_repr_status_error_pickle_log_or_hook(server, output):
     texts["log"] = output.getvalue()
     assert {where: found for where, text in texts.items() if (found := found_in(text))} == {}
     assert recorder.seen
+
+
+@pytest.mark.parametrize("status", [200, 403])
+def test_a_deprecation_note_that_repeats_the_secrets_is_logged_without_them(server, output, status):
+    note = {"x-deprecation-note": "old " + " ".join(SECRETS.values())}
+    server.defaults["get_server_capabilities"] = Answer(status, {"supported_models": []}, headers=note)
+    with ServiceClient(config=config(server), load_plugins=False) as service, contextlib.suppress(TinkexError):
+        service.get_server_capabilities()
+    assert "old *** ***" in output.getvalue()
+    assert not found_in(output.getvalue())
 
 
 @pytest.mark.parametrize(

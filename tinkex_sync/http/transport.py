@@ -247,10 +247,10 @@ class Transport:
                     break  # The API key must not be sent to another host.
                 url = urljoin(url, target)
         response.__dict__["elapsed"] = self._clock.time() - started
-        self._log_deprecation(response.headers)
+        sent = answer.request.headers if isinstance(answer, requests.Response) else all_headers
+        self._log_deprecation(response.headers, sent)
         if 200 <= response.status < 300 or (row.redirect_ok and 300 <= response.status < 400):
             return response
-        sent = answer.request.headers if isinstance(answer, requests.Response) else all_headers
         raise self._status_error(response, sent, request, url)
 
     def _find_pool(self, url: str) -> Any:
@@ -260,9 +260,8 @@ class Transport:
         the response twice. That costs a quarter of a request. Sessions of users, proxies, cookies, and libraries that
         replace functions of ``requests`` need them.
         """
-        if not self._is_own or self._proxy or not _ARE_ORIGINAL or _hooked_functions() != _ORIGINALS:
-            return None
-        if self._session.cookies:
+        is_plain = self._is_own and not self._proxy and not self._session.cookies
+        if not (is_plain and _ARE_ORIGINAL and _hooked_functions() == _ORIGINALS):
             return None
         if self._pool is None:
             prepared = requests.Request("POST", url).prepare()
@@ -272,8 +271,7 @@ class Transport:
 
     def _sender(self, request: Request, url: str, headers: Mapping[str, str]) -> Callable[[], Any]:
         """Return a function that sends a request and returns the response of urllib3 or of requests."""
-        pool, method = self._find_pool(url), request.row.method
-        connect, read = timeouts = self._timeouts(request.row)
+        pool, method, timeouts = self._find_pool(url), request.row.method, self._timeouts(request.row)
         if pool is None:
             made = requests.Request(method, url, dict(headers), data=request.content)
             prepared = self._session.prepare_request(made)
@@ -284,7 +282,7 @@ class Transport:
             url[url.index("/", 8) :],
             body=request.content,
             headers=headers,
-            timeout=urllib3.Timeout(connect=connect, read=read),
+            timeout=urllib3.Timeout(connect=timeouts[0], read=timeouts[1]),
             **_POOL_OPTIONS,
         )
 
@@ -376,11 +374,13 @@ class Transport:
             read = min(read, self._config.read_timeout)
         return self._clock.real(self._config.connect_timeout), self._clock.real(read)
 
-    def _log_deprecation(self, headers: Mapping[str, str]) -> None:
+    def _log_deprecation(self, headers: Mapping[str, str], sent: Mapping[str, str]) -> None:
         """Log the ``x-deprecation-note`` of a response once: as an ERROR if its level is that, else as a WARNING."""
         note = headers.get("x-deprecation-note")
         if not note:
             return
+        for secret in self._secrets(sent):
+            note = note.replace(secret, "***")
         with self._lock:
             if note in self._notes or len(self._notes) >= _MOST_NOTES:
                 return
